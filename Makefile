@@ -1,0 +1,48 @@
+# Everything is installed into this folder: uv into .uv (where the machine has none), the packages into .venv.
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+BIN := .venv/bin
+SOURCES := gapgate components pipelines serving tests bench
+
+.PHONY: demo test check install bench lock clean
+
+demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
+	$(BIN)/gapgate run
+	$(BIN)/python -m pipelines.demo
+
+test: check  ## install and pass all tests
+	$(BIN)/python -m pytest
+
+check: install  ## lint, types, import contracts
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: .venv/.installed
+
+bench: install  ## measure against peers, side by side
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/preprocess.py
+	$(BIN)/python bench/train.py
+
+lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		--group dev -o requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		-c requirements.lock -o serving/requirements.lock serving/requirements.in
+
+clean:  ## remove what was installed; runs and data stay
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: requirements.lock pyproject.toml | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@touch $@
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet uv \
+		|| { rm -rf .uv; echo "uv is missing and cannot be installed: give python3 its venv module (Debian: python3-venv)"; exit 1; }

@@ -1,0 +1,55 @@
+"""The graph of the pipeline as data: which step reads what, writes what, and under which settings.
+
+The command line's `gapgate step`, `dvc.yaml` and the KFP graph are held to this table by a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gapgate.section import Section
+from gapgate.settings import (
+    AugmentSettings,
+    DataSettings,
+    EvaluateSettings,
+    GateSettings,
+    PreprocessSettings,
+    RegistrySettings,
+    TrainSettings,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the module `components.<name>`."""
+
+    name: str
+    section: str
+    """Its settings in `params.yaml`; empty when it has none."""
+    settings: type[Section]
+    inputs: tuple[str, ...]
+    """Kinds of artifact it reads; each is the output of exactly one step."""
+    output: str
+    """Kind of artifact it writes."""
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("ingest", "data", DataSettings, (), "dataset"),
+        Step("preprocess", "preprocess", PreprocessSettings, ("dataset",), "splits"),
+        Step("augment", "augment", AugmentSettings, ("splits",), "policy"),
+        Step("train", "train", TrainSettings, ("splits", "policy"), "model"),
+        Step("evaluate", "evaluate", EvaluateSettings, ("splits", "model"), "evaluation"),
+        Step("gate", "gate", GateSettings, ("evaluation",), "certificate"),
+        Step(
+            "register",
+            "registry",
+            RegistrySettings,
+            ("splits", "policy", "model", "evaluation", "certificate"),
+            "registration",
+        ),
+        Step("package", "", Section, ("model", "certificate", "registration"), "bento"),
+    )
+}
+"""In the order in which they run."""

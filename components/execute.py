@@ -1,0 +1,85 @@
+"""Running one step, wherever it runs: from the command line, as a DVC stage, or inside a KFP component."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from components.catalog import STEPS
+from components.platform.context import DRAINED_VARIABLE, RunContext
+from components.platform.spool import Spool
+from gapgate import artifacts
+from gapgate.artifacts import Artifact
+from gapgate.errors import GapgateError, TrackingError
+from gapgate.settings import parse
+from gapgate.tracking import NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from gapgate.section import Section
+
+
+def execute(name: str, settings: str, inputs: Mapping[str, str], output: str) -> Artifact:
+    """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`.
+
+    Raises:
+        GapgateError: whatever the step says to the user, after it is written to the run's spool.
+    """
+    step = STEPS[name]
+    context = RunContext.current() or _context_of(name, inputs)
+    if context is None:
+        section = parse(step.settings, json.loads(settings), step.section)
+        return _run(name, section, inputs, Path(output), NullTracker())
+    context.export()
+    spool = Spool(context.spool, name)
+    spool.started()
+    try:
+        section = parse(step.settings, json.loads(settings), step.section)
+        spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
+        artifact = _run(name, section, inputs, Path(output), spool)
+        spool.finished(_module(name).describe(artifact))
+        return artifact
+    except GapgateError as error:
+        spool.failed(str(error), error.exit_code)
+        raise
+    except Exception as error:
+        spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
+        raise
+    finally:
+        _send(context)
+
+
+def _run(name: str, settings: Section, inputs: Mapping[str, str], output: Path, tracker: Tracker) -> Artifact:
+    loaded = {kind: artifacts.load(Path(path), kind, verify_trees=True) for kind, path in inputs.items()}
+    artifact: Artifact = _module(name).run(settings, loaded, output, tracker)
+    return artifact
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"components.{name}")
+
+
+def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
+    """Outside a pipeline run (as a DVC stage), a training begins a run and what is made from its model belongs to it;
+    the steps before it are shared by many runs and belong to none."""
+    if name == "train":
+        return RunContext.new()
+    runs = (artifacts.load(Path(path), kind).manifest.run for kind, path in inputs.items())
+    return next((RunContext(run) for run in runs if run), None)
+
+
+def _send(context: RunContext) -> None:
+    """Where no parent process does it, send the spool; a server that is away gets it later."""
+    from components.platform import tracking
+
+    if os.environ.get(DRAINED_VARIABLE):
+        return
+    try:
+        tracking.send(context)
+    except TrackingError as error:
+        print(error)

@@ -1,0 +1,64 @@
+"""ingest: exactly one version of the data, by hash → a Dataset artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.platform import data
+from gapgate import artifacts
+from gapgate.artifacts import Artifact
+from gapgate.settings import DataSettings
+from gapgate.tracking import Tracker
+
+
+def run(settings: DataSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+    """Write `files/` (the source's files as they are) and `dataset.json` (where from, DVC hash, dirty or not).
+
+    Raises:
+        DataError: the source, or the repository, revision or path, is not there or empty.
+    """
+    with artifacts.create(
+        out_dir,
+        kind="dataset",
+        step="ingest",
+        settings=settings.model_dump(mode="json"),
+        inputs=inputs,
+        trees=("files",),
+    ) as folder:
+        files = folder / "files"
+        files.mkdir()
+        facts = _ingest(settings, files)
+        artifacts.write_json(folder / "dataset.json", facts)
+    tracker.tags({f"data.{name}": str(value) for name, value in facts.items()})
+    return artifacts.load(out_dir, "dataset")
+
+
+def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
+    """Bring the files and say what they are; the hash is of the files that were really taken."""
+    if settings.source:
+        data.stage(settings.source, files)
+        return {"source": settings.source, "dvc_hash": data.dvc_hash(files), "dirty": False, "revision": ""}
+    if settings.revision or not Path(settings.repository).is_dir():
+        found = data.fetch(settings.repository, settings.revision, settings.path, files)
+        source = f"{settings.repository}:{settings.path}"
+        return {"source": source, "dvc_hash": found, "dirty": False, "revision": settings.revision}
+    root = Path(settings.repository)
+    if not (root / settings.path).exists():
+        data.restore(root, settings.path)
+    data.stage(str(root / settings.path), files)
+    pin, found = data.pin_of(root, settings.path), data.dvc_hash(files)
+    return {
+        "source": settings.path,
+        "dvc_hash": found,
+        "dirty": pin is None or pin.hash != found,
+        "revision": "workspace",
+    }
+
+
+def describe(dataset: Artifact) -> str:
+    """A line for the terminal."""
+    facts = dataset.read_json("dataset.json")
+    dirty = ", differs from data.dvc" if facts["dirty"] else ""
+    return f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}"

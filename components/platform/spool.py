@@ -1,0 +1,78 @@
+"""The spool: what steps report, as JSON lines on the local disk, before anything is sent anywhere.
+
+Each step appends to `<step>.jsonl`. Readers (the progress display, the sender to MLflow) follow the files at their own
+pace, so a tracking server that is slow or away costs a step nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Spool:
+    """A `gapgate.tracking.Tracker` that writes one line an event, each in a single append."""
+
+    def __init__(self, folder: Path, step: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.step = step
+        self._file = os.open(folder / f"{step}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self._write("metrics", values={name: float(value) for name, value in values.items()}, at=step)
+
+    def params(self, values: Mapping[str, object]) -> None:
+        self._write("params", values={name: str(value) for name, value in values.items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._write("tags", values={name: str(value) for name, value in values.items()})
+
+    def file(self, path: Path, folder: str = "") -> None:
+        self._write("file", path=str(path.absolute()), folder=folder)
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self._write("progress", done=done, total=total, unit=unit, note=note)
+
+    def started(self) -> None:
+        """The step begins (again, when it is retried)."""
+        self._write("started")
+
+    def finished(self, summary: str) -> None:
+        """The step ended well; `summary` is a few words to show."""
+        self._write("finished", summary=summary)
+
+    def failed(self, message: str, exit_code: int, trace: str = "") -> None:
+        """The step ended with an error; `trace` only when the error is not the user's."""
+        self._write("failed", message=message, exit_code=exit_code, trace=trace)
+
+    def _write(self, kind: str, **content: Any) -> None:
+        event = {"kind": kind, "step": self.step, "time": time.time(), **content}
+        os.write(self._file, (json.dumps(event) + "\n").encode())
+
+
+@dataclass
+class Reader:
+    """Follows all files of a spool; `read` gives what came since the last call, file by file in order."""
+
+    folder: Path
+    offsets: dict[str, int] = field(default_factory=dict)
+    """File name → bytes already read."""
+
+    def read(self) -> Iterator[Event]:
+        """New whole lines; a line that is still being written waits for the next call."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(self.offsets.get(path.name, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self.offsets[path.name] = self.offsets.get(path.name, 0) + len(line)
+                    yield json.loads(line)

@@ -1,0 +1,135 @@
+"""register: Model and Certificate → a version in the MLflow registry, its aliases, and the receipt."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.platform import registry as registries
+from components.platform import tracking
+from components.platform.context import RunContext
+from components.platform.home import receipts_dir
+from components.platform.registry import Registry, Version
+from gapgate import artifacts
+from gapgate.artifacts import Artifact, code_revision
+from gapgate.compare import compare
+from gapgate.inference import Classifier
+from gapgate.receipt import Receipt
+from gapgate.settings import RegistrySettings
+from gapgate.splits import Splits
+from gapgate.tracking import Tracker
+
+
+def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+    """Register `inputs["model"]`. Every model becomes a version; a passed certificate makes it challenger, and champion
+    when it is the first or not worse than the champion on the same test images.
+
+    Raises:
+        TrackingError: the registry does not answer; the step can be run again later.
+    """
+    context = RunContext.current() or RunContext.new()
+    verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
+    tracker.tags({"code.revision": code_revision()})
+    run_id = tracking.send(context)
+    registry = Registry()
+    with artifacts.create(
+        out_dir, kind="registration", step="register", settings=settings.model_dump(mode="json"), inputs=inputs
+    ) as folder:
+        version = _register(registry, settings.model_name, context, run_id, inputs, verdict)
+        decision = (
+            _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
+        )
+        receipt = _receipt(version, context, run_id, inputs, verdict)
+        registry.tag(version, {"gapgate.receipt": receipt.digest})
+        content = receipt.model_dump(mode="json")
+        registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
+        artifacts.write_json(folder / "registration.json", registration)
+        artifacts.write_json(folder / "receipt.json", content)
+        receipts_dir().mkdir(parents=True, exist_ok=True)
+        artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
+    tracker.tags({"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest})
+    tracker.file(out_dir / "receipt.json", "receipt")
+    return artifacts.load(out_dir, "registration")
+
+
+def _register(
+    registry: Registry, name: str, context: RunContext, run_id: str, inputs: Mapping[str, Artifact], verdict: str
+) -> Version:
+    import mlflow
+    import mlflow.onnx
+    import onnx
+
+    model = inputs["model"]
+    if made := registry.of_run(name, run_id, model.digest):
+        return made
+    figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
+    tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
+    tags |= {"gapgate.certificate": inputs["certificate"].digest}
+    tags |= {f"gapgate.{key}": value for key, value in figures.items()}
+    with tracking.away_errors(), mlflow.start_run(run_id=run_id):
+        logged = mlflow.onnx.log_model(
+            onnx.load(model.path / "model.onnx"),
+            name="model",
+            save_as_external_data=False,
+            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
+        )
+    return registry.register(name, logged.model_uri, run_id, tags)
+
+
+def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Aliases of a version that passed; the comparison and the change of the alias are one critical section."""
+    registry.challenge(version)
+    with registries.promotion_lock(version.name):
+        champion = registry.champion(version.name)
+        if champion is None:
+            registry.promote(version)
+            return {"alias": registries.CHAMPION, "reason": "the first version that passed"}
+        if champion.version == version.version:
+            return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
+        comparison = _compare(registry, champion, inputs)
+        if comparison["not_worse"]:
+            registry.promote(registry.find(version.name, version.version))
+            reason = f"not worse than version {champion.version} on the same test images"
+            return {"alias": registries.CHAMPION, "reason": reason, "comparison": comparison}
+    reason = f"worse than the champion, version {champion.version}, on the same test images"
+    return {"alias": registries.CHALLENGER, "reason": reason, "comparison": comparison}
+
+
+def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Both ONNX files on this run's test images."""
+    splits = Splits.open(inputs["splits"].path)
+    rows = splits.rows("test")
+    with tempfile.TemporaryDirectory() as folder:
+        serving = Classifier.load(registry.model_file(champion, Path(folder)))
+        challenger = Classifier.load(inputs["model"].path / "model.onnx")
+        result = compare(serving, challenger, splits.images[rows], splits.labels[rows])
+    return {"champion_version": champion.version, **result.model_dump(mode="json")}
+
+
+def _receipt(
+    version: Version, context: RunContext, run_id: str, inputs: Mapping[str, Artifact], verdict: str
+) -> Receipt:
+    splits, model, evaluation = inputs["splits"], inputs["model"], inputs["evaluation"]
+    digests = {kind: artifact.digest for kind, artifact in inputs.items()}
+    digests |= {"dataset": splits.manifest.inputs["dataset"]}
+    return Receipt(
+        model_name=version.name,
+        model_version=version.version,
+        run=context.name,
+        tracking_run=run_id,
+        data=splits.read_json("dataset.json"),
+        code_revision=code_revision(),
+        image_digest=model.manifest.image_digest,
+        verdict=verdict,
+        figures=evaluation.read_json("metrics.json"),
+        artifacts=digests,
+        settings={artifact.manifest.step: artifact.manifest.settings for artifact in inputs.values()},
+    )
+
+
+def describe(registration: Artifact) -> str:
+    """A line for the terminal."""
+    content = registration.read_json("registration.json")
+    return f"{content['name']} version {content['version']}, {content['alias'] or 'no alias'}: {content['reason']}"

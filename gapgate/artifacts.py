@@ -1,0 +1,241 @@
+"""What passes between steps: a directory whose `manifest.json` is written last.
+
+Without a manifest a directory is incomplete and refused. The manifest names the kind, the sha256 of each file, the
+digests of the inputs and the settings of the step; the sha256 over these is the artifact's own digest, so the lineage
+of anything built from it is a chain of digests that anyone can check. The code revision, the image and the time are
+recorded beside it and are no part of the digest: the same content made twice has the same digest.
+
+A folder of many files (`tree`) is listed in `<tree>.sha256`, in the format of `sha256sum`, and only that list stands in
+the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import gapgate
+from gapgate.errors import ArtifactError, storage_errors
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+RUN_VARIABLE = "GAPGATE_RUN"
+"""Environment variable with the name of the pipeline run."""
+
+
+class Manifest(BaseModel):
+    """The content of `manifest.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    schema_version: int
+    step: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    """Name of each input → its digest."""
+    files: dict[str, str]
+    """Relative path → sha256 (hex)."""
+    trees: tuple[str, ...] = ()
+    """Folders whose files are listed in `<tree>.sha256`."""
+    digest: str
+    """`sha256:<hex>` over all the fields above."""
+    code_revision: str
+    image_digest: str = ""
+    run: str = ""
+    """Name of the pipeline run that made it."""
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A complete, verified artifact."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def read_json(self, name: str) -> Any:
+        """The parsed JSON file `name` of this artifact."""
+        return read_json(self.path / name)
+
+
+@contextmanager
+def create(
+    out_dir: Path,
+    *,
+    kind: str,
+    step: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    trees: tuple[str, ...] = (),
+) -> Iterator[Path]:
+    """Write an artifact: yields an empty folder beside `out_dir`; when the block ends well, that folder gets its
+    manifest and takes the name `out_dir`, replacing what was there. When the block fails, nothing is left.
+
+    Raises:
+        StorageError: the disk is full or the place may not be written.
+    """
+    partial = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
+    with storage_errors(out_dir):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for tree in trees:
+                _list_tree(partial, tree)
+            content = {
+                "kind": kind,
+                "schema_version": SCHEMA_VERSION,
+                "step": step,
+                "settings": dict(settings),
+                "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+                "files": {name: sha256_file(partial / name) for name in _files_outside(partial, trees)},
+                "trees": list(trees),
+            }
+            manifest = Manifest(
+                **content,
+                digest=digest_of(content),
+                code_revision=code_revision(),
+                image_digest=os.environ.get("GAPGATE_IMAGE_DIGEST", ""),
+                run=os.environ.get(RUN_VARIABLE, ""),
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            write_text(partial / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+            shutil.rmtree(out_dir, ignore_errors=True)
+            partial.rename(out_dir)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
+    """Open an artifact after checking its kind, its digest and the sha256 of its files (with `verify_trees`, those of
+    its trees too).
+
+    Raises:
+        ArtifactError: no manifest, another kind or schema version, or a file that is missing or was changed.
+    """
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}: incomplete or no artifact; run the step that makes it"
+        ) from None
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path / MANIFEST} is not a manifest ({error.errors()[0]['msg']}); run the step again"
+        ) from None
+    if manifest.kind != kind:
+        raise ArtifactError(f"{path} is a {manifest.kind} where a {kind} is needed")
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}; run the step again"
+        )
+    content = manifest.model_dump(
+        mode="json", include={"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
+    )
+    if digest_of(content) != manifest.digest:
+        raise ArtifactError(f"{path / MANIFEST} was changed since it was written; run the step again")
+    _check_files(path, manifest.files.items())
+    if verify_trees:
+        for tree in manifest.trees:
+            _check_files(path, _read_tree(path, tree))
+    return Artifact(path, manifest)
+
+
+def digest_of(content: Any) -> str:
+    """`sha256:<hex>` of JSON-able content, independent of key order."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when whole."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys, so that equal content is equal bytes."""
+    write_text(path, json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed content of a JSON file."""
+    return json.loads(path.read_text())
+
+
+@cache
+def code_revision() -> str:
+    """The git revision of this code (`+dirty` when tracked files differ), `GAPGATE_CODE_REVISION`, or the version."""
+    if revision := os.environ.get("GAPGATE_CODE_REVISION"):
+        return revision
+    root = Path(gapgate.__file__).parent.parent
+    if not (root / ".git").exists():
+        return f"gapgate {gapgate.__version__}"
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode != 0:
+        return f"gapgate {gapgate.__version__}"
+    status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+def _files_outside(root: Path, trees: tuple[str, ...]) -> list[str]:
+    names = (str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    return sorted(name for name in names if name.split("/", 1)[0] not in trees)
+
+
+def _list_tree(root: Path, tree: str) -> None:
+    """Write `<tree>.sha256`, one line a file, sorted by path within each folder; memory is one folder's names."""
+    with (root / f"{tree}.sha256").open("w") as listing:
+        for folder, subfolders, names in os.walk(root / tree):
+            subfolders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                listing.write(f"{sha256_file(path)}  {path.relative_to(root)}\n")
+
+
+def _read_tree(root: Path, tree: str) -> Iterator[tuple[str, str]]:
+    with (root / f"{tree}.sha256").open() as listing:
+        for line in listing:
+            sha256, name = line.rstrip("\n").split("  ", 1)
+            yield name, sha256
+
+
+def _check_files(root: Path, files: Any) -> None:
+    for name, sha256 in files:
+        try:
+            found = sha256_file(root / name)
+        except FileNotFoundError:
+            raise ArtifactError(f"{root / name} is missing; run the step that makes it again") from None
+        if found != sha256:
+            raise ArtifactError(f"{root / name} was changed since it was written; run the step that makes it again")

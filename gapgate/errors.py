@@ -1,0 +1,89 @@
+"""Every error a user can meet, in one tree.
+
+A message gives the value, the limit and the remedy in one line; the command line prints it without a traceback and
+ends with the class's exit code.
+
+    GapgateError (2)
+    ├── SettingsError     an unknown setting, a wrong type, a value out of range
+    ├── DataError         a source that is missing, empty, inconsistent or too small
+    ├── ImageError        one image that cannot be used; it is quarantined under the error's reason
+    ├── ArtifactError     a directory that is incomplete, of another kind, or changed since it was written
+    ├── StorageError      a full disk, no permission
+    ├── AcceleratorError  a requested device that this process does not see
+    ├── RegistryError     a model name, version or alias that is not there
+    ├── GateError (3)     the evidence does not carry the model
+    └── TrackingError (4) the tracking server does not answer; what it should get waits in the spool
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class GapgateError(Exception):
+    """A mistake or a lack that the user can mend; its text is one line."""
+
+    exit_code = 2
+
+
+class SettingsError(GapgateError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+class DataError(GapgateError):
+    """A data source that is missing, empty, inconsistent or too small."""
+
+
+class ImageError(GapgateError):
+    """One image that cannot be used. `str(error)` is the reason under which it is quarantined."""
+
+
+class ArtifactError(GapgateError):
+    """A directory that is incomplete, of another kind, or changed since it was written."""
+
+
+class StorageError(GapgateError):
+    """A disk that is full, or a place that may not be written."""
+
+
+class AcceleratorError(GapgateError):
+    """A device that was asked for and is not seen by this process."""
+
+
+class RegistryError(GapgateError):
+    """A model name, version or alias that the registry does not hold."""
+
+
+class GateError(GapgateError):
+    """The gate did not pass."""
+
+    exit_code = 3
+
+
+class TrackingError(GapgateError):
+    """The tracking server does not answer; what it should get waits in the spool."""
+
+    exit_code = 4
+
+
+_STORAGE_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free space or point GAPGATE_HOME at another disk",
+    errno.EDQUOT: "the disk quota is used up; free space or point GAPGATE_HOME at another disk",
+    errno.EACCES: "no permission to write there; change its owner or choose another folder",
+    errno.EPERM: "no permission to write there; change its owner or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission below `path` into a `StorageError`; other errors pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        if (remedy := _STORAGE_REMEDIES.get(error.errno or 0)) is None:
+            raise
+        raise StorageError(f"cannot write {error.filename or path}: {remedy}") from error

@@ -1,0 +1,1 @@
+"""The KFP graph and the command line."""

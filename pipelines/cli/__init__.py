@@ -1,0 +1,53 @@
+"""The command line. A command imports what it needs when it runs, so `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gapgate.errors import GapgateError
+from pipelines.cli import data, registry, run, workspace
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
+    epilog="Exit codes: 0 done, 2 a mistake that you can mend, 3 the gate did not pass, 4 not registered yet.",
+)
+app.add_typer(data.app, name="data")
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run.run,
+    run.step,
+    workspace.ui,
+    workspace.serve,
+    registry.models,
+    registry.promote,
+    registry.rollback,
+    registry.receipt,
+    workspace.clean,
+    workspace.sync,
+)
+for command in _COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and an exit code."""
+    try:
+        app()
+    except GapgateError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; a training goes on from its last epoch when you run it again")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

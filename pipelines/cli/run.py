@@ -1,0 +1,72 @@
+"""`gapgate run` and `gapgate step`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gapgate.errors import GapgateError
+from pipelines.cli.options import Overrides, Params, settings_of
+
+
+def run(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`. "
+            "[default: what data.dvc pins]",
+            show_default=False,
+        ),
+    ] = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole pipeline here: ingest to package, with the gate."""
+    settings = settings_of(params, overrides)
+    if source is not None:
+        _check_source(source)
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+    from pipelines.local import run_pipeline
+    from pipelines.progress import Display
+    from pipelines.summary import print_summary
+
+    console = Console()
+    result = run_pipeline(settings, Display(console))
+    print_summary(console, result)
+    raise typer.Exit(result.exit_code)
+
+
+def step(
+    name: Annotated[
+        str, typer.Argument(help="ingest, preprocess, augment, train, evaluate, gate, register or package.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--artifacts", help="Inputs are read from, and the output is written to, folders in here.")
+    ] = Path("artifacts"),
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run one step, as the DVC stages do: artifacts/<input> to artifacts/<output>."""
+    from components.catalog import STEPS
+    from components.execute import execute
+
+    if name not in STEPS:
+        raise GapgateError(f"no step {name}; one of {', '.join(STEPS)}")
+    found = STEPS[name]
+    settings = settings_of(params, overrides).model_dump(mode="json").get(found.section, {})
+    inputs = {kind: str(folder / kind) for kind in found.inputs}
+    artifact = execute(name, json.dumps(settings), inputs, str(folder / found.output))
+    Console().print(f"{artifact.path}  {artifact.digest}", soft_wrap=True)
+
+
+def _check_source(source: str) -> None:
+    """Say at once, before any step starts, that a source is not there."""
+    from gapgate.errors import DataError
+    from gapgate.sources import BUILTINS
+
+    if source not in BUILTINS and not Path(source).exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")

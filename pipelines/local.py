@@ -1,0 +1,194 @@
+"""Running the pipeline on this machine: the compiled graph, under KFP's own local runner, without any service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.catalog import STEPS
+from components.execute import execute
+from components.platform import tracking
+from components.platform.context import DRAINED_VARIABLE, RunContext
+from components.platform.spool import Event, Reader
+from gapgate import artifacts
+from gapgate.errors import GapgateError, TrackingError, storage_errors
+from gapgate.settings import Settings
+from pipelines.progress import Display
+
+_SEND_EVERY_S = 2.0
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended."""
+
+    context: RunContext
+    failure: Event | None = None
+    """The `failed` event of the step that ended the run."""
+    tracking_notice: str = ""
+    """Why what the tracking server should get is still here, or empty."""
+    outputs: dict[str, Path] = field(default_factory=dict)
+    """Kind of artifact → its folder, for every step that ended well."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 2 a user's mistake, 3 the gate did not pass, 4 not registered yet, 1 anything else."""
+        if self.failure:
+            return int(self.failure["exit_code"])
+        verdict = artifacts.read_json(self.outputs["certificate"] / "certificate.json")["verdict"]
+        return 0 if verdict == "pass" else 3
+
+
+def run_pipeline(settings: Settings, display: Display) -> RunResult:
+    """Compile the pipeline, execute it, and show its progress.
+
+    Raises:
+        StorageError: the workspace cannot be written.
+    """
+    context = RunContext.new(settings.tracking.experiment)
+    with storage_errors(context.folder):
+        context.spool.mkdir(parents=True)
+        artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+    context.export()
+    os.environ[DRAINED_VARIABLE] = "1"
+    display.begin(context.name)
+    result = RunResult(context)
+    reader = Reader(context.spool)
+    with context.alive(), _followed(context, reader, display, result):
+        crash = _execute(settings, context)
+    for event in reader.read():
+        _handle(event, display, result)
+    display.end()
+    result.outputs = _outputs(context)
+    if result.failure is None and (crash or "certificate" not in result.outputs):
+        message = crash or "the run ended without a certificate"
+        result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
+    result.tracking_notice = _close(context, succeeded=result.failure is None and result.exit_code == 0)
+    _write_result(result)
+    return result
+
+
+def resume_registration(context: RunContext) -> RunResult:
+    """Register and package a run that ended while the tracking server was away.
+
+    Raises:
+        TrackingError: the server still does not answer.
+    """
+    context.export()
+    settings = artifacts.read_json(context.folder / "settings.json")
+    outputs = _outputs(context)
+    root = outputs["certificate"].parent.parent
+    for name in ("register", "package"):
+        step = STEPS[name]
+        passed = artifacts.read_json(outputs["certificate"] / "certificate.json")["verdict"] == "pass"
+        if step.output in outputs or (name == "package" and not passed):
+            continue
+        inputs = {kind: str(outputs[kind]) for kind in step.inputs}
+        execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
+        outputs = _outputs(context)
+    result = RunResult(context, outputs=outputs)
+    tracking.finish(context, succeeded=result.exit_code == 0)
+    _write_result(result)
+    return result
+
+
+def _execute(settings: Settings, context: RunContext) -> str:
+    """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
+    from kfp import compiler, components, local
+
+    from pipelines.training import training_pipeline
+
+    compiled = context.folder / "pipeline.yaml"
+    arguments = {
+        name: json.dumps(section)
+        for name, section in settings.model_dump(mode="json").items()
+        if name in {step.section for step in STEPS.values()}
+    }
+    with (
+        (context.folder / "log.txt").open("w", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        warnings.catch_warnings(),
+    ):
+        # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
+        warnings.simplefilter("ignore")
+        compiler.Compiler().compile(training_pipeline, str(compiled))
+        local.init(
+            local.SubprocessRunner(use_venv=False), pipeline_root=str(context.folder / "artifacts"), raise_on_error=True
+        )
+        try:
+            components.load_component_from_file(str(compiled))(**arguments)
+        except RuntimeError as error:
+            return " ".join(str(error).split())
+    return ""
+
+
+@contextlib.contextmanager
+def _followed(context: RunContext, reader: Reader, display: Display, result: RunResult) -> Iterator[None]:
+    """While the block runs: show what the steps report, and send it to MLflow."""
+    stop = threading.Event()
+
+    def show() -> None:
+        while not stop.wait(0.1):
+            for event in reader.read():
+                _handle(event, display, result)
+
+    def send() -> None:
+        while not stop.wait(_SEND_EVERY_S):
+            with contextlib.suppress(TrackingError):
+                tracking.send(context)
+
+    threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
+    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _handle(event: Event, display: Display, result: RunResult) -> None:
+    display.show(event)
+    if event["kind"] == "failed":
+        result.failure = event
+
+
+def _outputs(context: RunContext) -> dict[str, Path]:
+    """The complete artifacts of a run: KFP lays them out as <pipeline run>/<step>/<kind>."""
+    found = {}
+    for step in STEPS.values():
+        manifests = (context.folder / "artifacts").glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
+        if manifest := next(manifests, None):
+            found[step.output] = manifest.parent
+    return found
+
+
+def _close(context: RunContext, *, succeeded: bool) -> str:
+    try:
+        tracking.finish(context, succeeded=succeeded)
+    except GapgateError as error:
+        return str(error)
+    return ""
+
+
+def _write_result(result: RunResult) -> None:
+    content: dict[str, Any] = {
+        "exit_code": result.exit_code,
+        "failure": result.failure,
+        "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
+        "ended_at": time.time(),
+    }
+    with storage_errors(result.context.folder):
+        artifacts.write_json(result.context.folder / "result.json", content)
