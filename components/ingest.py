@@ -38,7 +38,7 @@ def run(settings: DataSettings, inputs: Mapping[str, Artifact], out_dir: Path, t
 def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
     """Bring the files and say what they are; the hash is of the files that were really taken."""
     if settings.source:
-        data.stage(settings.source, files)
+        data.stage(settings.source, files, link=True)
         return {"source": settings.source, "dvc_hash": data.dvc_hash(files), "dirty": False, "revision": ""}
     if settings.revision or not Path(settings.repository).is_dir():
         found = data.fetch(settings.repository, settings.revision, settings.path, files)
@@ -47,7 +47,7 @@ def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
     root = Path(settings.repository)
     if not (root / settings.path).exists():
         data.restore(root, settings.path)
-    data.stage(str(root / settings.path), files)
+    data.stage(str(root / settings.path), files, link=True)
     pin, found = data.pin_of(root, settings.path), data.dvc_hash(files)
     return {
         "source": settings.path,

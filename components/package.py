@@ -24,6 +24,7 @@ _FILES = {
     "certificate": ("certificate.json",),
     "registration": ("registration.json", "receipt.json"),
 }
+_LINEAGE = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees", "digest"}
 
 
 def run(settings: None, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
@@ -70,10 +71,9 @@ def _check_lineage(inputs: Mapping[str, Artifact]) -> None:
     """A registration names the model and the certificate that it was made from; they must be the ones given here."""
     registered = inputs["registration"].manifest.inputs
     for kind in ("model", "certificate"):
-        if registered.get(kind) != inputs[kind].digest:
-            raise ArtifactError(
-                f"the registration is of the {kind} {registered.get(kind)}, not of {inputs[kind].digest}; register it first"
-            )
+        found, given = registered.get(kind), inputs[kind].digest
+        if found != given:
+            raise ArtifactError(f"the registration is of the {kind} {found}, not of {given}; register it first")
 
 
 def _collect(inputs: Mapping[str, Artifact], folder: Path) -> None:
@@ -86,8 +86,8 @@ def _collect(inputs: Mapping[str, Artifact], folder: Path) -> None:
 
 
 def _lineage(artifact: Artifact) -> dict[str, Any]:
-    """What a manifest's digest is taken over: no time or revision, so that the same content packages to the same bytes."""
-    return artifact.manifest.model_dump(mode="json", exclude={"code_revision", "image_digest", "created_at"})
+    """What a manifest's digest is taken over: no time or revision, so that equal content packages to equal bytes."""
+    return artifact.manifest.model_dump(mode="json", include=_LINEAGE)
 
 
 def _build(scratch: Path, tag: str, archive: Path) -> None:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.platform.home import checkpoint_dir
-from gapgate import artifacts
+from gapgate import artifacts, device
 from gapgate.artifacts import Artifact
-from gapgate.device import pick_device
 from gapgate.errors import storage_errors
 from gapgate.settings import AugmentSettings, TrainSettings, parse
 from gapgate.splits import Splits
@@ -27,7 +26,7 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], out_dir: Path, 
         AcceleratorError: `train.accelerator: cuda` and no GPU, before anything is read.
         SettingsError: the architecture or batch size does not fit the images.
     """
-    pick_device(settings.accelerator)
+    device.select(settings.accelerator)
     splits, policy = inputs["splits"], inputs["policy"]
     content = {key: value for key, value in policy.read_json("policy.json").items() if key == "operations"}
     operations = parse(AugmentSettings, content, "augment").operations

@@ -65,7 +65,7 @@ class Display:
         if self.console.is_terminal:
             return
         tenth = 10 * done // max(total, 1)
-        if event["unit"] == "epochs" and tenth > self._shown_tenth:
+        if event["step"] == "train" and tenth > self._shown_tenth:
             self._shown_tenth = tenth
             self.console.print(f"  {event['step']:<{_WIDTH}}  {counted} {event['note']}", highlight=False)
 

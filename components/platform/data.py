@@ -6,10 +6,12 @@ whether DVC tracks the folder or not.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import yaml
 
 from gapgate.errors import DataError, storage_errors
-from gapgate.sources import BUILTINS, referenced_files, write_builtin
+from gapgate.sources import BUILTINS, is_hidden, open_source, write_builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,10 @@ def status(root: Path, path: str = "data") -> Status:
     return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
 
 
-def stage(source: str, target: Path) -> None:
+def stage(source: str, target: Path, *, link: bool) -> None:
     """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
-    table brings the images that it names). Hidden files stay behind. Files are hard links where the disk allows it.
+    table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk
+    allows it: for an artifact, whose digests tell when somebody wrote into one.
 
     Raises:
         DataError: there is no such source, or it is empty.
@@ -92,9 +95,7 @@ def stage(source: str, target: Path) -> None:
     if not origin.exists():
         raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
     for file, name in _files_of(origin):
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _link(file, place)
+        _bring(file, target / name, link)
     if not any(target.iterdir()):
         raise DataError(f"{source} holds no files; give it one folder of images for each class")
 
@@ -109,18 +110,11 @@ def add(source: str, root: Path, path: str = "data") -> Pin:
 
     with _dvc_errors(root):
         repo = Repo(str(root))
-    data, fresh = root / path, root / f".{Path(path).name}.partial"
-    with storage_errors(fresh), repo:
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
-            fresh.mkdir(parents=True)
-            stage(source, fresh)
-            shutil.rmtree(data, ignore_errors=True)
-            fresh.rename(data)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    with repo:
+        with _replacing(root / path) as fresh:
+            stage(source, fresh, link=False)
         with _dvc_errors(root):
-            repo.add(str(data))
+            repo.add(str(root / path))
     _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
     pin = pin_of(root, path)
     assert pin is not None
@@ -141,7 +135,7 @@ def restore(root: Path, path: str = "data") -> Pin:
     if pin.source:
         _rebuild(pin, root / path)
     else:
-        _pull(root, path)
+        _pull(pin, root, path)
     return pin
 
 
@@ -157,34 +151,42 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> str:
     with _dvc_errors(where):
         fs = DVCFileSystem(repository, rev=revision or None)
         info = fs.info(path)
-        fs.get(path, str(target), recursive=True)
+        source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
+        fs.get(source, str(target), recursive=True)
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target))
 
 
 def _rebuild(pin: Pin, data: Path) -> None:
-    fresh = data.with_name(f".{data.name}.partial")
-    with storage_errors(fresh):
-        shutil.rmtree(fresh, ignore_errors=True)
+    with _replacing(data) as fresh:
+        write_builtin(pin.source, fresh)
+        if (found := dvc_hash(fresh)) != pin.hash:
+            raise DataError(f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when the block ends well, and goes when it does not."""
+    fresh = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    with storage_errors(folder):
         try:
-            write_builtin(pin.source, fresh)
-            if (found := dvc_hash(fresh)) != pin.hash:
-                raise DataError(
-                    f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
-                )
-            shutil.rmtree(data, ignore_errors=True)
-            fresh.rename(data)
+            fresh.mkdir(parents=True)
+            yield fresh
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _pull(root: Path, path: str) -> None:
+def _pull(pin: Pin, root: Path, path: str) -> None:
+    from dvc.exceptions import CheckoutError
     from dvc.repo import Repo
 
-    with _dvc_errors(f"{root / path}.dvc"), Repo(str(root)) as repo:
-        try:
-            repo.checkout([f"{path}.dvc"], force=True)
-        except Exception:  # the cache lacks it: DVC raises several kinds of error for that
-            repo.pull([f"{path}.dvc"], force=True)
+    target = str((root / f"{path}.dvc").absolute())
+    with _dvc_errors(target), Repo(str(root)) as repo:
+        with suppress(CheckoutError):  # the cache lacks files
+            repo.checkout([target], force=True)
+        if not (root / path).exists() or dvc_hash(root / path) != pin.hash:
+            repo.pull([target], force=True)
 
 
 def _note_source(file: Path, source: str) -> None:
@@ -197,23 +199,37 @@ def _note_source(file: Path, source: str) -> None:
 
 
 def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
+    """Each file of a source, with its path in the data set."""
     if origin.is_file():
-        yield from ((origin.parent / name, name) for name in [origin.name, *referenced_files(origin)])
+        yield from ((origin.parent / name, name) for name in _names_with(origin))
         return
     for folder, subfolders, names in os.walk(origin, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        for name in sorted(name for name in names if not is_hidden(name)):
             if "\n" in name:
-                raise DataError(f"{Path(folder, name)!s:.80}: a file name with a line break; rename it")
+                raise DataError(f"{folder}/{name!r}: a file name with a line break; rename it")
             file = Path(folder, name)
             yield file, str(file.relative_to(origin))
 
 
-def _link(file: Path, place: Path) -> None:
-    try:
-        os.link(file.resolve(), place)
-    except OSError:  # another file system, a file of another owner, or one that has too many links
-        shutil.copyfile(file, place)
+def _names_with(file: Path) -> Iterator[str]:
+    """A single file brings what it needs beside it: a table its images, an archive its class names."""
+    yield file.name
+    if file.suffix.lower() == ".npz":
+        yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from (record.locator for record in open_source(file, Path(scratch)).records())
+
+
+def _bring(file: Path, place: Path, link: bool) -> None:
+    if place.exists():  # a table may name a file twice
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
+            return os.link(file.resolve(), place)
+    shutil.copyfile(file, place)
 
 
 @contextmanager
@@ -221,6 +237,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.scm import SCMError
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints on `git add` are ours to give
     try:
         yield
     except NotDvcRepoError:

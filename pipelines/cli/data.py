@@ -19,9 +19,9 @@ def add(source: Annotated[str, typer.Argument(help="A folder, a file, `digits` o
     from components.platform import data
 
     pin = data.add(source, _ROOT)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(f"data/ holds {pin.num_files:,} files ({pin.size_bytes:,} bytes), DVC hash {pin.hash}")
-    console.print("commit the pin:  git add data.dvc .gitignore && git commit -m 'Pin the data set'", soft_wrap=True)
+    console.print("commit the pin:  git add data.dvc .gitignore && git commit -m 'Pin the data set'")
 
 
 @app.command()
@@ -30,7 +30,7 @@ def restore() -> None:
     from components.platform import data
 
     pin = data.restore(_ROOT)
-    Console().print(f"data/ is as pinned: {pin.num_files:,} files, DVC hash {pin.hash}")
+    Console(soft_wrap=True).print(f"data/ is as pinned: {pin.num_files:,} files, DVC hash {pin.hash}")
 
 
 @app.command()
@@ -39,7 +39,7 @@ def status() -> None:
     from components.platform import data
 
     found = data.status(_ROOT)
-    console = Console()
+    console = Console(soft_wrap=True)
     if found.pin is None:
         console.print("data.dvc is not there; pin data with `gapgate data add SOURCE`")
     elif not found.hash:
@@ -61,18 +61,19 @@ def show(source: Annotated[str, typer.Argument(help="A source; by default the pi
 
     from components.platform import data
     from gapgate.sources import open_source
+    from gapgate.splits import SPLIT_NAMES
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = _ROOT / "data"
         if source:
             folder = Path(scratch, "files")
             folder.mkdir()
-            data.stage(source, folder)
+            data.stage(source, folder, link=True)
         elif not folder.exists():
             data.restore(_ROOT)
         opened = open_source(folder, Path(scratch))
         counts = Counter((record.label, record.split or "all") for record in opened.records())
-    splits = sorted({split for _, split in counts})
+    splits = [split for split in ("all", *SPLIT_NAMES) if any(split == found for _, found in counts)]
     table = Table("class", *splits, box=None)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -1,0 +1,83 @@
+"""What the pipeline costs: `gapgate run` on digits over the same eight steps called in one process.
+
+    python bench/overhead.py [--rounds 3]
+
+Both do all the work: the same artifacts, an MLflow run, a registered version and a Bento, each in a workspace of its own
+whose tracking store was made beforehand. Rounds alternate; the ratio is of medians. Target: at most 1.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+IN_ONE_PROCESS = """
+import json, sys
+from pathlib import Path
+from components.catalog import STEPS
+from components.execute import execute
+from components.platform import tracking
+from components.platform.context import RunContext
+from gapgate.settings import load
+
+settings = load(Path(sys.argv[1]), ["data.source=digits"]).model_dump(mode="json")
+context = RunContext.new()
+context.export()
+for step in STEPS.values():
+    inputs = {kind: f"out/{kind}" for kind in step.inputs}
+    execute(step.name, json.dumps(settings.get(step.section, {})), inputs, f"out/{step.output}")
+tracking.finish(context, succeeded=True)
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    params = str(ROOT / "params.yaml")
+    commands = {
+        "gapgate run": [
+            sys.executable,
+            "-c",
+            "from pipelines.cli import main; main()",
+            "run",
+            "digits",
+            "--params",
+            params,
+        ],
+        "one process": [sys.executable, "-c", IN_ONE_PROCESS, params],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(rounds):
+        for name, command in commands.items():
+            seconds[name].append(timed(command))
+            print(f"round {number + 1}: {name:12} {seconds[name][-1]:6.1f} s", flush=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(json.dumps({name: round(value, 2) for name, value in medians.items()}))
+    print(f"ratio overhead: {medians['gapgate run'] / medians['one process']:.2f} (target: at most 1.5)")
+    return 0
+
+
+def timed(command: list[str]) -> float:
+    """Wall seconds of a command in a fresh workspace whose tracking store is already there."""
+    with tempfile.TemporaryDirectory() as workspace:
+        environment = os.environ | {"GAPGATE_HOME": f"{workspace}/home", "PYTHONPATH": str(ROOT)}
+        make_store = "from components.platform.tracking import client; client().search_experiments()"
+        subprocess.run([sys.executable, "-c", make_store], cwd=workspace, env=environment, check=True)
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"{done.stdout}\n{done.stderr}")
+        return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,30 @@
+"""Real data, where the machine has it."""
+
+import gzip
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder that GAPGATE_TEST_DATA names: `fashion-mnist/` and `mnist/` as IDX files."""
+    if not (folder := os.environ.get("GAPGATE_TEST_DATA")):
+        pytest.skip("GAPGATE_TEST_DATA names no folder with the IDX files of MNIST and Fashion-MNIST")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def fashion_subset(test_data, tmp_path_factory):
+    """The first 6,000 + 1,000 images of the real Fashion-MNIST, in its own format."""
+    folder = tmp_path_factory.mktemp("fashion")
+    for prefix, count in (("train", 6000), ("t10k", 1000)):
+        for kind, header, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            name = f"{prefix}-{kind}-ubyte.gz"
+            with gzip.open(test_data / "fashion-mnist" / name) as file:
+                head, body = file.read(header), file.read(count * size)
+            with gzip.open(folder / name, "wb") as file:
+                file.write(head[:4] + struct.pack(">I", count) + head[8:] + body)
+    return folder
