@@ -102,3 +102,9 @@ def _build(scratch: Path, tag: str, archive: Path) -> None:
     if "No space left on device" in reason:
         raise StorageError(f"cannot write {archive}: the disk is full; free space or choose another folder")
     raise ArtifactError(f"BentoML could not build {tag}: {reason}")
+
+
+def describe(bento: Artifact) -> str:
+    """A line for the terminal."""
+    facts = bento.read_json("package.json")
+    return f"{facts['tag']}, {facts['size_bytes'] / 2**20:.1f} MB"

@@ -11,6 +11,7 @@ ends with the class's exit code.
     ├── StorageError      a full disk, no permission
     ├── AcceleratorError  a requested device that this process does not see
     ├── RegistryError     a model name, version or alias that is not there
+    ├── ServeError        a server that does not start
     ├── GateError (3)     the evidence does not carry the model
     └── TrackingError (4) the tracking server does not answer; what it should get waits in the spool
 """
@@ -55,6 +56,10 @@ class AcceleratorError(GapgateError):
 
 class RegistryError(GapgateError):
     """A model name, version or alias that the registry does not hold."""
+
+
+class ServeError(GapgateError):
+    """A server that does not start: its address is taken, or its log says why."""
 
 
 class GateError(GapgateError):

@@ -25,6 +25,8 @@ from gapgate.settings import Settings
 from pipelines.progress import Display
 
 _SEND_EVERY_S = 2.0
+RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
+"""Kind of artifact → the file of it that people open."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ def run_pipeline(settings: Settings, display: Display) -> RunResult:
         _handle(event, display, result)
     display.end()
     result.outputs = _outputs(context)
+    _link_results(result)
     if result.failure is None and (crash or "certificate" not in result.outputs):
         message = crash or "the run ended without a certificate"
         result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
@@ -97,6 +100,7 @@ def resume_registration(context: RunContext) -> RunResult:
         outputs = _outputs(context)
     result = RunResult(context, outputs=outputs)
     tracking.finish(context, succeeded=result.exit_code == 0)
+    _link_results(result)
     _write_result(result)
     return result
 
@@ -173,6 +177,15 @@ def _outputs(context: RunContext) -> dict[str, Path]:
         if manifest := next(manifests, None):
             found[step.output] = manifest.parent
     return found
+
+
+def _link_results(result: RunResult) -> None:
+    """What people open, under short names in the run's folder."""
+    for kind, name in RESULT_FILES.items():
+        if kind in result.outputs:
+            place = result.context.folder / name
+            place.unlink(missing_ok=True)
+            place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
 
 
 def _close(context: RunContext, *, succeeded: bool) -> str:

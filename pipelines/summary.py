@@ -77,11 +77,11 @@ def _places(result: RunResult) -> Table:
         row = artifacts.read_json(outputs["registration"] / "registration.json")
         alias = f"[bold]{row['alias']}[/]" if row["alias"] else "no alias"
         table.add_row("model", f"{row['name']} version {row['version']}, {alias}: {escape(row['reason'])}")
-    table.add_row("report", relative(outputs["certificate"] / "report.html"))
+    table.add_row("report", relative(result.context.folder / "report.html"))
     if path := tracking.run_path(result.context):
-        table.add_row("MLflow run", f"{path}  (gapgate ui)")
+        table.add_row("MLflow run", f"{path} in `gapgate ui`")
     if "bento" in outputs:
-        table.add_row("Bento", relative(outputs["bento"] / "model.bento"))
+        table.add_row("Bento", relative(result.context.folder / "model.bento"))
     if "registration" in outputs:
         table.add_row("receipt", f"{row['receipt']}")
     return table

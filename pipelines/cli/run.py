@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def run(
     from pipelines.progress import Display
     from pipelines.summary import print_summary
 
-    console = Console()
+    console = Console(file=sys.stdout)  # this one: while KFP runs, sys.stdout is the log
     result = run_pipeline(settings, Display(console))
     print_summary(console, result)
     raise typer.Exit(result.exit_code)

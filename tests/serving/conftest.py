@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gapgate.artifacts import Artifact
+from serving.run import Server, serve
+from tests.serving import packaged
+
+
+@pytest.fixture(scope="session")
+def bento(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return packaged.build(tmp_path_factory.mktemp("packaged"))
+
+
+@pytest.fixture(scope="session")
+def server(bento: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(bento.path / "model.bento", work_dir=tmp_path_factory.mktemp("served")) as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=10) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def model_dir(bento: Artifact) -> Path:
+    return bento.path.parent / "model"
