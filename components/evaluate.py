@@ -8,7 +8,7 @@ from typing import Any
 
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evaluate import evaluate
+from gapgate.evaluate import evaluate, show
 from gapgate.settings import EvaluateSettings
 from gapgate.splits import SPLIT_NAMES, Splits
 from gapgate.tracking import Tracker
@@ -23,7 +23,7 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], out_dir: Pat
         evaluate(settings, Splits.open(splits.path), model.path, folder, tracker)
         artifacts.write_json(folder / "metrics.json", headline(artifacts.read_json(folder / "evaluation.json")))
     result = artifacts.load(out_dir, "evaluation")
-    tracker.metrics({f"evaluation/{name}": value for name, value in result.read_json("metrics.json").items()})
+    show(out_dir, tracker)
     tracker.tags({"evaluation.digest": result.digest})
     return result
 

@@ -66,7 +66,7 @@ def _register(
         return made
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
     tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
-    tags |= {"gapgate.certificate": inputs["certificate"].digest}
+    tags |= {"gapgate.certificate": inputs["certificate"].digest, "gapgate.classes": _classes(model)}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
     with tracking.away_errors(), mlflow.start_run(run_id=run_id):
         logged = mlflow.onnx.log_model(
@@ -91,14 +91,18 @@ def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact
         comparison = _compare(registry, champion, inputs)
         if comparison["not_worse"]:
             registry.promote(registry.find(version.name, version.version))
-            reason = f"not worse than version {champion.version} on the same test images"
-            return {"alias": registries.CHAMPION, "reason": reason, "comparison": comparison}
-    reason = f"worse than the champion, version {champion.version}, on the same test images"
-    return {"alias": registries.CHALLENGER, "reason": reason, "comparison": comparison}
+        alias = registries.CHAMPION if comparison["not_worse"] else registries.CHALLENGER
+    return {
+        "alias": alias,
+        "reason": f"against version {champion.version}: {comparison['reason']}",
+        "comparison": comparison,
+    }
 
 
 def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Both ONNX files on this run's test images."""
+    """Both ONNX files on this run's test images; models of other classes cannot be compared."""
+    if champion.tags.get("gapgate.classes") != _classes(inputs["model"]):
+        return {"not_worse": False, "reason": "it knows other classes; `gapgate promote` if the new ones are meant"}
     splits = Splits.open(inputs["splits"].path)
     rows = splits.rows("test")
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +110,11 @@ def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifac
         challenger = Classifier.load(inputs["model"].path / "model.onnx")
         result = compare(serving, challenger, splits.images[rows], splits.labels[rows])
     return {"champion_version": champion.version, **result.model_dump(mode="json")}
+
+
+def _classes(model: Artifact) -> str:
+    """A digest of the class names in their order."""
+    return artifacts.digest_of(model.read_json("architecture.json")["class_names"])
 
 
 def _receipt(

@@ -4,7 +4,7 @@ images.npy        (N, H, W, C) uint8, in the source's order; rows of quarantined
 labels.npy        (N,) int32, index into `class_names`
 train.npy, val.npy, test.npy    ascending row numbers, int64
 index.parquet     a line for each row: row, id, label, split, group, content_hash, width, height, reason;
-                  split is train, val, test, duplicate or quarantined
+                  split is train, val, test, duplicate or quarantined (without hash and size: empty, 0)
 splits.json       class names, counts, mean and std of the training pixels, what was left out and why
 transform.json    how an image file becomes a row of `images.npy` (see `gapgate.transform`)
 dataset.json      where the images came from, with the DVC hash

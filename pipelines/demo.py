@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -41,7 +42,7 @@ def main() -> int:
     return 0
 
 
-def png_of(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
     """A PNG file of one image, (H, W, C) uint8."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")

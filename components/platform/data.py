@@ -160,7 +160,9 @@ def _rebuild(pin: Pin, data: Path) -> None:
     with _replacing(data) as fresh:
         write_builtin(pin.source, fresh)
         if (found := dvc_hash(fresh)) != pin.hash:
-            raise DataError(f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`")
+            raise DataError(
+                f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
+            )
 
 
 @contextmanager

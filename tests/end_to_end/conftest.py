@@ -1,50 +1,6 @@
-"""A workspace and the real command line in it."""
-
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-QUICK = ("--set", "train.architecture=tutorial", "--set", "train.epochs=4", "--set", "augment.operations=[]")
-"""A training of seconds whose model passes the default gate on digits."""
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """A folder in which `gapgate` is called as a user calls it."""
-
-    folder: Path
-
-    def environment(self, **extra):
-        return os.environ | {"GAPGATE_HOME": str(self.folder / ".gapgate"), "COLUMNS": "160"} | extra
-
-    def command(self, *arguments):
-        return [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
-
-    def gapgate(self, *arguments, **extra):
-        return subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment(**extra), capture_output=True, text=True, timeout=600
-        )
-
-    def start(self, *arguments, **extra):
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(**extra),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def one(self, pattern):
-        """The only path below `.gapgate/runs` that fits."""
-        (found,) = (self.folder / ".gapgate" / "runs").glob(pattern)
-        return found
+from tests.end_to_end.workspace import QUICK, Workspace
 
 
 @pytest.fixture
@@ -56,6 +12,6 @@ def workspace(tmp_path):
 def digits_run(tmp_path_factory):
     """One whole run on digits: its workspace and what it printed."""
     workspace = Workspace(tmp_path_factory.mktemp("digits"))
-    done = workspace.gapgate("run", "digits", "--params", ROOT / "params.yaml", *QUICK)
+    done = workspace.gapgate("run", "digits", *QUICK)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return workspace, done.stdout

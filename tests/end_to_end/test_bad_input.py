@@ -7,8 +7,9 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import QUICK
 from PIL import Image
+
+from tests.end_to_end.workspace import QUICK
 
 
 def make_images(folder, classes=("a", "b"), count=40):
@@ -137,7 +138,10 @@ def test_a_command_that_cannot_be_done(workspace, arguments, word):
     [
         (["train.accelerator=cuda"], "cuda"),
         (["train.batch_size=4096"], "exceeds the"),
-        (["train.architecture=[{type: conv, filters: 4, kernel: 9, padding: valid}, {type: flatten}, {type: dense}]"], "fit"),
+        (
+            ["train.architecture=[{type: conv, filters: 4, kernel: 9, padding: valid}, {type: dense}]"],
+            "fit",
+        ),
         (["train.architecture=resnet"], "resnet"),
         (["train.learning_rate=1e30", "train.warmup_fraction=0"], "not finite"),
     ],

@@ -10,32 +10,31 @@ import urllib.request
 
 import mlflow
 import pytest
-from conftest import QUICK
 
 from gapgate import artifacts
+from tests.end_to_end.workspace import QUICK
 
 STEPS = ("preprocess", "train", "evaluate", "register")
 
 
-def wait_for(path, timeout_s=120):
+def wait_for(folder, pattern, timeout_s=120):
     deadline = time.monotonic() + timeout_s
-    while not (found := list(path[0].glob(path[1]))):
-        assert time.monotonic() < deadline, f"{path[1]} did not appear"
+    while not any(folder.glob(pattern)):
+        assert time.monotonic() < deadline, f"{pattern} did not appear"
         time.sleep(0.02)
-    return found[0]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_that_is_killed_at_a_step_can_be_started_again(workspace, step):
     run = workspace.start("run", "digits", *QUICK)
     try:
-        wait_for((workspace.folder, f".gapgate/runs/*/spool/{step}.jsonl"))
+        wait_for(workspace.folder, f".gapgate/runs/*/spool/{step}.jsonl")
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
     again = workspace.gapgate("run", "digits", *QUICK)
     assert again.returncode == 0, again.stdout + again.stderr
-    finished = [path for path in workspace.folder.glob(".gapgate/runs/*/result.json")]
+    finished = list(workspace.folder.glob(".gapgate/runs/*/result.json"))
     assert len(finished) == 1
 
 
@@ -43,7 +42,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     settings = (*QUICK, "--set", "train.epochs=30", "--set", "train.ema_decay=0.9")
     killed = workspace.start("run", "digits", *settings)
     try:
-        wait_for((workspace.folder, ".gapgate/checkpoints/*/*.safetensors"))
+        wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
     finally:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
@@ -55,7 +54,11 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
         for path in workspace.folder.glob(".gapgate/runs/*/artifacts/*/train/model/manifest.json")
     }
     assert len(digests) == 1
-    resumes = [path for path in workspace.folder.glob(".gapgate/runs/*/spool/train.jsonl") if "resumed after" in path.read_text()]
+    resumes = [
+        path
+        for path in workspace.folder.glob(".gapgate/runs/*/spool/train.jsonl")
+        if "resumed after" in path.read_text()
+    ]
     assert len(resumes) == 1
 
 
@@ -82,7 +85,12 @@ def start_server(tmp_path, server_port):
 
     def start():
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(server_port)]
-        store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "store")]
+        store = [
+            "--backend-store-uri",
+            f"sqlite:///{tmp_path}/server.db",
+            "--artifacts-destination",
+            str(tmp_path / "store"),
+        ]
         log = (tmp_path / "server.log").open("w")
         process = subprocess.Popen(
             [*command, *store, "--workers", "1"], stdout=log, stderr=log, cwd=tmp_path, start_new_session=True

@@ -1,0 +1,39 @@
+"""The first images of a folder of IDX files, in the form that each contestant reads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+IMAGES = "train-images-idx3-ubyte"
+LABELS = "train-labels-idx1-ubyte"
+
+
+def write_inputs(source: Path, out: Path, num_images: int) -> None:
+    """`splits/` for Gapgate, `arrays.npz` for Keras, and `FashionMNIST/raw/` as torchvision unpacks it."""
+    raw = out / "FashionMNIST/raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for packed in sorted(source.glob("*-ubyte.gz")):
+        with gzip.open(packed) as reader, (raw / packed.stem).open("wb") as writer:
+            shutil.copyfileobj(reader, writer)
+    images = np.fromfile(raw / IMAGES, np.uint8)[16:].reshape(-1, 28, 28, 1)[:num_images]
+    labels = np.fromfile(raw / LABELS, np.uint8)[8:][:num_images].astype(np.int32)
+    np.savez(out / "arrays.npz", images=images, labels=labels)
+    _write_splits(out / "splits", images, labels)
+
+
+def _write_splits(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    path.mkdir(exist_ok=True)
+    np.save(path / "images.npy", images)
+    np.save(path / "labels.npy", labels)
+    np.save(path / "train.npy", np.arange(len(images)))
+    info = {
+        "class_names": [str(label) for label in range(10)],
+        "mean": [float(images.mean() / 255)],
+        "std": [float(images.std() / 255)],
+    }
+    (path / "splits.json").write_text(json.dumps(info))

@@ -1,0 +1,173 @@
+"""The overfitting gap and its interval.
+
+    gap = (accuracy(train) − accuracy(test)) × 100, in percentage points
+
+**Interval.** Resampling images with replacement gives a perfect score a width of zero: ten right out of ten would be
+certain. Instead the accuracy is drawn from the Jeffreys posterior Beta(k + ½, n − k + ½) of k right out of n, which
+keeps an honest width at 0 and 1 and covers well at every n (Brown, Cai and DasGupta 2001, "Interval Estimation for a
+Binomial Proportion", Statistical Science 16(2)). For a difference of two accuracies see Agresti and Min 2005,
+Biometrics 61(2).
+
+**Groups.** Images of one patient, one scene or one camera are right and wrong together, and counting them singly gives
+too narrow an interval. With groups the draw is the Bayesian bootstrap (Rubin 1981, Annals of Statistics 9(1)) over
+whole groups: group g has the weight w_g ~ Gamma(1), and
+
+    accuracy* = (Σ w_g k_g + u m) / (Σ w_g n_g + (u + v) m),    u, v ~ Gamma(½)
+
+where m is the mean group size: two half groups, one all right and one all wrong, are Jeffreys' prior. With groups of
+one image this is exactly Beta(k + ½, n − k + ½), so one path serves both. Groups with equal (k_g, n_g) are drawn
+together, since a sum of c Gamma(1) is Gamma(c).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+
+CHUNK_VALUES = 4_000_000
+"""Gamma draws in memory at once (32 MB)."""
+MAX_IMAGES = 10**9
+"""More images than this are not to be had, and the interval of so many is no wider than rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its two-sided interval; `low` ≤ `value` ≤ `high`."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The accuracy measured on a set of images, with draws of what it might be on others like them."""
+
+    value: float
+    """Share of right answers."""
+    num_images: int
+    draws: NDArray[np.float64]
+    """(num_resamples,) draws from the smoothed bootstrap."""
+
+    def interval(self, confidence_level: float = 0.95) -> Interval:
+        """The interval of the accuracy, as fractions."""
+        return _interval(self.value, self.draws, confidence_level)
+
+
+def measure(
+    correct: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    num_resamples: int = 10_000,
+) -> Accuracy:
+    """The accuracy over images and its smoothed bootstrap (see the module's text).
+
+    Args:
+        correct: (n,) whether each answer is right.
+        rng: the source of the draws.
+        groups: (n,) the group of each image; None: each image stands alone.
+        num_resamples: draws to make.
+
+    Raises:
+        ValueError: no images.
+    """
+    if len(correct) == 0:
+        raise ValueError("no images to measure an accuracy on")
+    rights, sizes = _per_group(correct, groups)
+    kinds, counts = np.unique(np.stack([rights, sizes], axis=1), axis=0, return_counts=True)  # (U, 2), (U,)
+    mean_size = sizes.mean()
+    draws = np.empty(num_resamples)
+    chunk = max(1, CHUNK_VALUES // (len(kinds) + 2))
+    for start in range(0, num_resamples, chunk):
+        size = min(chunk, num_resamples - start)
+        weights = rng.gamma(counts, size=(size, len(counts)))
+        prior = rng.gamma(0.5, size=(size, 2)) * mean_size  # all right, all wrong
+        totals = weights @ kinds + np.stack([prior[:, 0], prior.sum(axis=1)], axis=1)  # (size, 2): right, images
+        draws[start : start + size] = totals[:, 0] / totals[:, 1]
+    return Accuracy(float(correct.mean()), len(correct), draws)
+
+
+def gap(train: Accuracy, held_out: Accuracy, confidence_level: float = 0.95) -> Interval:
+    """The gap in percentage points between two accuracies of equally many draws, positive when train is better.
+
+    Both sides are taken as samples: a training split measured on a sample of its images widens the interval by that
+    sample's size.
+    """
+    points = (train.value - held_out.value) * 100
+    return _interval(points, (train.draws - held_out.draws) * 100, confidence_level)
+
+
+def jeffreys_interval(num_right: float, num_images: float, confidence_level: float = 0.95) -> Interval:
+    """The equal-tailed Jeffreys interval of a proportion, without draws; neither count needs to be whole."""
+    tail = (1 - confidence_level) / 2
+    low, high = betaincinv(num_right + 0.5, num_images - num_right + 0.5, [tail, 1 - tail])
+    value = num_right / num_images
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def images_to_decide(
+    test: Interval,
+    num_test_images: int,
+    distance: float,
+    *,
+    upwards: bool,
+    fixed_width: float = 0.0,
+    confidence_level: float = 0.95,
+) -> int | None:
+    """How many test images would decide a verdict, if every accuracy stays as it is.
+
+    The half widths of both sides are squared and added (Newcombe 1998, Statistics in Medicine 17(8), method 10). Train
+    keeps its own; that of test shrinks as the Jeffreys interval of the same accuracy, where groups make each image
+    count for as much of one as the measured interval says.
+
+    Args:
+        test: the test accuracy's interval, as fractions.
+        num_test_images: images behind it.
+        distance: from the judged figure to its limit, as a fraction; the half width that decides.
+        upwards: whether the limit lies on the side of a higher test accuracy.
+        fixed_width: the half width that more test images do not change (train's), as a fraction.
+        confidence_level: of the intervals.
+
+    Returns:
+        The least number of test images, or None when no number up to a thousand million would decide.
+    """
+    if not distance > fixed_width:
+        return None
+    needed = math.sqrt(distance**2 - fixed_width**2)
+    alone = jeffreys_interval(test.value * num_test_images, num_test_images, confidence_level)
+    inflation = max(1.0, (test.high - test.low) / (alone.high - alone.low)) ** 2  # the design effect of groups
+
+    def half_width(num_images: int) -> float:
+        size = num_images / inflation
+        interval = jeffreys_interval(test.value * size, size, confidence_level)
+        return interval.high - test.value if upwards else test.value - interval.low
+
+    if half_width(MAX_IMAGES) > needed:
+        return None
+    enough, too_few = MAX_IMAGES, num_test_images  # these did not decide it
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if half_width(middle) <= needed else (enough, middle)
+    return enough
+
+
+def _per_group(
+    correct: NDArray[np.bool_], groups: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Right answers and images of each group, (G,) each."""
+    if groups is None:
+        return correct.astype(np.float64), np.ones(len(correct))
+    members = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(members, weights=correct).astype(np.float64), np.bincount(members).astype(np.float64)
+
+
+def _interval(value: float, draws: NDArray[np.float64], confidence_level: float) -> Interval:
+    """Equal-tailed; stretched to the value where the smoothing moved past it, as Brown et al. do at 0 and 1."""
+    tail = (1 - confidence_level) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(value, min(float(low), value), max(float(high), value))

@@ -1,0 +1,72 @@
+"""The contact sheet: what is in the data set, at one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+MAX_CLASSES = 50
+"""Rows on a sheet; with more classes the sheet says how many are not shown."""
+
+_TILE_PX = (64, 128)
+"""Smallest and largest side of a tile; smaller images are enlarged by a whole factor, larger ones shrunk."""
+_GAP_PX, _MARGIN_PX, _TEXT_PX, _SMALL_PX, _NAME_CHARS = 6, 20, 16, 12, 24
+_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (112, 117, 122)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSample:
+    """One row of the sheet."""
+
+    name: str
+    counts: Mapping[str, int]
+    """Split → images of the class."""
+    images: Sequence[NDArray[np.uint8]]
+    """(H, W, C) each, C = 1 or 3."""
+
+
+def contact_sheet(samples: Sequence[ClassSample]) -> Image.Image:
+    """A row for each class: its name, its counts and its sample images. The same input gives the same pixels."""
+    shown = samples[:MAX_CLASSES]
+    side = max((max(image.shape[:2]) for sample in shown for image in sample.images), default=_TILE_PX[0])
+    tile = _tile_side(side)
+    text, small = ImageFont.load_default(_TEXT_PX), ImageFont.load_default(_SMALL_PX)
+    labels = [(_shorten(sample.name), _counts(sample.counts)) for sample in shown]
+    label_width = int(max(max(text.getlength(name), small.getlength(counts)) for name, counts in labels)) + _MARGIN_PX
+    columns = max(1, *(len(sample.images) for sample in shown))
+    left, step = _MARGIN_PX + label_width, tile + _GAP_PX
+    footer = f"… and {len(samples) - len(shown)} more classes" if len(samples) > len(shown) else ""
+    height = 2 * _MARGIN_PX + step * len(shown) - _GAP_PX + (_MARGIN_PX if footer else 0)
+    sheet = Image.new("RGB", (left + step * columns - _GAP_PX + _MARGIN_PX, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (sample, (name, counts)) in enumerate(zip(shown, labels, strict=True)):
+        top = _MARGIN_PX + step * row
+        draw.text((_MARGIN_PX, top + tile / 2 - 1), name, _INK, text, anchor="lb")
+        draw.text((_MARGIN_PX, top + tile / 2 + 4), counts, _FAINT, small, anchor="lt")
+        for column, image in enumerate(sample.images):
+            sheet.paste(_tile(image, tile), (left + step * column, top))
+    draw.text((_MARGIN_PX, height - _MARGIN_PX), footer, _FAINT, small, anchor="lb")
+    return sheet
+
+
+def _tile_side(side: int) -> int:
+    smallest, largest = _TILE_PX
+    return min(side * -(-smallest // side) if side < smallest else side, largest)
+
+
+def _tile(image: NDArray[np.uint8], side: int) -> Image.Image:
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    # Pixels of a tiny image stay visible; a large one is antialiased.
+    return picture.resize((side, side), Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "   ".join(f"{split} {count:,}" for split, count in counts.items())

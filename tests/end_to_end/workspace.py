@@ -1,0 +1,54 @@
+"""A workspace and the real command line in it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+QUICK = tuple(
+    part
+    for setting in ("architecture=tutorial", "epochs=4", "batch_size=32", "learning_rate=0.003")
+    for part in ("--set", f"train.{setting}")
+)
+"""A training of seconds whose model passes the default gate on digits."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder in which `gapgate` is called as a user calls it."""
+
+    folder: Path
+
+    def environment(self, **extra):
+        return os.environ | {"GAPGATE_HOME": str(self.folder / ".gapgate"), "COLUMNS": "160"} | extra
+
+    def command(self, *arguments):
+        return [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+
+    def gapgate(self, *arguments, **extra):
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def start(self, *arguments, **extra):
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(**extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def one(self, pattern):
+        """The only path below `.gapgate/runs` that fits."""
+        (found,) = (self.folder / ".gapgate" / "runs").glob(pattern)
+        return found
