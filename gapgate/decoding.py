@@ -10,7 +10,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -33,7 +33,7 @@ CHUNK_IMAGES = 32
 CHUNKS_IN_FLIGHT = 4
 """Messages underway for each worker: enough that none waits, few enough that memory stays flat."""
 MIN_IMAGES_FOR_WORKERS = 2000
-"""Fewer images are decoded in this process: starting workers takes about half a second."""
+"""Fewer images are decoded in this process before workers have started."""
 
 Job = tuple[int, str]
 """(row, locator)"""
@@ -122,15 +122,20 @@ def channel_sums(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int,
 
 
 def decode_all(decoder: Decoder, jobs: Iterable[Job], num_images: int, num_workers: int) -> Iterator[list[Decoded]]:
-    """Run all jobs and stream the results in the order of the jobs, a chunk at a time.
+    """Run all jobs and stream the results, a chunk at a time.
 
     Raises:
         DataError: a worker was killed.
         OSError: `images.npy` cannot be written.
     """
-    if num_workers == 1 or num_images < MIN_IMAGES_FOR_WORKERS:
-        return _decode_here(decoder, _chunks(jobs))
-    return _decode_in_workers(decoder, _chunks(jobs), num_workers)
+    decoder.open()
+    try:
+        if num_workers == 1 or num_images < MIN_IMAGES_FOR_WORKERS:
+            yield from map(decoder.decode, _chunks(jobs))
+        else:
+            yield from _decode_in_workers(decoder, _chunks(jobs), num_workers)
+    finally:
+        decoder.close()
 
 
 def prepare_workers(num_images: int, num_workers: int) -> None:
@@ -154,18 +159,11 @@ def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
         yield chunk
 
 
-def _decode_here(decoder: Decoder, chunks: Iterator[list[Job]]) -> Iterator[list[Decoded]]:
-    decoder.open()
-    try:
-        yield from map(decoder.decode, chunks)
-    finally:
-        decoder.close()
-
-
 def _decode_in_workers(decoder: Decoder, chunks: Iterator[list[Job]], num_workers: int) -> Iterator[list[Decoded]]:
     pool = ProcessPoolExecutor(num_workers, _context(), _start_worker, (decoder,))
     underway: deque[Future[list[Decoded]]] = deque()
     try:
+        yield from _decode_until_started(decoder, chunks, pool)
         for chunk in chunks:
             underway.append(pool.submit(_decode_in_worker, chunk))
             if len(underway) >= CHUNKS_IN_FLIGHT * num_workers:
@@ -176,6 +174,17 @@ def _decode_in_workers(decoder: Decoder, chunks: Iterator[list[Job]], num_worker
         raise DataError("a decoding process was killed (out of memory?); lower preprocess.num_workers") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode_until_started(
+    decoder: Decoder, chunks: Iterator[list[Job]], pool: ProcessPoolExecutor
+) -> Iterator[list[Decoded]]:
+    """Work in this process for the half second or more that the first worker needs to start."""
+    with ThreadPoolExecutor(1) as starter:
+        start = starter.submit(lambda: pool.submit(_decode_in_worker, []).result())
+        while not start.done() and (chunk := next(chunks, None)) is not None:
+            yield decoder.decode(chunk)
+        start.result()
 
 
 _decoder: Decoder

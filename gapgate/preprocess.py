@@ -289,4 +289,4 @@ def _write_sheet(out_dir: Path, index: Index, class_names: tuple[str, ...], clas
         rows = [row for (row,) in index.lines(query, label, SHEET_IMAGES)]
         counts: dict[str, int] = {split: class_counts[split][label] for split in SPLIT_NAMES}
         samples.append(ClassSample(name, counts, [images[row] for row in rows]))
-    contact_sheet(samples).save(out_dir / "contact_sheet.png", optimize=False)
+    contact_sheet(samples).save(out_dir / "contact_sheet.png", compress_level=1)

@@ -6,6 +6,7 @@ A step receives its own section and nothing else, so that changing a setting re-
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,6 +20,15 @@ from gapgate.policy import Operation
 from gapgate.section import Count, Fraction, Section
 
 S = TypeVar("S", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2; to PyYAML's 1.1 it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class DataSettings(Section):
@@ -211,7 +221,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     content: Any = {}
     if path is not None:
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = yaml.load(path.read_text(), _Loader) or {}
         except OSError as error:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -244,7 +254,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise SettingsError(f"--set {override} is not SECTION.NAME=VALUE, such as --set train.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {override}: the value is not YAML: {_one_line(error)}") from None
     node: Any = content

@@ -144,13 +144,19 @@ class Transform(Section):
         image = on_background(image, self.fill)
         if self.mode == "gray" and image.mode == "RGB":
             image = image.convert("L")
-        pixels: NDArray[np.uint8] = np.asarray(self._resize(image))  # (S, S) or (S, S, 3)
+        pixels: NDArray[np.uint8] = np.asarray(self._resize(image))  # (h, w) or (h, w, 3), one of h and w is S
+        height, width = pixels.shape[:2]
         if pixels.ndim == 2:
-            pixels = np.repeat(pixels[:, :, np.newaxis], self.channels, axis=2)
-        return pixels
+            pixels = pixels[:, :, np.newaxis]
+        if pixels.shape == (self.size_px, self.size_px, self.channels):
+            return pixels
+        square = np.full((self.size_px, self.size_px, self.channels), self.fill, np.uint8)
+        top, left = (self.size_px - height) // 2, (self.size_px - width) // 2
+        square[top : top + height, left : left + width] = pixels
+        return square
 
     def _resize(self, image: Image.Image) -> Image.Image:
-        """To the square. Padding comes after the resizing: a strip of 1 × 10⁷ pixels is small, its square is not."""
+        """So that the longer side fits. Padding comes later: a strip of 1 × 10⁷ pixels is small, its square is not."""
         width, height = image.size
         resample = Image.Resampling[self.resample.upper()]
         if self.fit == "crop" and width != height:
@@ -161,13 +167,7 @@ class Transform(Section):
         inner = (_scaled(width, max(width, height), self.size_px), _scaled(height, max(width, height), self.size_px))
         if image.size != inner:
             image = image.resize(inner, resample, reducing_gap=REDUCING_GAP)
-        if inner[0] == inner[1]:
-            return image
-        square = Image.new(
-            image.mode, (self.size_px, self.size_px), self.fill if image.mode == "L" else (self.fill,) * 3
-        )
-        square.paste(image, ((self.size_px - inner[0]) // 2, (self.size_px - inner[1]) // 2))
-        return square
+        return image
 
 
 def _scaled(length: int, longest: int, size_px: int) -> int:

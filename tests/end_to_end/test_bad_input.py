@@ -1,7 +1,6 @@
 """A user's mistake is one line that names it, exit code 2, and nothing half-written."""
 
-import errno
-import os
+import struct
 import subprocess
 import zlib
 
@@ -47,12 +46,16 @@ def too_many_rejects(folder):
 
 
 def bombs(folder):
+    """Whole PNG files of 50 KB that would unpack to 400 million pixels."""
     make_images(folder / "photos")
-    header = b"\x00\x00\xea\x60\x00\x00\xea\x60\x08\x00\x00\x00\x00"  # 60,000 × 60,000 pixels
-    chunk = b"IHDR" + header
-    body = len(header).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    side = 20_000
+    rows = zlib.compress(bytes(side * (1 + side // 8)), 9)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
     for number in range(11):
-        (folder / "photos" / "a" / f"bomb{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+        (folder / "photos" / "a" / f"bomb{number}.png").write_bytes(png)
     return folder / "photos"
 
 
@@ -98,15 +101,18 @@ def count_mismatch(folder):
     ],
 )
 def test_a_source_that_cannot_be_used(workspace, make, words):
-    done = workspace.gapgate("run", make(workspace.folder), *QUICK)
-    said = done.stdout + done.stderr
-    assert done.returncode == 2, said
-    assert "Traceback" not in said
+    """Step by step, which is what `gapgate run` does, without the seconds that a tracked run takes."""
+    source = ("--set", f"data.source={make(workspace.folder)}")
+    for step in ("ingest", "preprocess"):
+        done = workspace.gapgate("step", step, *source)
+        if done.returncode:
+            break
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
     for word in words:
-        assert word in said
-    artifacts = workspace.folder.glob(".gapgate/runs/*/artifacts/**/*")
-    assert not [path for path in artifacts if "partial" in path.name]
-    assert not list(workspace.folder.glob(".gapgate/runs/*/artifacts/*/preprocess/splits"))
+        assert word in done.stderr
+    assert not list(workspace.folder.glob("artifacts/*partial*"))
+    assert not (workspace.folder / "artifacts" / "splits").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,49 +139,43 @@ def test_a_command_that_cannot_be_done(workspace, arguments, word):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "word"),
-    [
-        (["train.accelerator=cuda"], "cuda"),
-        (["train.batch_size=4096"], "exceeds the"),
-        (
-            ["train.architecture=[{type: conv, filters: 4, kernel: 9, padding: valid}, {type: dense}]"],
-            "fit",
-        ),
-        (["train.architecture=resnet"], "resnet"),
-        (["train.learning_rate=1e30", "train.warmup_fraction=0"], "not finite"),
-    ],
-)
-def test_a_training_that_cannot_be_done(workspace, settings, word):
-    done = workspace.gapgate("run", "digits", *QUICK, *(part for setting in settings for part in ("--set", setting)))
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert word in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+def test_a_run_that_cannot_be_done_says_why_and_leaves_no_model(workspace):
+    photos = workspace.folder / "photos"
+    make_images(photos, classes=("only",))
+    for arguments, word in (([photos], "one class only"), (["digits", "--set", "train.accelerator=cuda"], "cuda")):
+        done = workspace.gapgate("run", *arguments, *QUICK)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert word in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
     assert not list(workspace.folder.glob(".gapgate/runs/*/artifacts/*/train/model*"))
 
 
-def test_a_place_that_may_not_be_written(workspace):
-    if os.geteuid() == 0:
-        place = "/proc/gapgate"
-    else:
-        place = workspace.folder / "closed"
-        place.mkdir(mode=0o500)
-    done = workspace.gapgate("run", "digits", GAPGATE_HOME=str(place))
-    assert done.returncode in (1, 2)
+def mounted(folder, *options):
+    """A real file system in memory, or a skipped test."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def closed_disk(tmp_path):
+    yield from mounted(tmp_path / "closed", "ro")
+
+
+def test_a_place_that_may_not_be_written(workspace, closed_disk):
+    done = workspace.gapgate("run", "digits", GAPGATE_HOME=str(closed_disk / "home"))
+    assert done.returncode == 2
     assert "cannot write" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "read-only" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A real file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
-    if made.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    yield from mounted(tmp_path / "disk", "size=2m")
 
 
 def test_a_full_disk(workspace, small_disk):
@@ -185,5 +185,5 @@ def test_a_full_disk(workspace, small_disk):
     np.save(images / "labels.npy", np.arange(4000) % 2)
     done = workspace.gapgate("run", images, *QUICK, GAPGATE_HOME=str(small_disk / "home"))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "disk is full" in done.stdout + done.stderr or os.strerror(errno.ENOSPC) in done.stdout
+    assert "disk is full" in done.stdout + done.stderr
     assert not list(small_disk.glob("home/runs/*/artifacts/*/*/*partial*"))

@@ -182,9 +182,9 @@ def test_a_gate_that_does_not_pass_ends_with_3_and_nothing_is_packaged(workspace
 def test_a_folder_of_class_folders_needs_no_other_step(workspace):
     for label, name in enumerate(("dark", "light")):
         (workspace.folder / "photos" / name).mkdir(parents=True)
-        for number in range(120):
+        for number in range(300):
             size = (20 + number % 7, 24)
-            Image.new("RGB", size, (label * 200, number, 255 - number)).save(
+            Image.new("RGB", size, (label * 200, number % 256, number // 2)).save(
                 workspace.folder / "photos" / name / f"{number}.jpg"
             )
     (workspace.folder / "photos" / "dark" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")

@@ -31,6 +31,11 @@ def test_overrides_reach_into_lists():
     assert settings.train.architecture[0].filters == 16
 
 
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2E-4", 0.0002), ("1.5e-3", 0.0015), ("3e0", 3.0)])
+def test_numbers_with_an_exponent_are_numbers(text, value):
+    assert load(None, [f"train.learning_rate={text}"]).train.learning_rate == value
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
