@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import sys
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=6400, help="images in a round")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the contestants end too
     if not list(args.data.glob("train-images-idx3-ubyte.gz")):
         parser.error(f"{args.data} has no train-images-idx3-ubyte.gz; name the folder with --data")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])

@@ -87,7 +87,7 @@ def open_batches(splits: Splits, split: SplitName, device: torch.device) -> Batc
 
 def in_order(count: int, batch_size: int) -> list[Tensor]:
     """The places 0 to count − 1 in batches of at most `batch_size`."""
-    return list(torch.arange(count).split(batch_size))
+    return list(torch.split(torch.arange(count), batch_size))
 
 
 def shuffled(count: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

@@ -185,12 +185,15 @@ def _decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> li
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The fused kernels walk memory in order, so each gradient must lie in memory as its parameter does. A parameter
     that the loss does not reach (the second head of a pretrained Inception) has a gradient of zero."""
-    return [
-        parameter.grad
-        if parameter.grad is not None and parameter.grad.stride() == parameter.stride()
-        else torch.zeros_like(parameter).copy_(0 if parameter.grad is None else parameter.grad)
-        for parameter in parameters
-    ]
+    return [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _anneal(start: float, end: float, progress: float) -> float:

@@ -21,8 +21,7 @@ def repository(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["augment"]["operations"] = []
-    params["train"] |= {"architecture": "tutorial", "epochs": 4}
+    params["train"] |= {"architecture": "tutorial", "epochs": 4, "batch_size": 32}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     (root / ".gitignore").write_text("/data\n/artifacts\n/.gapgate\n")
     call("git", "init", "-q", cwd=root)
@@ -66,6 +65,12 @@ def test_an_experiment_with_another_setting_runs_only_what_depends_on_it(reposit
     assert "Running stage 'augment'" not in out
     difference = json.loads(call("dvc", "metrics", "diff", "--json", cwd=repository))
     assert "gap_points" in difference["artifacts/evaluation/metrics.json"]
+
+
+def test_an_experiment_that_the_gate_stops_is_kept_without_a_bento(repository):
+    call("dvc", "exp", "run", "-S", "gate.max_gap_points=-50", cwd=repository)
+    assert json.loads((repository / "artifacts" / "certificate" / "certificate.json").read_text())["verdict"] == "fail"
+    assert not list((repository / "artifacts" / "bento").iterdir())
 
 
 def test_plots_show_the_learning_curves(repository):

@@ -36,6 +36,13 @@ def test_numbers_with_an_exponent_are_numbers(text, value):
     assert load(None, [f"train.learning_rate={text}"]).train.learning_rate == value
 
 
+def test_off_is_a_word_and_false_is_not():
+    assert load(None, ["train.amp=off"]).train.amp == "off"
+    assert load(None, ["train.pretrained=true"]).train.pretrained is True
+    with pytest.raises(SettingsError, match=r"train\.amp=false"):
+        load(None, ["train.amp=false"])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

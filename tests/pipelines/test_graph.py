@@ -41,7 +41,7 @@ def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_catalog():
     assert list(stages) == list(STEPS)
     for name, step in STEPS.items():
         stage = stages[name]
-        assert stage["cmd"] == f"gapgate step {name}"
+        assert stage["cmd"].split(" || ")[0] == f"gapgate step {name}"
         assert stage["deps"] == ([f"artifacts/{kind}" for kind in step.inputs] or ["data"])
         assert stage["outs"] == [f"artifacts/{step.output}"]
         assert stage.get("params", []) == ([step.section] if step.section else [])
