@@ -11,7 +11,7 @@ demo: install  ## install, run the pipeline on the embedded digits, and ask the 
 	$(BIN)/python -m pipelines.demo
 
 test: check  ## install and pass all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check $(SOURCES)
@@ -39,7 +39,7 @@ clean:  ## remove what was installed; runs and data stay
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@touch $@
 

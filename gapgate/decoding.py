@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from xxhash import xxh3_128
 
 from gapgate.errors import DataError, ImageError
 from gapgate.sources.base import Pixels, Reader
@@ -95,13 +95,14 @@ class Decoder:
 
 
 def content_hash(stored: Pixels) -> str:
-    """BLAKE2b (RFC 7693) with 128 bits, in hex, over the shape and the pixels as stored: no setting changes it.
+    """XXH3 with 128 bits, in hex, over the shape and the pixels as stored: no setting changes it.
 
-    A file and an array with the same pixels have the same hash.
+    A file and an array with the same pixels have the same hash. It finds duplicates, not forgeries (the sha256 of each
+    file is in the Dataset artifact); BLAKE2b took a quarter of the time of decoding a small photo.
     """
     pixels = np.asarray(stored)  # for a Pillow image twice as fast as tobytes()
     height, width = pixels.shape[:2]
-    digest = blake2b(f"{height} {width} {pixels.size // (height * width)} ".encode(), digest_size=16)
+    digest = xxh3_128(f"{height} {width} {pixels.size // (height * width)} ".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
