@@ -2,8 +2,8 @@
 
     python bench/overhead.py [--rounds 3]
 
-Both do all the work: the same artifacts, an MLflow run, a registered version and a Bento, each in a workspace of its own
-whose tracking store was made beforehand. Rounds alternate; the ratio is of medians. Target: at most 1.5.
+Both do all the work: the same artifacts, an MLflow run, a registered version and a Bento, each in a workspace of its
+own whose tracking store was made beforehand. Rounds alternate; the ratio is of medians. Target: at most 1.5.
 """
 
 from __future__ import annotations

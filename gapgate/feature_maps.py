@@ -62,7 +62,9 @@ def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = 6
     model.graph.output.extend(
         onnx.ValueInfoProto(name=node.output[0]) for node in layers if node.output[0] not in outputs
     )
-    tensors = open_session(model.SerializeToString()).run([node.output[0] for node in layers], {INPUT_NAME: np.ascontiguousarray(image[None])})
+    tensors = open_session(model.SerializeToString()).run(
+        [node.output[0] for node in layers], {INPUT_NAME: np.ascontiguousarray(image[None])}
+    )
     return [
         FeatureMaps(f"{number} {LAYER_NAMES[node.op_type]}", tensor[0])
         for number, (node, tensor) in enumerate(zip(layers, tensors, strict=True), start=1)
