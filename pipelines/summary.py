@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,8 @@ def print_summary(console: Console, result: RunResult) -> None:
         console.print()
         console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))
         console.print(_checks(artifacts.read_json(result.outputs["certificate"] / "certificate.json")))
-        console.print(_places(result))
+        for name, text in _places(result):
+            console.print(f"{name:<10}  {text}", soft_wrap=True, highlight=False)
     if result.tracking_notice:
         console.print(f"[yellow]{escape(result.tracking_notice)}[/]", soft_wrap=True)
     if result.failure:
@@ -70,18 +72,20 @@ def _checks(certificate: dict) -> Table:  # type: ignore[type-arg]
     return table
 
 
-def _places(result: RunResult) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
+def _places(result: RunResult) -> Iterator[tuple[str, str]]:
+    """What the run made, and where it is."""
     outputs = result.outputs
-    if "registration" in outputs:
-        row = artifacts.read_json(outputs["registration"] / "registration.json")
-        alias = f"[bold]{row['alias']}[/]" if row["alias"] else "no alias"
-        table.add_row("model", f"{row['name']} version {row['version']}, {alias}: {escape(row['reason'])}")
-    table.add_row("report", relative(result.context.folder / "report.html"))
+    registration = (
+        artifacts.read_json(outputs["registration"] / "registration.json") if "registration" in outputs else {}
+    )
+    if registration:
+        alias = f"[bold]{registration['alias']}[/]" if registration["alias"] else "no alias"
+        reason = escape(registration["reason"])
+        yield "model", f"{registration['name']} version {registration['version']}, {alias}: {reason}"
+    yield "report", relative(result.context.folder / "report.html")
     if path := tracking.run_path(result.context):
-        table.add_row("MLflow run", f"{path} in `gapgate ui`")
+        yield "MLflow run", f"{path} in `gapgate ui`"
     if "bento" in outputs:
-        table.add_row("Bento", relative(result.context.folder / "model.bento"))
-    if "registration" in outputs:
-        table.add_row("receipt", f"{row['receipt']}")
-    return table
+        yield "Bento", relative(result.context.folder / "model.bento")
+    if registration:
+        yield "receipt", registration["receipt"]

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.end_to_end.workspace import QUICK, Workspace
+from tests.end_to_end.workspace import ROOT, Workspace
 
 
 @pytest.fixture
@@ -10,8 +10,8 @@ def workspace(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
-    """One whole run on digits: its workspace and what it printed."""
+    """One whole run on digits with the project's own settings: its workspace and what it printed."""
     workspace = Workspace(tmp_path_factory.mktemp("digits"))
-    done = workspace.gapgate("run", "digits", *QUICK)
+    done = workspace.gapgate("run", "digits", "--params", ROOT / "params.yaml")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return workspace, done.stdout

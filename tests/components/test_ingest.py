@@ -1,0 +1,62 @@
+"""What ingest records of the data that it took, against a real git and DVC repository."""
+
+import subprocess
+import sys
+
+import pytest
+
+from components import ingest
+from components.platform import data
+from gapgate import artifacts
+from gapgate.errors import ArtifactError
+from gapgate.settings import DataSettings
+from gapgate.tracking import NullTracker
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository that pins `digits`, and is the current folder."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
+    data.add("digits", root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def facts(folder, **settings):
+    artifact = ingest.run(DataSettings(**settings), {}, folder, NullTracker())
+    return artifact.read_json("dataset.json")
+
+
+def test_the_workspace_is_recorded_with_its_hash(repository, tmp_path):
+    found = facts(tmp_path / "dataset")
+    assert found["dvc_hash"] == data.pin_of(repository).hash
+    assert found["dirty"] is False
+
+
+def test_a_dirty_workspace_is_recorded_as_dirty_with_the_hash_really_used(repository, tmp_path):
+    with (repository / "data" / "classes.txt").open("a") as file:
+        file.write("\n")
+    found = facts(tmp_path / "dataset")
+    assert found["dirty"] is True
+    assert found["dvc_hash"] == data.dvc_hash(tmp_path / "dataset" / "files") != data.pin_of(repository).hash
+
+
+def test_missing_data_is_restored_first(repository, tmp_path):
+    subprocess.run(["rm", "-rf", str(repository / "data")], check=True)
+    assert facts(tmp_path / "dataset")["dirty"] is False
+    assert (repository / "data" / "images.npy").exists()
+
+
+def test_a_source_of_its_own_has_the_hash_that_pinning_it_would_give(repository, tmp_path):
+    assert facts(tmp_path / "dataset", source="digits")["dvc_hash"] == data.pin_of(repository).hash
+
+
+def test_writing_into_the_source_afterwards_is_noticed(repository, tmp_path):
+    facts(tmp_path / "dataset")
+    with (repository / "data" / "classes.txt").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ArtifactError, match="was changed"):
+        artifacts.load(tmp_path / "dataset", "dataset", verify_trees=True)
