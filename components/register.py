@@ -75,7 +75,7 @@ def _register(
             save_as_external_data=False,
             pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
         )
-    return registry.register(name, logged.model_uri, run_id, tags)
+    return registry.register(name, logged.model_id, run_id, tags)
 
 
 def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:

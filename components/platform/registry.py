@@ -91,7 +91,7 @@ class Registry:
             (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
         )
 
-    def register(self, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> Version:
+    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a logged model, and the model's name when it is new."""
         from mlflow.exceptions import MlflowException
 
@@ -101,7 +101,8 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            made = self._client.create_model_version(name, source, run_id, tags=dict(tags))
+            source = f"models:/{model_id}"
+            made = self._client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id)
         return _version(made, [])
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:

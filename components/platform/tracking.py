@@ -35,6 +35,7 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import logging
 
     import mlflow
@@ -49,20 +50,20 @@ def client() -> MlflowClient:
 
 @contextmanager
 def away_errors() -> Iterator[None]:
-    """Turn a store that cannot be reached into a `TrackingError`; an answer that is an error passes unchanged."""
+    """Turn a store that cannot be reached, or that refuses a call, into a `TrackingError`."""
     import requests
     from mlflow.exceptions import MlflowException
 
+    kept = "everything it should get is kept, and `gapgate sync` sends it later"
     try:
         yield
     except (requests.RequestException, MlflowException) as error:
         # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
         signs = ("Max retries exceeded", "Connection", "timed out", "too many 50")
         if isinstance(error, MlflowException) and not any(sign in str(error) for sign in signs):
-            raise
-        raise TrackingError(
-            f"{tracking_uri()} does not answer; everything it should get is kept, and `gapgate sync` sends it later"
-        ) from error
+            said = " ".join(str(error).split())[:200]
+            raise TrackingError(f"{tracking_uri()} refuses a call ({said}); {kept}") from error
+        raise TrackingError(f"{tracking_uri()} does not answer; {kept}") from error
 
 
 def send(context: RunContext) -> str:
@@ -132,7 +133,10 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
         return str(found.experiment_id)
     location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
     try:
-        return str(mlflow_client.create_experiment(name, artifact_location=location))
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # else the UI opens on its page for language models
+        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind))
     except MlflowException:
         if found := mlflow_client.get_experiment_by_name(name):
             return str(found.experiment_id)
@@ -160,9 +164,14 @@ def _send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event])
             at = int(event["time"] * 1000)
             metrics += [Metric(name, value, at, event["at"]) for name, value in event["values"].items()]
         elif event["kind"] == "params":
-            params += [Param(name, value) for name, value in event["values"].items()]
+            params += event["values"].items()
         elif event["kind"] == "tags":
             tags += [RunTag(name, value) for name, value in event["values"].items()]
+    if params:
+        # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
+        known = mlflow_client.get_run(run).data.params
+        tags += [RunTag(f"{name} (changed)", value) for name, value in params if known.get(name, value) != value]
+        params = [Param(name, value) for name, value in dict(params).items() if name not in known]
     for start in range(0, len(metrics), _BATCH):
         mlflow_client.log_batch(run, metrics=metrics[start : start + _BATCH])
     for start in range(0, max(len(params), len(tags)), 100):

@@ -185,7 +185,7 @@ def test_auto_takes_colour_files_without_colour_as_gray(run):
 
 
 def test_settings_decide_over_auto_and_never_change_the_split(run):
-    write_photos(run.data, 40)
+    write_photos(run.data, 80)
     plain = run()
     other = run(size_px=16, mode="gray", fit="crop", fill=200, resample="lanczos", num_workers=1)
     assert plain.image_shape == (64, 64, 3)
