@@ -32,6 +32,11 @@ def checkpoint_dir(key: str) -> Path:
     return home() / "checkpoints" / key.removeprefix("sha256:")[:32]
 
 
+def local_store() -> Path:
+    """The workspace's own tracking store, an SQLite file."""
+    return home() / "mlflow.db"
+
+
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the workspace's own SQLite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    """`MLFLOW_TRACKING_URI`, or the workspace's own store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_store()}"

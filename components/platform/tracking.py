@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.platform.context import RunContext
-from components.platform.home import home, tracking_uri
+from components.platform.home import home, local_store, tracking_uri
 from components.platform.spool import Event, Reader
 from gapgate.artifacts import write_json
 from gapgate.errors import TrackingError
@@ -42,10 +42,26 @@ def client() -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if tracking_uri().startswith("sqlite:"):
-        home().mkdir(parents=True, exist_ok=True)
+    if tracking_uri() == f"sqlite:///{local_store()}":
+        _make_local_store()
     mlflow.set_tracking_uri(tracking_uri())
     return mlflow.MlflowClient()
+
+
+def _make_local_store() -> None:
+    """Make the local database where there is none: whole or not at all, also when two runs begin at once or one is
+    killed. MLflow takes seconds for it, and cannot go on with one that is half made."""
+    import mlflow
+
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if local_store().exists():
+            return
+        fresh = local_store().with_suffix(".partial")
+        fresh.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.rename(local_store())
 
 
 @contextmanager
@@ -170,7 +186,7 @@ def _send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event])
     if params:
         # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
         known = mlflow_client.get_run(run).data.params
-        tags += [RunTag(f"{name} (changed)", value) for name, value in params if known.get(name, value) != value]
+        tags += [RunTag(f"{name}.changed", value) for name, value in params if known.get(name, value) != value]
         params = [Param(name, value) for name, value in dict(params).items() if name not in known]
     for start in range(0, len(metrics), _BATCH):
         mlflow_client.log_batch(run, metrics=metrics[start : start + _BATCH])

@@ -22,12 +22,12 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a f
 
 def ui(port: Port = 5000) -> None:
     """Browse runs and models in MLflow's own UI, on the local store."""
-    from components.platform.home import home, tracking_uri
+    from components.platform.home import home, local_store, tracking_uri
 
     if not tracking_uri().startswith("sqlite:"):
         Console().print(f"the runs are on the tracking server: {tracking_uri()}")
         return
-    if not (home() / "mlflow.db").exists():
+    if not local_store().exists():
         raise RegistryError("there are no runs yet; `gapgate run` makes one")
     store = ["--backend-store-uri", tracking_uri(), "--default-artifact-root", (home() / "mlartifacts").as_uri()]
     Console().print(f"MLflow at http://127.0.0.1:{port}  (Ctrl-C stops it)")

@@ -91,10 +91,10 @@ def start_server(tmp_path, server_port):
             "--artifacts-destination",
             str(tmp_path / "store"),
         ]
-        log = (tmp_path / "server.log").open("w")
-        process = subprocess.Popen(
-            [*command, *store, "--workers", "1"], stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
-        )
+        with (tmp_path / "server.log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, *store, "--workers", "1"], stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+            )
         started.append(process)
         deadline = time.monotonic() + 120
         while True:
