@@ -1,4 +1,4 @@
-"""The files of a Model artifact (see `DESIGN.md`); equal trainings write equal bytes."""
+"""The files of a Model artifact; equal trainings write equal bytes."""
 
 from __future__ import annotations
 

@@ -62,14 +62,9 @@ def run_pipeline(settings: Settings, display: Display) -> RunResult:
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
     context.export()
     os.environ[DRAINED_VARIABLE] = "1"
-    display.begin(context.name)
     result = RunResult(context)
-    reader = Reader(context.spool)
-    with context.alive(), _followed(context, reader, display, result):
+    with context.alive(), display.live(context.name), _followed(context, display, result):
         crash = _execute(settings, context)
-    for event in reader.read():
-        _handle(event, display, result)
-    display.end()
     result.outputs = _outputs(context)
     _link_results(result)
     if result.failure is None and (crash or "certificate" not in result.outputs):
@@ -136,14 +131,19 @@ def _execute(settings: Settings, context: RunContext) -> str:
 
 
 @contextlib.contextmanager
-def _followed(context: RunContext, reader: Reader, display: Display, result: RunResult) -> Iterator[None]:
-    """While the block runs: show what the steps report, and send it to MLflow."""
+def _followed(context: RunContext, display: Display, result: RunResult) -> Iterator[None]:
+    """While the block runs: show what the steps report, to the last word, and send it to MLflow."""
     stop = threading.Event()
+    reader = Reader(context.spool)
 
     def show() -> None:
-        while not stop.wait(0.1):
+        ended = False
+        while not ended:
+            ended = stop.wait(0.1)
             for event in reader.read():
-                _handle(event, display, result)
+                display.show(event)
+                if event["kind"] == "failed":
+                    result.failure = event
 
     def send() -> None:
         while not stop.wait(_SEND_EVERY_S):
@@ -161,12 +161,6 @@ def _followed(context: RunContext, reader: Reader, display: Display, result: Run
         for thread in threads:
             thread.join()
         signal.signal(signal.SIGTERM, previous)
-
-
-def _handle(event: Event, display: Display, result: RunResult) -> None:
-    display.show(event)
-    if event["kind"] == "failed":
-        result.failure = event
 
 
 def _outputs(context: RunContext) -> dict[str, Path]:

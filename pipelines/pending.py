@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from components.platform import tracking
 from components.platform.context import RunContext
 from components.platform.home import runs_dir
 from gapgate import artifacts
+from gapgate.errors import TrackingError
 from pipelines.local import resume_registration
 
 
@@ -22,15 +26,17 @@ def settle(context: RunContext) -> str:
     Raises:
         TrackingError: the server still does not answer.
     """
-    settings = context.folder / "settings.json"
-    if settings.exists():
-        experiment = artifacts.read_json(settings)["tracking"]["experiment"]
-        context = RunContext(context.name, experiment)
-        result = (
-            artifacts.read_json(context.folder / "result.json") if (context.folder / "result.json").exists() else {}
-        )
-        if (result.get("failure") or {}).get("exit_code") == 4:
-            resume_registration(context)
-            return "sent, registered"
-    tracking.finish(context, succeeded=True)
+    settings, result = (_read(context.folder / name) for name in ("settings.json", "result.json"))
+    if settings:
+        context = RunContext(context.name, settings["tracking"]["experiment"])
+    if (result.get("failure") or {}).get("exit_code") == TrackingError.exit_code:
+        resume_registration(context)
+        return "sent, registered"
+    # A stage of DVC belongs to no `gapgate run` and has no result; a run without one was killed.
+    tracking.finish(context, succeeded=not settings or result.get("exit_code") == 0)
     return "sent"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = artifacts.read_json(path) if path.exists() else {}
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,14 +34,12 @@ class Display:
         self._started_at = time.time()
         self._shown_tenth = 0
 
-    def begin(self, run: str) -> None:
-        """A run begins."""
+    @contextmanager
+    def live(self, run: str) -> Iterator[None]:
+        """While a run works; at its end, also a bad one, the bar goes."""
         self.console.print(f"[bold]Run {run}[/]")
-        self._progress.start()
-
-    def end(self) -> None:
-        """The run is over; the bar goes."""
-        self._progress.stop()
+        with self._progress:
+            yield
 
     def show(self, event: Event) -> None:
         """Show one event; kinds that say nothing to a person are passed over."""

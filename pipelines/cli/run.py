@@ -36,7 +36,11 @@ def run(
     from pipelines.summary import print_summary
 
     console = Console(file=sys.stdout)  # this one: while KFP runs, sys.stdout is the log
-    result = run_pipeline(settings, Display(console))
+    try:
+        result = run_pipeline(settings, Display(console))
+    except KeyboardInterrupt:
+        console.print("interrupted; a training goes on from its last epoch when you run it again")
+        raise typer.Exit(130) from None
     print_summary(console, result)
     raise typer.Exit(result.exit_code)
 

@@ -62,6 +62,19 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     assert len(resumes) == 1
 
 
+def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspace):
+    run = workspace.start("run", "digits", *QUICK, "--set", "train.epochs=200")
+    wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
+    os.killpg(run.pid, signal.SIGINT)
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "goes on from its last epoch" in printed
+    assert "sent" in workspace.gapgate("sync").stdout
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.folder}/.gapgate/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("gapgate").experiment_id])
+    assert found.info.status == "FAILED"
+
+
 def test_two_runs_at_once_both_end_and_leave_one_champion(workspace):
     runs = [workspace.start("run", "digits", *QUICK) for _ in range(2)]
     printed = [run.communicate(timeout=600) for run in runs]
