@@ -81,6 +81,7 @@ def _register(
 def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Aliases of a version that passed; the comparison and the change of the alias are one critical section."""
     registry.challenge(version)
+    version = registry.find(version.name, version.version)
     with registries.promotion_lock(version.name):
         champion = registry.champion(version.name)
         if champion is None:
@@ -90,7 +91,7 @@ def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact
             return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
         comparison = _compare(registry, champion, inputs)
         if comparison["not_worse"]:
-            registry.promote(registry.find(version.name, version.version))
+            registry.promote(version)
         alias = registries.CHAMPION if comparison["not_worse"] else registries.CHALLENGER
     return {
         "alias": alias,

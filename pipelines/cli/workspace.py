@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def serve(
     from serving.run import serve as start
 
     archive = bento or champion_bento(name)
+    # A SIGTERM ends the server with us, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console()
     with (
         tempfile.TemporaryDirectory(prefix="gapgate-serve-") as work,

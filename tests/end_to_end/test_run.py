@@ -138,6 +138,7 @@ def test_one_champion_is_listed_and_nothing_of_it_is_freed(digits_run, command):
     done = workspace.gapgate(*{"models": ["models"], "clean": ["clean", "--keep", "0", "--yes"]}[command])
     assert done.returncode == 0
     assert {"models": "champion", "clean": "nothing to free"}[command] in done.stdout
+    assert "challenger" not in done.stdout
     assert workspace.one("*/artifacts/*/package/bento/model.bento").exists()
 
 
