@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -71,16 +72,26 @@ class Contestant:
 
 
 def keras_python() -> Path:
-    """The interpreter of an environment with Keras and TensorFlow for CPUs, made by uv on the first call."""
-    python = OUT / "keras/bin/python"
-    done = OUT / "keras/installed"
-    if not done.exists():
-        uv = shutil.which("uv", path=f"{os.environ.get('PATH', '')}{os.pathsep}{ROOT / '.uv/bin'}")
-        if uv is None:
-            raise SystemExit("uv is not on PATH nor at .uv/bin/uv; run `make install` first")
+    """The interpreter of an environment with Keras and TensorFlow for CPUs."""
+    return environment("keras", ["keras>=3.13,<4", "tensorflow-cpu>=2.20,<3"])
+
+
+def environment(name: str, packages: Sequence[str]) -> Path:
+    """The interpreter of an environment with these packages, made by uv on the first call."""
+    python = OUT / name / "bin/python"
+    done = OUT / name / "installed"
+    wanted = "\n".join(packages)
+    if not done.exists() or done.read_text() != wanted:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", version, python.parent.parent], check=True)
-        packages = ["keras>=3.13,<4", "tensorflow-cpu>=2.20,<3"]
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
-        done.touch()
+        subprocess.run([uv(), "venv", "--quiet", "--clear", "--python", version, OUT / name], check=True)
+        subprocess.run([uv(), "pip", "install", "--quiet", "--python", python, *packages], check=True)
+        done.write_text(wanted)
     return python
+
+
+def uv() -> str:
+    """The command, on PATH or where `make install` puts it."""
+    found = shutil.which("uv", path=f"{os.environ.get('PATH', '')}{os.pathsep}{ROOT / '.uv/bin'}")
+    if found is None:
+        raise SystemExit("uv is not on PATH nor at .uv/bin/uv; run `make install` first")
+    return found

@@ -13,6 +13,7 @@ from gapgate.settings import (
     DataSettings,
     EvaluateSettings,
     GateSettings,
+    PackageSettings,
     PreprocessSettings,
     RegistrySettings,
     TrainSettings,
@@ -25,7 +26,7 @@ class Step:
 
     name: str
     section: str
-    """Its settings in `params.yaml`; empty when it has none."""
+    """Its settings in `params.yaml`."""
     settings: type[Section]
     inputs: tuple[str, ...]
     """Kinds of artifact it reads; each is the output of exactly one step."""
@@ -49,7 +50,7 @@ STEPS = {
             ("splits", "policy", "model", "evaluation", "certificate"),
             "registration",
         ),
-        Step("package", "", Section, ("model", "certificate", "registration"), "bento"),
+        Step("package", "package", PackageSettings, ("splits", "model", "certificate", "registration"), "bento"),
     )
 }
 """In the order in which they run."""

@@ -1,4 +1,4 @@
-"""package: Model, Certificate and Registration → a Bento that serves the model, without torch."""
+"""package: Splits, Model, Certificate and Registration → a Bento that serves the model, without torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gapgate
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.embedding_index_build import build_index
 from gapgate.errors import ArtifactError, GateError, StorageError
+from gapgate.golden import write_golden
+from gapgate.inference import Classifier
+from gapgate.inner_layers import InnerLayers
+from gapgate.inner_layers_export import write_inner_layers
+from gapgate.package import seal
+from gapgate.settings import PackageSettings
+from gapgate.splits import Splits
 from gapgate.tracking import Tracker
+from gapgate.transform import Transform
 
 ARCHIVE = "model.bento"
 _FILES = {
@@ -24,39 +32,68 @@ _FILES = {
     "certificate": ("certificate.json",),
     "registration": ("registration.json", "receipt.json"),
 }
-_LINEAGE = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees", "digest"}
 
 
-def run(settings: None, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
-    """Build a Bento of `inputs["model"]`, with `inputs["certificate"]` and `inputs["registration"]` inside.
+def run(settings: PackageSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+    """Build a Bento of `inputs["model"]`, with the evidence for it and the index of training images inside.
 
-    Writes `model.bento`, which `bentoml import` reads, and `package.json`. Equal inputs give equal bytes.
+    Writes `model.bento`, which `bentoml import` reads, and `package.json`. Equal inputs give equal bytes. The archive
+    goes to the tracker too, where servers that follow the registry find it.
 
     Raises:
         GateError: the certificate's verdict is not pass.
-        ArtifactError: the registration is of another model or certificate, or BentoML cannot build the Bento.
+        ArtifactError: the inputs are not of one chain, such as a registration of another model; or BentoML cannot
+            build the Bento.
         StorageError: the disk is full.
     """
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
     if verdict != "pass":
         raise GateError(f"the certificate's verdict is {verdict}; only a model that passed the gate is packaged")
-    _check_lineage(inputs)
     registration = inputs["registration"].read_json("registration.json")
     tag = bento_tag(registration["name"], registration["version"], inputs["model"].digest)
-    with artifacts.create(out_dir, kind="bento", step="package", settings={}, inputs=inputs) as folder:
+    dumped = settings.model_dump(mode="json")
+    with artifacts.create(out_dir, kind="bento", step="package", settings=dumped, inputs=inputs) as folder:
         with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as scratch:
-            _collect(inputs, Path(scratch, "model"))
+            digest = write(settings, inputs, Path(scratch, "model"))
             _build(Path(scratch), tag, folder / ARCHIVE)
         facts = {
             "tag": tag,
             "size_bytes": (folder / ARCHIVE).stat().st_size,
             "model": {"name": registration["name"], "version": registration["version"]},
             "receipt": registration["receipt"],
+            "package": digest,
         }
         artifacts.write_json(folder / "package.json", facts)
-    tracker.tags({"bento.tag": tag})
+    tracker.tags({"bento.tag": tag, "package.digest": digest})
     tracker.file(out_dir / "package.json", "package")
+    tracker.file(out_dir / ARCHIVE, "package")
     return artifacts.load(out_dir, "bento")
+
+
+def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path) -> str:
+    """Write the package, which is the Bento's `model` folder and all that serving reads; returns its digest.
+
+    Raises:
+        ArtifactError: the inputs are not of one chain.
+    """
+    lineage = artifacts.lineage(inputs)
+    folder.mkdir()
+    for kind, names in _FILES.items():
+        for name in names:
+            shutil.copyfile(inputs[kind].path / name, folder / name)
+    artifacts.write_json(folder / artifacts.LINEAGE, lineage)
+    write_golden(folder, Transform.from_file(folder / "transform.json"), Classifier.load(folder / "model.onnx"))
+    write_inner_layers(folder / "model.onnx", folder)
+    layers = InnerLayers.load(folder)
+    if settings.similar_images and layers.embedding_size:
+        build_index(
+            Splits.open(inputs["splits"].path),
+            layers,
+            folder / "similar",
+            max_images=settings.similar_images,
+            thumbnail_px=settings.thumbnail_px,
+        )
+    return seal(folder)
 
 
 def bento_tag(name: str, version: str, digest: str) -> str:
@@ -65,29 +102,6 @@ def bento_tag(name: str, version: str, digest: str) -> str:
     short = digest.removeprefix("sha256:")[:12]
     fitted = re.sub(r"[^a-z0-9]+$", "", name.lower()[:63])
     return f"{fitted}:{version}-{short}"
-
-
-def _check_lineage(inputs: Mapping[str, Artifact]) -> None:
-    """A registration names the model and the certificate that it was made from; they must be the ones given here."""
-    registered = inputs["registration"].manifest.inputs
-    for kind in ("model", "certificate"):
-        found, given = registered.get(kind), inputs[kind].digest
-        if found != given:
-            raise ArtifactError(f"the registration is of the {kind} {found}, not of {given}; register it first")
-
-
-def _collect(inputs: Mapping[str, Artifact], folder: Path) -> None:
-    """The Bento's `model` folder: the files that serving reads, and where each came from."""
-    folder.mkdir()
-    for kind, names in _FILES.items():
-        for name in names:
-            shutil.copyfile(inputs[kind].path / name, folder / name)
-    artifacts.write_json(folder / "provenance.json", {kind: _lineage(inputs[kind]) for kind in _FILES})
-
-
-def _lineage(artifact: Artifact) -> dict[str, Any]:
-    """What a manifest's digest is taken over: no time or revision, so that equal content packages to equal bytes."""
-    return artifact.manifest.model_dump(mode="json", include=_LINEAGE)
 
 
 def _build(scratch: Path, tag: str, archive: Path) -> None:

@@ -26,6 +26,7 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], out_dir: P
     ) as folder:
         splits = preprocess(settings, dataset.path / "files", folder, tracker)
         shutil.copyfile(dataset.path / "dataset.json", folder / "dataset.json")
+        artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(inputs))
         counts = {name: len(splits.rows(name)) for name in SPLIT_NAMES}
     result = artifacts.load(out_dir, "splits")
     tracker.metrics({f"data/{name}_images": count for name, count in counts.items()})

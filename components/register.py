@@ -28,7 +28,9 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Pat
 
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
+        ArtifactError: the inputs are not of one chain, such as an evaluation of another model.
     """
+    lineage = artifacts.lineage(inputs)
     context = RunContext.current() or RunContext.new()
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
     tracker.tags({"code.revision": code_revision()})
@@ -47,6 +49,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Pat
         registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
         artifacts.write_json(folder / "registration.json", registration)
         artifacts.write_json(folder / "receipt.json", content)
+        artifacts.write_json(folder / artifacts.LINEAGE, lineage)
         receipts_dir().mkdir(parents=True, exist_ok=True)
         artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
     tracker.tags({"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest})

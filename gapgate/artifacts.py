@@ -31,6 +31,8 @@ from gapgate.errors import ArtifactError, storage_errors
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+LINEAGE = "lineage.json"
+"""What an artifact keeps of the artifacts behind it, where a later step needs it and does not read them itself."""
 RUN_VARIABLE = "GAPGATE_RUN"
 """Environment variable with the name of the pipeline run."""
 
@@ -57,6 +59,10 @@ class Manifest(BaseModel):
     run: str = ""
     """Name of the pipeline run that made it."""
     created_at: str
+
+
+_DIGESTED = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
+"""The fields of a manifest that its digest is taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +152,49 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}; run the step again"
         )
-    content = manifest.model_dump(
-        mode="json", include={"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
-    )
-    if digest_of(content) != manifest.digest:
+    if digest_of(manifest.model_dump(mode="json", include=_DIGESTED)) != manifest.digest:
         raise ArtifactError(f"{path / MANIFEST} was changed since it was written; run the step again")
     _check_files(path, manifest.files.items())
     if verify_trees:
         for tree in manifest.trees:
             _check_files(path, _read_tree(path, tree))
     return Artifact(path, manifest)
+
+
+def lineage(given: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """Every artifact behind `given` and these themselves: kind → the part of its manifest that its digest is over, and
+    the digest. No time or revision is in it, so equal content has an equal lineage.
+
+    Raises:
+        ArtifactError: as `check_lineage`.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for artifact in given.values():
+        if (artifact.path / LINEAGE).exists():
+            entries |= artifact.read_json(LINEAGE)
+    for artifact in given.values():
+        entries[artifact.manifest.kind] = artifact.manifest.model_dump(mode="json", include=_DIGESTED | {"digest"})
+    check_lineage(entries)
+    return entries
+
+
+def check_lineage(entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a lineage is one whole chain of digests.
+
+    Raises:
+        ArtifactError: an entry was changed, or one of its inputs is missing or another than the entry of that kind.
+    """
+    for kind, entry in entries.items():
+        if digest_of({name: value for name, value in entry.items() if name != "digest"}) != entry["digest"]:
+            raise ArtifactError(f"the lineage of the {kind} was changed since it was written; run the step again")
+        for name, found in entry["inputs"].items():
+            if name not in entries:
+                raise ArtifactError(
+                    f"the {kind} is of the {name} {found}, whose lineage is missing; run the pipeline again"
+                )
+            if entries[name]["digest"] != found:
+                given = entries[name]["digest"]
+                raise ArtifactError(f"the {kind} is of the {name} {found}, not of {given}; run {entry['step']} again")
 
 
 def digest_of(content: Any) -> str:
@@ -185,7 +224,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with sorted keys, so that equal content is equal bytes."""
-    write_text(path, json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

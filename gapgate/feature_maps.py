@@ -1,8 +1,7 @@
-"""What the first layers of an ONNX network look for, read from the graph itself."""
+"""What the first layers of an ONNX network look for, for the evaluation's report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from gapgate.inference import INPUT_NAME, open_session
-
-LAYER_NAMES = {
-    "Conv": "convolution",
-    "BatchNormalization": "batch norm",
-    "Relu": "ReLU",
-    "LeakyRelu": "leaky ReLU",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Gelu": "GELU",
-    "MaxPool": "max pool",
-    "AveragePool": "average pool",
-}
-"""ONNX operators that are layers to a reader."""
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureMaps:
-    """What one layer makes of one image."""
-
-    layer: str
-    """`1 convolution`"""
-    maps: NDArray[np.float32]
-    """(C, H, W)"""
+from gapgate.inner_layers import FeatureMaps
+from gapgate.inner_layers_export import open_inner_layers
 
 
 def first_filters(path: Path) -> NDArray[np.float32] | None:
@@ -48,25 +25,8 @@ def first_filters(path: Path) -> NDArray[np.float32] | None:
 
 
 def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = 6) -> list[FeatureMaps]:
-    """Run one image (H, W, C) and keep what the first layers with feature maps give, `num_layers` at most.
+    """What the first layers with feature maps, `num_layers` at most, make of one image (H, W, C) uint8.
 
-    The intermediate tensors are added to the graph's outputs. A network without a convolution gives an empty list.
+    A network without a convolution gives an empty list.
     """
-    model = onnx.load(path)
-    layers = [node for node in model.graph.node if node.op_type in LAYER_NAMES and node.output[0]]
-    first = next((index for index, node in enumerate(layers) if node.op_type == "Conv"), None)
-    if first is None:
-        return []
-    layers = layers[first : first + num_layers]
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(
-        onnx.ValueInfoProto(name=node.output[0]) for node in layers if node.output[0] not in outputs
-    )
-    tensors = open_session(model.SerializeToString()).run(
-        [node.output[0] for node in layers], {INPUT_NAME: np.ascontiguousarray(image[None])}
-    )
-    return [
-        FeatureMaps(f"{number} {LAYER_NAMES[node.op_type]}", tensor[0])
-        for number, (node, tensor) in enumerate(zip(layers, tensors, strict=True), start=1)
-        if tensor.ndim == 4
-    ]
+    return open_inner_layers(path).feature_maps(image, num_layers)

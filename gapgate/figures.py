@@ -22,7 +22,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from gapgate.feature_maps import FeatureMaps
+from gapgate.inner_layers import FeatureMaps, stretched
 from gapgate.report import FIGURE_DPI
 
 FONT = "DejaVu Sans"
@@ -184,8 +184,7 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
         return
     rows = [("image", (image[None] / 255).astype(np.float32))]
     rows += [
-        (f"{layer.layer}, {'×'.join(map(str, layer.maps.shape))}", _stretched(layer.maps[:MAX_MAPS]))
-        for layer in layers
+        (f"{layer.layer}, {'×'.join(map(str, layer.maps.shape))}", stretched(layer.maps[:MAX_MAPS])) for layer in layers
     ]
     tiles = [Tile(i * 1.06, row * 1.4, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
@@ -243,13 +242,6 @@ def _mosaic_size(
     right = max(tile.left for tile in tiles) + 1.02
     bottom = max(tile.top for tile in tiles) + 1.02
     return right * side_inches, (above + bottom + below) * side_inches
-
-
-def _stretched(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each map (C, H, W) from its own least to its own greatest value, as 0..1."""
-    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
-    stretched: NDArray[np.float32] = (maps - low) / np.maximum(high - low, 1e-12)
-    return stretched
 
 
 def _save(folder: Path, name: str, size_inches: tuple[float, float], paint: Callable[[Figure, Theme], None]) -> None:

@@ -188,6 +188,16 @@ class RegistrySettings(Section):
     """Name in the registry."""
 
 
+class PackageSettings(Section):
+    """What the package holds beside the model."""
+
+    similar_images: Annotated[int, Field(ge=0)] = 100_000
+    """Training images in the index of similar images, as embeddings and thumbnails; of more a stratified sample. 0: no
+    index, and no training image leaves with the package."""
+    thumbnail_px: Annotated[int, Field(ge=8, le=64)] = 32
+    """Side of a thumbnail."""
+
+
 class TrackingSettings(Section):
     """Where the run is shown."""
 
@@ -212,6 +222,8 @@ class Settings(Section):
     """Limits that a model has to keep."""
     registry: RegistrySettings = RegistrySettings()
     """Where the model is kept."""
+    package: PackageSettings = PackageSettings()
+    """What the package holds beside the model."""
     tracking: TrackingSettings = TrackingSettings()
     """Where the run is shown."""
 

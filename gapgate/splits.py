@@ -8,6 +8,7 @@ index.parquet     a line for each row: row, id, label, split, group, content_has
 splits.json       class names, counts, mean and std of the training pixels, what was left out and why
 transform.json    how an image file becomes a row of `images.npy` (see `gapgate.transform`)
 dataset.json      where the images came from, with the DVC hash
+lineage.json      the digest of the Dataset and what it is taken over (see `gapgate.artifacts.lineage`)
 contact_sheet.png
 """
 

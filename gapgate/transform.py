@@ -6,6 +6,8 @@ tensor in training and behind the server. NumPy and Pillow only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,21 +47,48 @@ def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: as `decode`.
     """
+    return load_image(read_header(data, max_pixels=max_pixels))
+
+
+def load_image(header: Image.Image) -> Image.Image:
+    """The second half of `open_image`: decode what `read_header` gave.
+
+    Raises:
+        ImageError: truncated or corrupt.
+    """
+    with header as image, _damage_named():
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _in_eight_bits(image)
+
+
+def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:
+    """The first half of `open_image`: an image whose size is known and whose pixels are not decoded yet.
+
+    Raises:
+        ImageError: another format, a damaged header, or more than `max_pixels` pixels.
+    """
+    with _damage_named():
+        try:
+            image = Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ImageError(f"more pixels than the limit of {max_pixels:,} pixels") from None
+        if image.width * image.height > max_pixels:
+            image.close()
+            raise ImageError(f"{image.width} x {image.height} pixels exceed the limit of {max_pixels:,} pixels")
+        return image
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Whatever Pillow's decoders raise about a damaged file, as an `ImageError` with the reason."""
     try:
-        with Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(f"{width} x {height} pixels exceed the limit of {max_pixels:,} pixels")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _in_eight_bits(image)
+        yield
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"more pixels than the limit of {max_pixels:,} pixels") from None
-    except Exception as error:  # damaged files make Pillow's decoders raise about any type
+    except Exception as error:  # damaged files make them raise about any type
         raise ImageError(_reason(error)) from None
 
 

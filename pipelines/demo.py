@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from gapgate.splits import Splits
-from pipelines.cli.workspace import champion_bento
+from pipelines.bentos import champion_bento
 from serving.run import serve
 
 

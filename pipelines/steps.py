@@ -102,6 +102,8 @@ def register(
 
 @dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)
 def package(
+    settings: str,
+    splits: dsl.Input[dsl.Artifact],
     model: dsl.Input[dsl.Artifact],
     certificate: dsl.Input[dsl.Artifact],
     registration: dsl.Input[dsl.Artifact],
@@ -110,5 +112,5 @@ def package(
     """Build the Bento of a model that passed."""
     from components.execute import execute
 
-    inputs = {"model": model.path, "certificate": certificate.path, "registration": registration.path}
-    execute("package", "{}", inputs, bento.path)
+    inputs = {"splits": splits, "model": model, "certificate": certificate, "registration": registration}
+    execute("package", settings, {kind: artifact.path for kind, artifact in inputs.items()}, bento.path)

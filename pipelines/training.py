@@ -17,6 +17,7 @@ def training_pipeline(
     evaluate: str,
     gate: str,
     registry: str,
+    package: str,
 ) -> None:
     """Run the eight steps.
 
@@ -28,6 +29,7 @@ def training_pipeline(
         evaluate: Section `evaluate`, as JSON: intervals and samples.
         gate: Section `gate`, as JSON: the limits that a model has to keep.
         registry: Section `registry`, as JSON: the model's name.
+        package: Section `package`, as JSON: what the package holds beside the model.
     """
     dataset = steps.ingest(settings=data).outputs["dataset"]
     splits = steps.preprocess(settings=preprocess, dataset=dataset).outputs["splits"]
@@ -40,4 +42,4 @@ def training_pipeline(
         settings=registry, splits=splits, policy=policy, model=model, evaluation=evaluation, certificate=certificate
     ).outputs["registration"]
     with dsl.If(judged.outputs["Output"] == "pass", name="gate-passed"):
-        steps.package(model=model, certificate=certificate, registration=registration)
+        steps.package(settings=package, splits=splits, model=model, certificate=certificate, registration=registration)

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 import gapgate
+from serving.pages import STATIC
 from serving.privacy import QUIET
 from serving.stored_xz import StoredXz
 
@@ -28,8 +29,11 @@ REQUIREMENTS = Path(__file__).with_name("requirements.lock")
 CREATION_TIME = "1970-01-01T00:00:00+00:00"
 README = """# {tag}
 
-An image classifier with its certificate. `POST /v1/predict` takes an image (PNG, JPEG or WebP, as the body or as the
-form field `image`) and answers with its class.
+An image classifier with its certificate. `POST /v1/predict` takes an image (as the body, or as the form field `image`)
+and answers with its class; `/` is a page to try it on, `/docs` describes every route and option.
+
+`python -m serving` in `src` starts it with the Bento's environment and without BentoML's server, which is quicker;
+`bentoml serve` works too.
 """
 
 
@@ -52,11 +56,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _collect(model_dir: Path, context: Path) -> None:
-    """What the Bento's `src` will hold: the model files, and every module of ours that answering a request imports."""
+    """What the Bento's `src` will hold: the model's package, every module of ours that the server imports, and the
+    pages' files."""
     shutil.copytree(model_dir, context / "model")
-    for served in ("serving.service", "serving.predictor"):
+    for served in ("serving.__main__", "serving.worker", "serving.service"):
         importlib.import_module(served)
     root = Path(gapgate.__file__).parent.parent
+    shutil.copytree(STATIC, context / STATIC.relative_to(root))
     for name, module in sorted(sys.modules.items()):
         if name.partition(".")[0] in ("gapgate", "serving") and name != StoredXz.__module__:
             source = Path(str(module.__file__))

@@ -1,97 +1,152 @@
-"""From an image file's bytes to the model's answer. The only module here that loads numpy, Pillow and ONNX Runtime."""
+"""From pixels to the model's answer. With `gapgate.transform` and `gapgate.inference` the only part of the server that
+loads numpy, Pillow and ONNX Runtime."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from gapgate.errors import ArtifactError, GateError
-from gapgate.inference import Classifier, softmax
+from gapgate import package
+from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
+from gapgate.embedding_index import EmbeddingIndex
+from gapgate.errors import ArtifactError, GateError, ImageError
+from gapgate.golden import check_golden
+from gapgate.inference import Classifier, shape_text, softmax
+from gapgate.inner_layers import InnerLayers
 from gapgate.receipt import verify
-from gapgate.transform import FORMATS, Transform
-from serving.schema import ModelVersion, Prediction
+from gapgate.transform import Transform, load_image, read_header
+from serving.schema import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
     """A packaged model, ready to answer. Calls from several threads at once are safe."""
 
+    folder: Path
+    digest: str
+    """Of the package."""
     transform: Transform
     classifier: Classifier
     class_names: tuple[str, ...]
     model: ModelVersion
     receipt: str
     """Digest of the receipt, given with each prediction."""
+    layers: InnerLayers
+    index: EmbeddingIndex | None
+    """Training images by embedding, where the package has them."""
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Open the `model` folder of a Bento and run it once, so that no request pays for the first call.
+        """Open a package and prove that it answers here as it did where it was made.
 
         Raises:
-            ArtifactError: a file is missing, the graph does not fit the class names, or the receipt was changed.
+            ArtifactError: a file is missing or changed, the parts do not fit each other, or a golden image gets other
+                logits than at packaging.
             GateError: the certificate in the folder does not pass the model.
         """
+        digest = package.verify(folder)
         verdict = _read_json(folder / "certificate.json").get("verdict")
         if verdict != "pass":
             raise GateError(f"the certificate's verdict is {verdict}, not pass; package another model")
         registration = _read_json(folder / "registration.json")
-        receipt = registration["receipt"]
-        try:
-            verify(_read_json(folder / "receipt.json"), receipt)
-        except ValueError as error:
-            raise ArtifactError(f"{error}; package the model again") from None
+        _check_lineage(folder, registration["receipt"])
+        transform = Transform.from_file(folder / "transform.json")
         classifier = Classifier.load(folder / "model.onnx")
         class_names = tuple(_read_json(folder / "architecture.json")["class_names"])
         if len(class_names) != classifier.num_classes:
             raise ArtifactError(
                 f"the model has {classifier.num_classes} logits and {len(class_names)} class names; package it again"
             )
-        classifier.logits(np.zeros((1, *classifier.image_shape), np.uint8))
+        check_golden(folder, transform, classifier)  # and so no request pays for the session's first run
+        index = folder / "similar"
         return cls(
-            transform=Transform.from_file(folder / "transform.json"),
+            folder=folder,
+            digest=digest,
+            transform=transform,
             classifier=classifier,
             class_names=class_names,
             model=ModelVersion(name=registration["name"], version=str(registration["version"])),
-            receipt=receipt,
+            receipt=registration["receipt"],
+            layers=InnerLayers.load(folder),
+            index=EmbeddingIndex.open(index) if index.is_dir() else None,
         )
 
-    def num_pixels(self, data: bytes) -> int:
-        """Pixels of an image by its header, for 16 µs; 0 where `predict` would refuse it."""
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                return image.width * image.height
-        except Exception:  # damaged files make Pillow raise about any type; `predict` gives the reason
-            return 0
-
-    def predict(self, data: bytes, request_id: str, top_k: int) -> Prediction:
-        """Answer one image file with its `top_k` most probable classes.
+    def open(self, data: bytes, max_pixels: int) -> Image.Image:
+        """An image file whose size is known; `pixels` decodes it.
 
         Raises:
-            ImageError: no image, a damaged one, or one of more pixels than the transform admits, which is not decoded.
+            ImageError: no image, a damaged header, or more pixels than `max_pixels` or the transform admit.
         """
-        images = self.transform.decode(data)[np.newaxis]  # (1, H, W, C) uint8
-        logits = self.classifier.logits(images)  # (1, num_classes) float32
-        probabilities = softmax(logits)[0]  # (num_classes,)
-        ranked = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-        return Prediction(
-            class_name=self.class_names[ranked[0]],
-            confidence=float(probabilities[ranked[0]]),
-            probabilities={self.class_names[index]: float(probabilities[index]) for index in ranked},
-            model=self.model,
-            receipt=self.receipt,
-            request_id=request_id,
-        )
+        return read_header(data, max_pixels=min(max_pixels, self.transform.max_pixels))
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """What `open` gave as the network's input, (H, W, C) uint8.
+
+        Raises:
+            ImageError: truncated or corrupt.
+        """
+        return self.transform.apply_to_image(load_image(image))
+
+    def from_tensor(self, data: bytes) -> NDArray[np.uint8]:
+        """Bytes of whole images in the network's own shape, (N, H, W, C) uint8; N ≥ 1.
+
+        Raises:
+            ImageError: another number of bytes.
+        """
+        shape = self.classifier.image_shape
+        size = shape[0] * shape[1] * shape[2]
+        if not data or len(data) % size:
+            raise ImageError(
+                f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image; "
+                "send these bytes in the order height, width, channel, or an image file with its own content type"
+            )
+        return np.frombuffer(data, np.uint8).reshape(-1, *shape)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, C) uint8 → (N, num_classes) float32."""
+        return softmax(self.classifier.logits(images))
+
+    def ranked(self, probabilities: NDArray[np.float32], top_k: int) -> list[dict[str, float]]:
+        """For each of (N, num_classes) the `top_k` most probable classes with their probabilities, in descending
+        order."""
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # (N, top_k)
+        values = np.take_along_axis(probabilities, best, axis=1).tolist()
+        names = self.class_names
+        return [
+            {names[index]: value for index, value in zip(indices, row, strict=True)}
+            for indices, row in zip(best.tolist(), values, strict=True)
+        ]
+
+    def document(self, name: str) -> Any:
+        """A JSON file of the package."""
+        return _read_json(self.folder / name)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _check_lineage(folder: Path, digest: str) -> None:
+    """The receipt is the registered one, and the chain of digests leads from it to these very files."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        receipt = verify(_read_json(folder / "receipt.json"), digest)
+    except ValueError as error:
+        raise ArtifactError(f"{error}; package the model again") from None
+    lineage = _read_json(folder / LINEAGE)
+    check_lineage(lineage)
+    for kind, found in receipt.artifacts.items():
+        if lineage.get(kind, {}).get("digest") != found:
+            raise ArtifactError(f"the receipt names the {kind} {found}, the lineage does not; package the model again")
+    for kind in ("model", "certificate"):
+        for name, sha256 in lineage.get(kind, {}).get("files", {}).items():
+            if (folder / name).is_file() and name != LINEAGE and sha256_file(folder / name) != sha256:
+                raise ArtifactError(f"{folder / name} is not the one of the {kind} in the lineage; package it again")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; package the model again") from None
-    return content

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import lzma
+import json
 import os
-import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tarfile
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from gapgate.errors import ArtifactError, ServeError, storage_errors
+from gapgate.errors import ServeError
+from serving.access import check_address
+from serving.archive import unpack
+from serving.listening import listen
+from serving.options import Options
 from serving.privacy import QUIET
 
-_POLL_S = 0.05
-_EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
-"""The last line of a traceback; uvicorn's own last line only says that the start failed."""
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,17 @@ class Server:
         """Return once `/readyz` answers 200.
 
         Raises:
-            ServeError: the server ended, or is not ready after `timeout_s` seconds; with the reason in its log.
+            ServeError: the server ended, refuses its model, or is not ready after `timeout_s` seconds; with the reason.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while problem := self._problem():
+            code, reason = problem
             if self.process.poll() is not None:
-                raise ServeError(f"the server ended with code {self.process.returncode}: {self._reason()}")
+                raise ServeError(f"the server ended with code {self.process.returncode}: {self._last_line()}")
+            if code == "refused":
+                raise ServeError(f"the server refuses the model: {reason}")
             if time.monotonic() > deadline:
-                raise ServeError(f"the server is not ready after {timeout_s:g} s: {self._reason()}; see {self.log}")
+                raise ServeError(f"the server is not ready after {timeout_s:g} s: {reason}; see {self.log}")
             time.sleep(_POLL_S)
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -59,18 +62,22 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _is_ready(self) -> bool:
+    def _problem(self) -> tuple[str, str] | None:
+        """Code and message of why the server is not ready; None when it is."""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0) as response:
-                return bool(response.status == 200)
+            urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0).close()
+        except urllib.error.HTTPError as answer:
+            with answer, suppress(ValueError, KeyError, TypeError):
+                error = json.load(answer)["error"]
+                return error["code"], error["message"]
+            return "starting", f"/readyz answers {answer.code}"
         except OSError:
-            return False
+            return "starting", self._last_line()
+        return None
 
-    def _reason(self) -> str:
-        """The last exception in the log, or its last line."""
+    def _last_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-        exceptions = [line for line in lines if _EXCEPTION.match(line)]
-        return (exceptions or lines)[-1].strip()
+        return lines[-1].removeprefix("error: ")
 
     def __enter__(self) -> Server:
         return self
@@ -81,23 +88,34 @@ class Server:
         self.stop()
 
 
-def serve(bento_path: Path, *, host: str = "127.0.0.1", port: int = 0, work_dir: Path) -> Server:
-    """Start one worker on a `.bento` archive; port 0 takes a free one.
+def serve(
+    bento_path: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    work_dir: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Server:
+    """Start the server of a `.bento` archive; port 0 takes a free one.
 
-    `work_dir` gets the unpacked Bento, BentoML's own files and the log; two servers need two of them. The server is in
-    a process group of its own: Ctrl-C in a terminal does not reach it, `Server.stop` ends all of it.
+    `work_dir` gets the unpacked Bento and the log; two servers need two of them. `environment` has further options (see
+    `serving.options`). The server is in a process group of its own: Ctrl-C in a terminal does not reach it,
+    `Server.stop` ends all of it, and so does the end of this process.
 
     Raises:
         ArtifactError: the archive is missing or is no Bento.
-        ServeError: the address cannot be had.
+        ServeError: the address cannot be had, or is open to others while nobody said who may ask.
+        SettingsError: an option that does not fit.
     """
-    bento_dir = unpack(bento_path, work_dir / "bento")
+    variables = os.environ | dict(environment or {})
+    check_address(host, Options.from_environment(variables))
+    source = unpack(bento_path, work_dir / "bento") / "src"
     log = work_dir / "server.log"
-    with _listen(host, port) as listener, log.open("wb") as output:
+    with listen(host, port) as listener, log.open("wb") as output:
         process = subprocess.Popen(
-            _worker_command(bento_dir, listener.fileno()),
-            cwd=bento_dir,
-            env=_environment(work_dir / "bentoml"),
+            [sys.executable, "-m", "serving", "--fd", str(listener.fileno()), "--end-with-parent"],
+            cwd=source,
+            env=_environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -108,43 +126,6 @@ def serve(bento_path: Path, *, host: str = "127.0.0.1", port: int = 0, work_dir:
     return Server(process, f"http://{f'[{host}]' if ':' in host else host}:{bound_port}", log)
 
 
-def unpack(bento_path: Path, folder: Path) -> Path:
-    """Extract a `.bento` archive into `folder`, replacing what was there; returns its absolute path.
-
-    Raises:
-        ArtifactError: the archive is missing or is no Bento.
-    """
-    with storage_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            with tarfile.open(bento_path, "r:xz") as archive:
-                archive.extractall(folder, filter="data")
-        except FileNotFoundError:
-            raise ArtifactError(f"{bento_path} is missing; run the package step") from None
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-            raise ArtifactError(f"{bento_path} is not a Bento ({error}); run the package step again") from None
-    if not (folder / "bento.yaml").is_file():
-        raise ArtifactError(f"{bento_path} is not a Bento (it has no bento.yaml); run the package step again")
-    return folder.resolve()
-
-
-def _worker_command(bento_dir: Path, listener: int) -> list[str]:
-    """The worker that `bentoml serve` starts, without its supervisor, which would import BentoML and the Bento first:
-    ready after 2.9 s instead of 5.0 s, on a port that nobody can take in between, and one process to end."""
-    worker = [sys.executable, "-m", "_bentoml_impl.worker.service"]
-    return [*worker, str(bento_dir), "--fd", str(listener), "--worker-id", "1"]
-
-
-def _environment(home: Path) -> dict[str, str]:
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Without PYTHONPATH, so that the server runs the source inside the Bento."""
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return inherited | {"BENTOML_HOME": str(home.resolve()), **QUIET}
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+    return {key: value for key, value in variables.items() if key != "PYTHONPATH"} | QUIET

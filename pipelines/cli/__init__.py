@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gapgate.errors import GapgateError
-from pipelines.cli import data, registry, run, workspace
+from pipelines.cli import data, predict, registry, run, serving, workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +26,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,
     run.step,
     workspace.ui,
-    workspace.serve,
+    serving.serve,
+    predict.predict,
     registry.models,
     registry.promote,
     registry.rollback,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 from gapgate.settings import Settings, load
 
@@ -21,6 +25,8 @@ Overrides = Annotated[
         "--set", metavar="NAME=VALUE", help="One setting, such as train.epochs=3; may be repeated.", show_default=False
     ),
 ]
+DEFAULT_MODEL = "gapgate"
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model in the registry.")]
 
 
@@ -29,3 +35,26 @@ def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
     if params is None and Path("params.yaml").exists():
         params = Path("params.yaml")
     return load(params, overrides or [])
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """What takes a moment, on a terminal alone."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(escape(text)):
+        yield
+
+
+def find_champion(name: str) -> Path:
+    """The Bento of a model's champion; says so while it looks, since MLflow takes seconds to start.
+
+    Raises:
+        RegistryError: as `pipelines.bentos.champion_bento`.
+    """
+    from pipelines.bentos import champion_bento
+
+    with status(f"finding the champion of {name}"):
+        return champion_bento(name)

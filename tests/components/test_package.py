@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from components import package
-from gapgate.artifacts import Artifact, load
+from components import package, preprocess
+from components.catalog import STEPS
+from components.platform.spool import Reader, Spool
+from gapgate.artifacts import Artifact, digest_of, load, read_json
+from gapgate.embedding_index import EmbeddingIndex
 from gapgate.errors import ArtifactError, GateError
+from gapgate.gate import Verdict
+from gapgate.golden import check_golden
+from gapgate.inference import Classifier
+from gapgate.inner_layers import InnerLayers
+from gapgate.package import verify
+from gapgate.settings import PackageSettings, PreprocessSettings
+from gapgate.splits import Splits
 from gapgate.tracking import NullTracker
+from gapgate.transform import Transform
 from tests.serving import packaged
 
 ROOT = Path(__file__).parents[2]
+LINEAGE = {"dataset", "splits", "policy", "model", "evaluation", "certificate", "registration"}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +45,25 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
         made = list(threads.map(packaged.build, folders))
     assert list(home.iterdir()) == []
     return made
+
+
+def stored(bento: Artifact, name: str) -> bytes:
+    """A file of the package in the archive."""
+    with tarfile.open(bento.path / "model.bento") as archive:
+        file = archive.extractfile(f"src/model/{name}")
+        assert file is not None
+        return file.read()
+
+
+def stored_json(bento: Artifact, name: str) -> Any:
+    return json.loads(stored(bento, name))
+
+
+def unpacked(bento: Artifact, folder: Path) -> Path:
+    """The package in the archive, as a folder."""
+    with tarfile.open(bento.path / "model.bento") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "src" / "model"
 
 
 def pins(path: Path) -> set[str]:
@@ -50,43 +85,125 @@ def test_the_artifact_says_what_was_packaged(bentos: list[Artifact]) -> None:
         "size_bytes": (bento.path / "model.bento").stat().st_size,
         "model": {"name": "digits", "version": "3"},
         "receipt": registration["receipt"],
+        "package": stored_json(bento, "package.json")["digest"],
     }
     assert bento.manifest.inputs["model"] == model.digest
 
 
 def test_nothing_but_the_artifact_is_left(bentos: list[Artifact]) -> None:
     names = {path.name for path in bentos[0].path.parent.iterdir()}
-    assert names == {"model", "certificate", "registration", "bento"}
+    assert names == {*LINEAGE, "bento"}
 
 
 def test_the_bento_holds_the_model_its_evidence_and_the_source_that_serves_it(bentos: list[Artifact]) -> None:
     root = bentos[0].path.parent
     with tarfile.open(bentos[0].path / "model.bento") as archive:
         files = {member.name for member in archive if member.isfile()}
-        for kind, name in [
-            ("model", "model.onnx"),
-            ("model", "transform.json"),
-            ("model", "architecture.json"),
-            ("certificate", "certificate.json"),
-            ("registration", "receipt.json"),
-            ("registration", "registration.json"),
-        ]:
-            stored = archive.extractfile(f"src/model/{name}")
-            assert stored is not None
-            assert stored.read() == (root / kind / name).read_bytes()
+    for kind, name in [
+        ("model", "model.onnx"),
+        ("model", "transform.json"),
+        ("model", "architecture.json"),
+        ("certificate", "certificate.json"),
+        ("registration", "receipt.json"),
+        ("registration", "registration.json"),
+    ]:
+        assert stored(bentos[0], name) == (root / kind / name).read_bytes()
     source = {name for name in files if name.startswith("src/") and not name.startswith("src/model/")}
     assert {name.split("/")[1] for name in source} == {"gapgate", "serving", "bentofile.yaml"}
     assert not {"src/gapgate/settings.py", "src/serving/bento.py"} & source
-    assert "src/model/provenance.json" in files
+    assert {name.removeprefix("src/model/") for name in files if name.startswith("src/model/")} == {
+        *("model.onnx", "transform.json", "architecture.json", "certificate.json", "receipt.json"),
+        *("registration.json", "lineage.json", "inner_layers.json", "inner_layers.pb", "package.json"),
+        *(f"golden/{name}" for name in ("golden.json", "palette.png", "alpha.png", "gray16.png", "odd.png")),
+        *("golden/orientation.jpg", "golden/cmyk.jpg", "golden/picture.webp"),
+        *(f"similar/{name}.npy" for name in ("embeddings", "labels", "offsets")),
+        *("similar/ids.json", "similar/thumbnails.bin", "similar/projection.npz"),
+    }
 
 
-def test_the_provenance_leads_from_the_bento_to_the_digests_of_what_it_is_made_of(bentos: list[Artifact]) -> None:
-    with tarfile.open(bentos[0].path / "model.bento") as archive:
-        stored = archive.extractfile("src/model/provenance.json")
-        assert stored is not None
-        provenance = json.load(stored)
-    assert {kind: lineage["digest"] for kind, lineage in provenance.items()} == bentos[0].manifest.inputs
-    assert provenance["registration"]["inputs"]["model"] == provenance["model"]["digest"]
+def test_the_package_in_the_archive_is_sealed_and_passes_its_golden_images(
+    bentos: list[Artifact], tmp_path: Path
+) -> None:
+    folder = unpacked(bentos[0], tmp_path)
+    assert verify(folder) == bentos[0].read_json("package.json")["package"]
+    transform = Transform.from_file(folder / "transform.json")
+    check_golden(folder, transform, Classifier.load(folder / "model.onnx"))
+    position = len((folder / "model.onnx").read_bytes()) // 2
+    changed = bytearray((folder / "model.onnx").read_bytes())
+    changed[position] ^= 1
+    (folder / "model.onnx").write_bytes(changed)
+    with pytest.raises(ArtifactError, match=r"model\.onnx was changed"):
+        verify(folder)
+
+
+def test_the_lineage_leads_from_the_data_set_to_the_registration_and_every_digest_can_be_checked(
+    bentos: list[Artifact],
+) -> None:
+    lineage = stored_json(bentos[0], "lineage.json")
+    root = bentos[0].path.parent
+    assert set(lineage) == LINEAGE
+    for kind, entry in lineage.items():
+        content = {name: value for name, value in entry.items() if name != "digest"}
+        assert entry["digest"] == digest_of(content) == load(root / kind, kind).digest
+        assert entry["inputs"] == {name: lineage[name]["digest"] for name in entry["inputs"]}
+    assert lineage["splits"]["inputs"] == {"dataset": lineage["dataset"]["digest"]}
+    receipt = stored_json(bentos[0], "receipt.json")
+    assert receipt["artifacts"] == {kind: lineage[kind]["digest"] for kind in LINEAGE - {"registration"}}
+    for kind, name in [("model", "model.onnx"), ("certificate", "certificate.json"), ("registration", "receipt.json")]:
+        assert lineage[kind]["files"][name] == hashlib.sha256(stored(bentos[0], name)).hexdigest()
+
+
+def test_the_index_finds_each_training_image_first_and_its_class_next(bentos: list[Artifact], tmp_path: Path) -> None:
+    folder = unpacked(bentos[0], tmp_path)
+    index = EmbeddingIndex.open(folder / "similar")
+    splits = Splits.open(bentos[0].path.parent / "splits")
+    rows = splits.rows("train")
+    assert len(index) == len(rows) == packaged.TRAIN_IMAGES
+    embeddings = InnerLayers.load(folder).embeddings(splits.images[rows])
+    for position, embedding in enumerate(embeddings):
+        first, second = index.search(embedding, 2)
+        assert (first.row, first.distance) == (position, pytest.approx(0, abs=1e-5))
+        assert first.label == second.label == splits.labels[rows[position]]
+
+
+def test_the_tracker_gets_the_archive_and_its_digests(bentos: list[Artifact], tmp_path: Path) -> None:
+    root = bentos[0].path.parent
+    given = {kind: load(root / kind, kind) for kind in STEPS["package"].inputs}
+    spool = Spool(tmp_path / "spool", "package")
+    made = package.run(PackageSettings(), given, tmp_path / "bento", spool)
+    events = list(Reader(tmp_path / "spool").read())
+    files = [event["path"] for event in events if event["kind"] == "file" and event["folder"] == "package"]
+    assert files == [str(made.path / "package.json"), str(made.path / "model.bento")]
+    (tags,) = (event["values"] for event in events if event["kind"] == "tags")
+    facts = made.read_json("package.json")
+    assert tags == {"bento.tag": facts["tag"], "package.digest": facts["package"]}
+    assert made.digest == bentos[0].digest
+
+
+def test_no_training_image_leaves_where_the_setting_says_so(tmp_path: Path) -> None:
+    with_index = packaged.folder(tmp_path / "with")
+    without = packaged.folder(tmp_path / "without", similar_images=0)
+    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (with_index, without)]
+    assert {path.parts[0] for path in names[0] - names[1]} == {"similar"}
+    assert names[1] < names[0]
+    assert verify(without) != verify(with_index)
+
+
+def test_a_smaller_index_and_smaller_thumbnails_can_be_asked_for(tmp_path: Path) -> None:
+    given = packaged.inputs(tmp_path)
+    package.write(PackageSettings(similar_images=20, thumbnail_px=8), given, tmp_path / "package")
+    index = EmbeddingIndex.open(tmp_path / "package" / "similar")
+    assert len(index) == 20
+    assert Image.open(BytesIO(index.thumbnail(19))).size == (8, 8)
+
+
+def test_a_model_without_an_embedding_is_packaged_without_an_index(tmp_path: Path) -> None:
+    """One that ends in a pooled convolution."""
+    given = packaged.inputs(tmp_path, model=packaged.pooled_model())
+    package.write(PackageSettings(), given, tmp_path / "package")
+    assert not (tmp_path / "package" / "similar").exists()
+    assert read_json(tmp_path / "package" / "inner_layers.json")["embedding"] is None
+    verify(tmp_path / "package")
 
 
 def test_the_environment_is_pinned_as_the_projects_own_and_holds_no_training_package(
@@ -104,10 +221,10 @@ def test_the_environment_is_pinned_as_the_projects_own_and_holds_no_training_pac
 
 
 @pytest.mark.parametrize("verdict", ["fail", "undecided"])
-def test_a_model_that_did_not_pass_is_refused_and_nothing_is_written(tmp_path: Path, verdict: str) -> None:
+def test_a_model_that_did_not_pass_is_refused_and_nothing_is_written(tmp_path: Path, verdict: Verdict) -> None:
     given = packaged.inputs(tmp_path, verdict=verdict)
     with pytest.raises(GateError, match=f"verdict is {verdict}"):
-        package.run(None, given, tmp_path / "bento", NullTracker())
+        package.run(PackageSettings(), given, tmp_path / "bento", NullTracker())
     assert not (tmp_path / "bento").exists()
 
 
@@ -115,13 +232,42 @@ def test_a_registration_of_another_model_is_refused(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path / "a")
     other = packaged.inputs(tmp_path / "b", verdict="fail")
     with pytest.raises(ArtifactError, match="registration is of the certificate"):
-        package.run(None, given | {"registration": other["registration"]}, tmp_path / "bento", NullTracker())
+        package.run(
+            PackageSettings(), given | {"registration": other["registration"]}, tmp_path / "bento", NullTracker()
+        )
+
+
+def test_splits_that_the_model_was_not_trained_on_are_refused(tmp_path: Path) -> None:
+    """Their images would be shown as the similar ones."""
+    given = packaged.inputs(tmp_path)
+    settings = PreprocessSettings(stratify=True, num_workers=1, salt="other")
+    dataset = {"dataset": load(tmp_path / "dataset", "dataset")}
+    other = preprocess.run(settings, dataset, tmp_path / "other", NullTracker())
+    with pytest.raises(ArtifactError, match="the evaluation is of the splits"):
+        package.run(PackageSettings(), given | {"splits": other}, tmp_path / "bento", NullTracker())
+    assert not (tmp_path / "bento").exists()
+
+
+def test_a_registration_without_its_lineage_is_refused(tmp_path: Path) -> None:
+    """As one of an earlier version of this project."""
+    given = packaged.inputs(tmp_path)
+    (tmp_path / "registration" / "lineage.json").unlink()
+    with pytest.raises(ArtifactError, match="whose lineage is missing"):
+        package.write(PackageSettings(), given, tmp_path / "package")
+
+
+def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:
+    given = packaged.inputs(tmp_path)
+    path = tmp_path / "registration" / "lineage.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ArtifactError, match="the lineage of the policy was changed"):
+        package.write(PackageSettings(), given, tmp_path / "package")
 
 
 def test_a_model_that_bentoml_cannot_package_is_reported_in_one_line(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path, name="not a tag")
     with pytest.raises(ArtifactError, match=r"BentoML could not build .*not a valid BentoML tag") as caught:
-        package.run(None, given, tmp_path / "bento", NullTracker())
+        package.run(PackageSettings(), given, tmp_path / "bento", NullTracker())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bento").exists()
 

@@ -44,17 +44,16 @@ def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_catalog():
         assert stage["cmd"].split(" || ")[0] == f"gapgate step {name}"
         assert stage["deps"] == ([f"artifacts/{kind}" for kind in step.inputs] or ["data"])
         assert stage["outs"] == [f"artifacts/{step.output}"]
-        assert stage.get("params", []) == ([step.section] if step.section else [])
+        assert stage["params"] == [step.section]
 
 
 def test_the_kfp_graph_has_the_steps_and_edges_of_the_catalog(compiled, tasks):
     assert set(tasks) == set(STEPS)
     for name, step in STEPS.items():
         component = compiled["components"][f"comp-{name}"]
-        assert set(component.get("inputDefinitions", {}).get("artifacts", {})) == set(step.inputs)
+        assert set(component["inputDefinitions"].get("artifacts", {})) == set(step.inputs)
         assert step.output in component["outputDefinitions"]["artifacts"]
-        parameters = set(component.get("inputDefinitions", {}).get("parameters", {}))
-        assert parameters == ({"settings"} if step.section else set())
+        assert set(component["inputDefinitions"]["parameters"]) == {"settings"}
 
 
 def test_each_kfp_input_comes_from_the_step_that_makes_it(tasks):
@@ -71,7 +70,7 @@ def test_each_kfp_input_comes_from_the_step_that_makes_it(tasks):
 
 def test_the_pipeline_takes_each_section_once_and_says_what_it_is(compiled):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
-    assert set(parameters) == {step.section for step in STEPS.values() if step.section}
+    assert set(parameters) == {step.section for step in STEPS.values()}
     assert all(parameter["description"] for parameter in parameters.values())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from gapgate.artifacts import Artifact
+from serving.archive import unpack_model
 from serving.run import Server, serve
 from tests.serving import packaged
 
@@ -32,3 +34,14 @@ def client(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def model_dir(bento: Artifact) -> Path:
     return bento.path.parent / "model"
+
+
+@pytest.fixture(scope="session")
+def unpacked(bento: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack_model(bento.path / "model.bento", tmp_path_factory.mktemp("unpacked") / "model")
+
+
+@pytest.fixture
+def package_dir(unpacked: Path, tmp_path: Path) -> Path:
+    """A package of one's own, to change."""
+    return Path(shutil.copytree(unpacked, tmp_path / "package"))

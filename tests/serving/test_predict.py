@@ -149,7 +149,7 @@ def test_a_body_over_the_limit_is_refused_whether_its_length_is_announced_or_not
     assert client.post(PREDICT, content=picture(16, 16), headers=PNG).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/predict/", "/v2/predict", "/docs.json", "/metrics"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/predict/", "/v2/predict", "/static/", "/static/../app.py"])
 def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
     assert_is_error(client.get(path), 404, "not_found")
 

@@ -1,0 +1,56 @@
+"""The yardstick of `serve.py`: Starlette under uvicorn, and nothing that answering needs not."""
+
+from __future__ import annotations
+
+from _serve_model import Model
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gapgate.errors import ImageError
+
+model = Model.from_environment()
+
+
+async def multipart(request: Request) -> Response:
+    async with request.form() as form:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            return _refuse("the form has no file `image`")
+        data = await image.read()
+    return _classify(data)
+
+
+async def png(request: Request) -> Response:
+    return _classify(await request.body())
+
+
+async def tensor(request: Request) -> Response:
+    try:
+        image = model.tensor(await request.body())
+    except ValueError as error:
+        return _refuse(str(error))
+    return JSONResponse(model.answer(image))
+
+
+def _classify(data: bytes) -> Response:
+    try:
+        image = model.decode(data)
+    except ImageError as error:
+        return _refuse(str(error))
+    return JSONResponse(model.answer(image))
+
+
+def _refuse(message: str) -> Response:
+    return JSONResponse({"error": message}, status_code=400)
+
+
+app = Starlette(
+    routes=[
+        Route("/multipart", multipart, methods=["POST"]),
+        Route("/png", png, methods=["POST"]),
+        Route("/tensor", tensor, methods=["POST"]),
+    ]
+)

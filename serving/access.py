@@ -1,0 +1,55 @@
+"""Who is answered: holders of a key; without any key configured, this machine alone."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from gapgate.errors import ServeError
+from serving.options import Options, is_loopback, variable
+from serving.request import Request
+from serving.responses import ApiError
+
+
+def authorize(request: Request) -> None:
+    """Let a request through.
+
+    The hashes are of random keys, so a fast hash is enough; every one is compared, in constant time.
+
+    Raises:
+        ApiError: 401, no key or a wrong one; 403, another machine where no key is configured.
+    """
+    options = request.options
+    if options.allow_anonymous:
+        return
+    if not options.api_keys:
+        if not request.client_host or is_loopback(request.client_host):
+            return
+        message = f"only this machine is answered while {variable('api_keys')} is not set"
+        raise ApiError(403, "loopback_only", message)
+    scheme, _, bearer = request.header("authorization").partition(" ")
+    given = bearer.strip() if scheme.lower() == "bearer" else request.header("x-api-key")
+    if not given:
+        message = "send your key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+        raise ApiError(401, "unauthorized", message, _CHALLENGE)
+    digest = hashlib.sha256(given.encode("latin-1")).hexdigest()
+    matches = [hmac.compare_digest(digest, key) for key in options.api_keys]
+    if not any(matches):
+        raise ApiError(401, "unauthorized", "this key is not known", _CHALLENGE)
+
+
+def check_address(host: str, options: Options) -> None:
+    """Refuse to listen for other machines where nobody said who may ask.
+
+    Raises:
+        ServeError: with the ways out.
+    """
+    if options.api_keys or options.allow_anonymous or is_loopback(host):
+        return
+    raise ServeError(
+        f"--host {host} is open to other machines and no key is set; set {variable('api_keys')}, "
+        f"or {variable('allow_anonymous')}=true to answer everybody"
+    )
+
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}

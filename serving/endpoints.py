@@ -1,0 +1,248 @@
+"""The routes that run the model: each a function from a request to a response."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapgate.errors import ImageError
+from gapgate.occlusion import Heat, feature_maps_png, heat_png, occlusion
+from serving.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
+from serving.metrics import Metrics
+from serving.models import Models
+from serving.predictor import Predictor
+from serving.request import ClientGoneError, Request
+from serving.responses import ApiError, Response, json_response
+from serving.schema import (
+    BatchAnswer,
+    BatchFailure,
+    BatchPrediction,
+    Explanation,
+    FeatureMapSheet,
+    Neighbour,
+    Neighbours,
+    Prediction,
+)
+from serving.work import Cancelled, Work
+
+TOP_K, MAX_TOP_K = 5, 1000
+NEIGHBOURS, MAX_NEIGHBOURS = 5, 100
+CHUNK = 64
+"""Images of a batch between two looks at whether the client is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the endpoints share within a worker."""
+
+    models: Models
+    work: Work
+    metrics: Metrics
+
+
+async def predict(context: Context, request: Request) -> Response:
+    """`POST /v1/predict`"""
+    top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
+    upload = await read_upload(request)
+    async with context.work:
+        predictor = context.models.require()
+        image = await decode(context.work, request, predictor, upload)
+        probabilities = predictor.ranked(predictor.probabilities(image), top_k)[0]
+    class_name, confidence = _best(probabilities)
+    context.metrics.predicted(predictor, class_name, confidence)
+    return json_response(
+        Prediction(
+            class_name=class_name,
+            confidence=confidence,
+            probabilities=probabilities,
+            model=predictor.model,
+            receipt=predictor.receipt,
+            request_id=request.id,
+        )
+    )
+
+
+async def predict_batch(context: Context, request: Request) -> Response:
+    """`POST /v1/predict/batch`"""
+    top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
+    limit, max_pixels = request.options.max_batch, request.options.max_pixels
+    uploads = await read_uploads(request, limit)
+    async with context.work:
+        predictor = context.models.require()
+        if uploads[0].is_tensor:
+            images = from_tensor(predictor, uploads[0].data)
+            if len(images) > limit:
+                raise ApiError(413, "too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
+            uploads = [Upload(b"")] * len(images)
+            errors: dict[int, ImageError] = {}
+            ranked = await context.work.in_thread(request, lambda cancelled: _rank(predictor, images, top_k, cancelled))
+        else:
+            ranked, errors = await context.work.in_thread(
+                request, lambda cancelled: _decode_and_rank(predictor, uploads, max_pixels, top_k, cancelled)
+            )
+    items = list(_items(context, predictor, request, uploads, ranked, errors))
+    return json_response(
+        BatchAnswer(results=items, model=predictor.model, receipt=predictor.receipt, request_id=request.id)
+    )
+
+
+async def explain(context: Context, request: Request) -> Response:
+    """`POST /v1/explain`"""
+    wanted, with_maps = request.text("class"), request.flag("feature_maps")
+    upload = await read_upload(request)
+    async with context.work:
+        predictor = context.models.require()
+        if wanted and wanted not in predictor.class_names:
+            raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
+        image = (await decode(context.work, request, predictor, upload))[0]
+        if "image/png" in request.header("accept"):
+            return await context.work.in_thread(
+                request, lambda cancelled: _heat_map(predictor, image, wanted, cancelled)
+            )
+        explanation = await context.work.in_thread(
+            request, lambda cancelled: _explain(predictor, request.id, image, wanted, with_maps, cancelled)
+        )
+    return json_response(explanation)
+
+
+async def similar(context: Context, request: Request) -> Response:
+    """`POST /v1/similar`"""
+    count = request.whole_number("k", NEIGHBOURS, MAX_NEIGHBOURS)
+    upload = await read_upload(request)
+    async with context.work:
+        predictor = context.models.require()
+        if predictor.index is None:
+            raise ApiError(404, "no_index", "this package holds no training images; package.similar_images is 0")
+        image = await decode(context.work, request, predictor, upload)
+        neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, image, count, request.id))
+    return json_response(neighbours)
+
+
+def _best(probabilities: dict[str, float]) -> tuple[str, float]:
+    return next(iter(probabilities.items()))
+
+
+def _decode_and_rank(
+    predictor: Predictor, uploads: list[Upload], max_pixels: int, top_k: int, cancelled: Cancelled
+) -> tuple[list[dict[str, float]], dict[int, ImageError]]:
+    decoded = decode_all(predictor, uploads, max_pixels, cancelled)
+    errors = {index: found for index, found in enumerate(decoded) if isinstance(found, ImageError)}
+    images = [found for found in decoded if not isinstance(found, ImageError)]
+    return (_rank(predictor, np.stack(images), top_k, cancelled) if images else []), errors
+
+
+def _rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled: Cancelled) -> list[dict[str, float]]:
+    ranked: list[dict[str, float]] = []
+    for start in range(0, len(images), CHUNK):
+        if cancelled():
+            break
+        ranked += predictor.ranked(predictor.probabilities(images[start : start + CHUNK]), top_k)
+    return ranked
+
+
+def _items(
+    context: Context,
+    predictor: Predictor,
+    request: Request,
+    uploads: list[Upload],
+    ranked: list[dict[str, float]],
+    errors: dict[int, ImageError],
+) -> Iterator[BatchPrediction | BatchFailure]:
+    """One for each upload: its answer, or what is wrong with it."""
+    answers = iter(ranked)
+    for index, upload in enumerate(uploads):
+        if index in errors:
+            problem = invalid_image(errors[index]).problem(request.id)
+            yield BatchFailure(index=index, filename=upload.filename, error=problem)
+            continue
+        probabilities = next(answers)
+        class_name, confidence = _best(probabilities)
+        context.metrics.predicted(predictor, class_name, confidence)
+        yield BatchPrediction(
+            index=index,
+            filename=upload.filename,
+            class_name=class_name,
+            confidence=confidence,
+            probabilities=probabilities,
+        )
+
+
+def _explain(
+    predictor: Predictor,
+    request_id: str,
+    image: NDArray[np.uint8],
+    wanted: str,
+    with_maps: bool,
+    cancelled: Cancelled,
+) -> Explanation:
+    class_name, probability = _class_of(predictor, image, wanted)
+    heat = _occluded(predictor, image, class_name, cancelled)
+    sheets = None
+    if with_maps:
+        sheets = []
+        for found in predictor.layers.feature_maps(image):
+            png, columns = feature_maps_png(found.maps)
+            shape = found.maps.shape
+            sheets.append(FeatureMapSheet(layer=found.layer, shape=shape, columns=columns, png=_text(png)))
+    return Explanation(
+        class_name=class_name,
+        confidence=probability,
+        method="occlusion",
+        patch_px=heat.patch_px,
+        stride_px=heat.stride_px,
+        drops=heat.drops.tolist(),
+        heat_png=_text(heat_png(image, heat)),
+        feature_maps=sheets,
+        model=predictor.model,
+        receipt=predictor.receipt,
+        request_id=request_id,
+    )
+
+
+def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str, cancelled: Cancelled) -> Response:
+    class_name, _ = _class_of(predictor, image, wanted)
+    return Response(heat_png(image, _occluded(predictor, image, class_name, cancelled)), content_type="image/png")
+
+
+def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, cancelled: Cancelled) -> Heat:
+    class_index = predictor.class_names.index(class_name)
+    heat = occlusion(predictor.classifier, image, class_index, fill=predictor.transform.fill, cancelled=cancelled)
+    if heat is None:
+        raise ClientGoneError
+    return heat
+
+
+def _class_of(predictor: Predictor, image: NDArray[np.uint8], wanted: str) -> tuple[str, float]:
+    """The wanted class, or the most probable one, with its probability."""
+    ranked = predictor.ranked(predictor.probabilities(image[np.newaxis]), len(predictor.class_names))[0]
+    return (wanted, ranked[wanted]) if wanted else _best(ranked)
+
+
+def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, request_id: str) -> Neighbours:
+    assert predictor.index is not None
+    class_name, confidence = _class_of(predictor, image[0], "")
+    found = predictor.index.search(predictor.layers.embeddings(image)[0], count)
+    return Neighbours(
+        neighbours=[
+            Neighbour(
+                id=neighbour.id,
+                class_name=predictor.class_names[neighbour.label],
+                distance=neighbour.distance,
+                thumbnail=_text(predictor.index.thumbnail(neighbour.row)),
+            )
+            for neighbour in found
+        ],
+        class_name=class_name,
+        confidence=confidence,
+        model=predictor.model,
+        receipt=predictor.receipt,
+        request_id=request_id,
+    )
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

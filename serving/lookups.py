@@ -1,0 +1,79 @@
+"""The routes that tell what stands behind the answers: the model card and the receipt."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from serving.endpoints import Context
+from serving.options import Options
+from serving.predictor import Predictor
+from serving.request import FORM_TYPE, IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.responses import ApiError, Response, json_response
+from serving.schema import Gap, Gate, InputContract, ModelCard, ReceiptAnswer
+
+
+async def model_card(context: Context, request: Request) -> Response:
+    """`GET /v1/model`"""
+    return json_response(card(context.models.require(), request.options))
+
+
+def card(predictor: Predictor, options: Options) -> ModelCard:
+    """What the model is, takes and achieves."""
+    receipt = predictor.document("receipt.json")
+    certificate = predictor.document("certificate.json")
+    figures = receipt["figures"]
+    return ModelCard(
+        name=predictor.model.name,
+        version=predictor.model.version,
+        receipt=predictor.receipt,
+        package=predictor.digest,
+        classes=list(predictor.class_names),
+        input=_input_contract(predictor, options),
+        metrics={name: value for name, value in figures.items() if not name.startswith("gap_")},
+        gap=Gap(points=figures.get("gap_points"), low=figures.get("gap_low"), high=figures.get("gap_high")),
+        gate=Gate(verdict=certificate["verdict"], checks=certificate["checks"]),
+        data=receipt["data"],
+        training_data=receipt["artifacts"].get("splits", ""),
+        code_revision=receipt["code_revision"],
+        versions=_versions(),
+        explain=True,
+        similar=len(predictor.index) if predictor.index else 0,
+    )
+
+
+def _input_contract(predictor: Predictor, options: Options) -> InputContract:
+    """What an image may be."""
+    height, width, channels = predictor.classifier.image_shape
+    return InputContract(
+        height=height,
+        width=width,
+        channels=channels,
+        mode=predictor.transform.mode,
+        content_types=[*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE],
+        max_body_bytes=options.max_body_bytes,
+        max_pixels=min(options.max_pixels, predictor.transform.max_pixels),
+        max_batch=options.max_batch,
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of what runs the model."""
+    packages = {name: version(name) for name in ("onnxruntime", "numpy", "pillow")}
+    return packages | {"python": platform.python_version()}
+
+
+async def receipt(context: Context, request: Request) -> Response:
+    """`GET /v1/receipts/{digest}`"""
+    predictor = context.models.require()
+    digest = request.path.rpartition("/")[2]
+    if digest not in (predictor.receipt, predictor.receipt.removeprefix("sha256:")):
+        message = f"no receipt {digest[:80]} here; this server's model has {predictor.receipt}"
+        raise ApiError(404, "not_found", message)
+    return json_response(
+        ReceiptAnswer(
+            receipt=predictor.document("receipt.json"),
+            lineage=predictor.document("lineage.json"),
+            package=predictor.digest,
+        )
+    )

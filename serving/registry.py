@@ -1,0 +1,229 @@
+"""A model version in an MLflow registry, and the package that its run holds: found, fetched and checked.
+
+`register` makes the version and may move an alias to it; only later does `package` add `package/model.bento` and its
+digest to the same run. Between the two an alias names a version whose package is still to come.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gapgate import package
+from gapgate.artifacts import read_json
+from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, TrackingError
+from gapgate.receipt import verify as verify_receipt
+from serving.archive import unpack_model
+from serving.mlflow_rest import MlflowRest
+from serving.package_cache import PackageCache
+
+ARCHIVE = "package/model.bento"
+DIGEST_TAG = "package.digest"
+MAX_PACKAGE_BYTES = 2 * 2**30
+_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUri:
+    """`models:/name@alias` or `models:/name/3`; one of `alias` and `version` is empty."""
+
+    name: str
+    alias: str
+    version: str
+
+    @classmethod
+    def parse(cls, text: str) -> ModelUri:
+        """Read an address.
+
+        Raises:
+            SettingsError: it is none.
+        """
+        if (found := _URI.fullmatch(text)) is None:
+            raise SettingsError(
+                f"{text!r} names no registered model; write models:/NAME@ALIAS (models:/gapgate@champion) or "
+                "models:/NAME/VERSION (models:/gapgate/3)"
+            )
+        return cls(found["name"], found["alias"] or "", found["version"] or "")
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What the registry says of one model version. As long as it says the same, a refusal stands."""
+
+    name: str
+    version: str
+    run_id: str
+    verdict: str
+    """The gate's verdict; empty where the version has none."""
+    receipt: str
+    """Digest; empty until the version's registration is complete."""
+    package_digest: str
+    """`sha256:<hex>`; empty until the version is packaged."""
+    package_bytes: int | None
+    """Size of the archive, 0 where the store does not tell; None where there is no archive."""
+
+    def is_package(self, other: Resolved | None) -> bool:
+        """Whether both are the same package of the same version."""
+        mine = (self.name, self.version, self.package_digest)
+        return other is not None and mine == (other.name, other.version, other.package_digest)
+
+    @property
+    def awaited(self) -> str:
+        """What is still to come before the version can be served, in words; empty where nothing is."""
+        if self.verdict != "pass" or (self.receipt and self.package_digest and self.package_bytes is not None):
+            return ""
+        if not self.receipt:
+            return f"{self} is not registered completely yet: it has no tag gapgate.receipt"
+        lacks = f"artifact {ARCHIVE}" if self.package_digest else f"tag {DIGEST_TAG}"
+        return f"{self} is not packaged yet: its run {self.run_id} has no {lacks}"
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+class MlflowRegistry:
+    """The registry of an MLflow server, and the packages fetched from it in `cache_dir`, which processes may share."""
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        cache_dir: Path,
+        *,
+        timeout_s: float = 10.0,
+        max_package_bytes: int = MAX_PACKAGE_BYTES,
+    ) -> None:
+        self._rest = MlflowRest(tracking_uri, timeout_s=timeout_s)
+        self._max_package_bytes = max_package_bytes
+        self._cache_dir = cache_dir
+        self._caches: dict[str, PackageCache] = {}
+
+    def resolve(self, uri: ModelUri) -> Resolved:
+        """The version that `uri` names now.
+
+        Raises:
+            RegistryError: there is no such model, alias or version.
+            TrackingError: the server does not answer.
+        """
+        if uri.alias:
+            answer = self._rest.get("registered-models/alias", name=uri.name, alias=uri.alias)
+        else:
+            answer = self._rest.get("model-versions/get", name=uri.name, version=uri.version)
+        try:
+            return self._resolved(answer["model_version"])
+        except (KeyError, TypeError, AttributeError):
+            raise TrackingError(f"{self._rest.address} answers in a form that is not MLflow's; is it one?") from None
+
+    def fetch(self, resolved: Resolved) -> Path:
+        """The unpacked package of a version, checked byte by byte; downloaded where no whole one is in the cache.
+
+        It stays there until `keep` gives it back.
+
+        Raises:
+            GateError: the version, or the certificate in its package, does not pass.
+            ArtifactError: the archive is damaged, too large or unsafe, or it is not the package that was registered.
+            RegistryError: the run has no package.
+            StorageError: the disk is full.
+            TrackingError: the server does not answer.
+        """
+        if resolved.verdict != "pass":
+            raise GateError(f"the gate's verdict is {resolved.verdict or 'missing'}, not pass; promote another version")
+        if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
+            raise ArtifactError(f"the package's digest {resolved.package_digest!r} is none; package the model again")
+        cache = self._cache(resolved.name)
+        folder = cache.folder(resolved.version, resolved.package_digest)
+        with cache.locked():
+            if not _is_whole(folder, resolved.package_digest):
+                with cache.replacing(folder) as fresh:
+                    self._download(resolved, fresh)
+            _check(folder, resolved)
+            cache.hold(folder)
+            cache.prune()
+        return folder
+
+    def keep(self, folders: list[Path]) -> None:
+        """Give back the packages that this process fetched, but for `folders`."""
+        for cache in self._caches.values():
+            cache.keep(folders)
+
+    def follow(self, uri: ModelUri, resolved: Resolved) -> None:
+        """Note down that `uri` led to a version that is served now, for a start while the registry is away."""
+        self._cache(uri.name).follow(str(uri), asdict(resolved))
+
+    def followed(self, uri: ModelUri) -> Resolved | None:
+        """The version that `follow` noted down last, in this process or another."""
+        content = self._cache(uri.name).followed(str(uri))
+        try:
+            return Resolved(**content) if content else None
+        except TypeError:
+            return None
+
+    def _resolved(self, found: dict[str, Any]) -> Resolved:
+        run_id = str(found.get("run_id", ""))
+        if not run_id:
+            raise RegistryError(f"{found['name']} version {found['version']} is of no run; register it with gapgate")
+        tags = _tags(found)
+        run = self._rest.get("runs/get", run_id=run_id)["run"]
+        listed = self._rest.get("artifacts/list", run_id=run_id, path=ARCHIVE.rpartition("/")[0])
+        sizes = {file["path"]: int(file.get("file_size", 0)) for file in listed.get("files", [])}
+        return Resolved(
+            name=str(found["name"]),
+            version=str(found["version"]),
+            run_id=run_id,
+            verdict=tags.get("gapgate.verdict", ""),
+            receipt=tags.get("gapgate.receipt", ""),
+            package_digest=_tags(run["data"]).get(DIGEST_TAG, ""),
+            package_bytes=sizes.get(ARCHIVE),
+        )
+
+    def _cache(self, name: str) -> PackageCache:
+        if name not in self._caches:
+            self._caches[name] = PackageCache(self._cache_dir, self._rest.address, name)
+        return self._caches[name]
+
+    def _download(self, resolved: Resolved, folder: Path) -> None:
+        """Bring the package into `folder`, whole and as registered, or raise."""
+        archive = folder.with_name("model.bento")
+        got_bytes = self._rest.download(resolved.run_id, ARCHIVE, archive, max_bytes=self._max_package_bytes)
+        if resolved.package_bytes and got_bytes != resolved.package_bytes:
+            raise TrackingError(f"{ARCHIVE} of run {resolved.run_id} is still growing; it is tried again")
+        try:
+            unpack_model(archive, folder)
+            digest = package.verify(folder)
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(f"{folder.parent}/", "")) from None  # that place is no more
+        if digest != resolved.package_digest:
+            raise ArtifactError(
+                f"the package is {digest}, not {resolved.package_digest} as its run says; package it again"
+            )
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    try:
+        return package.verify(folder) == digest
+    except (ArtifactError, OSError):
+        return False
+
+
+def _check(folder: Path, resolved: Resolved) -> None:
+    """The package is the one of this version, and its certificate passes it."""
+    try:
+        receipt = verify_receipt(read_json(folder / "receipt.json"), resolved.receipt)
+        verdict = read_json(folder / "certificate.json")["verdict"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"the package is not what was registered: {reason}; package the model again") from None
+    if (receipt.model_name, receipt.model_version) != (resolved.name, resolved.version):
+        made_for = f"{receipt.model_name} version {receipt.model_version}"
+        raise ArtifactError(f"the package was made for {made_for}; package the model again")
+    if verdict != "pass":
+        raise GateError(f"the certificate's verdict is {verdict}, not pass; promote another version")
+
+
+def _tags(item: dict[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in item.get("tags", [])}

@@ -1,0 +1,186 @@
+"""One HTTP request, as a handler sees it, and the ways to read it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from functools import cached_property
+from urllib.parse import parse_qs
+
+from starlette.types import Message, Receive, Scope
+
+from serving.form import FormError, FormFile, TooManyFilesError, parse_files
+from serving.options import Options
+from serving.responses import ApiError
+
+FORM_TYPE = "multipart/form-data"
+TENSOR_TYPE = "application/octet-stream"
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody reads an answer."""
+
+
+class Buffered:
+    """Bytes of half-received bodies in one worker: many slow uploads must not fill its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Request:
+    """Headers, query and body of one request."""
+
+    def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.scheme: str = scope["scheme"]
+        self.client_host: str = scope["client"][0] if scope.get("client") else ""
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.options = options
+        self._query_string: bytes = scope["query_string"]
+        self._receive = receive
+        self._buffered = buffered
+        self._body_read = False
+        given = self.headers.get(b"x-request-id", b"")
+        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether something of the body may be left on the connection."""
+        if self._body_read:
+            return False
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    def header(self, name: str) -> str:
+        """A header's value, or nothing."""
+        return self.headers.get(name.encode(), b"").decode("latin-1")
+
+    @cached_property
+    def _query(self) -> dict[str, list[str]]:
+        try:
+            text = self._query_string.decode("ascii")
+            return parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=64) if text else {}
+        except ValueError:
+            raise ApiError(422, "invalid_parameter", "the query string cannot be read; encode it as UTF-8") from None
+
+    def text(self, name: str, default: str = "") -> str:
+        """A parameter of the query.
+
+        Raises:
+            ApiError: 422 where it is given twice.
+        """
+        values = self._query.get(name, [default])
+        if len(values) > 1:
+            raise ApiError(422, "invalid_parameter", f"{name} is given {len(values)} times; give it once")
+        return values[0]
+
+    def whole_number(self, name: str, default: int, limit: int) -> int:
+        """A parameter from 1 to `limit`.
+
+        Raises:
+            ApiError: 422 for anything else.
+        """
+        text = self.text(name, str(default))
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
+            raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
+        return int(text)
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false; false by default.
+
+        Raises:
+            ApiError: 422 for anything else.
+        """
+        text = self.text(name, "false")
+        if text not in ("true", "false"):
+            raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is neither true nor false")
+        return text == "true"
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case, without its parameters."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            ApiError: 413 where it is too large (at once where its length is announced), 429 where too many others are
+                half received, 504 where it does not arrive in time.
+            ClientGoneError: the connection closed before its end.
+        """
+        limit = self.options.max_body_bytes
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        message = await self._receive()
+        if not message.get("more_body") and message["type"] == "http.request" and len(message["body"]) <= limit:
+            self._body_read = True
+            whole: bytes = message["body"]
+            return whole
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                return await self._rest(message, limit)
+        except TimeoutError:
+            text = f"the body did not arrive within {self.options.timeout_s:g} s; send a smaller image"
+            raise ApiError(504, "timeout", text) from None
+
+    async def _rest(self, message: Message, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                chunk = message.get("body", b"")
+                chunks.append(chunk)
+                size += len(chunk)
+                self._buffered.used += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                if not message.get("more_body"):
+                    self._body_read = True
+                    return b"".join(chunks)
+                if self._buffered.used > self._buffered.limit:
+                    raise ApiError(429, "overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
+                message = await self._receive()
+        finally:
+            self._buffered.used -= size
+
+    async def drain(self, seconds: float) -> None:
+        """Take what the client still sends and throw it away, so that it reads the answer instead of a reset; until
+        nothing comes for `seconds`."""
+        try:
+            while not self._body_read:
+                async with asyncio.timeout(seconds):
+                    message = await self._receive()
+                self._body_read = not message.get("more_body")
+        except TimeoutError:
+            pass
+
+    async def gone(self) -> None:
+        """Return when the client closes its connection; the body must be read before."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def files(self, max_files: int) -> list[FormFile]:
+        """The files of a form.
+
+        Raises:
+            ApiError: 400 for a form that cannot be parsed, 413 for too many files, and as `body`.
+        """
+        try:
+            return parse_files(self.header("content-type"), await self.body(), max_files)
+        except TooManyFilesError as error:
+            raise ApiError(413, "too_many_images", f"{error}; send fewer at a time") from None
+        except FormError as error:
+            raise ApiError(400, "bad_request", str(error)) from None
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body exceeds {limit:,} bytes; send a smaller image")

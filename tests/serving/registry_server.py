@@ -1,0 +1,188 @@
+"""A real MLflow server as a process, versions published to it as `register` and `package` do, and a proxy in front of
+it that checks credentials or misbehaves."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gapgate import artifacts, package
+from gapgate.receipt import Receipt
+from serving.stored_xz import StoredXz
+
+ALIAS = "champion"
+
+
+class RegistryServer:
+    """`mlflow server` on one port and one database; it may be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = self._folder / "server.log"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
+        command += ["--artifacts-destination", str(self._folder / "store")]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=self._folder, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+class Publisher:
+    """Publishes versions of one model, made from one real package."""
+
+    def __init__(self, server: RegistryServer, name: str, source: Path, scratch: Path) -> None:
+        os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+        from mlflow import MlflowClient
+
+        self.name = name
+        self.client = MlflowClient(server.url)
+        self.client.create_registered_model(name)
+        self._source, self._scratch = source, scratch
+
+    def register(self, *, verdict: str = "pass") -> str:
+        """A version without a package."""
+        run = self.client.create_run("0")
+        made = self.client.create_model_version(
+            self.name, source=run.info.artifact_uri, run_id=run.info.run_id, tags={"gapgate.verdict": verdict}
+        )
+        return str(made.version)
+
+    def make_package(
+        self, version: str, change: Callable[[Path], None] = lambda folder: None, source: Path | None = None
+    ) -> Path:
+        """The package of a version, changed and then sealed; its receipt becomes the version's."""
+        folder = self._scratch / f"{self.name}-{version}"
+        shutil.copytree(source or self._source, folder)
+        content = artifacts.read_json(folder / "receipt.json") | {"model_name": self.name, "model_version": version}
+        receipt = Receipt.model_validate(content)
+        artifacts.write_json(folder / "receipt.json", receipt.model_dump(mode="json"))
+        registration = {"name": self.name, "version": version, "receipt": receipt.digest}
+        artifacts.write_json(folder / "registration.json", registration)
+        self.client.set_model_version_tag(self.name, version, "gapgate.receipt", receipt.digest)
+        change(folder)
+        package.seal(folder)
+        return folder
+
+    def log_digest(self, version: str, digest: str) -> None:
+        self.client.set_tag(self.run_id(version), "package.digest", digest)
+
+    def log_archive(self, version: str, archive: Path) -> None:
+        self.client.log_artifact(self.run_id(version), str(archive), "package")
+
+    def publish(
+        self,
+        change: Callable[[Path], None] = lambda folder: None,
+        *,
+        verdict: str = "pass",
+        source: Path | None = None,
+    ) -> str:
+        """A version with its package; not promoted."""
+        version = self.register(verdict=verdict)
+        folder = self.make_package(version, change, source)
+        self.log_archive(version, pack(folder, self._scratch / version))
+        self.log_digest(version, package.verify(folder))
+        return version
+
+    def promote(self, version: str) -> str:
+        self.client.set_registered_model_alias(self.name, ALIAS, version)
+        return version
+
+    def run_id(self, version: str) -> str:
+        return str(self.client.get_model_version(self.name, version).run_id)
+
+
+def pack(folder: Path, place: Path, extra: Callable[[tarfile.TarFile], None] = lambda tar: None) -> Path:
+    """`place/model.bento` with `folder` as its model, as `serving.bento` packs it, and what `extra` adds."""
+    place.mkdir(parents=True, exist_ok=True)
+    archive = place / "model.bento"
+    with archive.open("wb") as file, StoredXz(file) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+        tar.add(folder, "src/model")
+        extra(tar)
+    return archive
+
+
+@contextmanager
+def proxy(
+    server: RegistryServer, *, authorization: str = "", redirect_to: str = "", cut_bytes: int = 0
+) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An HTTP server before `server`: its address, and the headers of each request that it got.
+
+    It asks for `authorization`, or redirects all to `redirect_to`, or leaves out the last `cut_bytes` of files.
+    """
+    seen: list[dict[str, str]] = []
+    target = urlsplit(server.url)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(dict(self.headers))
+            if redirect_to:
+                return self._send(302, b"", Location=redirect_to + self.path)
+            if authorization and self.headers.get("Authorization") != authorization:
+                return self._send(401, b"You are not authenticated")
+            connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=10)
+            connection.request("GET", self.path)
+            answer = connection.getresponse()
+            body = answer.read()
+            connection.close()
+            self._send(answer.status, body, cut=cut_bytes if "get-artifact" in self.path else 0)
+            return None
+
+        def _send(self, status: int, body: bytes, cut: int = 0, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) - cut])
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.server_address[1]}", seen
+        finally:
+            listener.shutdown()
+            thread.join()

@@ -1,0 +1,340 @@
+"""The page in a real Chromium, against a real server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from components import package
+from gapgate.artifacts import Artifact
+from gapgate.settings import PackageSettings
+from gapgate.tracking import NullTracker
+from serving.run import Server, serve
+from tests.serving import packaged
+from tests.serving.packaged import picture
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page is not tested: playwright is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the page is not tested: no chromium on the PATH")
+
+KEY = "a key of the tests"
+POLICY = "default-src 'self'; img-src 'self' data: blob:"
+
+# All visible text whose contrast with its background is below 4.5 (WCAG 2.2, success criterion 1.4.3).
+FAINT_TEXT = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const background = (node) => {
+    for (; node; node = node.parentElement) {
+      const found = channels(getComputedStyle(node).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const faint = [];
+  while (texts.nextNode()) {
+    const node = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest("noscript")) continue;
+    const [a, b] = [channels(getComputedStyle(node).color), background(node)].map(luminance);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faint.push([texts.currentNode.data.trim(), ratio]);
+  }
+  return faint;
+}"""
+
+
+# Of this module and not of the session: while Playwright runs, `asyncio.run` is refused in this thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(10_000)
+    opened = context.new_page()
+    opened.goto(server.url)
+    opened.wait_for_selector("#model dl")
+    yield opened
+    context.close()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(40, 30, seed=3))
+    return path
+
+
+def predicted(server: Server, data: bytes) -> dict[str, Any]:
+    response = httpx.post(f"{server.url}/v1/predict", content=data, headers={"content-type": "image/png"})
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def wait_for_answers(page: Any) -> None:
+    """Until every section is filled."""
+    page.wait_for_selector(".heat img")
+    page.wait_for_selector(".chain li")
+    playwright.expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def test_a_chosen_file_gets_the_answer_of_the_api(page: Any, server: Server, image: Path) -> None:
+    page.set_input_files("#file", image)
+    wait_for_answers(page)
+    expected = predicted(server, image.read_bytes())
+    assert page.inner_text("#class") == expected["class"]
+    assert page.locator(".bars .name").all_inner_texts() == list(expected["probabilities"])
+    assert expected["class"] in page.inner_text("#status")
+    assert page.inner_text("#file-note") == "picture.png · 40 × 30 px"
+
+
+def test_the_heat_map_is_that_of_the_class_that_is_picked(page: Any, image: Path) -> None:
+    page.set_input_files("#file", image)
+    wait_for_answers(page)
+    other = page.locator(".bars .name").nth(1).inner_text()
+    page.select_option("#heat-class", other)
+    heat = page.locator(f".heat img[alt='Heat map for {other}']")
+    heat.wait_for()
+    assert heat.evaluate("(img) => img.decode().then(() => img.naturalWidth)") >= 224
+
+
+def test_the_receipt_and_the_similar_images_are_those_of_the_api(page: Any, server: Server, image: Path) -> None:
+    page.set_input_files("#file", image)
+    wait_for_answers(page)
+    digest = predicted(server, image.read_bytes())["receipt"]
+    answer = httpx.get(f"{server.url}/v1/receipts/{digest}").json()
+    assert digest in page.inner_text("#receipt")
+    assert answer["receipt"]["code_revision"] in page.inner_text("#receipt")
+    shown = dict(line.split("\n") for line in page.locator(".chain li").all_inner_texts())
+    assert shown == {kind: manifest["digest"] for kind, manifest in answer["lineage"].items()}
+    num_indexed = httpx.get(f"{server.url}/v1/model").json()["similar"]
+    assert page.locator(".neighbours li").count() == min(10, num_indexed)
+
+
+def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_where_it_has_an_index(
+    browser: Any, image: Path, tmp_path: Path
+) -> None:
+    inputs = packaged.inputs(tmp_path / "inputs", model=packaged.pooled_model())
+    bento = package.run(PackageSettings(), inputs, tmp_path / "bento", NullTracker())
+    page = browser.new_page()
+    with serve(bento.path / "model.bento", work_dir=tmp_path / "served") as server:
+        server.wait_ready()
+        page.goto(server.url)
+        page.wait_for_selector("#model dl")
+        page.set_input_files("#file", image)
+        wait_for_answers(page)
+        assert page.is_hidden("#similar")
+        page.click("#show-maps")
+        sheet = page.locator(".sheets img")
+        playwright.expect(sheet).to_have_count(1)
+        assert sheet.evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 3 * 14
+        assert page.inner_text(".sheets figcaption") == "1 convolution: 7 maps of 14 × 14 px"
+    page.close()
+
+
+def test_a_picture_that_is_pasted_or_dropped_is_taken(page: Any, server: Server, image: Path) -> None:
+    send = """([type, name, bytes]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(bytes)], "picture.png", { type: "image/png" }));
+      const [Event, key] = { paste: [ClipboardEvent, "clipboardData"], drop: [DragEvent, "dataTransfer"] }[type];
+      document.body.dispatchEvent(new Event(type, { [key]: transfer, bubbles: true, cancelable: true }));
+    }"""
+    for event, seed in (("paste", 4), ("drop", 5)):
+        data = picture(40, 30, seed=seed)
+        with page.expect_response("**/v1/predict?*") as response:
+            page.evaluate(send, [event, "picture.png", list(data)])
+        assert response.value.json()["probabilities"] == pytest.approx(predicted(server, data)["probabilities"])
+
+
+def test_a_drawing_by_mouse_is_answered_and_can_be_inverted_undone_and_cleared(page: Any) -> None:
+    page.check("#source-draw", force=True)
+    box = page.locator("#canvas").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 220, steps=5)
+    with page.expect_response("**/v1/predict?*") as response:
+        page.mouse.up()
+    page.wait_for_selector("#class")
+    assert page.inner_text("#class") == response.value.json()["class"]
+
+    mean = "document.querySelector('canvas').getContext('2d').getImageData(0, 0, 280, 280).data"
+    mean = f"{mean}.filter((_, index) => index % 4 === 0).reduce((sum, value) => sum + value, 0) / 280 ** 2"
+    drawn = page.evaluate(mean)
+    assert 5 < drawn < 100
+    page.check("#invert")
+    assert page.evaluate(mean) == pytest.approx(255 - drawn, abs=1)
+    page.click("#undo")
+    assert page.evaluate(mean) == 255
+    page.uncheck("#invert")
+    page.click("#clear")
+    assert page.evaluate(mean) == 0
+
+
+def focus_is_visible(page: Any) -> bool:
+    """Whether the focused element, or the label that stands for it, has an outline."""
+    outlined = "(node) => node && getComputedStyle(node).outlineStyle !== 'none'"
+    visible: bool = page.evaluate(
+        f"() => [document.activeElement, document.activeElement.nextElementSibling].some({outlined})"
+    )
+    return visible
+
+
+def tab_to(page: Any, selector: str) -> None:
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        assert focus_is_visible(page)
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"Tab does not reach {selector}")
+
+
+def test_the_keyboard_alone_chooses_a_file_and_asks_for_feature_maps(page: Any, image: Path) -> None:
+    # The first listener makes Chromium hand over its dialogues, and not at once: without it, 4 of 12 presses got none.
+    page.on("filechooser", lambda chooser: None)
+    tab_to(page, "#file")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(image)
+    wait_for_answers(page)
+    tab_to(page, "#heat-class")
+    tab_to(page, "#show-maps")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#maps .note")
+
+
+def test_the_keyboard_alone_draws(page: Any) -> None:
+    tab_to(page, "#source-file")
+    page.keyboard.press("ArrowRight")
+    tab_to(page, "#canvas")
+    page.keyboard.press("Space")
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    with page.expect_response("**/v1/predict?*") as response:
+        page.keyboard.press("Space")
+    page.wait_for_selector("#class")
+    assert response.value.status == 200
+
+
+def test_nothing_is_asked_of_another_server_and_nothing_offends_the_content_policy(
+    browser: Any, server: Server, image: Path
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    addresses, complaints = [], []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    response = page.goto(server.url)
+    assert POLICY in response.headers["content-security-policy"]
+    page.set_input_files("#file", image)
+    wait_for_answers(page)
+    page.click("#show-maps")
+    page.wait_for_selector("#maps .note")
+    page.goto(f"{server.url}/docs")
+    assert len(addresses) > 8
+    assert [url for url in addresses if not url.startswith((f"{server.url}/", "data:", "blob:"))] == []
+    assert complaints == []
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_no_text_is_faint_and_a_phone_needs_no_scrolling_sideways(
+    browser: Any, server: Server, tmp_path: Path, image: Path, scheme: str, path: str
+) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(server.url + path)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:-60])
+    if path == "/":
+        page.wait_for_selector("#model dl")
+        page.set_input_files("#file", broken)
+        page.wait_for_selector(".problem")
+        assert page.evaluate(FAINT_TEXT) == []
+        page.set_input_files("#file", image)
+        wait_for_answers(page)
+        page.click("#show-maps")
+        page.wait_for_selector("#maps .note")
+    page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+    assert page.evaluate(FAINT_TEXT) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 15, 18)"
+    assert is_dark == (scheme == "dark")
+    context.close()
+
+
+def test_an_error_is_in_the_words_of_the_server_and_can_be_tried_again(
+    page: Any, server: Server, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture(64, 64)[:-60])
+    page.set_input_files("#file", broken)
+    page.wait_for_selector("#answer .problem")
+    assert page.inner_text("#answer .problem b").lower() == predicted(server, broken.read_bytes())["error"]["message"]
+    assert "invalid_image" in page.inner_text("#answer .problem")
+    with page.expect_response("**/v1/predict?*") as response:
+        page.get_by_role("button", name="Try again").click()
+    assert response.value.status == 400
+
+
+def test_a_server_that_is_away_is_said_and_asked_again(page: Any, image: Path) -> None:
+    page.context.set_offline(True)
+    page.set_input_files("#file", image)
+    page.wait_for_selector("#answer .problem")
+    assert page.inner_text("#answer .problem b") == "The server does not answer."
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    wait_for_answers(page)
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_sent(page: Any, server: Server, tmp_path: Path) -> None:
+    limit = httpx.get(f"{server.url}/v1/model").json()["input"]["max_body_bytes"]
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(limit + 1))
+    page.set_input_files("#file", large)
+    page.wait_for_selector("#answer .problem")
+    assert f"{limit:,}" in page.inner_text("#answer .problem b")
+
+
+def test_a_server_with_keys_gets_one_from_the_field_that_appears(
+    browser: Any, bento: Artifact, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAPGATE_API_KEYS", hashlib.sha256(KEY.encode()).hexdigest())
+    context = browser.new_context()
+    page = context.new_page()
+    with serve(bento.path / "model.bento", work_dir=tmp_path / "keyed") as server:
+        server.wait_ready()
+        page.goto(server.url)
+        page.wait_for_selector("#key-value", state="visible")
+        assert page.evaluate("document.activeElement.id") == "key-value"
+        page.keyboard.type("another key")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#key-problem")).to_have_text("this key is not known.")
+        page.keyboard.type(KEY)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#model dl")
+        assert page.is_hidden("#key")
+        page.set_input_files("#file", image)
+        wait_for_answers(page)
+        stored = page.evaluate("[JSON.stringify({...localStorage}), document.cookie]")
+        assert stored == [json.dumps({}), ""]
+    context.close()
