@@ -25,6 +25,8 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/preprocess.py
 	$(BIN)/python bench/train.py
+	$(BIN)/python bench/serve.py
+	$(BIN)/python bench/abuse.py
 
 lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \

@@ -10,14 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from gapgate.errors import DataError
 from gapgate.sources.base import IMAGE_SUFFIXES
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 BATCH_SIZE = 64
 
@@ -72,7 +68,7 @@ class Answerer(Protocol):
         """A row for each file."""
         ...
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Give up what is under way."""
         ...
 
@@ -116,7 +112,7 @@ def predict(answerer: Answerer, files: Iterable[Path]) -> Iterator[list[Row]]:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        answerer.close()
+        answerer.stop()
         pool.shutdown(cancel_futures=True)
 
 
@@ -135,7 +131,8 @@ class Local:
         from serving.predictor import Predictor
 
         self.threads = min(available_cpus(), 8)
-        self._predictor = Predictor.load(package)
+        self._predictor = predictor = Predictor.load(package)
+        self._source = (predictor.model.name, predictor.model.version, predictor.receipt)
         self._max_pixels = Options.from_environment().max_pixels
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
@@ -148,34 +145,37 @@ class Local:
 
     def answer(self, files: list[Path]) -> list[Row]:
         """A row for each file."""
-        import numpy as np
+        contents = [read(file) for file in files]
+        answers = iter(self._classify([content for content in contents if isinstance(content, bytes)]))
+        rows = []
+        for file, content in zip(files, contents, strict=True):
+            found = content if isinstance(content, str) else next(answers)
+            rows.append(
+                Row(
+                    name_of(file),
+                    *self._source,
+                    probabilities={} if isinstance(found, str) else found,
+                    error=found if isinstance(found, str) else "",
+                )
+            )
+        return rows
 
-        decoded = [self._pixels(file) for file in files]
-        images = [found for found in decoded if not isinstance(found, str)]
-        predictor = self._predictor
-        ranked = iter(predictor.ranked(predictor.probabilities(np.stack(images)), self._top_k) if images else ())
-        source = (predictor.model.name, predictor.model.version, predictor.receipt)
-        return [
-            Row(name_of(file), *source, error=found)
-            if isinstance(found, str)
-            else Row(name_of(file), *source, probabilities=next(ranked))
-            for file, found in zip(files, decoded, strict=True)
-        ]
-
-    def close(self) -> None:
+    def stop(self) -> None:
         """Nothing: a batch ends within a second."""
 
-    def _pixels(self, file: Path) -> NDArray[np.uint8] | str:
-        """(H, W, C) uint8, or what is wrong with the file."""
-        from gapgate.errors import ImageError
+    def _classify(self, images: list[bytes]) -> Iterator[dict[str, float] | str]:
+        """Probabilities of each image file, or what is wrong with it; decoded as the server does."""
+        import numpy as np
 
-        data = read(file)
-        if isinstance(data, str):
-            return data
-        try:
-            return self._predictor.pixels(self._predictor.open(data, self._max_pixels))
-        except ImageError as error:
-            return str(error)
+        from serving.inputs import Upload, decode_all
+
+        uploads = [Upload(data) for data in images]
+        decoded = decode_all(self._predictor, uploads, self._max_pixels, cancelled=lambda: False)
+        pixels = [found for found in decoded if isinstance(found, np.ndarray)]
+        probabilities = self._predictor.probabilities(np.stack(pixels)) if pixels else None
+        ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
+        for found in decoded:
+            yield next(ranked) if isinstance(found, np.ndarray) else str(found)
 
 
 def read(file: Path) -> bytes | str:

@@ -49,9 +49,13 @@ class Remote:
         """
         self._url = url if "://" in url else f"http://{url}"
         self._params = {"top_k": top_k}
-        self._closed = threading.Event()
+        self._stopped = threading.Event()
         self._client = _client(self._url, key)
-        card = self._card()
+        try:
+            card = self._card()
+        except BaseException:
+            self.close()
+            raise
         self._source = (card["name"], card["version"], card["receipt"])
         self._max_bytes: int = card["input"]["max_body_bytes"]
         self._batch_size = min(batch_size or BATCH_SIZE, card["input"]["max_batch"])
@@ -89,9 +93,13 @@ class Remote:
             rows.append(Row(name_of(file), found.model, found.version, found.receipt, found.probabilities, found.error))
         return rows
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Begin no further request, and let no other wait."""
-        self._closed.set()
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def _content(self, file: Path) -> bytes | str:
         data = read(file)
@@ -125,15 +133,15 @@ class Remote:
                 response = self._client.post("/v1/predict/batch", params=self._params, files=form)
             except httpx.TransportError as error:
                 drops += 1
-                if drops == _MAX_DROPS or self._closed.is_set():
+                if drops == _MAX_DROPS or self._stopped.is_set():
                     raise ServeError(f"{self._url} does not answer any more ({_words(error)}); try again") from None
-                self._closed.wait(0.25 * 2**drops)
+                self._stopped.wait(0.1 * 2**drops)
                 continue
             if response.status_code not in _BUSY:
                 return response
-            if self._closed.is_set() or time.monotonic() > busy_until:
+            if self._stopped.is_set() or time.monotonic() > busy_until:
                 raise ServeError(f"{self._url} answers {response.status_code}: {_problem(response)}; try again later")
-            self._closed.wait(_retry_after(response))
+            self._stopped.wait(_retry_after(response))
 
     def _card(self) -> dict[str, Any]:
         """`GET /v1/model`"""

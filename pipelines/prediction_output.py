@@ -25,6 +25,8 @@ HEAD = 20
 _ERRORS = 10
 """Errors that it shows."""
 _ROW_GROUP = 50_000
+_BESIDE_FILE = 45
+"""Columns of the terminal that the rest of a table's row may take."""
 
 
 @contextmanager
@@ -171,7 +173,7 @@ class Summary:
     def show(self, console: Console, seconds: float) -> None:
         """Print the tables, the errors, and who answered how fast."""
         if self._head:
-            console.print(self._images())
+            console.print(self._images(max(20, console.width - _BESIDE_FILE)))
         if (rest := self.num_images - self.num_errors - len(self._head)) > 0:
             console.print(f"[dim]… and {rest:,} more[/]\n", highlight=False)
             console.print(self._counts())
@@ -187,10 +189,10 @@ class Summary:
             console.print(f"[bold]{escape(model)} version {version}[/]  receipt {receipt[:19]}", highlight=False)
         console.print(f"{speed}, {self.num_images / max(seconds, 1e-9):,.0f} a second", highlight=False)
 
-    def _images(self) -> Table:
+    def _images(self, file_width: int) -> Table:
         has_rivals = any(len(row.probabilities) > 1 for row in self._head)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("file", overflow="fold")
+        table.add_column("file")
         table.add_column("class")
         table.add_column("confidence", justify="right")
         if has_rivals:
@@ -201,7 +203,7 @@ class Summary:
             cells = [cell for name, value in ranked for cell in (Text(name), Text(f"{value:.1%}"))]
             for cell in cells[2:]:
                 cell.stylize("dim")
-            table.add_row(Text(row.file), *cells)
+            table.add_row(Text(_end_of(row.file, file_width)), *cells)
         return table
 
     def _counts(self) -> Table:
@@ -213,3 +215,8 @@ class Summary:
         for name, count in sorted(self._classes.items(), key=lambda item: (-item[1], item[0])):
             table.add_row(Text(name), f"{count:,}", f"{count / total:.1%}")
         return table
+
+
+def _end_of(name: str, width: int) -> str:
+    """The end of a path, which tells files apart."""
+    return name if len(name) <= width else "…" + name[1 - width :]

@@ -72,7 +72,9 @@ class Workers:
     """
 
     def __init__(self, options: Options, package: Path, listener: socket.socket, figures: str) -> None:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures  # read when prometheus_client is imported
+        os.environ["PROMETHEUS_DISABLE_CREATED_SERIES"] = "true"  # both are read when prometheus_client is imported
+        if options.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         from serving import metrics, models, worker
 
         models.Models(options, package)

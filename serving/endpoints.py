@@ -53,7 +53,7 @@ async def predict(context: Context, request: Request) -> Response:
         image = await decode(context.work, request, predictor, upload)
         probabilities = predictor.ranked(predictor.probabilities(image), top_k)[0]
     class_name, confidence = _best(probabilities)
-    context.metrics.predicted(predictor, class_name, confidence)
+    context.metrics.predicted(predictor, [(class_name, confidence)])
     return json_response(
         Prediction(
             class_name=class_name,
@@ -84,7 +84,8 @@ async def predict_batch(context: Context, request: Request) -> Response:
             ranked, errors = await context.work.in_thread(
                 request, lambda cancelled: _decode_and_rank(predictor, uploads, max_pixels, top_k, cancelled)
             )
-    items = list(_items(context, predictor, request, uploads, ranked, errors))
+    context.metrics.predicted(predictor, map(_best, ranked))
+    items = list(_items(request, uploads, ranked, errors))
     return json_response(
         BatchAnswer(results=items, model=predictor.model, receipt=predictor.receipt, request_id=request.id)
     )
@@ -145,12 +146,7 @@ def _rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled
 
 
 def _items(
-    context: Context,
-    predictor: Predictor,
-    request: Request,
-    uploads: list[Upload],
-    ranked: list[dict[str, float]],
-    errors: dict[int, ImageError],
+    request: Request, uploads: list[Upload], ranked: list[dict[str, float]], errors: dict[int, ImageError]
 ) -> Iterator[BatchPrediction | BatchFailure]:
     """One for each upload: its answer, or what is wrong with it."""
     answers = iter(ranked)
@@ -161,7 +157,6 @@ def _items(
             continue
         probabilities = next(answers)
         class_name, confidence = _best(probabilities)
-        context.metrics.predicted(predictor, class_name, confidence)
         yield BatchPrediction(
             index=index,
             filename=upload.filename,

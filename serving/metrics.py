@@ -2,13 +2,14 @@
 
 Labels are route templates, status codes, and the class names of models that were served; never a path. Where
 `PROMETHEUS_MULTIPROC_DIR` is set, as in a server of several workers, each worker's figures are added up, those of
-workers that ended too.
+workers that ended too. A single worker keeps its own, which takes a third of the time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter as CountOf
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -64,11 +65,15 @@ class Metrics:
         self._request_of(route, str(status)).inc()
         self._seconds_of(route).observe(seconds)
 
-    def predicted(self, predictor: Predictor, class_name: str, confidence: float) -> None:
-        """Count an image."""
+    def predicted(self, predictor: Predictor, answers: Iterable[tuple[str, float]]) -> None:
+        """Count images by their class and confidence."""
         version = predictor.model.version
-        self._prediction_of(version, class_name).inc()
-        self._confidence_of(version).observe(confidence)
+        answers = list(answers)
+        for class_name, count in CountOf(class_name for class_name, _ in answers).items():
+            self._prediction_of(version, class_name).inc(count)
+        observe = self._confidence_of(version).observe
+        for _, confidence in answers:
+            observe(confidence)
 
     def text(self, in_progress: int) -> bytes:
         """The exposition of all workers."""

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,7 +80,8 @@ def predict(
         if url:
             from pipelines.prediction_client import Remote
 
-            answerer: Answerer = Remote(url, key=key, top_k=top_k, batch_size=batch_size)
+            remote = Remote(url, key=key, top_k=top_k, batch_size=batch_size)
+            answerer: Answerer = stack.enter_context(closing(remote))
         else:
             answerer = stack.enter_context(_local(bento, model or DEFAULT_MODEL, top_k, batch_size))
         num_errors = _predict(answerer, files, top_k, output, form)

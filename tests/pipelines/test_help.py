@@ -3,10 +3,24 @@ import sys
 
 import pytest
 
-COMMANDS = ["", "run", "step", "ui", "serve", "models", "promote", "rollback", "receipt", "clean", "sync", "data add"]
+COMMANDS = [
+    "",
+    "run",
+    "step",
+    "ui",
+    "serve",
+    "predict",
+    "models",
+    "promote",
+    "rollback",
+    "receipt",
+    "clean",
+    "sync",
+    "data add",
+]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "data add"])
 def test_help_imports_no_platform_and_no_torch(command):
     code = (
         "import sys\n"

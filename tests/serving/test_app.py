@@ -169,3 +169,9 @@ def test_every_option_is_in_the_table_with_its_meaning() -> None:
     rows = {name: meaning for name, _, meaning in table()}
     assert {variable(name) for name in Options.model_fields} <= set(rows)
     assert all(meaning.endswith(".") for meaning in rows.values())
+
+
+def test_the_readme_has_the_table_of_options() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name, default, meaning in table():
+        assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in readme

@@ -1,0 +1,105 @@
+"""What a server tells of itself: OpenTelemetry spans to a collector, and its log."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from gapgate.artifacts import Artifact
+from serving.run import serve
+from tests.serving.packaged import picture
+
+PNG = {"content-type": "image/png"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[Any]]]:
+    """An OTLP/HTTP receiver: its address, and the spans that it got."""
+    spans: list[Any] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            body = gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    spans.extend(scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        thread = threading.Thread(target=receiver.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{receiver.server_port}", spans
+        receiver.shutdown()
+        thread.join()
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {
+        pair.key: pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value
+        for pair in span.attributes
+    }
+
+
+def test_each_request_is_a_span_that_continues_the_callers_trace(
+    bento: Artifact, tmp_path: Path, collector: tuple[str, list[Any]]
+) -> None:
+    address, spans = collector
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment=environment) as server:
+        server.wait_ready()
+        predict = f"{server.url}/v1/predict"
+        traced = {**PNG, "traceparent": f"00-{TRACE}-{PARENT}-01"}
+        answer = httpx.post(predict, content=picture(16, 16), headers=traced).json()
+        httpx.post(predict, content=b"x", headers=PNG)
+        httpx.get(f"{server.url}/v1/receipts/none")
+        deadline = time.monotonic() + 20
+        while len([span for span in spans if "/v1/" in span.name]) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    asked = [span for span in spans if "/v1/" in span.name]
+    assert [span.name for span in asked] == ["POST /v1/predict", "POST /v1/predict", "GET /v1/receipts/{digest}"]
+    assert [attributes(span)["http.response.status_code"] for span in asked] == [200, 400, 404]
+    assert asked[0].trace_id.hex() == TRACE
+    assert asked[0].parent_span_id.hex() == PARENT
+    assert attributes(asked[0])["gapgate.request_id"] == answer["request_id"]
+
+
+def test_a_collector_that_is_away_costs_no_answer(bento: Artifact, tmp_path: Path) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment=environment) as server:
+        server.wait_ready()
+        for _ in range(5):
+            assert httpx.post(f"{server.url}/v1/predict", content=picture(16, 16), headers=PNG).status_code == 200
+            time.sleep(0.1)
+
+
+def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> None:
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment={"GAPGATE_ACCESS_LOG": "true"}) as server:
+        server.wait_ready()
+        httpx.post(f"{server.url}/v1/predict", content=b"x", headers={**PNG, "x-request-id": "r-1"})
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert all({"time", "level", "pid", "message"} <= set(line) for line in lines)
+    (asked,) = (line for line in lines if line.get("request_id") == "r-1")
+    assert (asked["message"], asked["status"]) == ("POST /v1/predict", 400)
+
+
+def test_the_log_can_be_text(bento: Artifact, tmp_path: Path) -> None:
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment={"GAPGATE_LOG_FORMAT": "text"}) as server:
+        server.wait_ready()
+    assert " INFO [" in server.log.read_text().splitlines()[0]
