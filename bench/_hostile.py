@@ -72,11 +72,17 @@ def bombs() -> dict[str, tuple[str, bytes]]:
     return {
         "PNG of 60,000 x 60,000": ("image/png", _png(side, side)),
         "PNG of 60,000 x 60,000, whole": ("image/png", _png(side, side, pixels=zlib.compress(bytes(40 * 10**6), 9))),
-        "PNG, zTXt of 1 GB": ("image/png", _png(28, 28, (b"zTXt", b"k\0\0" + zlib.compress(bytes(10**9), 1)))),
+        "PNG, zTXt of 100 MB": ("image/png", _png(28, 28, (b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8), 9)))),
         "PNG, 70 zTXt of 1 MB": ("image/png", _png(28, 28, *[(b"zTXt", text)] * 70)),
         "PNG, iTXt of 50 MB": ("image/png", _png(28, 28, (b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(50 * 10**6))))),
-        "PNG, ICC profile of 50 MB": ("image/png", _png(28, 28, (b"iCCP", b"k\0\0" + zlib.compress(bytes(50 * 10**6))))),
-        "GIF of 65,535 x 65,535": ("image/gif", b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + _GIF_FRAME),
+        "PNG, ICC profile of 50 MB": (
+            "image/png",
+            _png(28, 28, (b"iCCP", b"k\0\0" + zlib.compress(bytes(50 * 10**6)))),
+        ),
+        "GIF of 65,535 x 65,535": (
+            "image/gif",
+            b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + _GIF_FRAME,
+        ),
         "TIFF of 60,000 x 60,000": ("image/tiff", _tiff(side)),
         "WebP of 16,383 x 16,383": ("image/webp", _webp(16_383)),
         "JPEG of 65,500 x 65,500": ("image/jpeg", _with_jpeg_size(_file(Image.new("L", (8, 8)), "JPEG"), 65_500)),
@@ -115,7 +121,9 @@ def _damaged_image(rng: Random, files: list[bytes], tensor_bytes: int) -> bytes:
             case 5:
                 data[start:end] = rng.choice(files)[start:end]
             case 6:
-                data[start : start + 4] = rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\1\0\0\0"))
+                data[start : start + 4] = rng.choice(
+                    (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\1\0\0\0")
+                )
         data = data or bytearray(b"\0")
     return bytes(data)
 
@@ -157,7 +165,16 @@ def _damaged_form(rng: Random, data: bytes) -> tuple[bytes, str]:
 def _headers(rng: Random) -> str:
     if rng.random() < 0.7:
         return ""
-    names = ("X-Request-ID", "Accept", "Accept-Encoding", "Authorization", "X-API-Key", "Range", "If-None-Match", "Cookie")
+    names = (
+        "X-Request-ID",
+        "Accept",
+        "Accept-Encoding",
+        "Authorization",
+        "X-API-Key",
+        "Range",
+        "If-None-Match",
+        "Cookie",
+    )
     names += ("traceparent", "Origin", "X-Forwarded-For", "Content-Encoding", "Content-Disposition", "X-" + "y" * 500)
     chosen = rng.sample(names, rng.randint(1, 6))
     return "".join(f"{name}: {_text(rng)}\r\n" for name in chosen)
@@ -185,7 +202,17 @@ _GIF_FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x
 
 
 def _tiff(side_px: int) -> bytes:
-    fields = [(256, side_px), (257, side_px), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, side_px), (279, 1)]
+    fields = [
+        (256, side_px),
+        (257, side_px),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, side_px),
+        (279, 1),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
 
@@ -210,3 +237,8 @@ def _with_jpeg_size(data: bytes, side_px: int) -> bytes:
 def _bmp(side_px: int) -> bytes:
     head = struct.pack("<IiiHHIIiiII", 40, side_px, side_px, 1, 24, 0, 0, 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + head
+
+
+def large_png(side_px: int) -> bytes:
+    """A small file that takes long to decode: gray stripes."""
+    return _file(Image.linear_gradient("L").resize((side_px, side_px), Image.Resampling.NEAREST), "PNG")

@@ -180,14 +180,16 @@ class Summary:
         if self.num_errors:
             console.print(f"\n[red]no answer to {self.num_errors:,} of {self.num_images:,}:[/]", highlight=False)
             for row in self._errors:
-                console.print(Text(f"  {row.file}: {row.error}"), soft_wrap=True)
+                console.print(Text(f"  {row.file}: {row.error}"), soft_wrap=not console.is_terminal)
             if self.num_errors > len(self._errors):
                 console.print(f"  [dim]… and {self.num_errors - len(self._errors):,} more[/]", highlight=False)
-        speed = f"{self.num_images:,} image{'s' * (self.num_images != 1)} in {seconds:.1f} s"
         console.print()
         for model, version, receipt in self._sources:
             console.print(f"[bold]{escape(model)} version {version}[/]  receipt {receipt[:19]}", highlight=False)
-        console.print(f"{speed}, {self.num_images / max(seconds, 1e-9):,.0f} a second", highlight=False)
+        # Of a few images the rate is that of loading.
+        rate = f", {self.num_images / seconds:,.0f} a second" if self.num_images >= 100 else ""
+        images = f"{self.num_images:,} image{'s' * (self.num_images != 1)}"
+        console.print(f"{images} in {seconds:.1f} s{rate}", highlight=False)
 
     def _images(self, file_width: int) -> Table:
         has_rivals = any(len(row.probabilities) > 1 for row in self._head)

@@ -97,7 +97,7 @@ async def explain(context: Context, request: Request) -> Response:
     upload = await read_upload(request)
     async with context.work:
         predictor = context.models.require()
-        if wanted and wanted not in predictor.class_names:
+        if wanted is not None and wanted not in predictor.class_names:
             raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
         image = (await decode(context.work, request, predictor, upload))[0]
         if "image/png" in request.header("accept"):
@@ -170,7 +170,7 @@ def _explain(
     predictor: Predictor,
     request_id: str,
     image: NDArray[np.uint8],
-    wanted: str,
+    wanted: str | None,
     with_maps: bool,
     cancelled: Cancelled,
 ) -> Explanation:
@@ -198,7 +198,7 @@ def _explain(
     )
 
 
-def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str, cancelled: Cancelled) -> Response:
+def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None, cancelled: Cancelled) -> Response:
     class_name, _ = _class_of(predictor, image, wanted)
     return Response(heat_png(image, _occluded(predictor, image, class_name, cancelled)), content_type="image/png")
 
@@ -211,15 +211,15 @@ def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, c
     return heat
 
 
-def _class_of(predictor: Predictor, image: NDArray[np.uint8], wanted: str) -> tuple[str, float]:
+def _class_of(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None) -> tuple[str, float]:
     """The wanted class, or the most probable one, with its probability."""
     ranked = predictor.ranked(predictor.probabilities(image[np.newaxis]), len(predictor.class_names))[0]
-    return (wanted, ranked[wanted]) if wanted else _best(ranked)
+    return _best(ranked) if wanted is None else (wanted, ranked[wanted])
 
 
 def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, request_id: str) -> Neighbours:
     assert predictor.index is not None
-    class_name, confidence = _class_of(predictor, image[0], "")
+    class_name, confidence = _class_of(predictor, image[0], None)
     found = predictor.index.search(predictor.layers.embeddings(image)[0], count)
     return Neighbours(
         neighbours=[

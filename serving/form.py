@@ -37,7 +37,8 @@ class FormFile:
 
 
 def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile]:
-    """The files of a form, in order; its other fields are left out.
+    """The files of a form, in order: the parts with a file name, or with a content type that is no text. Its other
+    fields are left out.
 
     Raises:
         FormError: no boundary, a malformed part, or more than `max_files` files.
@@ -63,7 +64,7 @@ class _Reader:
         self.ended = False
         self._max_files = max_files
         self._num_fields = 0
-        self._name = self._value = self._disposition = b""
+        self._name = self._value = self._disposition = self._type = b""
         self._chunks: list[bytes] = []
 
     def callbacks(self) -> MultipartCallbacks:
@@ -78,7 +79,7 @@ class _Reader:
         }
 
     def _begin(self) -> None:
-        self._disposition = b""
+        self._disposition = self._type = b""
         self._chunks = []
 
     def _field(self, data: bytes, start: int, end: int) -> None:
@@ -88,8 +89,11 @@ class _Reader:
         self._value += data[start:end]
 
     def _end_header(self) -> None:
-        if self._name.lower() == b"content-disposition":
+        name = self._name.lower()
+        if name == b"content-disposition":
             self._disposition = self._value
+        elif name == b"content-type":
+            self._type = self._value.strip().lower()
         self._name = self._value = b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -97,7 +101,7 @@ class _Reader:
 
     def _end(self) -> None:
         options = parse_options_header(self._disposition)[1]
-        if b"filename" not in options:
+        if b"filename" not in options and (not self._type or self._type.startswith(b"text/")):
             self._num_fields += 1
             if self._num_fields > MAX_FIELDS:
                 raise FormError(f"the form has more than {MAX_FIELDS} fields")

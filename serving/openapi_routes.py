@@ -22,13 +22,15 @@ ERRORS: dict[str, tuple[int, str]] = {
     "invalid_parameter": (422, "A parameter out of its range or set."),
     "overloaded": (429, "As many requests as the server takes are under way; try again after `Retry-After` seconds."),
     "internal": (500, "The server failed; its log has the request id."),
-    "not_ready": (503, "No model has been loaded and proven yet."),
+    "starting": (503, "The model is being loaded."),
+    "refused": (503, "The package did not prove itself; the message says why."),
+    "not_ready": (503, "The server is ending."),
     "timeout": (504, "The body did not arrive, or no answer was found, in time."),
 }
 """Code → HTTP status and meaning."""
 
 _KEYED = ("unauthorized", "loopback_only", "internal")
-_MODEL = (*_KEYED, "not_ready")
+_MODEL = (*_KEYED, "starting", "refused")
 _IMAGE = (
     "invalid_image", "wrong_shape", "missing_image", "bad_request", "body_too_large", "too_many_images",
     "unsupported_media_type", "invalid_parameter", "overloaded", "timeout", *_MODEL,
@@ -103,7 +105,7 @@ ROUTES = (
     Route(
         "get", "/readyz", "ready", "Is the model ready?",
         "Ready once the model has reproduced the logits of the golden images in its package.",
-        {"application/json": Health}, ("internal", "not_ready"), is_open=True,
+        {"application/json": Health}, ("internal", "starting", "refused", "not_ready"), is_open=True,
     ),
     Route(
         "get", "/metrics", "metrics", "Read the metrics", "Counters and histograms in the text format of Prometheus.",
@@ -115,10 +117,10 @@ ROUTES = (
     ),
     Route(
         "get", "/docs", "docs", "Read this description", "As a page.",
-        {"text/html": None}, ("internal", "not_ready"), is_open=True,
+        {"text/html": None}, ("internal", "starting", "refused"), is_open=True,
     ),
     Route(
         "get", "/docs.json", "openapi", "Get this description", "OpenAPI 3.1.",
-        {"application/json": None}, ("internal", "not_ready"), is_open=True,
+        {"application/json": None}, ("internal", "starting", "refused"), is_open=True,
     ),
 )  # fmt: skip

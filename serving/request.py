@@ -68,16 +68,16 @@ class Request:
         except ValueError:
             raise ApiError(422, "invalid_parameter", "the query string cannot be read; encode it as UTF-8") from None
 
-    def text(self, name: str, default: str = "") -> str:
-        """A parameter of the query.
+    def text(self, name: str) -> str | None:
+        """A parameter of the query; None where it is not given.
 
         Raises:
             ApiError: 422 where it is given twice.
         """
-        values = self._query.get(name, [default])
+        values = self._query.get(name, [])
         if len(values) > 1:
             raise ApiError(422, "invalid_parameter", f"{name} is given {len(values)} times; give it once")
-        return values[0]
+        return values[0] if values else None
 
     def whole_number(self, name: str, default: int, limit: int) -> int:
         """A parameter from 1 to `limit`.
@@ -85,7 +85,8 @@ class Request:
         Raises:
             ApiError: 422 for anything else.
         """
-        text = self.text(name, str(default))
+        if (text := self.text(name)) is None:
+            return default
         if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
             raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
         return int(text)
@@ -96,9 +97,9 @@ class Request:
         Raises:
             ApiError: 422 for anything else.
         """
-        text = self.text(name, "false")
-        if text not in ("true", "false"):
-            raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is neither true nor false")
+        text = self.text(name)
+        if text not in ("true", "false", None):
+            raise ApiError(422, "invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
         return text == "true"
 
     @property

@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them.", show_default=False)
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of them.", show_default=False)
     ],
     url: Annotated[
         str,
@@ -43,7 +43,8 @@ def predict(
         ),
     ] = "",
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="Whose champion answers.", show_default=False)
+        str,
+        typer.Option("--model", metavar="NAME", help="Whose champion answers. By default gapgate.", show_default=False),
     ] = "",
     bento: Annotated[
         Path | None,
@@ -60,7 +61,7 @@ def predict(
     ] = "",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, max=4096, help="Images at a time. [default: 64]", show_default=False),
+        typer.Option("--batch-size", min=1, max=4096, help="Images at a time. By default 64.", show_default=False),
     ] = None,
 ) -> None:
     """Classify images: files and folders, without a server or by one. Exit code 1 where an image has no answer."""

@@ -29,9 +29,9 @@ def serve(
     bento: Annotated[
         str | None,
         typer.Argument(
-            metavar="[BENTO]",
-            help="A .bento file, or a model in the registry: models:/NAME@ALIAS, models:/NAME/3. "
-            "[default: the champion's Bento]",
+            metavar="BENTO",
+            help="A .bento file, or a model in the registry: models:/NAME@ALIAS, models:/NAME/3. By default the "
+            "champion's Bento.",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +41,7 @@ def serve(
             "--model",
             metavar="NAME",
             help="Whose champion; with models:/NAME@ALIAS the server follows the registry: another version takes over "
-            "when the alias moves. [default: GAPGATE_MODEL, or gapgate]",
+            "when the alias moves. By default GAPGATE_MODEL, or gapgate.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def serve(
             "--workers",
             min=1,
             max=256,
-            help="Processes; each answers on one core. [default: GAPGATE_WORKERS, or 1]",
+            help="Processes; each answers on one core. By default GAPGATE_WORKERS, or 1.",
             show_default=False,
         ),
     ] = None,
@@ -152,9 +152,10 @@ def _serve(archive: Path, host: str, port: int, work: Path, environment: dict[st
         header = "-H 'X-API-Key: KEY' " if has_keys else ""
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"[bold]serving {escape(what)}[/] at {server.url}  (Ctrl-C stops it)")
-        console.print(f"page:    {server.url}/")
-        console.print(f"docs:    {server.url}/docs")
-        console.print(f"try it:  curl {header}-F image=@IMAGE.png {server.url}/v1/predict")
+        url = server.url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # as a browser takes it
+        console.print(f"page:    {url}/")
+        console.print(f"docs:    {url}/docs")
+        console.print(f"try it:  curl {header}-F image=@IMAGE.png {url}/v1/predict")
         _pass_log_on(server)
         server.wait_ready()  # raises, with the reason: nobody asked it to end
 

@@ -100,7 +100,10 @@ def test_mlflow_holds_metrics_tags_and_the_report(digits_run):
         "receipt",
         "data",
         "augmentation",
+        "package",
     }
+    facts = artifacts.read_json(workspace.one("*/artifacts/*/package/bento/package.json"))
+    assert run.data.tags["package.digest"] == facts["package"]
 
 
 def test_the_bento_answers_like_the_model_that_was_evaluated(digits_run):

@@ -100,14 +100,14 @@ def test_from_the_registry_it_follows_a_promotion_and_sigterm_ends_it_whole(work
         assert serving.end(signal.SIGTERM) == 0
 
 
-def test_a_version_is_served_by_its_number_and_nothing_outlives_a_kill(workspace):
-    with Serving(workspace, "models:/gapgate/2") as serving:
+def test_a_version_is_served_by_its_number_and_nothing_outlives_a_kill(workspace, tmp_path):
+    with Serving(workspace, "models:/gapgate/2", TMPDIR=str(tmp_path)) as serving:
         assert serving.version() == "2"
         assert serving.end(signal.SIGKILL) == -signal.SIGKILL
 
 
-def test_a_server_that_ends_by_itself_is_said(workspace):
-    with Serving(workspace) as serving:
+def test_a_server_that_ends_by_itself_is_said(workspace, tmp_path):
+    with Serving(workspace, TMPDIR=str(tmp_path)) as serving:
         server = next(process for process in serving.family if process.ppid() == serving.process.pid)
         server.kill()
         assert serving.process.wait(20) == 2

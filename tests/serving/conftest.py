@@ -11,6 +11,7 @@ from gapgate.artifacts import Artifact
 from serving.archive import unpack_model
 from serving.run import Server, serve
 from tests.serving import packaged
+from tests.serving.registry_server import RegistryServer
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,14 @@ def unpacked(bento: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package_dir(unpacked: Path, tmp_path: Path) -> Path:
     """A package of one's own, to change."""
     return Path(shutil.copytree(unpacked, tmp_path / "package"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A real MLflow server."""
+    running = RegistryServer(tmp_path_factory.mktemp("mlflow"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,27 +22,21 @@ SWAPS = 20
 PICTURE = packaged.picture(16, 16, seed=4)
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    running = RegistryServer(tmp_path_factory.mktemp("mlflow"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
-
-
 @pytest.fixture
-def publisher(registry: RegistryServer, tmp_path: Path) -> Publisher:
-    return Publisher(registry, f"model {tmp_path.name}", packaged.folder(tmp_path / "linear"), tmp_path / "published")
+def publisher(mlflow_server: RegistryServer, tmp_path: Path) -> Publisher:
+    return Publisher(
+        mlflow_server, f"model {tmp_path.name}", packaged.folder(tmp_path / "linear"), tmp_path / "published"
+    )
 
 
-def following(bento: Artifact, registry: RegistryServer, publisher: Publisher, work_dir: Path, **more: str) -> Server:
+def following(
+    bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, work_dir: Path, **more: str
+) -> Server:
     environment = {
         "GAPGATE_MODEL": f"models:/{publisher.name}@champion",
         "GAPGATE_MODEL_POLL_S": "0.1",
         "GAPGATE_MODEL_CACHE": str(work_dir / "cache"),
-        "MLFLOW_TRACKING_URI": registry.url,
+        "MLFLOW_TRACKING_URI": mlflow_server.url,
         **more,
     }
     return serve(bento.path / "model.bento", work_dir=work_dir, environment=environment)
@@ -65,12 +59,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 
 
 def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(
-    bento: Artifact, registry: RegistryServer, publisher: Publisher, tmp_path: Path
+    bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     pooled = packaged.folder(tmp_path / "pooled", model=packaged.pooled_model())
     versions = [publisher.publish(), publisher.publish(source=pooled)]
     publisher.promote(versions[0])
-    with following(bento, registry, publisher, tmp_path, GAPGATE_WORKERS="2") as server:
+    with following(bento, mlflow_server, publisher, tmp_path, GAPGATE_WORKERS="2") as server:
         server.wait_ready()
         confidences: dict[str, float] = {}
         for wanted in (versions[1], versions[0]):
@@ -113,7 +107,7 @@ def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_versi
 
 
 def test_a_version_that_may_not_be_served_leaves_the_old_one_and_is_told_in_the_metrics(
-    bento: Artifact, registry: RegistryServer, publisher: Publisher, tmp_path: Path
+    bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     def spoil_parity(folder: Path) -> None:
         golden = folder / "golden" / "golden.json"
@@ -123,7 +117,7 @@ def test_a_version_that_may_not_be_served_leaves_the_old_one_and_is_told_in_the_
 
     good, spoiled = publisher.publish(), publisher.publish(spoil_parity)
     publisher.promote(good)
-    with following(bento, registry, publisher, tmp_path) as server:
+    with following(bento, mlflow_server, publisher, tmp_path) as server:
         server.wait_ready()
         publisher.promote(spoiled)
         wait_for(lambda: "gapgate_model_refused 1.0" in httpx.get(f"{server.url}/metrics").text)
@@ -135,9 +129,9 @@ def test_a_version_that_may_not_be_served_leaves_the_old_one_and_is_told_in_the_
 
 
 def test_a_server_without_a_model_yet_is_not_ready_and_says_what_it_waits_for(
-    bento: Artifact, registry: RegistryServer, publisher: Publisher, tmp_path: Path
+    bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
-    with following(bento, registry, publisher, tmp_path) as server:
+    with following(bento, mlflow_server, publisher, tmp_path) as server:
         wait_for(lambda: "champion" in httpx.get(f"{server.url}/readyz").text)
         assert httpx.get(f"{server.url}/readyz").status_code == 503
         publisher.promote(publisher.publish())

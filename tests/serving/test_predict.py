@@ -77,6 +77,12 @@ def test_a_form_field_gets_the_same_answer_as_the_body(client: httpx.Client, exp
     assert_is_answer(response.json(), expected(data))
 
 
+def test_a_part_with_an_image_type_and_no_file_name_is_a_file(client: httpx.Client, expected: Any) -> None:
+    data = picture(32, 32)
+    response = client.post(PREDICT, files={"image": (None, data, "image/png")})
+    assert_is_answer(response.json(), expected(data))
+
+
 def test_the_field_named_image_wins_over_an_earlier_file(client: httpx.Client, expected: Any) -> None:
     data = picture(32, 32, seed=1)
     files = [("other", ("b.png", picture(32, 32, seed=2))), ("image", ("a.png", data))]

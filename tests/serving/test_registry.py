@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    running = RegistryServer(tmp_path_factory.mktemp("mlflow"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packaged.folder(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture
-def publisher(server: RegistryServer, source: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Publisher:
+def publisher(mlflow_server: RegistryServer, source: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Publisher:
     """Of a model of this test's own."""
-    return Publisher(server, f"model {tmp_path.name}", source, tmp_path / "published")
+    return Publisher(mlflow_server, f"model {tmp_path.name}", source, tmp_path / "published")
 
 
 class Served:
@@ -100,10 +90,10 @@ def test_an_address_is_read_and_a_wrong_one_is_explained() -> None:
 
 
 def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_download(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = publisher.publish(), publisher.publish()
-    with proxy(server) as (url, seen):
+    with proxy(mlflow_server) as (url, seen):
         watcher, served = watch(url, publisher, tmp_path / "cache")
         for version in (first, second):
             publisher.promote(version)
@@ -122,9 +112,11 @@ def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_downl
     assert [record.__dict__["version"] for record in switched] == [first, second, first]
 
 
-def test_a_version_is_followed_by_its_number(server: RegistryServer, publisher: Publisher, tmp_path: Path) -> None:
+def test_a_version_is_followed_by_its_number(
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+) -> None:
     version = publisher.publish()
-    registry = MlflowRegistry(server.url, tmp_path / "cache")
+    registry = MlflowRegistry(mlflow_server.url, tmp_path / "cache")
     resolved = registry.resolve(ModelUri.parse(f"models:/{publisher.name}/{version}"))
     assert (resolved.name, resolved.version, resolved.verdict) == (publisher.name, version, "pass")
     assert resolved.receipt.startswith("sha256:")
@@ -212,14 +204,14 @@ def hostile_name(publisher: Publisher) -> str:
 def test_a_bad_version_is_refused_once_and_the_old_one_goes_on(
     publish: Callable[[Publisher], str],
     reason: str,
-    server: RegistryServer,
+    mlflow_server: RegistryServer,
     publisher: Publisher,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     good = publisher.promote(publisher.publish())
     bad = publish(publisher)
-    with proxy(server) as (url, seen):
+    with proxy(mlflow_server) as (url, seen):
         watcher, served = watch(url, publisher, tmp_path / "cache")
         watcher.poll_once()
         publisher.promote(bad)
@@ -242,10 +234,14 @@ def test_a_bad_version_is_refused_once_and_the_old_one_goes_on(
 
 @pytest.mark.parametrize("error", [ArtifactError("golden image a.png: logits differ"), KeyError("logits")], ids=repr)
 def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
-    error: Exception, server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: Exception,
+    mlflow_server: RegistryServer,
+    publisher: Publisher,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     good, bad = publisher.promote(publisher.publish()), publisher.publish()
-    watcher, served = watch(server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
     served.broken[bad] = error
     watcher.poll_once()
     publisher.promote(bad)
@@ -261,22 +257,22 @@ def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
 
 
 def test_a_start_with_a_refused_version_serves_the_last_good_one(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     good, bad = publisher.promote(publisher.publish()), publisher.publish(verdict="fail")
-    watch(server.url, publisher, tmp_path / "cache")[0].poll_once()
+    watch(mlflow_server.url, publisher, tmp_path / "cache")[0].poll_once()
     publisher.promote(bad)
-    watcher, served = watch(server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
     watcher.poll_once()
     assert served.switches == [good]
     assert f"version {bad} is refused" in watcher.refused
 
 
 def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = publisher.promote(publisher.register())
-    watcher, served = watch(server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
 
     def waits_for(what: str) -> None:
         for _ in range(2):
@@ -295,39 +291,39 @@ def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
 
 
 def test_an_outage_is_logged_once_and_a_restart_in_it_serves_the_last_model(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = publisher.promote(publisher.publish()), publisher.publish()
-    watcher, served = watch(server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
     watcher.poll_once()
     publisher.promote(second)
-    server.stop()
+    mlflow_server.stop()
     try:
         lines(caplog)
         for _ in range(3):
             watcher.poll_once()
         assert len(lines(caplog)) == 1
         assert served.version == first
-        assert watcher.problem == f"{server.url} does not answer (Connection refused); it is tried again"
+        assert watcher.problem == f"{mlflow_server.url} does not answer (Connection refused); it is tried again"
 
-        restarted, served_again = watch(server.url, publisher, tmp_path / "cache")
+        restarted, served_again = watch(mlflow_server.url, publisher, tmp_path / "cache")
         for _ in range(2):
             restarted.poll_once()
         assert served_again.switches == [first]
 
-        empty, none = watch(server.url, publisher, tmp_path / "empty")
+        empty, none = watch(mlflow_server.url, publisher, tmp_path / "empty")
         empty.poll_once()
         assert none.version is None
         assert "does not answer" in empty.problem
 
         (model,) = (tmp_path / "cache").rglob("model.onnx")
         model.write_bytes(model.read_bytes()[:-1] + b"\0")
-        damaged, none = watch(server.url, publisher, tmp_path / "cache")
+        damaged, none = watch(mlflow_server.url, publisher, tmp_path / "cache")
         damaged.poll_once()
         assert none.version is None
         lines(caplog)
     finally:
-        server.start()
+        mlflow_server.start()
     for _ in range(2):
         watcher.poll_once()
     assert lines(caplog) == [f"{publisher.name} version {second} is served", "the registry answers again"]
@@ -349,9 +345,9 @@ print(sorted({"mlflow", "torch", "onnx", "sklearn", "bentoml"} & set(sys.modules
 
 
 def test_processes_that_fetch_at_once_download_once_and_what_one_uses_stays(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
-    with proxy(server) as (url, seen):
+    with proxy(mlflow_server) as (url, seen):
         registry = MlflowRegistry(url, tmp_path / "cache")
         fetched: list[Path] = []
 
@@ -396,9 +392,11 @@ def answer(worker: subprocess.Popen[str]) -> None:
     worker.stdin.flush()
 
 
-def test_the_thread_follows_and_stops_promptly(server: RegistryServer, publisher: Publisher, tmp_path: Path) -> None:
+def test_the_thread_follows_and_stops_promptly(
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+) -> None:
     first, second = publisher.promote(publisher.publish()), publisher.publish()
-    watcher, served = watch(server.url, publisher, tmp_path / "cache", poll_s=0.1)
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache", poll_s=0.1)
     watcher.start()
     try:
         wait_for(lambda: served.version == first)
@@ -421,11 +419,11 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher.promote(publisher.publish())
     uri = ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
-    with proxy(server, authorization="Basic YW5uOnNlY3JldA==") as (url, _):
+    with proxy(mlflow_server, authorization="Basic YW5uOnNlY3JldA==") as (url, _):
         with pytest.raises(
             TrackingError, match=r"answers 401 \(You are not authenticated\); set MLFLOW_TRACKING_USERNAME"
         ):
@@ -438,51 +436,51 @@ def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(
         assert registry.fetch(registry.resolve(uri)).is_dir()
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    with proxy(server, authorization="Bearer t0ken") as (url, _):
+    with proxy(mlflow_server, authorization="Bearer t0ken") as (url, _):
         assert MlflowRegistry(url, tmp_path).resolve(uri).verdict == "pass"
 
 
 def test_a_redirect_to_another_host_is_not_followed(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    with proxy(server) as (other, seen), proxy(server, redirect_to=other) as (url, _):
+    with proxy(mlflow_server) as (other, seen), proxy(mlflow_server, redirect_to=other) as (url, _):
         with pytest.raises(TrackingError, match=f"it redirects to {other.removeprefix('http://')}"):
             MlflowRegistry(url, tmp_path).resolve(ModelUri.parse("models:/any@champion"))
         assert seen == []
 
 
 def test_an_archive_that_ends_early_is_tried_again_and_one_over_the_limit_refused(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     version = publisher.promote(publisher.publish())
-    with proxy(server, cut_bytes=100) as (url, _):
+    with proxy(mlflow_server, cut_bytes=100) as (url, _):
         watcher, served = watch(url, publisher, tmp_path / "cut")
         watcher.poll_once()
         assert "stopped 100 bytes before the end of package/model.bento" in watcher.problem
         assert (watcher.refused, served.version) == ("", None)
-    watcher, served = watch(server.url, publisher, tmp_path / "limit", max_package_bytes=10_000)
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "limit", max_package_bytes=10_000)
     watcher.poll_once()
     assert f"version {version} is refused: package/model.bento of run" in watcher.refused
     assert "has more than the limit of 10,000 bytes" in watcher.refused
     assert not list((tmp_path / "cut").glob("*/*/")) + list((tmp_path / "limit").glob("*/*/"))
 
 
-def test_a_server_that_is_not_mlflow_is_named(server: RegistryServer, tmp_path: Path) -> None:
+def test_a_server_that_is_not_mlflow_is_named(mlflow_server: RegistryServer, tmp_path: Path) -> None:
     uri = ModelUri.parse("models:/any@champion")
     with pytest.raises(TrackingError, match="answers 404; is it the address of an MLflow server"):
-        MlflowRegistry(f"{server.url}/elsewhere", tmp_path).resolve(uri)
+        MlflowRegistry(f"{mlflow_server.url}/elsewhere", tmp_path).resolve(uri)
 
 
 def test_a_cache_folder_of_somebody_else_is_not_used(
-    server: RegistryServer, publisher: Publisher, tmp_path: Path
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     publisher.promote(publisher.publish())
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, -1)
-    watcher, served = watch(server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
     watcher.poll_once()
     assert "belongs to the user 12345, not to 0; choose another GAPGATE_MODEL_CACHE" in watcher.problem
     assert served.version is None

@@ -1,0 +1,216 @@
+"""What is done to the server: signals, more load than it takes on, slow clients, and clients that leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import _hostile
+import _load
+import psutil
+from _abuse import Line, all_kinds, picture, sample
+from _hostile import http
+from _load import Load
+from _raw import Connection, SlowClients
+from _victim import Victim, victim
+
+CONCURRENCY = 16
+
+
+def sigterm(bento: Path, less: int) -> Iterator[Line]:
+    """An end under a load that never pauses."""
+    for workers in (1, 2):
+        drain_s = 2.0
+        with victim(bento, {"GAPGATE_WORKERS": str(workers), "GAPGATE_DRAIN_S": str(drain_s)}) as running:
+            with Loaded(running, seconds=drain_s + 8) as loads:
+                time.sleep(2)
+                begun = time.perf_counter()
+                running.server.process.send_signal(signal.SIGTERM)
+                running.server.process.wait(30)
+                taken_s = time.perf_counter() - begun
+            load = loads[0]
+        answered = load.statuses[200]
+        figure = f"{answered:,} answered, {load.dropped} dropped, gone after {taken_s:.1f} s"
+        kept = not load.dropped and set(load.statuses) == {200} and taken_s < 2 * drain_s + 1
+        done = f"SIGTERM under {CONCURRENCY} connections, {workers} worker{'s' * (workers > 1)}, drain {drain_s:g} s"
+        yield Line(done, figure, "none dropped", kept)
+
+
+def killed(bento: Path, less: int) -> Iterator[Line]:
+    """One of two workers dies."""
+    with victim(bento, {"GAPGATE_WORKERS": "2"}) as running:
+        time.sleep(1.2)
+        before = {worker.pid for worker in running.workers()}
+        with Loaded(running, seconds=6) as loads:
+            time.sleep(1.5)
+            begun = time.perf_counter()
+            victim_pid = min(before)
+            os.kill(victim_pid, signal.SIGKILL)
+            back_s = _until_new_worker(running, before, begun)
+        load = loads[0]
+    others = {status for status in load.statuses if status != 200}
+    gap_ms = 1e3 * max(load.latencies_s)
+    figure = f"{load.statuses[200]:,} answered, {load.dropped} cut off, slowest {gap_ms:.0f} ms, back in {back_s:.2f} s"
+    kept = not others and load.dropped <= CONCURRENCY and not load.refused and back_s < 2
+    yield Line("kill -9 of one of two workers under load", figure, "the other goes on, back in 2 s", kept)
+
+
+def overload(bento: Path, less: int) -> Iterator[Line]:
+    """More than the server takes on."""
+    slots = 16
+    seconds = 4 if less == 1 else 1.5
+    with victim(bento, {"GAPGATE_CONCURRENCY": str(slots)}) as running:
+        retry_after = _retry_after(running, slots)
+        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        _load.run(running.url, requests, concurrency=slots, seconds=1)
+        capacity = _load.run(running.url, requests, concurrency=slots, seconds=seconds)
+        twice = {
+            connections: _load.run(running.url, requests, concurrency=connections, seconds=seconds)
+            for connections in (2 * slots, 8 * slots)
+        }
+    at_capacity_ms = 1e3 * _p99(capacity.accepted_s)
+    for connections, load in twice.items():
+        p99_ms = 1e3 * _p99(load.accepted_s)
+        figure = f"{load.statuses[200]:,} × 200, {load.statuses[429]:,} × 429, p99 {p99_ms:.1f} ms"
+        statuses = set(load.statuses) <= {200, 429} and load.statuses[429] > 0 and load.statuses[200] > 0
+        kept = statuses and not load.dropped and not load.refused and p99_ms < 5 * at_capacity_ms and retry_after == "1"
+        done = f"{connections} connections on {slots} slots"
+        yield Line(done, figure, f"429 with Retry-After, p99 < 5 × {at_capacity_ms:.1f} ms", kept)
+
+
+def slow_clients(bento: Path, less: int) -> Iterator[Line]:
+    """200 clients that send a byte a second, beside a normal one."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+    body = head + b"Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    timeout_s = 3
+    with victim(bento, {"GAPGATE_TIMEOUT_S": str(timeout_s)}) as running:
+        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        _load.run(running.url, requests, concurrency=1, seconds=1)
+        for name, start in (("headers", head), ("bodies", body)):
+            alone = _load.run(running.url, requests, concurrency=1, seconds=2)
+            with SlowClients(running.url, 200, start) as slow:
+                beside = _load.run(running.url, requests, concurrency=1, seconds=2)
+                slow_then = slow.num_open
+                left = slow.wait_closed(timeout_s + 8)
+            p50, p99 = (
+                (1e3 * _p50(load.latencies_s) for load in (alone, beside)),
+                (1e3 * _p99(load.latencies_s) for load in (alone, beside)),
+            )
+            (p50_alone, p50_beside), (p99_alone, p99_beside) = p50, p99
+            figure = (
+                f"p50 {p50_beside:.2f} ms (alone {p50_alone:.2f}), p99 {p99_beside:.2f} ms ({p99_alone:.2f}); "
+                f"{slow_then} open then, {left} in the end"
+            )
+            kept = (
+                set(beside.statuses) == {200} and p50_beside < 1.5 * p50_alone + 0.5 and slow_then == 200 and not left
+            )
+            yield Line(f"200 clients, a byte a second of {name}", figure, "p50 < 1.5 × + 0.5 ms, all closed", kept)
+
+
+def memory(bento: Path, less: int) -> Iterator[Line]:
+    """Many requests of every kind."""
+    number, first = 200_000 // less, 20_000 // less
+    with victim(bento) as running:
+        requests = all_kinds(running)
+        _load.run(running.url, requests, concurrency=8, num_requests=first)
+        rss_before, uss_before = running.memory_mb()
+        load = _load.run(running.url, requests, concurrency=8, num_requests=number - first)
+        rss, uss = running.memory_mb()
+    growth = 100 * (rss / rss_before - 1), 100 * (uss / uss_before - 1)
+    figure = f"RSS {rss:.0f} MB ({growth[0]:+.2f} %), USS {uss:.0f} MB ({growth[1]:+.2f} %); {dict(load.statuses)}"
+    yield Line(f"requests {first:,} to {number:,}", figure, "growth < 2 %", max(growth) < 2 and not load.dropped)
+
+
+def client_gone(bento: Path, less: int) -> Iterator[Line]:
+    """A client that does not wait for its batch."""
+    images = 100
+    large = _hostile.large_png(3_000)
+    parts = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n' + large + b"\r\n"
+        for _ in range(images)
+    )
+    with victim(bento) as running:
+        request = http(running.url, "/v1/predict/batch", parts + b"--b--\r\n", "multipart/form-data; boundary=b")
+        begun = running.cpu_s()
+        with Connection(running.url) as connection:
+            connection.send(request)
+            time.sleep(1)
+            worked_s = running.cpu_s() - begun
+        time.sleep(0.5)
+        settled = running.cpu_s()
+        time.sleep(2)
+        after_s = running.cpu_s() - settled
+        counted = sample(running, 'gapgate_requests_total{route="/v1/predict/batch",status="499"}')
+    figure = f"{worked_s:.2f} s of processor time while it waits, {after_s:.2f} s in 2 s after; {counted:g} × 499"
+    yield Line(
+        f"a client leaves its batch of {images}", figure, "its work stops", worked_s > 0.2 > after_s and counted == 1
+    )
+
+
+class Loaded:
+    """A load in a thread while this context lasts; its result is in the list afterwards."""
+
+    def __init__(self, running: Victim, seconds: float) -> None:
+        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        self._loads: list[Load] = []
+        self._thread = threading.Thread(
+            target=lambda: self._loads.append(
+                _load.run(running.url, requests, concurrency=CONCURRENCY, seconds=seconds)
+            )
+        )
+
+    def __enter__(self) -> list[Load]:
+        self._thread.start()
+        return self._loads
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+
+def _until_new_worker(running: Victim, before: set[int], begun: float) -> float:
+    """Seconds until as many workers as before are there and the newest answers: it listens, and has its own metrics."""
+    while time.perf_counter() - begun < 10:
+        new = {worker.pid for worker in running.workers()} - before
+        if new and f"pid {min(new)}" and _answers(min(new), running):
+            return time.perf_counter() - begun
+        time.sleep(0.01)
+    return float("inf")
+
+
+def _answers(pid: int, running: Victim) -> bool:
+    """Whether that worker holds a connection, that is, has accepted one."""
+    port = int(running.url.rpartition(":")[2])
+    try:
+        connections = psutil.Process(pid).net_connections()
+    except psutil.NoSuchProcess:
+        return False
+    return any(each.raddr and each.laddr.port == port for each in connections)
+
+
+def _retry_after(running: Victim, slots: int) -> str:
+    """Of a 429, in a burst."""
+    request = http(running.url, "/v1/predict", picture(), "image/png")
+    for _ in range(20):
+        connections = [Connection(running.url) for _ in range(8 * slots)]
+        for connection in connections:
+            connection.send(request)
+        answers = [connection.answer() for connection in connections]
+        for connection in connections:
+            connection.close()
+        refused = [answer for answer in answers if answer.status == 429]
+        if refused:
+            return refused[0].headers.get("retry-after", "")
+    return "none"
+
+
+def _p50(seconds: list[float]) -> float:
+    return statistics.median(seconds)
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]

@@ -1,0 +1,63 @@
+"""What must not happen to the REST service, tried: one line for each promise.
+
+    gapgate run ...                      # makes a .bento; the newest is taken
+    python bench/abuse.py [--bento FILE] [--only mutants,bombs] [--quick]
+
+Each line says what was done, the figure, its limit, and `ok` or `MISSED`. Client and server share the machine. Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import _abuse_inputs as inputs
+import _abuse_load as load
+from _abuse import Line
+
+QUICK = 20
+"""`--quick` does so many times less."""
+CHECKS: dict[str, Callable[[Path, int], Iterator[Line]]] = {
+    check.__name__: check
+    for check in (
+        inputs.mutants,
+        inputs.bombs,
+        inputs.large_body,
+        inputs.failures,
+        inputs.urls,
+        inputs.paths,
+        inputs.changed_package,
+        inputs.protocol,
+        load.sigterm,
+        load.killed,
+        load.overload,
+        load.slow_clients,
+        load.memory,
+        load.client_gone,
+    )
+}
+"""Each gets the Bento, and by how much to do less."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bento", type=Path, help="a .bento file; the newest run's by default")
+    parser.add_argument("--only", default="", help=f"some of {','.join(CHECKS)}")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} times fewer requests")
+    arguments = parser.parse_args(argv)
+    bento = arguments.bento or max(Path(os.environ.get("GAPGATE_HOME") or ".gapgate", "runs").glob("*/model.bento"))
+    chosen = [name for name in arguments.only.split(",") if name] or list(CHECKS)
+    missed = 0
+    print("| what was done | what happened | promised | |\n|---|---|---|---|")
+    for name in chosen:
+        for line in CHECKS[name](bento, QUICK if arguments.quick else 1):
+            missed += not line.is_kept
+            print(f"| {line.done} | {line.figure} | {line.limit} | {'ok' if line.is_kept else 'MISSED'} |", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
