@@ -116,6 +116,7 @@ def paths(bento: Path, less: int) -> Iterator[Line]:
         ask(running.url, get("/none"))
         ask(running.url, get("/static/none"))
         ask(running.url, get("/v1/receipts/none"))
+        series(running)
         before = series(running)
         requests = [get(path) for path in itertools.islice(generated, number)]
         load = _load.run(running.url, requests, concurrency=8, num_requests=number)

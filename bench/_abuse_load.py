@@ -12,8 +12,7 @@ from pathlib import Path
 
 import _hostile
 import _load
-import psutil
-from _abuse import Line, all_kinds, picture, sample
+from _abuse import Line, all_kinds, get, picture, sample
 from _hostile import http
 from _load import Load
 from _raw import Connection, SlowClients
@@ -173,23 +172,16 @@ class Loaded:
 
 
 def _until_new_worker(running: Victim, before: set[int], begun: float) -> float:
-    """Seconds until as many workers as before are there and the newest answers: it listens, and has its own metrics."""
+    """Seconds until a worker that was not there before has answered."""
     while time.perf_counter() - begun < 10:
-        new = {worker.pid for worker in running.workers()} - before
-        if new and f"pid {min(new)}" and _answers(min(new), running):
-            return time.perf_counter() - begun
-        time.sleep(0.01)
+        with Connection(running.url) as connection:
+            answer = connection.ask(get("/readyz"))
+            own_port = connection.socket.getsockname()[1]
+            new = [worker for worker in running.workers() if worker.pid not in before]
+            ports = {each.raddr.port for worker in new for each in worker.net_connections() if each.raddr}
+            if answer.status == 200 and own_port in ports:
+                return time.perf_counter() - begun
     return float("inf")
-
-
-def _answers(pid: int, running: Victim) -> bool:
-    """Whether that worker holds a connection, that is, has accepted one."""
-    port = int(running.url.rpartition(":")[2])
-    try:
-        connections = psutil.Process(pid).net_connections()
-    except psutil.NoSuchProcess:
-        return False
-    return any(each.raddr and each.laddr.port == port for each in connections)
 
 
 def _retry_after(running: Victim, slots: int) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from _raw import ask
 
 from serving.run import Server, serve
 
@@ -91,7 +93,7 @@ def started(package: Path) -> Iterator[str]:
         )
     try:
         deadline = time.monotonic() + 10
-        while ask(url, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").code == "starting" and time.monotonic() < deadline:
+        while _is_starting(url) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield url
     finally:
@@ -141,6 +143,15 @@ class Connects:
     @staticmethod
     def _is_traced(pid: int) -> bool:
         return "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def _is_starting(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/readyz", timeout=10).close()
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return bool(json.load(answer)["error"]["code"] == "starting")
+    return False
 
 
 def _status_mb(pid: int, name: str) -> float:

@@ -61,8 +61,8 @@ class Models:
             ApiError: 503, there is none; with the reason.
         """
         if self.current is None:
-            code, problem = self._code, self.problem
-            raise ApiError(503, code, problem, {"Retry-After": "1"})
+            code = "refused" if self.refused else self._code
+            raise ApiError(503, code, self.problem, {"Retry-After": "1"})
         return self.current
 
     @property

@@ -16,7 +16,7 @@ from gapgate.settings import Settings, load
 Params = Annotated[
     Path | None,
     typer.Option(
-        "--params", metavar="FILE", help="Settings file. [default: params.yaml where there is one]", show_default=False
+        "--params", metavar="FILE", help="Settings file; by default params.yaml where there is one.", show_default=False
     ),
 ]
 Overrides = Annotated[

@@ -38,13 +38,11 @@ def predict(
     ],
     url: Annotated[
         str,
-        typer.Option(
-            "--url", metavar="URL", help="Ask this server. [default: no server is needed]", show_default=False
-        ),
+        typer.Option("--url", metavar="URL", help="Ask this server; by default none is needed.", show_default=False),
     ] = "",
     model: Annotated[
         str,
-        typer.Option("--model", metavar="NAME", help="Whose champion answers. By default gapgate.", show_default=False),
+        typer.Option("--model", metavar="NAME", help="Whose champion. By default gapgate.", show_default=False),
     ] = "",
     bento: Annotated[
         Path | None,

@@ -10,9 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gapgate.errors import RegistryError
-from pipelines.cli.options import ModelName
-
-_DEFAULT_NAME = "gapgate"
+from pipelines.cli.options import DEFAULT_MODEL, ModelName
 
 
 def receipt(
@@ -66,7 +64,7 @@ def models(name: ModelName = "") -> None:
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = _DEFAULT_NAME
+    version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = DEFAULT_MODEL
 ) -> None:
     """Make a version the champion; its certificate must have passed."""
     from components.platform.registry import Registry, promotion_lock
@@ -78,7 +76,7 @@ def promote(
     Console().print(f"champion of {escape(name)} is version {version}{before}")
 
 
-def rollback(name: ModelName = _DEFAULT_NAME) -> None:
+def rollback(name: ModelName = DEFAULT_MODEL) -> None:
     """Give the champion's place back to the version before it."""
     from components.platform.registry import Registry, promotion_lock
 

@@ -18,8 +18,8 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`. "
-            "[default: what data.dvc pins]",
+            help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
+            "by default what data.dvc pins.",
             show_default=False,
         ),
     ] = None,
