@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from serving.schema import ErrorAnswer, Problem
 
@@ -39,9 +41,9 @@ class ApiError(Exception):
         return Problem(code=self.code, message=self.message, request_id=request_id)
 
 
-def json_response(content: BaseModel) -> Response:
-    """A model as JSON."""
-    return Response(content.model_dump_json(by_alias=True, exclude_none=True).encode())
+def json_response(content: BaseModel | Mapping[str, Any]) -> Response:
+    """A model, or what already has the names of one, as JSON."""
+    return Response(to_json(content, by_alias=True, exclude_none=True))
 
 
 def error_response(error: ApiError, request_id: str) -> Response:

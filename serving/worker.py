@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
+import re
 import socket
 import struct
 import sys
@@ -29,6 +31,7 @@ MAX_HEADER_BYTES = 64 * 1024
 """Largest request line with headers; httptools itself sets no limit."""
 _QUIET_S = 0.2
 """A draining server without a new request for so long ends."""
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RETURN = 26, 27, 6
 """Of Linux: socket(7), and `BPF_RET | BPF_K` of its socket filters."""
 
@@ -58,6 +61,8 @@ class Protocol(HttpToolsProtocol):
             self._between = False
             self.begun = self.loop.time()
             self._header_bytes = 0
+        if self._header_bytes is not None:
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._header_bytes is not None:
             self._header_bytes += len(data)
@@ -183,7 +188,19 @@ def _no_newcomers(listeners: list[socket.socket]) -> Iterator[None]:
                 listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """A request's beginning whose wish for another protocol is not seen, as RFC 9110, 7.8 allows. httptools takes a
+    request with that wish for one without a body, and Java's HTTP client has it (h2c) in its first one."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    if b"pgrade:" not in head and b"PGRADE:" not in head:
+        return data
+    return _UPGRADE.sub(b"\r\nignored:", head) + data[len(head) :]
+
+
 def run(options: Options, package: Path, listener: socket.socket) -> None:
     """Serve until SIGTERM."""
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # else each broken request writes a line
     app, called = create_app(options, package)
     Server(app, called).run(sockets=[listener])

@@ -208,6 +208,15 @@ def test_old_and_unusual_http_is_answered(running: Victim) -> None:
     assert_is_error(too_large, 413, "body_too_large")
 
 
+def test_a_wish_for_another_protocol_is_passed_over(running: Victim) -> None:
+    h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+    websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with Connection(running.url) as connection:
+        for headers in (h2c, websocket, ""):
+            assert connection.ask(predict(running.url, headers=headers)).status == 200
+            assert connection.ask(get("/livez", headers)).status == 200
+
+
 @pytest.mark.parametrize("given", ["a b", "a\tb", "<script>", '"', "é", "x" * 129, "a;b", "{}"])
 def test_an_unfit_request_id_is_not_sent_back(running: Victim, given: str) -> None:
     answer = ask(running.url, get("/livez", f"X-Request-ID: {given}\r\n"))
@@ -217,10 +226,8 @@ def test_an_unfit_request_id_is_not_sent_back(running: Victim, given: str) -> No
 
 def test_a_client_that_goes_away_stops_its_batch(running: Victim) -> None:
     name = 'gapgate_requests_total{route="/v1/predict/batch",status="499"}'
-    part = (
-        b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + _hostile.large_png(3_000) + b"\r\n"
-    )
-    request = http(running.url, "/v1/predict/batch", part * 100 + b"--b--\r\n", "multipart/form-data; boundary=b")
+    form, form_type = _load.forms("f", {f"{index}.png": _hostile.large_png(3_000) for index in range(100)})
+    request = http(running.url, "/v1/predict/batch", form, form_type)
     with Connection(running.url) as connection:
         connection.send(request)
         before = running.cpu_s()

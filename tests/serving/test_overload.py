@@ -16,7 +16,7 @@ from bench._victim import Victim, victim
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import SIZE_PX, picture
 
-TIMEOUT_S = 2
+TIMEOUT_S = 1
 SLOTS = 8
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
 HEADERS = HEAD + b"Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
@@ -69,11 +69,14 @@ def test_slow_clients_slow_nobody_and_are_closed_in_the_end(running: Victim, hea
     assert statistics.median(beside.latencies_s) < 3 * statistics.median(alone.latencies_s) + 0.005
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /liv", HEADERS, HEADERS.replace(b"predict", b"nothing")])
-def test_a_client_that_falls_silent_is_closed(running: Victim, said: bytes) -> None:
-    with Connection(running.url) as connection:
-        connection.send(said)
+def test_a_client_that_falls_silent_is_closed(running: Victim) -> None:
+    connections = [Connection(running.url) for _ in range(4)]
+    said = (b"", b"GET /liv", HEADERS, HEADERS.replace(b"predict", b"nothing"))
+    for connection, part in zip(connections, said, strict=True):
+        connection.send(part)
+    for connection in connections:
         assert connection.is_closed(TIMEOUT_S + 15)
+        connection.close()
 
 
 def test_a_slow_body_is_told_that_it_is_late(running: Victim) -> None:
@@ -86,10 +89,10 @@ def test_a_slow_body_is_told_that_it_is_late(running: Victim) -> None:
 def test_a_client_that_never_reads_its_answers_is_closed(running: Victim) -> None:
     with Connection(running.url) as connection:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.socket.settimeout(1)
-        with pytest.raises(TimeoutError):
-            connection.send(b"GET /docs.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50_000)
+        connection.send(b"GET /docs.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000)
+        time.sleep(0.5)
         port = connection.socket.getsockname()[1]
+        assert port in connected(running)
         deadline = time.monotonic() + TIMEOUT_S + 15
         while port in connected(running) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -112,9 +115,9 @@ def test_many_requests_leave_no_memory_behind(running: Victim) -> None:
         b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
     ]
-    _load.run(url, requests, concurrency=4, num_requests=3_000)
+    _load.run(url, requests, concurrency=4, num_requests=2_000)
     before, _ = running.memory_mb()
-    load = _load.run(url, requests, concurrency=4, num_requests=12_000)
+    load = _load.run(url, requests, concurrency=4, num_requests=8_000)
     after, _ = running.memory_mb()
     assert load.dropped == 0
     assert after < 1.05 * before

@@ -42,7 +42,7 @@ def loaded(running: Victim, seconds: float) -> Iterator[list[_load.Load]]:
 def test_sigterm_under_a_load_that_never_pauses_drops_no_request(bento: Artifact, workers: int) -> None:
     environment = {"GAPGATE_WORKERS": str(workers), "GAPGATE_DRAIN_S": "1"}
     with victim(bento.path / "model.bento", environment) as running, loaded(running, 30) as loads:
-        time.sleep(1)
+        time.sleep(0.5)
         running.server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         running.server.process.wait(20)
@@ -56,8 +56,8 @@ def test_a_killed_worker_is_replaced_while_the_other_goes_on(bento: Artifact) ->
     with victim(bento.path / "model.bento", {"GAPGATE_WORKERS": "2"}) as running:
         time.sleep(1.2)  # one that lives shorter is replaced later
         before = {worker.pid for worker in running.workers()}
-        with loaded(running, 4) as loads:
-            time.sleep(1)
+        with loaded(running, 3) as loads:
+            time.sleep(0.5)
             os.kill(min(before), signal.SIGKILL)
             begun = time.monotonic()
             assert until_a_new_one_answers(running, before) - begun < 6
