@@ -73,11 +73,17 @@ def overload(bento: Path, less: int) -> Iterator[Line]:
             for connections in (2 * slots, 8 * slots)
         }
     at_capacity_ms = 1e3 * _p99(capacity.accepted_s)
-    for connections, load in twice.items():
+    for (connections, load), times in zip(twice.items(), (5, 10), strict=True):
         p99_ms = 1e3 * _p99(load.accepted_s)
         figure = f"{load.statuses[200]:,} × 200, {load.statuses[429]:,} × 429, p99 {p99_ms:.1f} ms"
         statuses = set(load.statuses) <= {200, 429} and load.statuses[429] > 0 and load.statuses[200] > 0
-        kept = statuses and not load.dropped and not load.refused and p99_ms < times * at_capacity_ms and retry_after == "1"
+        kept = (
+            statuses
+            and not load.dropped
+            and not load.refused
+            and p99_ms < times * at_capacity_ms
+            and retry_after == "1"
+        )
         done = f"{connections} connections on {slots} slots"
         yield Line(done, figure, f"429 with Retry-After, p99 < {times} × {at_capacity_ms:.1f} ms", kept)
 

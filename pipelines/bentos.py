@@ -16,9 +16,10 @@ def champion_bento(name: str) -> Path:
         RegistryError: there is no champion, or its Bento is not on this machine.
     """
     from components.platform.context import RunContext
+    from components.platform.home import has_store
     from components.platform.registry import Registry
 
-    champion = Registry().champion(name)
+    champion = Registry().champion(name) if has_store() else None  # a look would make an empty one
     if champion is None:
         raise RegistryError(f"{name} has no champion; `gapgate run` makes one when the gate passes")
     folder = RunContext(champion.tags.get("gapgate.run", "")).folder

@@ -17,6 +17,9 @@ from gapgate.sources.base import IMAGE_SUFFIXES
 
 BATCH_SIZE = 64
 
+_SUFFIXES = IMAGE_SUFFIXES - {".ppm", ".pgm", ".pbm", ".pnm"}
+"""Of what `serving.inputs` reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -92,7 +95,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
             raise DataError(f"no such file or folder: {path}")
     if not found:
         listed = ", ".join(map(str, paths))
-        raise DataError(f"there is no image in {listed}; files count that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(f"there is no image in {listed}; files count that end in {', '.join(sorted(_SUFFIXES))}")
     return list(found)
 
 
@@ -195,5 +198,5 @@ def _images_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES:  # noqa: PTH122
                 yield Path(parent, name)

@@ -38,6 +38,15 @@ def authorize(request: Request) -> None:
         raise ApiError(401, "unauthorized", "this key is not known", _CHALLENGE)
 
 
+def is_authorized(request: Request) -> bool:
+    """Whether `authorize` lets a request through."""
+    try:
+        authorize(request)
+    except ApiError:
+        return False
+    return True
+
+
 def check_address(host: str, options: Options) -> None:
     """Refuse to listen for other machines where nobody said who may ask.
 

@@ -46,6 +46,8 @@ class Route:
 
     methods: tuple[str, ...]
     respond: Callable[[Context, Request], Awaitable[Response]]
+    parameters: tuple[str, ...] = ()
+    """Of its query."""
     is_public: bool = False
     """Whether it needs no key."""
 
@@ -69,10 +71,10 @@ async def metrics(context: Context, request: Request) -> Response:
 
 
 ROUTES = {
-    "/v1/predict": Route(("POST",), endpoints.predict),
-    "/v1/predict/batch": Route(("POST",), endpoints.predict_batch),
-    "/v1/explain": Route(("POST",), endpoints.explain),
-    "/v1/similar": Route(("POST",), endpoints.similar),
+    "/v1/predict": Route(("POST",), endpoints.predict, ("top_k",)),
+    "/v1/predict/batch": Route(("POST",), endpoints.predict_batch, ("top_k",)),
+    "/v1/explain": Route(("POST",), endpoints.explain, ("class", "feature_maps")),
+    "/v1/similar": Route(("POST",), endpoints.similar, ("k",)),
     "/v1/model": Route(("GET", "HEAD"), lookups.model_card),
     "/v1/receipts/{digest}": Route(("GET", "HEAD"), lookups.receipt),
     "/": Route(("GET", "HEAD"), pages.index, is_public=True),
@@ -144,6 +146,7 @@ class App:
             raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
         if not route.is_public:
             authorize(request)
+            request.check_names(route.parameters)
         return await route.respond(self.context, request)
 
     def _count(self, request: Request, template: str, status: int, begun: float) -> None:

@@ -69,6 +69,8 @@ def _opened(bento_path: Path) -> Iterator[tarfile.TarFile]:
                 pass
     except FileNotFoundError:
         raise ArtifactError(f"{bento_path} is missing; run the package step") from None
+    except IsADirectoryError:
+        raise ArtifactError(f"{bento_path} is a folder; name the .bento file in it") from None
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise ArtifactError(f"{bento_path} is not a Bento ({error}); run the package step again") from None
 

@@ -49,7 +49,8 @@ def _security(spec: Json) -> str:
     header = "Authorization: Bearer KEY"
     return (
         f"<p>This server asks for a key: send it as {_code('X-API-Key: KEY')} or {_code(header)}. The commands below "
-        f"take it from the variable {_code('GAPGATE_KEY')} of your shell.</p>"
+        f"take it from the variable {_code('GAPGATE_API_KEY')} of your shell. Without a key this "
+        "page shows the values of a made-up model.</p>"
     )
 
 
@@ -117,7 +118,7 @@ def _errors(responses: Json) -> str:
         for code, meaning in _CODE_LINE.findall(response["description"])
     ]
     table = _table(("Status", "Code", "When"), rows)
-    return f"<details><summary>{len(rows)} kinds of error</summary>{table}</details>"
+    return f"<details><summary>Errors: {len(rows)}</summary>{table}</details>"
 
 
 def _schema(name: str, schema: Json) -> str:

@@ -98,7 +98,7 @@ async def explain(context: Context, request: Request) -> Response:
         if wanted is not None and wanted not in predictor.class_names:
             raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
         image = (await decode(context.work, request, predictor, upload))[0]
-        if "image/png" in request.header("accept"):
+        if request.prefers("image/png", "application/json"):
             return await context.work.in_thread(
                 request, lambda cancelled: _heat_map(predictor, image, wanted, cancelled)
             )

@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from gapgate.errors import ImageError
+from serving.form import FormFile
 from serving.predictor import Predictor
 from serving.request import FORM_TYPE, IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.responses import ApiError
 from serving.work import Cancelled, Work
 
+_ALIASES = ("image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp")
+"""What some clients call formats of `IMAGE_TYPES`."""
+_NO_FILE = "the form holds no file; send the image as one (with curl: -F image=@FILE)"
+_EMPTY = "the image is empty, 0 bytes; send the whole file"
 MAX_FORM_FILES = 8
 """Files of a form of which one is the image."""
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF")
@@ -41,21 +46,20 @@ class Upload:
 
 
 async def read_upload(request: Request) -> Upload:
-    """The image in a request: its body, the form's field `image`, or the form's first file.
+    """The image in a request: its body, the form's field `image`, or the form's only file.
 
     Raises:
         ApiError: 415 for another content type, 400 where there is no image, and as `Request.body`.
     """
     content_type = request.content_type
     if content_type == FORM_TYPE:
-        files = await request.files(MAX_FORM_FILES)
-        data = next((file.data for file in files if file.field == "image"), files[0].data if files else b"")
-    elif content_type in IMAGE_TYPES or content_type == TENSOR_TYPE:
+        data = _one_of(await request.files(MAX_FORM_FILES))
+    elif content_type in (*IMAGE_TYPES, *_ALIASES, TENSOR_TYPE):
         data = await request.body()
     else:
         raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE))
     if not data:
-        raise ApiError(400, "missing_image", "the request holds no image; send it as the body or as the field `image`")
+        raise ApiError(400, "missing_image", _EMPTY)
     return Upload(data, is_tensor=content_type == TENSOR_TYPE)
 
 
@@ -70,11 +74,23 @@ async def read_uploads(request: Request, max_files: int) -> list[Upload]:
         uploads = [Upload(file.data, filename=file.filename) for file in await request.files(max_files)]
     elif content_type == TENSOR_TYPE:
         uploads = [Upload(await request.body(), is_tensor=True)]
+        if not uploads[0].data:
+            raise ApiError(400, "missing_image", _EMPTY)
     else:
         raise _unsupported(content_type, (FORM_TYPE, TENSOR_TYPE))
     if not uploads:
-        raise ApiError(400, "missing_image", "the form holds no file; send each image as a file field")
+        raise ApiError(400, "missing_image", _NO_FILE)
     return uploads
+
+
+def _one_of(files: list[FormFile]) -> bytes:
+    """The file of the field `image`, or the only one."""
+    if not files:
+        raise ApiError(400, "missing_image", _NO_FILE)
+    named = [file for file in files if file.field == "image"] or files
+    if len(named) > 1:
+        raise ApiError(400, "bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
+    return named[0].data
 
 
 async def decode(work: Work, request: Request, predictor: Predictor, upload: Upload) -> NDArray[np.uint8]:
@@ -98,7 +114,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
             pixels = predictor.pixels(image)
         return pixels[np.newaxis]
     except ImageError as error:
-        raise invalid_image(error) from None
+        raise invalid_image(_with_remedy(error)) from None
 
 
 def decode_all(
@@ -112,7 +128,7 @@ def decode_all(
         try:
             decoded.append(predictor.pixels(_open(predictor, upload, max_pixels)))
         except ImageError as error:
-            decoded.append(error)
+            decoded.append(_with_remedy(error))
     return decoded
 
 
@@ -122,6 +138,8 @@ def _open(predictor: Predictor, upload: Upload, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: as `Predictor.open`, and for what takes long or much memory to find out.
     """
+    if not upload.data:
+        raise ImageError(_EMPTY)
     if not upload.data.startswith(SIGNATURES):
         raise ImageError("not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF")
     if upload.data.startswith(b"\xff\xd8") and (scans := upload.data.count(b"\xff\xda")) > MAX_SCANS:
@@ -146,7 +164,20 @@ def invalid_image(error: ImageError) -> ApiError:
     return ApiError(400, "invalid_image", str(error))
 
 
+def _with_remedy(error: ImageError) -> ImageError:
+    """A reason of `gapgate.transform`, which is short because it heads a list there, with what to do about it."""
+    text = str(error)
+    if text == "truncated":
+        return ImageError("the image is truncated; send the whole file")
+    if text.startswith("corrupt"):
+        return ImageError(f"the image is {text}; save it anew")
+    if "exceed the limit" in text:
+        return ImageError(f"{text}; send a smaller image")
+    return error
+
+
 def _unsupported(content_type: str, accepted: tuple[str, ...]) -> ApiError:
     listed = ", ".join(accepted)
-    message = f"content type {content_type or 'missing'} is not accepted; send one of {listed}"
+    found = f"content type {content_type} is not accepted" if content_type else "no content type was sent"
+    message = f"{found}; send one of {listed} (with curl: -F image=@FILE)"
     return ApiError(415, "unsupported_media_type", message, {"Accept-Post": listed})

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 import gapgate
-from serving.openapi_examples import example, samples, without_secrets
+from serving.openapi_examples import example, samples
 from serving.openapi_routes import ERRORS, ROUTES, Route
 from serving.schema import Answer, ErrorAnswer, ModelCard
 
@@ -26,11 +26,8 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
     Args:
         card: what `GET /v1/model` answers; gives the classes, the shape of an image and the limits.
         url: `http://host:port` as the client sees it, for the commands to paste; empty: relative.
-        keys_required: whether the server is configured with keys. The description itself is open to all, so it then
-            tells nothing of the model but the shape of its input.
+        keys_required: whether the server is configured with keys.
     """
-    if keys_required:
-        card = without_secrets(card)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -38,7 +35,8 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
             "version": gapgate.__version__,
             "description": f"Classifies images with the certified model `{card.name}`, version {card.version}. Every "
             "answer carries an `X-Request-ID`; every answer from 400 up is "
-            '`{"error": {"code", "message", "request_id"}}`.',
+            '`{"error": {"code", "message", "request_id"}}`. Another address gets 404 `not_found`, another method 405 '
+            "`method_not_allowed`, a parameter that is none of its route's 422 `invalid_parameter`.",
         },
         "servers": [{"url": url or "/"}],
         "paths": _paths(card, url, keys_required),

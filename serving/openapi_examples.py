@@ -100,7 +100,7 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
 
 def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
     """Commands for a shell, in the form of the extension `x-codeSamples`: `lang`, `label`, `source`."""
-    key = ' -H "X-API-Key: $GAPGATE_KEY"' if with_key else ""
+    key = ' -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else ""
     curl = f"curl -sS{key}"
     picture = f"curl -sS {url}/static/example.png |"
     as_png = "-H 'Content-Type: image/png' --data-binary @-"

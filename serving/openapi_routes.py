@@ -11,7 +11,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "invalid_image": (400, "Not an image, a damaged one, or one of too many pixels."),
     "wrong_shape": (400, "A raw tensor of another number of bytes than whole images have."),
     "missing_image": (400, "No image in the request."),
-    "bad_request": (400, "A form that cannot be parsed."),
+    "bad_request": (400, "A form that cannot be parsed, or that holds several images where one is asked for."),
     "unauthorized": (401, "No key, or one that is not known."),
     "loopback_only": (403, "No key is configured, so only the server's own machine is answered."),
     "not_found": (404, "There is nothing under this address."),
@@ -25,7 +25,8 @@ ERRORS: dict[str, tuple[int, str]] = {
     "starting": (503, "The model is being loaded."),
     "refused": (503, "The package did not prove itself; the message says why."),
     "not_ready": (503, "The server is ending."),
-    "timeout": (504, "The body did not arrive, or no answer was found, in time."),
+    "upload_timeout": (408, "The body did not arrive in time."),
+    "timeout": (504, "No answer was found in time."),
 }
 """Code → HTTP status and meaning."""
 
@@ -33,7 +34,7 @@ _KEYED = ("unauthorized", "loopback_only", "internal")
 _MODEL = (*_KEYED, "starting", "refused")
 _IMAGE = (
     "invalid_image", "wrong_shape", "missing_image", "bad_request", "body_too_large", "too_many_images",
-    "unsupported_media_type", "invalid_parameter", "overloaded", "timeout", *_MODEL,
+    "unsupported_media_type", "invalid_parameter", "overloaded", "upload_timeout", "timeout", *_MODEL,
 )  # fmt: skip
 
 _TOP_K = ("top_k", 1000, 5, "Number of classes in the answer, the most probable ones.")
@@ -67,7 +68,9 @@ class Route:
 ROUTES = (
     Route(
         "post", "/v1/predict", "predict", "Classify one image",
-        "An image file of any size is converted and resized as for training.",
+        "An image file of any size is converted and resized as for training: upright by its EXIF orientation,"
+        " transparent pixels on the background of training, the first frame of an animation. Its content tells its"
+        " format, not its declared type. A form holds it as the field `image`, or as its only file.",
         {"application/json": Prediction}, _IMAGE, numbers=(_TOP_K,), images="one",
     ),
     Route(
@@ -95,7 +98,8 @@ ROUTES = (
     Route(
         "get", "/v1/receipts/{digest}", "receipt", "Resolve a receipt",
         "The data, code, settings and evidence behind the predictions that carry this digest, and the chain of"
-        " artifacts from the data set to the certificate. Anyone can recompute each digest.",
+        " artifacts from the data set to the certificate. Anyone can recompute each digest: the sha256 of the JSON with"
+        " sorted keys and without spaces, of a lineage entry without its own `digest`.",
         {"application/json": ReceiptAnswer}, (*_MODEL, "not_found"),
     ),
     Route(

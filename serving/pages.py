@@ -13,8 +13,10 @@ from typing import Any
 from serving import docs as documentation
 from serving import openapi as description
 from serving import options
+from serving.access import is_authorized
 from serving.endpoints import Context
 from serving.lookups import card
+from serving.openapi_examples import without_secrets
 from serving.request import Request
 from serving.responses import ApiError, Response
 
@@ -49,8 +51,9 @@ async def openapi(context: Context, request: Request) -> Response:
 
 def _spec(context: Context, request: Request) -> dict[str, Any]:
     host = request.header("host")
+    found = card(context.models.require(), request.options)
     return description.spec(
-        card(context.models.require(), request.options),
+        found if is_authorized(request) else without_secrets(found),
         url=f"{request.scheme}://{host}" if _HOST.fullmatch(host) else "",
         keys_required=bool(request.options.api_keys),
     )

@@ -104,7 +104,7 @@ class Predictor:
         if not data or len(data) % size:
             raise ImageError(
                 f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image; "
-                "send these bytes in the order height, width, channel, or an image file with its own content type"
+                "send them in the order height, width, channel; an image file needs its own content type"
             )
         return np.frombuffer(data, np.uint8).reshape(-1, *shape)
 

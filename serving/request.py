@@ -8,7 +8,7 @@ import uuid
 from functools import cached_property
 from urllib.parse import parse_qs
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from serving.form import FormError, FormFile, TooManyFilesError, parse_files
 from serving.options import Options
@@ -17,6 +17,7 @@ from serving.responses import ApiError
 FORM_TYPE = "multipart/form-data"
 TENSOR_TYPE = "application/octet-stream"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
+_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -79,6 +80,31 @@ class Request:
             raise ApiError(422, "invalid_parameter", f"{name} is given {len(values)} times; give it once")
         return values[0] if values else None
 
+    def check_names(self, known: tuple[str, ...]) -> None:
+        """Refuse a parameter that would be ignored: it is mistyped, or of another route.
+
+        Raises:
+            ApiError: 422.
+        """
+        for name in self._query:
+            if name not in known:
+                listed = ", ".join(known) or "none"
+                raise ApiError(422, "invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
+
+    def prefers(self, content_type: str, other: str) -> bool:
+        """Whether the client would rather have `content_type` than `other` (RFC 9110, 12.5.1)."""
+        qualities: dict[str, float] = {}
+        for entry in self.header("accept").split(","):
+            name, *parameters = entry.replace(" ", "").lower().split(";")
+            quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+            qualities[name] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
+
+        def quality_of(wanted: str) -> float:
+            names = (wanted, wanted.partition("/")[0] + "/*", "*/*")
+            return next((qualities[name] for name in names if name in qualities), 0.0)
+
+        return quality_of(content_type) > quality_of(other)
+
     def whole_number(self, name: str, default: int, limit: int) -> int:
         """A parameter from 1 to `limit`.
 
@@ -112,30 +138,29 @@ class Request:
 
         Raises:
             ApiError: 413 where it is too large (at once where its length is announced), 429 where too many others are
-                half received, 504 where it does not arrive in time.
+                half received, 408 where it does not arrive in time, 415 where it is compressed.
             ClientGoneError: the connection closed before its end.
         """
+        if (encoding := self.header("content-encoding")) not in ("", "identity"):
+            text = f"Content-Encoding {encoding[:40]} is not accepted; send the body as it is"
+            raise ApiError(415, "unsupported_media_type", text, {"Accept-Encoding": "identity"})
         limit = self.options.max_body_bytes
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             raise _too_large(limit)
-        message = await self._receive()
-        if not message.get("more_body") and message["type"] == "http.request" and len(message["body"]) <= limit:
-            self._body_read = True
-            whole: bytes = message["body"]
-            return whole
         try:
             async with asyncio.timeout(self.options.timeout_s):
-                return await self._rest(message, limit)
+                return await self._whole_body(limit)
         except TimeoutError:
-            text = f"the body did not arrive within {self.options.timeout_s:g} s; send a smaller image"
-            raise ApiError(504, "timeout", text) from None
+            text = f"the body did not arrive within {self.options.timeout_s:g} s; send all of its Content-Length"
+            raise ApiError(408, "upload_timeout", text) from None
 
-    async def _rest(self, message: Message, limit: int) -> bytes:
+    async def _whole_body(self, limit: int) -> bytes:
         chunks: list[bytes] = []
         size = 0
         try:
             while True:
+                message = await self._receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGoneError
                 chunk = message.get("body", b"")
@@ -149,7 +174,6 @@ class Request:
                     return b"".join(chunks)
                 if self._buffered.used > self._buffered.limit:
                     raise ApiError(429, "overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
-                message = await self._receive()
         finally:
             self._buffered.used -= size
 

@@ -43,10 +43,10 @@ class ApiError(Exception):
 
 def json_response(content: BaseModel | Mapping[str, Any]) -> Response:
     """A model, or what already has the names of one, as JSON."""
-    return Response(to_json(content, by_alias=True, exclude_none=True))
+    return Response(to_json(content, by_alias=True, exclude_none=True) + b"\n")
 
 
 def error_response(error: ApiError, request_id: str) -> Response:
     """An error as JSON."""
-    body = ErrorAnswer(error=error.problem(request_id)).model_dump_json().encode()
+    body = ErrorAnswer(error=error.problem(request_id)).model_dump_json().encode() + b"\n"
     return Response(body, error.status, headers=error.headers)

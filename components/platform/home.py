@@ -40,3 +40,8 @@ def local_store() -> Path:
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the workspace's own store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_store()}"
+
+
+def has_store() -> bool:
+    """Whether there is a tracking store to ask: a server, or the file of the workspace's own."""
+    return tracking_uri() != f"sqlite:///{local_store()}" or local_store().exists()

@@ -128,7 +128,7 @@ def _predict(answerer: Answerer, files: list[Path], top_k: int, output: Path | N
         summary.show(console, time.perf_counter() - begun)
         if output:
             console.print(
-                f"all {summary.num_images:,} rows are in {escape(str(output))}", soft_wrap=True, highlight=False
+                f"all rows ({summary.num_images:,}) are in {escape(str(output))}", soft_wrap=True, highlight=False
             )
     return summary.num_errors
 

@@ -138,8 +138,8 @@ export function modelCard(card) {
       ["Input", `${input.width} × ${input.height} px, ${input.mode === "gray" ? "gray" : "RGB"}`],
       ["Limits", `${bytes(input.max_body_bytes)}, ${number(input.max_pixels)} pixels, ${number(input.max_batch)} images a batch`],
     ]),
-    el("details", {}, el("summary", {}, `${number(card.classes.length)} classes`), el("p", { class: "names" }, card.classes.join(", "))),
-    checks.length ? el("details", {}, el("summary", {}, `${checks.length} checks of the gate`), el("ul", { class: "checks" }, checks)) : null,
+    el("details", {}, el("summary", {}, `Classes: ${number(card.classes.length)}`), el("p", { class: "names" }, card.classes.join(", "))),
+    checks.length ? el("details", {}, el("summary", {}, `Checks of the gate: ${checks.length}`), el("ul", { class: "checks" }, checks)) : null,
     el(
       "details",
       {},

@@ -84,7 +84,7 @@ def test_a_body_that_does_not_arrive_ends_in_a_timeout(package_dir: Path) -> Non
         await asyncio.sleep(30)
 
     response = ask(started(package_dir, timeout_s=0.05), "POST", "/v1/predict", content=stalled(), headers=PNG)
-    assert (response.status_code, code(response)) == (504, "timeout")
+    assert (response.status_code, code(response)) == (408, "upload_timeout")
 
 
 def test_half_received_bodies_beyond_the_limit_are_refused(package_dir: Path) -> None:
@@ -175,3 +175,42 @@ def test_the_readme_has_the_table_of_options() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for name, default, meaning in table():
         assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in readme
+
+
+def test_the_description_of_a_server_with_keys_tells_of_the_model_only_with_one(package_dir: Path) -> None:
+    called = started(package_dir, api_keys=(HASH,))
+    model = ask(called, "GET", "/v1/model", headers={"x-api-key": KEY}).json()
+    for path in ("/docs", "/docs.json"):
+        assert model["receipt"] not in ask(called, "GET", path).text
+        assert model["receipt"] in ask(called, "GET", path, headers={"x-api-key": KEY}).text
+
+
+def test_a_compressed_body_is_refused(package_dir: Path) -> None:
+    headers = {**PNG, "content-encoding": "gzip"}
+    response = ask(started(package_dir), "POST", "/v1/predict", content=picture(16, 16), headers=headers)
+    assert (response.status_code, code(response)) == (415, "unsupported_media_type")
+
+
+def test_a_mistyped_parameter_is_refused_with_the_right_ones(package_dir: Path) -> None:
+    response = ask(started(package_dir), "POST", "/v1/predict?topk=3", content=picture(16, 16), headers=PNG)
+    assert (response.status_code, code(response)) == (422, "invalid_parameter")
+    assert "top_k" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("image/png", "image/png"),
+        ("image/*", "image/png"),
+        ("application/json, image/png;q=0.1", "application/json"),
+        ("*/*", "application/json"),
+        ("image/jpeg", "application/json"),
+        ("image/png;q=x", "application/json"),
+    ],
+)
+def test_an_explanation_comes_in_the_form_that_the_client_prefers(
+    package_dir: Path, accept: str, content_type: str
+) -> None:
+    headers = {**PNG, "accept": accept}
+    response = ask(started(package_dir), "POST", "/v1/explain", content=picture(16, 16), headers=headers)
+    assert response.headers["content-type"] == content_type

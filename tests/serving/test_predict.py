@@ -89,6 +89,13 @@ def test_the_field_named_image_wins_over_an_earlier_file(client: httpx.Client, e
     assert_is_answer(client.post(PREDICT, files=files).json(), expected(data))
 
 
+@pytest.mark.parametrize("fields", [("image", "image"), ("a", "b")])
+def test_two_images_are_not_silently_one(client: httpx.Client, fields: tuple[str, str]) -> None:
+    response = client.post(PREDICT, files=[(field, picture(16, 16)) for field in fields])
+    assert_is_error(response, 400, "bad_request")
+    assert "/v1/predict/batch" in response.json()["error"]["message"]
+
+
 def test_the_answer_names_the_model_and_the_receipt(client: httpx.Client, bento: Artifact) -> None:
     answer = client.post(PREDICT, content=picture(16, 16), headers=PNG).json()
     assert set(answer) == {"class", "confidence", "probabilities", "model", "receipt", "request_id"}
@@ -142,6 +149,11 @@ def test_another_content_type_is_refused_with_the_accepted_ones(client: httpx.Cl
     response = client.post(PREDICT, content=b"{}", headers={"content-type": content_type})
     assert_is_error(response, 415, "unsupported_media_type")
     assert "image/png" in response.headers["accept-post"]
+
+
+def test_a_common_alias_of_jpeg_is_understood(client: httpx.Client) -> None:
+    data = picture(64, 64, "JPEG")
+    assert client.post(PREDICT, content=data, headers={"content-type": "image/jpg"}).status_code == 200
 
 
 def test_a_body_over_the_limit_is_refused_whether_its_length_is_announced_or_not(client: httpx.Client) -> None:
