@@ -22,7 +22,7 @@ class Line:
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1", "replace")
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1", "replace")
 
 
 def picture() -> bytes:

@@ -90,7 +90,7 @@ def overload(bento: Path, less: int) -> Iterator[Line]:
 
 def slow_clients(bento: Path, less: int) -> Iterator[Line]:
     """200 clients that send a byte a second, beside a normal one."""
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
     body = head + b"Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     timeout_s = 3
     with victim(bento, {"GAPGATE_TIMEOUT_S": str(timeout_s)}) as running:

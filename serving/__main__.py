@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import mmap
 import os
+import resource
 import signal
 import socket
 import sys
@@ -48,15 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.end_with_parent:
-        _end_with_parent()
+        _end_with_parent(os.getppid())
+    _raise_open_files()
     try:
         options = Options.from_environment()
         logs.configure(options.log_format)
         if arguments.fd is None:
+            check_address(arguments.host, options)
             listener = listen(arguments.host, arguments.port)
         else:
             listener = socket.socket(fileno=arguments.fd)
-        check_address(listener.getsockname()[0], options)
+            check_address(listener.getsockname()[0], options)
         with tempfile.TemporaryDirectory(prefix="gapgate-metrics-") as figures:
             return Workers(options, arguments.package, listener, figures).run()
     except GapgateError as error:
@@ -73,11 +77,12 @@ class Workers:
 
     def __init__(self, options: Options, package: Path, listener: socket.socket, figures: str) -> None:
         os.environ["PROMETHEUS_DISABLE_CREATED_SERIES"] = "true"  # both are read when prometheus_client is imported
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         if options.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         from serving import metrics, models, worker
 
-        models.Models(options, package)
+        models.check(options)
         self._serve = worker.run
         self._worker_ended = metrics.worker_ended
         self._options = options
@@ -85,6 +90,8 @@ class Workers:
         self._listener = listener
         self._started: dict[int, float] = {}
         self._ending = False
+        self._ends_whole = mmap.mmap(-1, 1)  # shared with the workers
+        """1 where no worker follows one that ends."""
 
     def run(self) -> int:
         """Fork, wait, fork again; returns once every worker has ended."""
@@ -94,7 +101,10 @@ class Workers:
             self._fork()
         while self._started:
             pid, status = os.wait()
-            lived_s = time.monotonic() - self._started.pop(pid)
+            started = self._started.pop(pid, None)
+            if started is None:  # an orphan that came to us as process 1 of a container
+                continue
+            lived_s = time.monotonic() - started
             self._worker_ended(pid)
             if self._ending:
                 continue
@@ -110,6 +120,7 @@ class Workers:
         if self._ending:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             return
+        parent = os.getpid()
         if pid := os.fork():
             self._started[pid] = time.monotonic()
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -119,8 +130,8 @@ class Workers:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
-            _end_with_parent()
-            self._serve(self._options, self._package, self._listener)
+            _end_with_parent(parent)
+            self._serve(self._options, self._package, self._listener, lambda: self._ends_whole[0] == 1)
             code = 0
         except BaseException:
             logger.exception("worker failed")
@@ -131,16 +142,26 @@ class Workers:
     def _end(self, number: int, frame: FrameType | None) -> None:
         """Pass the signal on: the workers answer what they have and end."""
         self._ending = True
+        self._ends_whole[0] = 1
         self._listener.close()  # once the workers have closed theirs, nobody may wait here
         for pid in list(self._started):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Ask Linux for SIGTERM when the parent process ends, however it ends; other systems go without."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before we could ask
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _raise_open_files() -> None:
+    """As many connections as the system lets this process have; shells often start it with 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

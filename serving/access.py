@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 
 from gapgate.errors import ServeError
 from serving.options import Options, is_loopback, variable
@@ -17,13 +18,16 @@ def authorize(request: Request) -> None:
     The hashes are of random keys, so a fast hash is enough; every one is compared, in constant time.
 
     Raises:
-        ApiError: 401, no key or a wrong one; 403, another machine where no key is configured.
+        ApiError: 401, no key or a wrong one; 403, another machine where no key is configured, or a page of another site
+            in a browser on this one, which finds its way here by a name of its own (DNS rebinding).
     """
     options = request.options
     if options.allow_anonymous:
         return
     if not options.api_keys:
-        if not request.client_host or is_loopback(request.client_host):
+        came_directly = not (request.header("forwarded") or request.header("x-forwarded-for"))
+        hosts = (request.client_host, _PORT.sub("", request.header("host")))
+        if came_directly and all(is_loopback(host) for host in hosts if host):
             return
         message = f"only this machine is answered while {variable('api_keys')} is not set"
         raise ApiError(403, "loopback_only", message)
@@ -61,4 +65,5 @@ def check_address(host: str, options: Options) -> None:
     )
 
 
+_PORT = re.compile(r":[0-9]*$")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}

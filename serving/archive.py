@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
 
 from gapgate.errors import ArtifactError, storage_errors
 
@@ -15,6 +18,10 @@ MODEL = PurePosixPath("src/model")
 """Where the package lies inside a Bento."""
 MAX_UNPACKED_BYTES = 8 * 2**30
 _CHUNK_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
+"""Of one member, with what extends it; ours have 512 bytes, or 1,536 for a long name."""
+_MAX_XZ_MEMORY_BYTES = 128 * 2**20
+"""`xz -9` asks for 65 MiB."""
 
 
 def unpack(bento_path: Path, folder: Path) -> Path:
@@ -23,8 +30,10 @@ def unpack(bento_path: Path, folder: Path) -> Path:
     Raises:
         ArtifactError: the archive is missing or is no Bento.
     """
-    with _emptied(folder), _opened(bento_path) as archive:
-        archive.extractall(folder, filter="data")
+    with _emptied(folder), _named_errors(bento_path), lzma.open(bento_path) as stream:
+        with tarfile.open(fileobj=stream) as archive:
+            archive.extractall(folder, filter="data")
+        _read_to_end(stream)
     if not (folder / "bento.yaml").is_file():
         raise ArtifactError(f"{bento_path} is not a Bento (it has no bento.yaml); run the package step again")
     return folder.resolve()
@@ -33,22 +42,63 @@ def unpack(bento_path: Path, folder: Path) -> Path:
 def unpack_model(bento_path: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> Path:
     """Extract the files of `src/model` alone into `folder`, replacing what was there; returns its absolute path.
 
-    For archives from elsewhere: nothing is written outside `folder`, and no member is followed, run or linked to.
+    For archives from elsewhere: nothing is written outside `folder`, no member is followed, run or linked to, and
+    neither the disk nor the memory that is used grows with what the archive says of itself.
 
     Raises:
-        ArtifactError: the archive is missing, is no Bento, unpacks to more than `max_bytes`, or holds a link, a device
-            or a name that leads out of it.
+        ArtifactError: the archive is missing, is no Bento, unpacks to more than `max_bytes`, or holds a link, a device,
+            a sparse file, a header of more than 1 MiB or a name that leads out of it.
     """
-    with _emptied(folder), _opened(bento_path) as archive:
-        for member in archive:
-            name = _safe_name(bento_path, member)
-            if member.offset_data + member.size > max_bytes:
-                raise ArtifactError(f"{bento_path} unpacks to more than the limit of {max_bytes:,} bytes")
-            if member.isreg() and name.is_relative_to(MODEL):
-                _extract(archive, member, folder / name.relative_to(MODEL))
+    with _emptied(folder), _named_errors(bento_path), bento_path.open("rb") as file:
+        stream = _Decompressed(file)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            while (member := archive.next()) is not None:
+                name = _safe_name(archive, member)
+                if stream.read_bytes + member.size > max_bytes:
+                    raise ArtifactError(f"{bento_path} unpacks to more than the limit of {max_bytes:,} bytes")
+                stream.allow(member.size + _MAX_HEADER_BYTES)
+                if member.isreg():
+                    target = folder / name.relative_to(MODEL) if name.is_relative_to(MODEL) else None
+                    _extract(archive, member, target)
+                archive.members.clear()  # type: ignore[attr-defined]  # it keeps every header that it read
+                stream.allow(_MAX_HEADER_BYTES)
+        _read_to_end(stream)
     if not any(folder.iterdir()):
         raise ArtifactError(f"{bento_path} is not a Bento (it has no {MODEL}); run the package step again")
     return folder.resolve()
+
+
+class _Decompressed(RawIOBase):
+    """What a file in xz unpacks to, forward only and no further than allowed: 1 MiB at first.
+
+    A member's header can be of any size, is held in memory whole, and xz makes 7,000 bytes of one: `tarfile` read
+    600 MB of header from an archive of 92 kB. `lzma.open` takes no limit of memory either.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_XZ_MEMORY_BYTES)
+        self.read_bytes = 0
+        self._end = _MAX_HEADER_BYTES
+
+    def allow(self, count_bytes: int) -> None:
+        """Let as many bytes be read from here, no more."""
+        self._end = self.read_bytes + count_bytes
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes, none at the end of the whole file, which has been checked then."""
+        data = b""
+        while not data and not self._xz.eof:
+            compressed = self._file.read(_CHUNK_BYTES) if self._xz.needs_input else b""
+            if self._xz.needs_input and not compressed:
+                raise EOFError("it ends too early")
+            data = self._xz.decompress(compressed, size)
+        if not data and (self._xz.unused_data or self._file.read(1)):
+            raise lzma.LZMAError("something follows its end")
+        self.read_bytes += len(data)
+        if self.read_bytes > self._end:
+            raise lzma.LZMAError(f"it holds a header of more than {_MAX_HEADER_BYTES:,} bytes")
+        return data
 
 
 @contextmanager
@@ -60,37 +110,52 @@ def _emptied(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(bento_path: Path) -> Iterator[tarfile.TarFile]:
-    """The archive's reader. It is read to its end, where xz keeps its checks: any changed byte is an error."""
+def _named_errors(bento_path: Path) -> Iterator[None]:
+    """Turn what a damaged, foreign or missing archive makes the readers raise into an `ArtifactError`."""
     try:
-        with tarfile.open(bento_path, "r:xz") as archive:
-            yield archive
-            while archive.fileobj is not None and archive.fileobj.read(_CHUNK_BYTES):
-                pass
+        yield
     except FileNotFoundError:
         raise ArtifactError(f"{bento_path} is missing; run the package step") from None
     except IsADirectoryError:
         raise ArtifactError(f"{bento_path} is a folder; name the .bento file in it") from None
-    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+    # tarfile lets a ValueError pass for a number that is none, and nests a call for each header that extends the next.
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{bento_path} is not a Bento ({error}); run the package step again") from None
 
 
-def _safe_name(bento_path: Path, member: tarfile.TarInfo) -> PurePosixPath:
+def _read_to_end(stream: IO[bytes] | RawIOBase) -> None:
+    """To where xz keeps its checks: any changed byte is an error."""
+    while stream.read(_CHUNK_BYTES):
+        pass
+
+
+def _safe_name(archive: tarfile.TarFile, member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\0" in member.name:
-        raise ArtifactError(f"{bento_path} holds the name {member.name!r}, which leads out of it; do not trust it")
+        raise ArtifactError(f"the archive holds the name {member.name!r}, which leads out of it; do not trust it")
     if not (member.isreg() or member.isdir()):
-        raise ArtifactError(f"{bento_path} holds {member.name!r}, which is neither file nor folder; do not trust it")
+        raise ArtifactError(f"the archive holds {member.name!r}, which is neither file nor folder; do not trust it")
+    # A sparse file is larger than its part of the archive; headers for all members can change the sizes of any.
+    if member.issparse() or member.size < 0 or archive.pax_headers:
+        raise ArtifactError(f"the archive hides the true size of {member.name!r}; do not trust it")
     return name
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path | None) -> None:
+    """Write a member to `target`, or only read past it."""
     source = archive.extractfile(member)
     if source is None:
-        raise ArtifactError(f"{archive.name!r} has no content for {member.name!r}; run the package step again")
+        raise ArtifactError(f"the archive has no content for {member.name!r}; run the package step again")
+    if target is None:
+        return _read_to_end(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             shutil.copyfileobj(source, file, _CHUNK_BYTES)
     except (FileExistsError, NotADirectoryError):
         raise ArtifactError(f"the archive holds {member.name!r} twice; run the package step again") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ArtifactError(f"the archive holds a name of {len(member.name):,} characters; do not trust it") from None
+    return None

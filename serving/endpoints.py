@@ -49,7 +49,11 @@ async def predict(context: Context, request: Request) -> Response:
     async with context.work:
         predictor = context.models.require()
         image = await decode(context.work, request, predictor, upload)
-        probabilities = predictor.ranked(predictor.probabilities(image), top_k)[0]
+        if predictor.is_quick:
+            found = predictor.probabilities(image)
+        else:
+            found = await context.work.in_thread(request, lambda _: predictor.probabilities(image))
+        probabilities = predictor.ranked(found, top_k)[0]
     class_name, confidence = _best(probabilities)
     context.metrics.predicted(predictor, [(class_name, confidence)])
     return json_response(

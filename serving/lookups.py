@@ -10,7 +10,7 @@ from serving.options import Options
 from serving.predictor import Predictor
 from serving.request import FORM_TYPE, IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.responses import ApiError, Response, json_response
-from serving.schema import Gap, Gate, InputContract, ModelCard, ReceiptAnswer
+from serving.schema import Gap, InputContract, ModelCard
 
 
 async def model_card(context: Context, request: Request) -> Response:
@@ -20,8 +20,7 @@ async def model_card(context: Context, request: Request) -> Response:
 
 def card(predictor: Predictor, options: Options) -> ModelCard:
     """What the model is, takes and achieves."""
-    receipt = predictor.document("receipt.json")
-    certificate = predictor.document("certificate.json")
+    receipt = predictor.receipt_answer.receipt
     figures = receipt["figures"]
     return ModelCard(
         name=predictor.model.name,
@@ -32,7 +31,7 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
         input=_input_contract(predictor, options),
         metrics={name: value for name, value in figures.items() if not name.startswith("gap_")},
         gap=Gap(points=figures.get("gap_points"), low=figures.get("gap_low"), high=figures.get("gap_high")),
-        gate=Gate(verdict=certificate["verdict"], checks=certificate["checks"]),
+        gate=predictor.certificate,
         data=receipt["data"],
         training_data=receipt["artifacts"].get("splits", ""),
         code_revision=receipt["code_revision"],
@@ -66,14 +65,9 @@ def _versions() -> dict[str, str]:
 async def receipt(context: Context, request: Request) -> Response:
     """`GET /v1/receipts/{digest}`"""
     predictor = context.models.require()
-    digest = request.path.rpartition("/")[2]
-    if digest not in (predictor.receipt, predictor.receipt.removeprefix("sha256:")):
-        message = f"no receipt {digest[:80]} here; this server's model has {predictor.receipt}"
+    hexadecimal = request.path.rpartition("/")[2].removeprefix("sha256:")
+    found = context.models.receipts.get(f"sha256:{hexadecimal}")
+    if found is None:
+        message = f"no receipt {hexadecimal[:80]} here; this server's model has {predictor.receipt}"
         raise ApiError(404, "not_found", message)
-    return json_response(
-        ReceiptAnswer(
-            receipt=predictor.document("receipt.json"),
-            lineage=predictor.document("lineage.json"),
-            package=predictor.digest,
-        )
-    )
+    return json_response(found)

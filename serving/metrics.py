@@ -53,7 +53,7 @@ class Metrics:
             buckets=_CONFIDENCES,
             registry=own,
         )
-        self._in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
+        self.in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
         # `labels(...)` checks its arguments under a lock each time; the label sets are few.
         self._request_of = cache(self._requests.labels)
         self._seconds_of = cache(self._seconds.labels)
@@ -75,9 +75,8 @@ class Metrics:
         for _, confidence in answers:
             observe(confidence)
 
-    def text(self, in_progress: int) -> bytes:
+    def text(self) -> bytes:
         """The exposition of all workers."""
-        self._in_progress.set(in_progress)
         registry = self._registry
         if os.environ.get(DIRECTORY):
             registry = CollectorRegistry()
@@ -86,7 +85,7 @@ class Metrics:
 
 
 class _ModelCollector(Collector):
-    """Which model this worker serves."""
+    """Which model the worker that is asked serves."""
 
     def __init__(self, models: Models) -> None:
         self._models = models

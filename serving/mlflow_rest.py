@@ -16,6 +16,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
 
 from gapgate.errors import ArtifactError, RegistryError, SettingsError, TrackingError, storage_errors
+from serving.options import is_loopback
 
 _CHUNK_BYTES = 2**20
 _MAX_JSON_BYTES = 16 * 2**20
@@ -41,7 +42,9 @@ class MlflowRest:
             )
         self._timeout_s = timeout_s
         self._headers = _authorization(parts.username, parts.password)
-        self._opener = urllib.request.build_opener(_SameHost)
+        # A proxy has a loopback of its own; urllib asks it all the same where no_proxy does not name ours.
+        proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname or "") else None)
+        self._opener = urllib.request.build_opener(proxies, _SameHost)
 
     def get(self, path: str, /, **query: str) -> dict[str, Any]:
         """The answer of the REST API at `path` (`runs/get`).

@@ -12,9 +12,22 @@ from serving.options import Options
 from serving.predictor import Predictor
 from serving.registry import MlflowRegistry, ModelUri
 from serving.responses import ApiError
+from serving.schema import ReceiptAnswer
 from serving.watcher import Watcher
 
 logger = logging.getLogger("gapgate.serving")
+
+
+def check(options: Options) -> None:
+    """Raises:
+    SettingsError: `options.model` or MLFLOW_TRACKING_URI is no address of its kind."""
+    if options.model:
+        _followed(options)
+
+
+def _followed(options: Options) -> tuple[MlflowRegistry, ModelUri]:
+    cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
+    return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache), ModelUri.parse(options.model)
 
 
 class Models:
@@ -27,6 +40,8 @@ class Models:
             SettingsError: `options.model` or MLFLOW_TRACKING_URI is no address of its kind.
         """
         self.current: Predictor | None = None
+        self.receipts: dict[str, ReceiptAnswer] = {}
+        """Digest → what stands behind the answers that carry it, of every model that this process served."""
         self._package = package
         self._code = "starting"
         self._problem = "the model is being loaded"
@@ -35,6 +50,7 @@ class Models:
     def start(self) -> None:
         """Load the model; a package that is refused leaves the server running and not ready, with the reason."""
         if self._watcher:
+            self._watcher.serve_last()
             self._watcher.start()
             return
         try:
@@ -51,7 +67,8 @@ class Models:
             self._watcher.stop()
 
     def switch(self, predictor: Predictor) -> None:
-        """Answer every request from now on with another model."""
+        """Answer every request from now on with another model; the receipts of the ones before stay."""
+        self.receipts[predictor.receipt] = predictor.receipt_answer
         self.current = predictor
 
     def require(self) -> Predictor:
@@ -77,9 +94,7 @@ class Models:
         return bool(self._watcher and self._watcher.refused)
 
     def _watch(self, options: Options) -> Watcher[Predictor]:
-        uri = ModelUri.parse(options.model)
-        cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
-        registry = MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache)
+        registry, uri = _followed(options)
         return Watcher(
             registry,
             uri,

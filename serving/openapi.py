@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -160,6 +161,7 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
+@cache
 def _schemas() -> Json:
     models = {model for route in ROUTES for model in route.answers.values() if model} | {ErrorAnswer}
     mode: JsonSchemaMode = "serialization"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from serving.endpoints import MAX_NEIGHBOURS, MAX_TOP_K, NEIGHBOURS, TOP_K
 from serving.schema import Answer, BatchAnswer, Explanation, Health, ModelCard, Neighbours, Prediction, ReceiptAnswer
 
 ERRORS: dict[str, tuple[int, str]] = {
@@ -37,8 +38,8 @@ _IMAGE = (
     "unsupported_media_type", "invalid_parameter", "overloaded", "upload_timeout", "timeout", *_MODEL,
 )  # fmt: skip
 
-_TOP_K = ("top_k", 1000, 5, "Number of classes in the answer, the most probable ones.")
-_K = ("k", 100, 5, "Number of training images in the answer.")
+_TOP_K = ("top_k", MAX_TOP_K, TOP_K, "Number of classes in the answer, the most probable ones.")
+_K = ("k", MAX_NEIGHBOURS, NEIGHBOURS, "Number of training images in the answer.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Options(BaseModel):
     model: str = ""
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry at MLFLOW_TRACKING_URI, followed while the server
     runs; empty: the model inside the Bento."""
-    model_poll_s: Annotated[float, Field(gt=0)] = 10.0
+    model_poll_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0
     """Seconds between two looks at the registry."""
     model_cache: str = ""
     """Folder for models from the registry; one that outlives the server lets it restart while the registry is away.
@@ -45,7 +45,7 @@ class Options(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 2**20
     """Largest body of a request."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """Largest sum of bodies that a worker has received in part; beyond it a request gets 429."""
+    """Largest sum of bodies that a worker is receiving; beyond it a request gets 429."""
     max_pixels: Annotated[int, Field(ge=64)] = 50_000_000
     """Most pixels of an image; more are refused before decoding."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
@@ -56,9 +56,9 @@ class Options(BaseModel):
     """Processes; each answers on one core."""
     threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads of a worker for large images, batches and explanations."""
-    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 30.0
     """Seconds in which a body must arrive, and an answer be found."""
-    drain_s: Annotated[float, Field(ge=0)] = 5.0
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     """After SIGTERM: seconds in which new requests are still answered, while any come."""
     cors_origins: Words = ()
     """Origins whose pages may call the server, separated by commas; `*` for all."""
@@ -85,6 +85,9 @@ class Options(BaseModel):
         if not all(_SHA256.fullmatch(key) for key in options.api_keys):
             name = variable("api_keys")
             raise SettingsError(f"{name} holds what is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one")
+        if options.api_keys and options.allow_anonymous:
+            both = f"{variable('api_keys')} and {variable('allow_anonymous')}"
+            raise SettingsError(f"{both} are set; with the second nobody needs a key: unset one")
         return options
 
 

@@ -38,7 +38,7 @@ class PackageCache:
         with storage_errors(self._root):
             for folder in (self._root.parent, self._root):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _check_owner(folder)
+            self._check_owners()
             with (self._root / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
@@ -69,6 +69,23 @@ class PackageCache:
         self._let_go(folder)  # of a folder that `replacing` put away, where there was one
         self._held[folder] = held
 
+    def hold_found(self, folder: Path) -> bool:
+        """`hold` without the lock, which another process keeps as long as it downloads; False where nothing is there.
+
+        The folder may be put away or replaced until it is held: check what it holds after this, and then `holds`.
+        """
+        if not folder.is_dir():
+            return False
+        self._check_owners()
+        self.hold(folder)
+        return True
+
+    def holds(self, folder: Path) -> bool:
+        """Whether the folder that is held still lies at its place."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._held[folder]), folder.stat())
+        return False
+
     def keep(self, folders: list[Path]) -> None:
         """Give back what this process holds, but for `folders`."""
         for folder in [held for held in self._held if held not in folders]:
@@ -88,10 +105,14 @@ class PackageCache:
 
     def followed(self, uri: str) -> dict[str, Any] | None:
         """What `follow` noted down last, by any process."""
-        with suppress(FileNotFoundError, ValueError):
-            content: dict[str, Any] = read_json(self._pointer(uri))
-            return content
+        with suppress(OSError, ValueError):
+            content = read_json(self._pointer(uri))
+            return content if isinstance(content, dict) else None
         return None
+
+    def _check_owners(self) -> None:
+        for folder in (self._root.parent, self._root):
+            _check_owner(folder)
 
     def _pointer(self, uri: str) -> Path:
         return self._root / f"{_POINTER}{_short(uri)}.json"

@@ -4,6 +4,7 @@ loads numpy, Pillow and ONNX Runtime."""
 from __future__ import annotations
 
 import json
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from gapgate.errors import ArtifactError, GateError, ImageError
 from gapgate.golden import check_golden
 from gapgate.inference import Classifier, shape_text, softmax
 from gapgate.inner_layers import InnerLayers
-from gapgate.receipt import verify
+from gapgate.receipt import Receipt, verify
 from gapgate.transform import Transform, load_image, read_header
-from serving.schema import ModelVersion
+from serving.schema import Gate, ModelVersion, ReceiptAnswer
+
+QUICK_S = 0.005
+"""A network that takes longer for one image runs in a thread: the event loop has others to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class Predictor:
     layers: InnerLayers
     index: EmbeddingIndex | None
     """Training images by embedding, where the package has them."""
+    certificate: Gate
+    receipt_answer: ReceiptAnswer
+    """What `receipt` stands for. Kept, not read again: the files may change after they were checked."""
+    is_quick: bool
+    """Whether one image takes less than `QUICK_S`."""
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
@@ -51,11 +60,11 @@ class Predictor:
             GateError: the certificate in the folder does not pass the model.
         """
         digest = package.verify(folder)
-        verdict = _read_json(folder / "certificate.json").get("verdict")
-        if verdict != "pass":
-            raise GateError(f"the certificate's verdict is {verdict}, not pass; package another model")
+        certificate = Gate.model_validate(_read_json(folder / "certificate.json"))
+        if certificate.verdict != "pass":
+            raise GateError(f"the certificate's verdict is {certificate.verdict}, not pass; package another model")
         registration = _read_json(folder / "registration.json")
-        _check_lineage(folder, registration["receipt"])
+        receipt, lineage = _read_lineage(folder, registration["receipt"])
         transform = Transform.from_file(folder / "transform.json")
         classifier = Classifier.load(folder / "model.onnx")
         class_names = tuple(_read_json(folder / "architecture.json")["class_names"])
@@ -75,6 +84,9 @@ class Predictor:
             receipt=registration["receipt"],
             layers=InnerLayers.load(folder),
             index=EmbeddingIndex.open(index) if index.is_dir() else None,
+            certificate=certificate,
+            receipt_answer=ReceiptAnswer(receipt=receipt.model_dump(mode="json"), lineage=lineage, package=digest),
+            is_quick=_seconds_an_image(classifier) < QUICK_S,
         )
 
     def open(self, data: bytes, max_pixels: int) -> Image.Image:
@@ -123,18 +135,20 @@ class Predictor:
             for indices, row in zip(best.tolist(), values, strict=True)
         ]
 
-    def document(self, name: str) -> Any:
-        """A JSON file of the package."""
-        return _read_json(self.folder / name)
+
+def _seconds_an_image(classifier: Classifier) -> float:
+    """The quickest of three runs."""
+    image = np.zeros((1, *classifier.image_shape), np.uint8)
+    return min(timeit.repeat(lambda: classifier.logits(image), number=1, repeat=3))
 
 
-def _check_lineage(folder: Path, digest: str) -> None:
+def _read_lineage(folder: Path, digest: str) -> tuple[Receipt, dict[str, Any]]:
     """The receipt is the registered one, and the chain of digests leads from it to these very files."""
     try:
         receipt = verify(_read_json(folder / "receipt.json"), digest)
     except ValueError as error:
         raise ArtifactError(f"{error}; package the model again") from None
-    lineage = _read_json(folder / LINEAGE)
+    lineage: dict[str, Any] = _read_json(folder / LINEAGE)
     check_lineage(lineage)
     for kind, found in receipt.artifacts.items():
         if lineage.get(kind, {}).get("digest") != found:
@@ -143,6 +157,7 @@ def _check_lineage(folder: Path, digest: str) -> None:
         for name, sha256 in lineage.get(kind, {}).get("files", {}).items():
             if (folder / name).is_file() and name != LINEAGE and sha256_file(folder / name) != sha256:
                 raise ArtifactError(f"{folder / name} is not the one of the {kind} in the lineage; package it again")
+    return receipt, lineage
 
 
 def _read_json(path: Path) -> Any:

@@ -7,9 +7,11 @@ digest to the same run. Between the two an alias names a version whose package i
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from gapgate import package
 from gapgate.artifacts import read_json
@@ -69,9 +71,9 @@ class Resolved:
     """Size of the archive, 0 where the store does not tell; None where there is no archive."""
 
     def is_package(self, other: Resolved | None) -> bool:
-        """Whether both are the same package of the same version."""
-        mine = (self.name, self.version, self.package_digest)
-        return other is not None and mine == (other.name, other.version, other.package_digest)
+        """Whether both are the same package of the same version, and may be served on the same grounds."""
+        said = [replace(each, run_id="", package_bytes=None) for each in (self, other) if each]
+        return len(said) == 2 and said[0] == said[1]
 
     @property
     def awaited(self) -> str:
@@ -85,6 +87,9 @@ class Resolved:
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"
+
+
+_RESOLVED = TypeAdapter(Resolved)
 
 
 class MlflowRegistry:
@@ -131,12 +136,7 @@ class MlflowRegistry:
             StorageError: the disk is full.
             TrackingError: the server does not answer.
         """
-        if resolved.verdict != "pass":
-            raise GateError(f"the gate's verdict is {resolved.verdict or 'missing'}, not pass; promote another version")
-        if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
-            raise ArtifactError(f"the package's digest {resolved.package_digest!r} is none; package the model again")
-        cache = self._cache(resolved.name)
-        folder = cache.folder(resolved.version, resolved.package_digest)
+        cache, folder = self._place(resolved)
         with cache.locked():
             if not _is_whole(folder, resolved.package_digest):
                 with cache.replacing(folder) as fresh:
@@ -145,6 +145,20 @@ class MlflowRegistry:
             cache.hold(folder)
             cache.prune()
         return folder
+
+    def cached(self, resolved: Resolved) -> Path | None:
+        """`fetch` at once: neither the server nor another process's download is waited for.
+
+        None where no whole package is in the cache.
+
+        Raises:
+            GateError, ArtifactError, StorageError: as `fetch`.
+        """
+        cache, folder = self._place(resolved)
+        if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
+            return None
+        _check(folder, resolved)
+        return folder if cache.holds(folder) else None
 
     def keep(self, folders: list[Path]) -> None:
         """Give back the packages that this process fetched, but for `folders`."""
@@ -159,9 +173,10 @@ class MlflowRegistry:
         """The version that `follow` noted down last, in this process or another."""
         content = self._cache(uri.name).followed(str(uri))
         try:
-            return Resolved(**content) if content else None
-        except TypeError:
+            found = _RESOLVED.validate_python(content)
+        except ValidationError:
             return None
+        return found if found.name == uri.name and uri.version in ("", found.version) else None
 
     def _resolved(self, found: dict[str, Any]) -> Resolved:
         run_id = str(found.get("run_id", ""))
@@ -180,6 +195,15 @@ class MlflowRegistry:
             package_digest=_tags(run["data"]).get(DIGEST_TAG, ""),
             package_bytes=sizes.get(ARCHIVE),
         )
+
+    def _place(self, resolved: Resolved) -> tuple[PackageCache, Path]:
+        """Where the package of a version that may be served lies, or will."""
+        if resolved.verdict != "pass":
+            raise GateError(f"the gate's verdict is {resolved.verdict or 'missing'}, not pass; promote another version")
+        if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
+            raise ArtifactError(f"the package's digest {resolved.package_digest!r} is none; package the model again")
+        cache = self._cache(resolved.name)
+        return cache, cache.folder(resolved.version, resolved.package_digest)
 
     def _cache(self, name: str) -> PackageCache:
         if name not in self._caches:

@@ -24,6 +24,8 @@ from serving.options import Options
 from serving.privacy import QUIET
 
 _POLL_S = 0.02
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""No proxy of the environment leads to our own server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Server:
     def _problem(self) -> tuple[str, str] | None:
         """Code and message of why the server is not ready; None when it is."""
         try:
-            urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0).close()
+            _OPENER.open(f"{self.url}/readyz", timeout=1.0).close()
         except urllib.error.HTTPError as answer:
             with answer, suppress(ValueError, KeyError, TypeError):
                 error = json.load(answer)["error"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT"
 SetStatus = Callable[[int], None]
 """Notes the HTTP status of the answer in its span."""
 
@@ -44,7 +45,8 @@ class OtlpTracing(Tracing):
 
         os.environ.setdefault("OTEL_SERVICE_NAME", "gapgate")
         self._provider = TracerProvider()
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        exporter = OTLPSpanExporter(timeout=None if os.environ.get(_TIMEOUT) else 2)  # else ending may wait 10 s
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("gapgate.serving")
 
     @contextmanager

@@ -14,7 +14,7 @@ from serving.registry import MlflowRegistry, ModelUri, Resolved
 
 _LOG = logging.getLogger("gapgate.serving")
 _STOP_TIMEOUT_S = 1.0
-_PASSING = (RegistryError, StorageError, TrackingError)
+_PASSING = (RegistryError, StorageError, TrackingError, OSError, MemoryError)
 """Errors that a later try may not meet again: nothing was found wrong with the version."""
 Model = TypeVar("Model")
 
@@ -23,7 +23,8 @@ class Watcher(Generic[Model]):
     """A thread that polls a registry every `poll_s` seconds.
 
     `load` opens a package's folder, at whatever cost, and raises `GapgateError` to refuse it; `switch` makes the loaded
-    model the one that answers; `current` is that one, or None. All three are called in the watcher's thread.
+    model the one that answers; `current` is that one, or None. All three are called in the watcher's thread, or in the
+    one that calls `serve_last`.
     """
 
     def __init__(
@@ -45,10 +46,19 @@ class Watcher(Generic[Model]):
         """Why the registry cannot be followed now: it is away, has no such model, or the package is still to come."""
         self._refused: Resolved | None = None
         self._unusable: Resolved | None = None
+        self._hindrance = ""
         self._is_away = False
         self._folders: list[Path] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-watcher", daemon=True)
+
+    def serve_last(self) -> None:
+        """Serve what was followed last from the cache, without a word to the registry. Never raises.
+
+        For a restart: call it before `start`, whose first poll can take as long as the registry lets it wait. A package
+        that is no longer whole, or does not load, is not served; what the registry names is put in place of the rest.
+        """
+        self._serve_last(self._registry.cached)
 
     def start(self) -> None:
         """Begin to poll, at once."""
@@ -69,10 +79,12 @@ class Watcher(Generic[Model]):
             self._note(str(error), away=True)
         except (RegistryError, StorageError) as error:
             self._note(str(error))
+        except (OSError, MemoryError) as error:
+            self._note(f"{_reason(error)}; it is tried again")
         except Exception as error:  # a thread that ended unseen would follow nothing for ever
-            self._note(f"{type(error).__name__}: {error}", trace=True)
+            self._note(_reason(error), trace=True)
         if self._current() is None and not self._stopped.is_set():
-            self._serve_last()
+            self._serve_last(self._registry.fetch)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -86,7 +98,8 @@ class Watcher(Generic[Model]):
         self._refused, self.refused = None, ""
         if not named.is_package(self.served) and not named.awaited:
             try:
-                self._put_in_place(named)
+                self._put_in_place(named, self._registry.fetch)
+                self._registry.follow(self._uri, named)
             except _PASSING:
                 raise
             except Exception as error:
@@ -94,22 +107,25 @@ class Watcher(Generic[Model]):
                 self._refuse(named, error)
         return named.awaited
 
-    def _serve_last(self) -> None:
-        """Where nothing is served yet, as after a start while the registry is away: what was followed last."""
+    def _serve_last(self, fetch: Callable[[Resolved], Path | None]) -> None:
+        """Where nothing is served yet, as after a start: what was followed last, if it is still what it was."""
         last = self._registry.followed(self._uri)
         if last is None or last in (self._refused, self._unusable):
             return
         try:
-            self._put_in_place(last)
-        except _PASSING:
+            self._put_in_place(last, fetch)
+        except (RegistryError, TrackingError):
             return  # `problem` says it already, and the next poll tries again
+        except _PASSING as error:
+            self._hinder(last, _reason(error))
         except Exception as error:
             self._unusable = last
             self._refuse(last, error)
 
-    def _put_in_place(self, resolved: Resolved) -> None:
-        folder = self._registry.fetch(resolved)
+    def _put_in_place(self, resolved: Resolved, fetch: Callable[[Resolved], Path | None]) -> None:
         try:
+            if (folder := fetch(resolved)) is None:
+                return
             model = self._load(folder)
             if self._stopped.is_set():
                 return
@@ -120,13 +136,18 @@ class Watcher(Generic[Model]):
             self._registry.keep(self._folders)
         self.served = resolved
         _LOG.info("%s is served", resolved, extra=_fields("model_switched", resolved))
-        self._registry.follow(self._uri, resolved)
+
+    def _hinder(self, resolved: Resolved, reason: str) -> None:
+        """Log once why a version that nothing is wrong with cannot be served now."""
+        if reason != self._hindrance:
+            extra = _fields("model_hindered", resolved) | {"reason": reason}
+            _LOG.warning("%s is not served yet: %s; it is tried again", resolved, reason, extra=extra)
+        self._hindrance = reason
 
     def _refuse(self, resolved: Resolved, error: Exception) -> None:
         """Log it once, with a traceback where the error is none of ours: a damaged graph makes ONNX Runtime raise its
         own."""
-        is_ours = isinstance(error, GapgateError)
-        reason = " ".join((str(error) if is_ours else f"{type(error).__name__}: {error}").split())
+        is_ours, reason = isinstance(error, GapgateError), _reason(error)
         refusal = f"{resolved} is refused: {reason}"
         self.refused = f"{self.refused}; {refusal}" if self.refused else refusal
         extra = _fields("model_refused", resolved) | {"reason": reason}
@@ -140,6 +161,11 @@ class Watcher(Generic[Model]):
             extra = {"event": "registry_away" if away else "registry_problem", "uri": str(self._uri)}
             _LOG.log(level, "%s: %s", self._uri, problem, extra=extra, exc_info=trace)
         self._is_away, self.problem = away, problem
+
+
+def _reason(error: Exception) -> str:
+    is_ours = isinstance(error, GapgateError)
+    return " ".join((str(error) if is_ours else f"{type(error).__name__}: {error}").split())
 
 
 def _fields(event: str, resolved: Resolved) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from prometheus_client import Gauge
+
 from serving.options import Options
 from serving.request import ClientGoneError, Request
 from serving.responses import ApiError
@@ -23,8 +25,10 @@ class Work:
     A slot is taken when the body is whole, so slow uploads hold none.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, in_progress: Gauge) -> None:
+        """`in_progress` shows how many slots are taken."""
         self.in_progress = 0
+        self._gauge = in_progress
         self.last_request = 0.0
         """When the newest request came, on `time.perf_counter`."""
         self.draining = False
@@ -40,12 +44,14 @@ class Work:
             message = f"{self._limit} requests are in work; try again in a second"
             raise ApiError(429, "overloaded", message, {"Retry-After": "1"})
         self.in_progress += 1
+        self._gauge.inc()
         # Every request that arrived in this turn of the event loop counts itself before the first is worked on: without
         # it a burst is answered one by one, nobody ever sees a full server, and the last waits for all the others.
         await asyncio.sleep(0)
 
     async def __aexit__(self, *_: object) -> None:
         self.in_progress -= 1
+        self._gauge.dec()
 
     async def in_thread(self, request: Request, call: Callable[[Cancelled], T]) -> T:
         """Run `call` beside the event loop; it is told when the client is gone or the time is over.

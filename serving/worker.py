@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import re
 import socket
 import struct
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +31,7 @@ MAX_HEADER_BYTES = 64 * 1024
 _QUIET_S = 0.2
 """A draining server without a new request for so long ends."""
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RETURN = 26, 27, 6
+_SO_ATTACH_FILTER, _BPF_RETURN = 26, 6
 """Of Linux: socket(7), and `BPF_RET | BPF_K` of its socket filters."""
 
 
@@ -109,7 +108,8 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn's server, which ends without dropping a request and closes connections whose headers never come."""
 
-    def __init__(self, app: App, called: ASGIApp) -> None:
+    def __init__(self, app: App, called: ASGIApp, is_last: Callable[[], bool]) -> None:
+        """`is_last` tells whether nobody else listens on the socket, or will, once this worker ends."""
         super().__init__(
             uvicorn.Config(
                 called,
@@ -126,6 +126,7 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+        self._is_last = is_last
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second
@@ -135,17 +136,19 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what still comes, each with `Connection: close`, until nothing does: a balancer or a client on a kept
         connection may not know yet. A listening socket that closes resets what waits in its queue, and a connection
-        that closes what is on the way to it. Where no end comes, newcomers are kept out until the rest is answered."""
+        that closes what is on the way to it. Where no end comes, and no other worker takes what waits, newcomers are
+        kept out until the rest is answered."""
         self._app.context.work.draining = True
         await self._quiet(self._app.options.drain_s)
-        with _no_newcomers(sockets or []):
+        if self._is_last():
+            _keep_newcomers_out(sockets or [])
             await self._quiet(self._app.options.drain_s)
         await super().shutdown(sockets)
 
     def _close_slow(self) -> None:
         """Close the connections whose request does not become whole, or whose answer is not taken, in time.
 
-        A body that comes too slowly gets its 504 before.
+        A body that comes too slowly gets its 408 before.
         """
         now = asyncio.get_running_loop().time()
         oldest = now - self._app.options.timeout_s - LINGER_S
@@ -168,24 +171,16 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
 
-@contextmanager
-def _no_newcomers(listeners: list[socket.socket]) -> Iterator[None]:
-    """While in this context, Linux drops what comes to the listening sockets: whoever connects tries again a second
-    later, and gets the next server or a refusal, where else a connection would be accepted and then reset."""
+def _keep_newcomers_out(listeners: list[socket.socket]) -> None:
+    """From now on Linux drops what comes to the listening sockets: whoever connects tries again a second later, and
+    gets the next server or a refusal, where else a connection would be accepted and then reset."""
     if sys.platform != "linux":
-        yield
         return
     instruction = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))  # accept 0 bytes of a packet
     program = struct.pack("HP", 1, ctypes.addressof(instruction))
     for listener in listeners:
         with suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-    try:
-        yield
-    finally:
-        for listener in listeners:
-            with suppress(OSError):
-                listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -198,9 +193,7 @@ def _without_upgrade(data: bytes) -> bytes:
     return _UPGRADE.sub(b"\r\nignored:", head) + data[len(head) :]
 
 
-def run(options: Options, package: Path, listener: socket.socket) -> None:
-    """Serve until SIGTERM."""
-    for name in ("uvicorn.error", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # else each broken request writes a line
+def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool]) -> None:
+    """Serve until SIGTERM; `is_last` as for `Server`."""
     app, called = create_app(options, package)
-    Server(app, called).run(sockets=[listener])
+    Server(app, called, is_last).run(sockets=[listener])

@@ -19,7 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
-    epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, 3 the gate did not pass, 4 not registered yet.",
+    epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, "
+    "3 the gate did not pass, 4 not registered yet.",
 )
 app.add_typer(data.app, name="data")
 _COMMANDS: tuple[Callable[..., None], ...] = (

@@ -73,7 +73,8 @@ def serve(
     environment = {"GAPGATE_MODEL": uri, "GAPGATE_LOG_FORMAT": os.environ.get("GAPGATE_LOG_FORMAT") or "text"}
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
-    check_address(host, Options.from_environment(os.environ | environment))
+    options = Options.from_environment(os.environ | environment)
+    check_address(host, options)
     # A SIGTERM ends the servers with us, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -82,7 +83,7 @@ def serve(
             archive = _archive(bento, model)
             if uri:
                 environment |= stack.enter_context(_registry(uri, work))
-            _serve(archive, host, port, work, environment, uri or archive.name)
+            _serve(archive, host, port, work, environment, uri or archive.name, bool(options.api_keys))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -141,14 +142,15 @@ def _check(uri: Any, address: str, work: Path) -> None:
         raise RegistryError(found.awaited)
 
 
-def _serve(archive: Path, host: str, port: int, work: Path, environment: dict[str, str], what: str) -> None:
+def _serve(
+    archive: Path, host: str, port: int, work: Path, environment: dict[str, str], what: str, has_keys: bool
+) -> None:
     """Start the server, say where it is, and pass its log on until it ends."""
     from serving.run import serve as start
 
     with start(archive, host=host, port=port, work_dir=work / "server", environment=environment) as server:
         with status("starting the server"):
             server.wait_ready()
-        has_keys = os.environ.get("GAPGATE_API_KEYS") and os.environ.get("GAPGATE_ALLOW_ANONYMOUS", "") in ("", "false")
         header = "-H 'X-API-Key: KEY' " if has_keys else ""
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"[bold]serving {escape(what)}[/] at {server.url}  (Ctrl-C stops it)")

@@ -33,7 +33,7 @@ def running(bento: Artifact) -> Iterator[Victim]:
 
 
 def get(path: str, headers: str = "") -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1")
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode("latin-1")
 
 
 def predict(url: str, data: bytes | None = None, headers: str = "") -> bytes:
@@ -52,7 +52,7 @@ def test_damaged_images_and_bodies_are_the_clients_errors_and_crash_nothing(runn
     pids = [worker.pid for worker in running.workers()]
     requests = list(itertools.islice(_hostile.mutants(running.url, 5, SIZE_PX * SIZE_PX), number))
     load = _load.run(running.url, requests, concurrency=8, num_requests=number)
-    assert set(load.statuses) <= {200, 400, 413, 415, 422}
+    assert set(load.statuses) <= {200, 400, 403, 413, 415, 422}  # 403: some say that a proxy passed them on
     assert load.statuses[400] > number / 2
     assert sum(load.statuses.values()) == number
     assert (load.dropped, load.refused) == (0, 0)
@@ -77,7 +77,7 @@ def test_who_sends_a_body_far_too_large_gets_to_read_why_and_the_server_keeps_no
 ) -> None:
     piece = bytes(10**6)
     with running.growth() as grown, Connection(running.url) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{framing}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n{framing}\r\n\r\n"
         connection.send(head.encode())
         for _ in range(LARGE_MB):
             connection.send(b"%x\r\n%s\r\n" % (len(piece), piece) if "chunked" in framing else piece)
@@ -91,16 +91,13 @@ def test_who_sends_a_body_far_too_large_gets_to_read_why_and_the_server_keeps_no
 
 def test_a_failure_inside_is_told_in_the_one_form_and_without_a_traceback(bento: Artifact) -> None:
     with victim(bento.path / "model.bento") as running:
-        digest = ask(running.url, get("/v1/model")).json()["receipt"]
-        for name in ("receipt.json", "lineage.json"):
-            (running.folder / name).unlink()
-        for path in (f"/v1/receipts/{digest}", "/v1/model", "/docs.json"):
-            begun = time.perf_counter()
-            answer = ask(running.url, get(path))
-            assert time.perf_counter() - begun < 1
-            assert_is_error(answer, 500, "internal")
-            for word in (b"Traceback", b'File "', b"receipt.json", str(running.folder).encode()):
-                assert word not in answer.body
+        (running.folder / "model.onnx").unlink()  # read again for the inner layers, at the first use
+        begun = time.perf_counter()
+        answer = ask(running.url, http(running.url, "/v1/similar", picture(16, 16), "image/png"))
+        assert time.perf_counter() - begun < 1
+        assert_is_error(answer, 500, "internal")
+        for word in (b"Traceback", b'File "', b"model.onnx", str(running.folder).encode()):
+            assert word not in answer.body
         assert "Traceback" in running.server.log.read_text()
         assert ask(running.url, predict(running.url)).status == 200
 
@@ -144,14 +141,14 @@ def test_paths_at_random_add_nothing_to_the_metrics(running: Victim) -> None:
     "data",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
-        b"NONSENSE / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"CONNECT example.com:80 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\n folded: b\r\n\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
+        b"NONSENSE / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT example.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: a\r\n folded: b\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
         b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
     ids=["TLS", "method", "CONNECT", "bytes", "folded", "two lengths", "length, chunks", "negative", "huge", "chunk"],
@@ -165,7 +162,7 @@ def test_broken_http_is_refused_in_the_one_form(running: Victim, data: bytes) ->
 @pytest.mark.parametrize("line", [b"X-A: " + b"b" * 1_000 + b"\r\n", b"x" * 1_000], ids=["many", "one"])
 def test_headers_without_end_are_refused(running: Victim, line: bytes) -> None:
     with running.growth() as grown, Connection(running.url) as connection:
-        connection.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        connection.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
         for _ in range(1_000):
             connection.send(line)
         assert_is_error(connection.answer(), 431, "headers_too_large")
@@ -192,12 +189,12 @@ def test_old_and_unusual_http_is_answered(running: Victim) -> None:
         assert (old.status, old.headers["connection"]) == (200, "close")
         assert connection.is_closed()
     with Connection(running.url) as connection:
-        connection.send(b"HEAD /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.send(b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         received = b"".join(iter(lambda: connection.socket.recv(1_000), b""))
         assert received.startswith(b"HTTP/1.1 200")
         assert received.endswith(b"\r\n\r\n")
     data = picture(16, 16)
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (data[:10], data[10:])) + b"0\r\n\r\n"
     assert ask(running.url, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks).status == 200
     with Connection(running.url) as connection:

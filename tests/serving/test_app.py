@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from gapgate.errors import ServeError, SettingsError
 from serving.access import check_address
 from serving.app import create_app
 from serving.options import Options, is_loopback, table, variable
+from serving.predictor import Predictor
+from tests.serving import packaged
 from tests.serving.packaged import picture
 
 PNG = {"content-type": "image/png"}
@@ -28,7 +31,7 @@ def ask(called: ASGIApp, method: str, path: str, *, client: str = "127.0.0.1", *
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(called, client=(client, 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as connected:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as connected:
             return await connected.request(method, path, **request)
 
     return asyncio.run(send())
@@ -70,11 +73,11 @@ def test_a_failure_inside_is_an_answer_that_tells_nothing_and_a_log_entry_that_t
     package_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     called = started(package_dir)
-    (package_dir / "receipt.json").write_text("{")
-    response = ask(called, "GET", "/v1/model")
+    (package_dir / "model.onnx").unlink()  # read again for the inner layers, at the first use
+    response = ask(called, "POST", "/v1/similar", content=picture(16, 16), headers=PNG)
     assert (response.status_code, code(response)) == (500, "internal")
-    assert "JSON" not in response.text
-    assert "JSONDecodeError" in caplog.text
+    assert "model.onnx" not in response.text
+    assert "FileNotFoundError" in caplog.text
     assert response.headers["x-request-id"] in caplog.text
 
 
@@ -214,3 +217,29 @@ def test_an_explanation_comes_in_the_form_that_the_client_prefers(
     headers = {**PNG, "accept": accept}
     response = ask(started(package_dir), "POST", "/v1/explain", content=picture(16, 16), headers=headers)
     assert response.headers["content-type"] == content_type
+
+
+def test_what_came_through_a_proxy_or_by_another_name_is_not_this_machine(package_dir: Path) -> None:
+    called = started(package_dir)
+    for headers in ({"x-forwarded-for": "127.0.0.1"}, {"forwarded": "for=127.0.0.1"}, {"host": "evil.example:3000"}):
+        response = ask(called, "GET", "/v1/model", headers=headers)
+        assert (response.status_code, code(response)) == (403, "loopback_only")
+    for host in ("localhost:3000", "[::1]:3000", "127.0.0.1"):
+        assert ask(called, "GET", "/v1/model", headers={"host": host}).status_code == 200
+
+
+def test_keys_beside_a_word_that_nobody_needs_one_are_refused() -> None:
+    with pytest.raises(SettingsError, match="unset one"):
+        Options.from_environment({"GAPGATE_API_KEYS": HASH, "GAPGATE_ALLOW_ANONYMOUS": "true"})
+
+
+def test_a_receipt_outlives_its_model_and_changed_files(package_dir: Path, tmp_path: Path) -> None:
+    app, called = create_app(Options(), package_dir)
+    app.start()
+    digest = ask(called, "GET", "/v1/model").json()["receipt"]
+    before = ask(called, "GET", f"/v1/receipts/{digest}").json()
+    shutil.rmtree(package_dir)
+    other = packaged.folder(tmp_path / "other", model=packaged.pooled_model())
+    app.context.models.switch(Predictor.load(other))
+    assert ask(called, "GET", "/v1/model").json()["receipt"] != digest
+    assert ask(called, "GET", f"/v1/receipts/{digest}").json() == before

@@ -152,3 +152,38 @@ def test_what_is_no_bento_is_refused(bento: Artifact, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "other"), "xztar", bento.path.parent / "certificate")
     with pytest.raises(ArtifactError, match=r"no bento\.yaml"):
         serve(tmp_path / "other.tar.xz", work_dir=tmp_path / "d")
+
+
+def test_a_foreign_child_that_ends_is_no_worker(unpacked: Path, tmp_path: Path) -> None:
+    """Process 1 of a container gets every orphan."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serve_it = f"exec {sys.executable} -m serving --fd {listener.fileno()} --package {unpacked}"
+        log = tmp_path / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["bash", "-c", f"sleep 1.5 & {serve_it}"],
+                stdout=output,
+                stderr=output,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+        port = listener.getsockname()[1]
+    with Server(process, f"http://127.0.0.1:{port}", log) as server:
+        server.wait_ready()
+        (orphan,) = (child for child in psutil.Process(process.pid).children() if child.name() == "sleep")
+        assert ended([orphan])
+        assert process.poll() is None
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_one_worker_that_is_told_to_end_leaves_the_others_reachable(bento: Artifact, tmp_path: Path) -> None:
+    environment = {"GAPGATE_WORKERS": "2"}
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment=environment) as server:
+        server.wait_ready()
+        worker = psutil.Process(server.process.pid).children()[0]
+        worker.terminate()
+        for _ in range(40):
+            assert httpx.get(f"{server.url}/livez", timeout=2).status_code == 200
+        assert ended([worker])
+        for _ in range(40):
+            assert httpx.get(f"{server.url}/livez", timeout=2).status_code == 200

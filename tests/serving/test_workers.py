@@ -71,7 +71,7 @@ def until_a_new_one_answers(running: Victim, before: set[int]) -> float:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with Connection(running.url) as connection:
-            assert connection.ask(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+            assert connection.ask(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
             own_port = connection.socket.getsockname()[1]
             new = [worker for worker in running.workers() if worker.pid not in before]
             if own_port in {each.raddr.port for worker in new for each in worker.net_connections() if each.raddr}:
