@@ -36,7 +36,6 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
         training_data=receipt["artifacts"].get("splits", ""),
         code_revision=receipt["code_revision"],
         versions=_versions(),
-        explain=True,
         similar=len(predictor.index) if predictor.index else 0,
     )
 

@@ -259,8 +259,6 @@ class ModelCard(Answer):
     """Of the code that trained it."""
     versions: dict[str, str]
     """Of what runs it: onnxruntime, numpy, pillow, python."""
-    explain: bool
-    """Whether `/v1/explain` answers."""
     similar: Count
     """Training images that `/v1/similar` searches; 0: it answers 404."""
 

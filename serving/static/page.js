@@ -93,8 +93,7 @@ async function answer(image) {
     return;
   }
   find("heat-class").value = "";
-  if (state.card?.explain === false) hide("heat");
-  else explain(image, signal);
+  explain(image, signal);
   if (state.card?.similar === 0) hide("similar");
   else fill("similar", () => api.similar(image, signal), view.neighbours);
   fill("receipt", () => api.receipt(found.receipt, signal), (content) => view.receipt(found.receipt, content));

@@ -133,7 +133,7 @@ def test_the_table_shows_few_images_each_and_of_many_the_first_and_a_count(works
     counts = done.stdout.partition("share")[2].partition("no answer")[0].split()
     assert sum(int(count) for count in counts[1::3]) == 30
     assert "no answer to 1 of 31" in done.stdout
-    assert "bad.png: truncated" in done.stdout
+    assert "bad.png: the image is truncated" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert len((workspace.folder / "all.csv").read_text().splitlines()) == 32
 
