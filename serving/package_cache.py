@@ -105,7 +105,7 @@ class PackageCache:
 
     def followed(self, uri: str) -> dict[str, Any] | None:
         """What `follow` noted down last, by any process."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             content = read_json(self._pointer(uri))
             return content if isinstance(content, dict) else None
         return None
@@ -120,9 +120,9 @@ class PackageCache:
     def _followed_folders(self) -> set[Path]:
         folders = set()
         for path in self._root.glob(f"{_POINTER}*.json"):
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 content = read_json(path)
-                folders.add(self.folder(content["version"], content["package_digest"]))
+                folders.add(self.folder(str(content["version"]), str(content["package_digest"])))
         return folders
 
     def _let_go(self, folder: Path) -> None:
