@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from functools import lru_cache
 
 from gapgate.errors import ServeError
 from serving.options import Options, is_loopback, variable
@@ -26,8 +27,7 @@ def authorize(request: Request) -> None:
         return
     if not options.api_keys:
         came_directly = not (request.header("forwarded") or request.header("x-forwarded-for"))
-        hosts = (request.client_host, _PORT.sub("", request.header("host")))
-        if came_directly and all(is_loopback(host) for host in hosts if host):
+        if came_directly and _is_here(request.client_host) and _is_here(request.header("host")):
             return
         message = f"only this machine is answered while {variable('api_keys')} is not set"
         raise ApiError(403, "loopback_only", message)
@@ -65,5 +65,11 @@ def check_address(host: str, options: Options) -> None:
     )
 
 
-_PORT = re.compile(r":[0-9]*$")
+@lru_cache(maxsize=64)
+def _is_here(host: str) -> bool:
+    """Whether an address, a Host header or the lack of one names this machine."""
+    return not host or is_loopback(_PORT.sub("", host))
+
+
+_PORT = re.compile(r":[0-9]+$")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}

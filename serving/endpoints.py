@@ -49,7 +49,7 @@ async def predict(context: Context, request: Request) -> Response:
     async with context.work:
         predictor = context.models.require()
         image = await decode(context.work, request, predictor, upload)
-        if predictor.is_quick:
+        if predictor.quick_images:
             found = predictor.probabilities(image)
         else:
             found = await context.work.in_thread(request, lambda _: predictor.probabilities(image))
@@ -81,7 +81,12 @@ async def predict_batch(context: Context, request: Request) -> Response:
                 raise ApiError(413, "too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
             uploads = [Upload(b"")] * len(images)
             errors: dict[int, ImageError] = {}
-            ranked = await context.work.in_thread(request, lambda cancelled: _rank(predictor, images, top_k, cancelled))
+            if len(images) <= predictor.quick_images:
+                ranked = predictor.ranked(predictor.probabilities(images), top_k)
+            else:
+                ranked = await context.work.in_thread(
+                    request, lambda cancelled: _rank(predictor, images, top_k, cancelled)
+                )
         else:
             ranked, errors = await context.work.in_thread(
                 request, lambda cancelled: _decode_and_rank(predictor, uploads, max_pixels, top_k, cancelled)

@@ -46,8 +46,8 @@ class Options(BaseModel):
     """Largest body of a request."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Largest sum of bodies that a worker is receiving; beyond it a request gets 429."""
-    max_pixels: Annotated[int, Field(ge=64)] = 50_000_000
-    """Most pixels of an image; more are refused before decoding."""
+    max_pixels: Annotated[int, Field(ge=64)] = 25_000_000
+    """Most pixels of an image; more are refused before decoding. A WebP file takes up to 16 bytes of memory a pixel."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""
     concurrency: Annotated[int, Field(ge=1)] = 64

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import timeit
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from gapgate.receipt import Receipt, verify
 from gapgate.transform import Transform, load_image, read_header
 from serving.schema import Gate, ModelVersion, ReceiptAnswer
 
-QUICK_S = 0.005
-"""A network that takes longer for one image runs in a thread: the event loop has others to answer."""
+QUICK_S = 0.008
+"""What takes a network longer runs in a thread: the event loop has others to answer. A thread costs 0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class Predictor:
     certificate: Gate
     receipt_answer: ReceiptAnswer
     """What `receipt` stands for. Kept, not read again: the files may change after they were checked."""
-    is_quick: bool
-    """Whether one image takes less than `QUICK_S`."""
+    quick_images: int
+    """As many take the network less than `QUICK_S`: 0, 1, 8 or 64."""
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
@@ -86,7 +87,7 @@ class Predictor:
             index=EmbeddingIndex.open(index) if index.is_dir() else None,
             certificate=certificate,
             receipt_answer=ReceiptAnswer(receipt=receipt.model_dump(mode="json"), lineage=lineage, package=digest),
-            is_quick=_seconds_an_image(classifier) < QUICK_S,
+            quick_images=_quick_images(classifier),
         )
 
     def open(self, data: bytes, max_pixels: int) -> Image.Image:
@@ -128,7 +129,7 @@ class Predictor:
         """For each of (N, num_classes) the `top_k` most probable classes with their probabilities, in descending
         order."""
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # (N, top_k)
-        values = np.take_along_axis(probabilities, best, axis=1).tolist()
+        values = probabilities[np.arange(len(best))[:, np.newaxis], best].tolist()  # `take_along_axis` takes 15 μs more
         names = self.class_names
         return [
             {names[index]: value for index, value in zip(indices, row, strict=True)}
@@ -136,10 +137,14 @@ class Predictor:
         ]
 
 
-def _seconds_an_image(classifier: Classifier) -> float:
-    """The quickest of three runs."""
-    image = np.zeros((1, *classifier.image_shape), np.uint8)
-    return min(timeit.repeat(lambda: classifier.logits(image), number=1, repeat=3))
+def _quick_images(classifier: Classifier) -> int:
+    quick = 0
+    for count in (1, 8, 64):
+        images = np.zeros((count, *classifier.image_shape), np.uint8)
+        if min(timeit.repeat(partial(classifier.logits, images), number=1, repeat=3)) > QUICK_S:
+            break
+        quick = count
+    return quick
 
 
 def _read_lineage(folder: Path, digest: str) -> tuple[Receipt, dict[str, Any]]:
