@@ -129,7 +129,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(client: httpx.Clie
     response = client.post(PREDICT, content=bomb, headers=PNG)
     assert time.perf_counter() - started < 0.5
     assert_is_error(response, 400, "invalid_image")
-    assert "50,000,000" in response.json()["error"]["message"]
+    assert "25,000,000" in response.json()["error"]["message"]
 
 
 def test_a_request_without_an_image_is_the_clients_error(client: httpx.Client) -> None:
