@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
-from components.platform.context import DRAINED_VARIABLE, RunContext
+from components.platform.context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from gapgate.section import Section
 
 
-def execute(name: str, settings: str, inputs: Mapping[str, str], output: str) -> Artifact:
-    """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`.
+def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, experiment: str = "") -> Artifact:
+    """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`, and
+    what it reports in the MLflow experiment, by default the one that the environment names.
 
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
     """
     step = STEPS[name]
+    if experiment:
+        os.environ[EXPERIMENT_VARIABLE] = experiment
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,15 +19,19 @@ from gapgate.splits import Splits
 from gapgate.tracking import Tracker
 from gapgate.training import train
 
+NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
+"""Environment variable with the number of GPUs that the step asked of its cluster."""
+
 
 def run(settings: TrainSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
     """Train on `inputs["splits"]` under `inputs["policy"]`; a training that was killed goes on from its last epoch.
 
     Raises:
-        AcceleratorError: `train.accelerator: cuda` and no GPU, before anything is read.
+        AcceleratorError: a GPU is asked for, by `train.accelerator: cuda` or of the cluster, and none is seen here;
+            before anything is read.
         SettingsError: the architecture or batch size does not fit the images.
     """
-    device.select(settings.accelerator)
+    device.select("cuda" if int(os.environ.get(NUM_GPUS_VARIABLE, "0")) else settings.accelerator)
     splits, policy = inputs["splits"], inputs["policy"]
     content = {key: value for key, value in policy.read_json("policy.json").items() if key == "operations"}
     operations = parse(AugmentSettings, content, "augment").operations

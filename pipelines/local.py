@@ -104,14 +104,9 @@ def _execute(settings: Settings, context: RunContext) -> str:
     """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
     from kfp import compiler, components, local
 
-    from pipelines.training import training_pipeline
+    from pipelines.training import arguments, training_pipeline
 
     compiled = context.folder / "pipeline.yaml"
-    arguments = {
-        name: json.dumps(section)
-        for name, section in settings.model_dump(mode="json").items()
-        if name in {step.section for step in STEPS.values()}
-    }
     with (
         (context.folder / "log.txt").open("w", buffering=1) as log,
         contextlib.redirect_stdout(log),
@@ -119,12 +114,12 @@ def _execute(settings: Settings, context: RunContext) -> str:
     ):
         # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
         warnings.simplefilter("ignore")
-        compiler.Compiler().compile(training_pipeline, str(compiled))
+        compiler.Compiler().compile(training_pipeline(), str(compiled))
         local.init(
             local.SubprocessRunner(use_venv=False), pipeline_root=str(context.folder / "artifacts"), raise_on_error=True
         )
         try:
-            components.load_component_from_file(str(compiled))(**arguments)
+            components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
             return " ".join(str(error).split())
     return ""

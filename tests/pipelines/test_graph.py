@@ -7,6 +7,7 @@ import yaml
 from kfp import compiler
 
 from components.catalog import STEPS
+from gapgate.settings import DataSettings
 from pipelines.training import training_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(training_pipeline, str(path))
+    compiler.Compiler().compile(training_pipeline(), str(path))
     return next(yaml.safe_load_all(path.read_text()))
 
 
@@ -53,7 +54,9 @@ def test_the_kfp_graph_has_the_steps_and_edges_of_the_catalog(compiled, tasks):
         component = compiled["components"][f"comp-{name}"]
         assert set(component["inputDefinitions"].get("artifacts", {})) == set(step.inputs)
         assert step.output in component["outputDefinitions"]["artifacts"]
-        assert set(component["inputDefinitions"]["parameters"]) == {"settings"}
+        parameters = set(component["inputDefinitions"]["parameters"])
+        assert "experiment" in parameters
+        assert "settings" in parameters or set(step.settings.model_fields) <= parameters
 
 
 def test_each_kfp_input_comes_from_the_step_that_makes_it(tasks):
@@ -70,7 +73,9 @@ def test_each_kfp_input_comes_from_the_step_that_makes_it(tasks):
 
 def test_the_pipeline_takes_each_section_once_and_says_what_it_is(compiled):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
-    assert set(parameters) == {step.section for step in STEPS.values()}
+    sections = {step.section for step in STEPS.values()} - {"data", "registry"}
+    data = {f"data_{name}" for name in DataSettings.model_fields}
+    assert set(parameters) == sections | data | {"model_name", "experiment", "gpu_kind", "num_gpus"}
     assert all(parameter["description"] for parameter in parameters.values())
 
 
