@@ -39,8 +39,10 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
         section = parse(step.settings, json.loads(settings), step.section)
         return _run(name, section, inputs, Path(output), NullTracker())
     context.export()
-    spool = Spool(context.spool, name)
+    is_alone = not os.environ.get(DRAINED_VARIABLE)
+    spool = Spool(context.spool, name, keep_files=is_alone)
     spool.started()
+    artifact = None
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
@@ -54,7 +56,8 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         raise
     finally:
-        _send(context)
+        if is_alone:
+            _send(context, succeeded=_outcome(name, artifact))
 
 
 def _run(name: str, settings: Section, inputs: Mapping[str, str], output: Path, tracker: Tracker) -> Artifact:
@@ -76,13 +79,23 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     return next((RunContext(run) for run in runs if run), None)
 
 
-def _send(context: RunContext) -> None:
-    """Where no parent process does it, send the spool; a server that is away gets it later."""
+def _outcome(name: str, artifact: Artifact | None) -> bool | None:
+    """Whether the run ends well with this step, or badly; None where it goes on."""
+    if artifact is None:
+        return False
+    if name == "register" and artifact.read_json("receipt.json")["verdict"] != "pass":
+        return False
+    return True if name == "package" else None
+
+
+def _send(context: RunContext, succeeded: bool | None) -> None:
+    """Send the spool, and close the MLflow run where it ends; a server that is away gets it later."""
     from components.platform import tracking
 
-    if os.environ.get(DRAINED_VARIABLE):
-        return
     try:
-        tracking.send(context)
+        if succeeded is None:
+            tracking.send(context)
+        else:
+            tracking.finish(context, succeeded=succeeded)
     except TrackingError as error:
         print(error)

@@ -50,13 +50,19 @@ class RunResult:
         return 0 if verdict == "pass" else 3
 
 
-def run_pipeline(settings: Settings, display: Display) -> RunResult:
-    """Compile the pipeline, execute it, and show its progress.
+def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False) -> RunResult:
+    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress.
 
     Raises:
         StorageError: the workspace cannot be written.
+        SettingsError: no Docker engine answers, or an image is not there.
     """
     context = RunContext.new(settings.tracking.experiment)
+    with _runner(settings, context, in_containers) as runner:
+        return _run(settings, context, display, runner)
+
+
+def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     with storage_errors(context.folder):
         context.spool.mkdir(parents=True)
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
@@ -64,7 +70,7 @@ def run_pipeline(settings: Settings, display: Display) -> RunResult:
     os.environ[DRAINED_VARIABLE] = "1"
     result = RunResult(context)
     with context.alive(), display.live(context.name), _followed(context, display, result):
-        crash = _execute(settings, context)
+        crash = _execute(settings, context, runner)
     result.outputs = _outputs(context)
     _link_results(result)
     if result.failure is None and (crash or "certificate" not in result.outputs):
@@ -100,10 +106,25 @@ def resume_registration(context: RunContext) -> RunResult:
     return result
 
 
-def _execute(settings: Settings, context: RunContext) -> str:
+@contextlib.contextmanager
+def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Iterator[Any]:
+    """KFP's runner of the steps."""
+    from kfp import local
+
+    if not in_containers:
+        yield local.SubprocessRunner(use_venv=False)
+        return
+    from pipelines.docker_runner import containers
+
+    with containers(settings, context) as runner:
+        yield runner
+
+
+def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
     """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
     from kfp import compiler, components, local
 
+    from pipelines.docker_runner import image_of
     from pipelines.training import arguments, training_pipeline
 
     compiled = context.folder / "pipeline.yaml"
@@ -114,10 +135,10 @@ def _execute(settings: Settings, context: RunContext) -> str:
     ):
         # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
         warnings.simplefilter("ignore")
-        compiler.Compiler().compile(training_pipeline(), str(compiled))
-        local.init(
-            local.SubprocessRunner(use_venv=False), pipeline_root=str(context.folder / "artifacts"), raise_on_error=True
+        compiler.Compiler().compile(
+            training_pipeline(lambda task: task.set_container_image(image_of(task.name))), str(compiled)
         )
+        local.init(runner, pipeline_root=str(context.folder / "artifacts"), raise_on_error=True)
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:

@@ -6,14 +6,10 @@ looks up what it may take from its cache by a step's parameters and image, not b
 step hands on a digest of what it made, and the next takes it as a parameter.
 """
 
-import os
-
 from kfp import dsl
 
-STEP_IMAGE = os.environ.get("GAPGATE_STEP_IMAGE", "gapgate/step-python")
-"""Image of the steps without torch."""
-TRAIN_IMAGE = os.environ.get("GAPGATE_TRAIN_IMAGE", "gapgate/train-python")
-"""Image of augment and train."""
+STEP_IMAGE, TRAIN_IMAGE = "gapgate/step", "gapgate/train"
+"""Images without torch, and of augment and train, which need it; a run names them exactly."""
 
 
 @dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+KEPT = "files"
+"""Folder of a spool with copies of files, until they are sent."""
 
 
 class Spool:
     """A `gapgate.tracking.Tracker` that writes one line an event, each in a single append."""
 
-    def __init__(self, folder: Path, step: str) -> None:
+    def __init__(self, folder: Path, step: str, *, keep_files: bool = False) -> None:
+        """`keep_files` copies each file into the spool: where a step's own disk ends with it, as a pod's does."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.step = step
+        self._keep_files = keep_files
         self._file = os.open(folder / f"{step}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -36,6 +41,10 @@ class Spool:
         self._write("tags", values={name: str(value) for name, value in values.items()})
 
     def file(self, path: Path, folder: str = "") -> None:
+        if self._keep_files:
+            kept = self.folder / KEPT / self.step / folder / path.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            path = Path(shutil.copyfile(path, kept))
         self._write("file", path=str(path.absolute()), folder=folder)
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.platform.context import RunContext
 from components.platform.home import home, local_store, tracking_uri
-from components.platform.spool import Event, Reader
+from components.platform.spool import KEPT, Event, Reader
 from gapgate.artifacts import write_json
 from gapgate.errors import TrackingError
 
@@ -99,11 +99,15 @@ def send(context: RunContext) -> str:
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             _send_values(mlflow_client, state["run_id"], events)
-            for event in events:
-                if event["kind"] == "file" and Path(event["path"]).exists():
-                    mlflow_client.log_artifact(state["run_id"], event["path"], event["folder"] or None)
+            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            for path, folder in files:
+                if path.exists():
+                    mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
             state["offsets"] = reader.offsets
             write_json(spool / STATE, state)
+            for path, _ in files:
+                if path.is_relative_to(spool.absolute() / KEPT):
+                    path.unlink(missing_ok=True)
         return str(state["run_id"])
 
 

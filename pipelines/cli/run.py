@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,10 @@ def run(
     ] = None,
     params: Params = None,
     overrides: Overrides = None,
+    runner: Annotated[
+        Literal["subprocess", "docker"],
+        typer.Option(help="Each step in a process, or in a container of the images of `make images`."),
+    ] = "subprocess",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     settings = settings_of(params, overrides)
@@ -37,7 +41,7 @@ def run(
 
     console = Console(file=sys.stdout)  # this one: while KFP runs, sys.stdout is the log
     try:
-        result = run_pipeline(settings, Display(console))
+        result = run_pipeline(settings, Display(console), in_containers=runner == "docker")
     except KeyboardInterrupt:
         console.print("interrupted; a training goes on from its last epoch when you run it again")
         raise typer.Exit(130) from None
