@@ -10,12 +10,11 @@ from kfp import compiler, dsl, kubernetes
 
 from gapgate.artifacts import RUN_VARIABLE
 from pipelines.cluster_settings import ClusterSettings, Place
+from pipelines.images import kind_of
 from pipelines.training import training_pipeline
 
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Where KFP writes the run's id on each pod."""
-_TRAINED = ("augment", "train")
-"""Steps of the image with torch."""
 _LONGEST_BACKOFF_S = 600
 
 
@@ -23,8 +22,7 @@ def compile_pipeline(cluster: ClusterSettings, path: Path) -> None:
     """Write the pipeline to `path`, a YAML file."""
 
     def place(task: dsl.PipelineTask) -> None:
-        image = cluster.images.train if task.name in _TRAINED else cluster.images.step
-        _run_in(task, image, cluster)
+        _run_in(task, getattr(cluster.images, kind_of(task.name)), cluster)
         _give(task, cluster.place(task.name))
 
     config = dsl.PipelineConfig(ttl_seconds_after_finished=cluster.run_ttl_s)

@@ -12,6 +12,7 @@ from components.catalog import STEPS
 from gapgate.errors import SettingsError
 from gapgate.section import Count, Section
 from gapgate.settings import parse
+from pipelines.images import built
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kKMGTP]i?)?$")]
 """Of Kubernetes: `500m` is half a core, `4Gi` four gibibytes."""
@@ -24,9 +25,9 @@ Image = Annotated[str, Field(pattern=r"^[^\s:@]+(:[0-9]+/[^\s:@]+)?(:[\w][\w.-]{
 class Images(Section):
     """The containers that the steps run in."""
 
-    step: Image
-    """Of the steps without torch."""
-    train: Image
+    step: Image = Field(default_factory=lambda: built("step"))
+    """Of the steps without torch; by default what `make images` builds of this code."""
+    train: Image = Field(default_factory=lambda: built("train"))
     """Of augment and train."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When a node fetches an image."""
@@ -117,7 +118,7 @@ class ClusterSettings(Section):
     """Where runs are, in a KFP for several users; a KFP for one ignores it."""
     service_account: Name = "gapgate-pipeline"
     """Which account the steps run under."""
-    images: Images
+    images: Images = Field(default_factory=Images)
     """The containers."""
     tracking_uri: Annotated[str, Field(pattern=r"^https?://")]
     """The MLflow server, as the cluster sees it."""

@@ -18,23 +18,15 @@ from components.catalog import STEPS
 from components.platform.context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.home import home, tracking_uri
 from components.platform.spool import Spool
-from gapgate import __version__
-from gapgate.artifacts import RUN_VARIABLE, code_revision
+from gapgate.artifacts import RUN_VARIABLE
 from gapgate.errors import SettingsError
 from gapgate.settings import Settings
+from pipelines.images import built, kind_of
 from serving.options import is_loopback
 
-TRAINED = ("augment", "train")
-"""Steps of the image with torch."""
 _OUT_OF_MEMORY = "the container was killed, out of memory; give Docker more, or lower train.batch_size"
 _REMOTE = ("AWS_", "AZURE_", "GOOGLE_", "GIT_", "DVC_")
 """Beginnings of the variables that DVC remotes and git repositories take their credentials from."""
-
-
-def image_of(step: str) -> str:
-    """The image of a step: what GAPGATE_TRAIN_IMAGE or GAPGATE_STEP_IMAGE names, or what `make images` builds here."""
-    kind = "train" if step in TRAINED else "step"
-    return os.environ.get(f"GAPGATE_{kind.upper()}_IMAGE") or f"gapgate/{kind}:{__version__}-{code_revision()[:12]}"
 
 
 @contextmanager
@@ -66,7 +58,7 @@ def _find_images() -> dict[str, str]:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(f"no Docker engine answers ({reason}); start one, or leave --runner out") from None
     with closing(client):
-        return {image: _image_id(client, image) for image in {image_of(step) for step in STEPS}}
+        return {image: _image_id(client, image) for image in {built(kind_of(step)) for step in STEPS}}
 
 
 def _image_id(client: Any, image: str) -> str:

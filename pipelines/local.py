@@ -124,7 +124,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
     """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
     from kfp import compiler, components, local
 
-    from pipelines.docker_runner import image_of
+    from pipelines.images import built, kind_of
     from pipelines.training import arguments, training_pipeline
 
     compiled = context.folder / "pipeline.yaml"
@@ -136,7 +136,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
         warnings.simplefilter("ignore")
         compiler.Compiler().compile(
-            training_pipeline(lambda task: task.set_container_image(image_of(task.name))), str(compiled)
+            training_pipeline(lambda task: task.set_container_image(built(kind_of(task.name)))), str(compiled)
         )
         local.init(runner, pipeline_root=str(context.folder / "artifacts"), raise_on_error=True)
         try:

@@ -7,6 +7,7 @@ workers that ended too. A single worker keeps its own, which takes a third of th
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter as CountOf
 from collections.abc import Iterable, Iterator
@@ -93,9 +94,15 @@ class _ModelCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         predictor = self._models.current
         info = GaugeMetricFamily("gapgate_model_info", "The model that answers.", labels=["name", "version", "receipt"])
+        gap = GaugeMetricFamily(
+            "gapgate_model_gap_points", "Its gap between train and test accuracy.", labels=["name", "version"]
+        )
         if predictor:
             info.add_metric([predictor.model.name, predictor.model.version, predictor.receipt], 1)
+            figures = predictor.receipt_answer.receipt["figures"]
+            gap.add_metric([predictor.model.name, predictor.model.version], figures.get("gap_points", math.nan))
         yield info
+        yield gap
         yield GaugeMetricFamily("gapgate_ready", "1 where there is a model.", value=predictor is not None)
         refused = self._models.refused
         yield GaugeMetricFamily("gapgate_model_refused", "1 where the alias names a version that is refused.", refused)

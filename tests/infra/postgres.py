@@ -32,7 +32,7 @@ class Postgres:
         return f"postgresql://mlflow:{_PASSWORD}@127.0.0.1:{self.port}/{name}"
 
     def query(self, address: str, statement: str) -> str:
-        """What `psql` prints for a statement."""
+        """What `psql` prints for a statement; as a superuser where `address` is only a database's name."""
         return self._psql(address, statement)
 
     def _psql(self, database: str, statement: str) -> str:

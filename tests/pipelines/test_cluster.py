@@ -9,6 +9,8 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from components.catalog import STEPS
+from gapgate import __version__
+from gapgate.artifacts import code_revision
 from gapgate.errors import SettingsError
 from gapgate.settings import Settings
 from pipelines.cluster import compile_pipeline
@@ -108,6 +110,19 @@ def test_images_their_policy_and_their_secrets(container, pod):
         assert [secret["secretName"] for secret in pod[name]["imagePullSecret"]] == ["registry"]
     assert variables(container["evaluate"])["GAPGATE_IMAGE_DIGEST"] == DIGEST[1:]
     assert "GAPGATE_IMAGE_DIGEST" not in variables(container["train"])
+
+
+def test_without_images_the_pipeline_takes_those_that_are_built_of_this_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPGATE_CODE_REVISION", "0123456789abcdef")
+    code_revision.cache_clear()
+    try:
+        spec, _ = compiled(tmp_path, {name: value for name, value in CONTENT.items() if name != "images"})
+    finally:
+        code_revision.cache_clear()
+    executors = spec["deploymentSpec"]["executors"].values()
+    tag = f"{__version__}-0123456789ab"
+    images = {executor["container"]["image"] for executor in executors}
+    assert images == {f"gapgate/step:{tag}", f"gapgate/train:{tag}"}
 
 
 def test_every_step_runs_as_the_user_with_the_volume_and_knows_its_run(container, pod):
@@ -219,7 +234,7 @@ def test_the_file_of_the_repository_is_one(tmp_path):
     [
         ({"images": {**CONTENT["images"], "step": "gapgate/step:latest"}}, "names no version"),
         ({"images": {**CONTENT["images"], "step": "registry.example:5000/gapgate/step"}}, "names no version"),
-        ({"images": {"step": "a:1"}}, "images.train is missing"),
+        ({"workspace": {}}, "workspace.claim is missing"),
         ({"steps": {"trian": {}}}, "steps.trian is no step"),
         ({"steps": {"train": {"memory_limit": "16 GB"}}}, "steps.train.memory_limit=16 GB"),
         ({"steps": {"train": {"gpu": 1}}}, "steps.train.gpu is not a setting"),

@@ -1,0 +1,221 @@
+"""The manifests' own commands on a real PostgreSQL: migrations, the server by its Service's name, backup, restore."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from mlflow import MlflowClient
+
+from tests.infra.postgres import Postgres, running
+from tests.infra.rendered import Object, environment, of_kind, one
+
+pytest.importorskip("psycopg", reason="MLflow speaks to PostgreSQL by psycopg")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the ConfigMap mounts at /scripts."""
+    folder = tmp_path_factory.mktemp("scripts")
+    (found,) = [each for each in of_kind("local", "ConfigMap") if each["metadata"]["name"].startswith("mlflow-scripts")]
+    for name, text in found["data"].items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def settings() -> dict[str, str]:
+    """What the ConfigMap `mlflow` gives to MLflow."""
+    (found,) = [
+        each for each in of_kind("local", "ConfigMap") if re.fullmatch(r"mlflow-[a-z0-9]{10}", each["metadata"]["name"])
+    ]
+    return dict(found["data"])
+
+
+def container(kind: str, name: str, *, init: bool = False) -> Object:
+    found = one("local", kind, name)["spec"]
+    template = found["jobTemplate"]["spec"]["template"] if kind == "CronJob" else found["template"]
+    return dict(template["spec"]["initContainers" if init else "containers"][0])
+
+
+def command(container: Object, address: str, scripts: Path) -> list[str]:
+    """A container's command as Kubernetes would start it, with this interpreter and these mounts."""
+    words = [*container["command"], *container.get("args", [])]
+    words = [word.replace("$(MLFLOW_BACKEND_STORE_URI)", address) for word in words]
+    words = [word.replace("/scripts/", f"{scripts}/") for word in words]
+    return [sys.executable if word == "python" else word for word in words]
+
+
+def run(
+    postgres: Postgres, container: Object, address: str, scripts: Path, variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(container, address, scripts),
+        env=os.environ
+        | {"PATH": f"{postgres.binaries}:{os.environ['PATH']}"}
+        | environment(container)
+        | settings()
+        | {"MLFLOW_BACKEND_STORE_URI": address}
+        | dict(variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def store(postgres: Postgres, scripts: Path) -> str:
+    """The address of a database that the migration job prepared while a server's init container waited for it."""
+    address = postgres.database("mlflow")
+    wait = container("Deployment", "mlflow", init=True)
+    variables = os.environ | settings() | {"MLFLOW_BACKEND_STORE_URI": address}
+    with subprocess.Popen(command(wait, address, scripts), env=variables, stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert waiting.stdout is not None
+            assert "the schema is None" in waiting.stdout.readline()
+            done = run(postgres, container("Job", "mlflow-migrate"), address, scripts, {})
+            assert done.returncode == 0, done.stderr
+            assert waiting.wait(20) == 0
+        finally:
+            waiting.kill()
+    return address
+
+
+@pytest.fixture(scope="module")
+def run_id(store: str) -> str:
+    """A run in that database."""
+    client = MlflowClient(store)
+    experiment = client.create_experiment("flowers", artifact_location="mlflow-artifacts:/flowers")
+    logged = client.create_run(experiment)
+    client.log_metric(logged.info.run_id, "gap/points", 1.25)
+    return str(logged.info.run_id)
+
+
+def backup(postgres: Postgres, scripts: Path, store: str, folder: Path, **variables: str) -> list[str]:
+    """Run the nightly job; returns the dumps' names."""
+    folder.mkdir(exist_ok=True)
+    job = container("CronJob", "mlflow-backup")
+    done = run(postgres, job, store, scripts, {"BACKUP_DIR": str(folder)} | variables)
+    assert done.returncode == 0, done.stderr
+    return sorted(path.name for path in folder.iterdir())
+
+
+def restore(
+    postgres: Postgres, scripts: Path, address: str, folder: Path, file: str = ""
+) -> subprocess.CompletedProcess[str]:
+    job = container("CronJob", "mlflow-restore")
+    return run(postgres, job, address, scripts, {"BACKUP_DIR": str(folder), "RESTORE_FILE": file})
+
+
+def test_a_run_is_found_again_after_a_backup_is_restored(
+    postgres: Postgres, scripts: Path, store: str, run_id: str, tmp_path: Path
+) -> None:
+    backup(postgres, scripts, store, tmp_path / "backups")
+    other = postgres.database("restored")
+    postgres.query(other, "CREATE TABLE runs (left_over int)")
+
+    assert restore(postgres, scripts, other, tmp_path / "backups").returncode == 0
+    assert MlflowClient(other).get_run(run_id).data.metrics == {"gap/points": 1.25}
+
+    # What was restored can be backed up and restored as well.
+    (again,) = backup(postgres, scripts, other, tmp_path / "again")
+    postgres.query(other, "DELETE FROM latest_metrics; DELETE FROM metrics")
+    assert restore(postgres, scripts, other, tmp_path / "again", again).returncode == 0
+    assert MlflowClient(other).get_run(run_id).data.metrics == {"gap/points": 1.25}
+
+
+def test_a_restore_that_fails_changes_nothing(
+    postgres: Postgres, scripts: Path, store: str, run_id: str, tmp_path: Path
+) -> None:
+    (dump,) = backup(postgres, scripts, store, tmp_path / "backups")
+    whole = (tmp_path / "backups" / dump).read_bytes()
+    (tmp_path / "backups" / dump).write_bytes(whole[: len(whole) * 2 // 3])
+    assert restore(postgres, scripts, store, tmp_path / "backups", dump).returncode != 0
+    missing = restore(postgres, scripts, store, tmp_path / "backups", "mlflow-19700101T000000Z.dump")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: there is no dump mlflow-19700101T000000Z.dump")
+    assert dump in missing.stderr
+    # A dump that fails in the middle of its statements: only a superuser may make such a publication.
+    foreign = postgres.database("elsewhere")
+    postgres.query(foreign, "CREATE TABLE t (x int)")
+    postgres.query("elsewhere", "CREATE PUBLICATION p FOR ALL TABLES")
+    (odd,) = backup(postgres, scripts, foreign, tmp_path / "odd")
+    assert "must be superuser" in restore(postgres, scripts, store, tmp_path / "odd", odd).stderr
+    assert postgres.query(store, f"SELECT status FROM runs WHERE run_uuid = '{run_id}'") == "RUNNING"
+
+
+def test_the_newest_dumps_are_kept(postgres: Postgres, scripts: Path, store: str, tmp_path: Path) -> None:
+    old = [f"mlflow-2020010{day}T021700Z.dump" for day in (1, 2, 3)]
+    for name in [*old, "mlflow-20200104T021700Z.dump.partial", "notes.txt"]:
+        (tmp_path / name).write_text("x")
+    *kept, newest, others = backup(postgres, scripts, store, tmp_path, BACKUP_KEEP="3")
+    assert kept == old[1:]
+    assert newest > old[-1]
+    assert others == "notes.txt"
+
+
+def test_no_dump_takes_a_place_when_the_database_is_away(postgres: Postgres, scripts: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlflow-20200101T021700Z.dump").write_text("x")
+    job = container("CronJob", "mlflow-backup")
+    away = f"postgresql://mlflow@127.0.0.1:{_free_port()}/mlflow"
+    assert run(postgres, job, away, scripts, {"BACKUP_DIR": str(tmp_path), "BACKUP_KEEP": "1"}).returncode != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow-20200101T021700Z.dump"]
+
+
+def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
+    postgres: Postgres, scripts: Path, store: str, run_id: str, tmp_path: Path
+) -> None:
+    port = _free_port()
+    server = container("Deployment", "mlflow")
+    words = [str(port) if word == "5000" else word for word in command(server, store, scripts)]
+    variables = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts")}
+    log = (tmp_path / "server.log").open("wb")
+    process = subprocess.Popen(
+        words, env=os.environ | settings() | variables, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        with log, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+            _wait_for(client, process, tmp_path / "server.log")
+            runs = f"/api/2.0/mlflow/runs/get?run_id={run_id}"
+            for host in ("mlflow.gapgate.svc:5000", "mlflow:5000", "localhost:5000"):
+                assert client.get(runs, headers={"host": host}).status_code == 200
+            for host in ("mlflow.gapgate.svc:5000.evil.example", "evil.example"):
+                assert client.get(runs, headers={"host": host}).status_code == 403
+                assert client.get("/health", headers={"host": host}).status_code == 200
+            artifact = "/api/2.0/mlflow-artifacts/artifacts/flowers/report.html"
+            named = {"host": "mlflow.gapgate.svc:5000"}
+            assert client.put(artifact, content=b"<html>", headers=named).status_code == 200
+            assert (tmp_path / "artifacts/flowers/report.html").read_bytes() == b"<html>"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(20)
+
+
+def _wait_for(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    pytest.fail(f"the server does not answer: {log.read_text()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
