@@ -5,7 +5,7 @@ labels.npy       (N,) int32
 ids.json         N strings
 thumbnails.bin   N JPEG files, one after the other
 offsets.npy      (N + 1,) int64: image n is thumbnails.bin[offsets[n]:offsets[n + 1]]
-projection.npz   mean (D0,) and components (D0, D) float32, where embeddings are longer than `MAX_DIMENSIONS`
+projection.npy   (1 + D, D0) float32, the mean and the components, where embeddings are longer than `MAX_DIMENSIONS`
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class EmbeddingIndex:
                 ids=json.loads((folder / "ids.json").read_text()),
                 thumbnails=np.memmap(folder / "thumbnails.bin", np.uint8, "r"),
                 offsets=np.load(folder / "offsets.npy"),
-                projection=_load_projection(folder / "projection.npz"),
+                projection=_load_projection(folder / "projection.npy"),
             )
         except FileNotFoundError as error:
             raise ArtifactError(f"{error.filename} is missing; package the model again") from None
@@ -131,5 +131,5 @@ def _cosine_distances(vectors: NDArray[np.float32], query: NDArray[np.float32]) 
 def _load_projection(path: Path) -> Projection | None:
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
-        return Projection(arrays["mean"], arrays["components"])
+    rows = np.load(path)
+    return Projection(rows[0], np.ascontiguousarray(rows[1:].T))

@@ -43,7 +43,7 @@ def build_index(splits: Splits, layers: InnerLayers, folder: Path, *, max_images
     folder.mkdir(parents=True)
     projection = _fit_projection(splits, layers, rows)
     if projection is not None:
-        np.savez(folder / "projection.npz", mean=projection.mean, components=projection.components)
+        np.save(folder / "projection.npy", np.vstack([projection.mean, projection.components.T]))
     _write_embeddings(splits, layers, rows, projection, folder / "embeddings.npy")
     _write_thumbnails(splits, rows, thumbnail_px, folder)
     np.save(folder / "labels.npy", splits.labels[rows].astype(np.int32))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from gapgate import calibration, feature_maps, figures, gap, metrics, report
 from gapgate.artifacts import MANIFEST, write_json, write_text
@@ -75,7 +76,7 @@ def assess(
             "is_sample": len(rows["train"]) < num_train,
             "seed": settings.seed,
         },
-        "parity": parity(model, model_dir / "parity.npz", settings.batch_size),
+        "parity": parity(model, model_dir / "parity.safetensors", settings.batch_size),
         "learning_curve": metrics.learning_curve(_read_json(model_dir / "history.json", [])),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model_dir)},
         "facts": _facts(splits, model_dir),
@@ -132,8 +133,8 @@ def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
     """
     if not path.exists():
         return {"max_abs_difference": None, "num_images": 0}
-    with np.load(path) as stored:
-        images, expected = stored["images"], stored["logits"]
+    stored = load_file(path)
+    images, expected = stored["images"], stored["logits"]
     if len(images) == 0 or expected.shape != (len(images), model.num_classes):
         return {"max_abs_difference": None, "num_images": len(images)}
     difference = float(np.abs(model.logits(images, batch_size) - expected).max())

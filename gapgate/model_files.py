@@ -1,4 +1,5 @@
-"""The files of a Model artifact; equal trainings write equal bytes."""
+"""The files of a Model artifact; equal trainings write equal bytes. So no `.npz`: what a zip archive says of its format
+depends on the version of Python that wrote it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save as serialised_arrays
 from safetensors.torch import save as serialised
 from torch import nn
 
@@ -24,7 +26,7 @@ def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Map
     """Write the trained network and what serving and evaluation need to know of it.
 
     weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json; and
-    parity.npz, `images` (n, H, W, C) uint8 of val with torch's `logits` (n, num_classes) float32 for them.
+    parity.safetensors, `images` (n, H, W, C) uint8 of val with torch's `logits` (n, num_classes) float32 for them.
     """
     model = learner.result()
     mean, std = splits.info["mean"], splits.info["std"]
@@ -32,7 +34,8 @@ def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Map
     (out_dir / "weights.safetensors").write_bytes(serialised(weights))
     export_onnx(model, splits.image_shape, mean, std, out_dir / "model.onnx")
     images = splits.images[splits.rows("val")[:MAX_PARITY_IMAGES]]
-    np.savez(out_dir / "parity.npz", images=images, logits=_logits(model, images, mean, std))
+    parity = {"images": images, "logits": _logits(model, images, mean, std)}
+    (out_dir / "parity.safetensors").write_bytes(serialised_arrays(parity))
     artifacts.write_json(out_dir / "architecture.json", _description(model, splits, learner))
     artifacts.write_json(out_dir / "history.json", list(history))
     artifacts.write_json(out_dir / "environment.json", learner.environment())

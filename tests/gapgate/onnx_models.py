@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 
@@ -133,7 +134,7 @@ def write_splits(
 
 def write_model_files(folder: Path, model: Classifier, images: NDArray[np.uint8], num_epochs: int = 12) -> None:
     """What stands beside `model.onnx` in a Model artifact: parity, a history whose loss turns, and the architecture."""
-    np.savez(folder / "parity.npz", images=images, logits=model.logits(images))
+    save_file({"images": np.ascontiguousarray(images), "logits": model.logits(images)}, folder / "parity.safetensors")
     epochs = range(1, num_epochs + 1)
     history = [
         {

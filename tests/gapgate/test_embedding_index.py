@@ -168,8 +168,8 @@ def test_built_twice_the_files_are_the_same(case, splits, layers, tmp_path):
     folder, built_with = case
     build_index(splits, built_with, tmp_path / "again", max_images=5000, thumbnail_px=64)
     names = {path.name for path in folder.iterdir()}
-    assert names - {"projection.npz"} == {"embeddings.npy", "labels.npy", "ids.json", "thumbnails.bin", "offsets.npy"}
-    assert ("projection.npz" in names) == (built_with is layers[LONG])
+    assert names - {"projection.npy"} == {"embeddings.npy", "labels.npy", "ids.json", "thumbnails.bin", "offsets.npy"}
+    assert ("projection.npy" in names) == (built_with is layers[LONG])
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 

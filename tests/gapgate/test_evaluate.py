@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from sklearn.metrics import accuracy_score, recall_score
 
 from gapgate import artifacts
@@ -172,7 +173,7 @@ def test_parity_is_the_largest_difference_of_a_logit(splits: Splits, tmp_path: P
     model = fit_linear(tmp_path / "model.onnx", images[:300], labels[:300])
     logits = model.logits(images[:20])
     logits[7, 3] += 0.25
-    np.savez(tmp_path / "parity.npz", images=images[:20], logits=logits)
+    save_file({"images": images[:20], "logits": logits}, tmp_path / "parity.safetensors")
     found = assess(FAST, splits, tmp_path)[0]["parity"]
     assert found["num_images"] == 20
     assert found["max_abs_difference"] == pytest.approx(0.25, abs=1e-5)

@@ -29,7 +29,7 @@ MODEL_FILES = {
     "transform.json",
     "model.onnx",
     "history.json",
-    "parity.npz",
+    "parity.safetensors",
     "environment.json",
 }
 LINEAR = TrainSettings(
@@ -96,7 +96,7 @@ def test_equal_seeds_give_equal_files_and_another_seed_other_weights(splits, tmp
     other = fit(LINEAR.model_copy(update={"seed": 1}), splits, tmp_path / "other", operations)
     assert first == second
     assert first["weights.safetensors"] != other["weights.safetensors"]
-    assert first["parity.npz"] != other["parity.npz"]
+    assert first["parity.safetensors"] != other["parity.safetensors"]
 
 
 def test_training_leaves_the_callers_random_state_and_threads_alone(splits, tmp_path):
@@ -173,8 +173,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(splits, tmp_path):
     losses = [line["val_loss"] for line in history_of(files)]
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 3 < 60
-    with np.load(tmp_path / "model/parity.npz") as parity:
-        logits = torch.from_numpy(parity["logits"])
+    logits = torch.from_numpy(load_file(tmp_path / "model/parity.safetensors")["logits"])
     labels = torch.from_numpy(splits.labels[splits.rows("val")].astype(np.int64))
     assert functional.cross_entropy(logits, labels).item() == pytest.approx(losses[best], rel=1e-4)
     assert losses[best] < 0.999 * losses[-1]
@@ -192,10 +191,10 @@ def test_onnx_runtime_agrees_with_the_logits_kept_for_parity(splits, tmp_path):
     settings = CONV.model_copy(update={"ema_decay": 0.9, "epochs": 2})
     files = fit(settings, splits, tmp_path)
     session = onnxruntime.InferenceSession(files["model.onnx"], providers=["CPUExecutionProvider"])
-    with np.load(tmp_path / "model/parity.npz") as parity:
-        np.testing.assert_array_equal(parity["images"], splits.images[splits.rows("val")])
-        (logits,) = session.run(["logits"], {"images": parity["images"]})
-        assert np.abs(logits - parity["logits"]).max() < 1e-4
+    parity = load_file(tmp_path / "model/parity.safetensors")
+    np.testing.assert_array_equal(parity["images"], splits.images[splits.rows("val")])
+    (logits,) = session.run(["logits"], {"images": parity["images"]})
+    assert np.abs(logits - parity["logits"]).max() < 1e-4
     accuracy = (logits.argmax(1) == splits.labels[splits.rows("val")]).mean()
     assert accuracy == pytest.approx(history_of(files)[-1]["val_accuracy"])
 
