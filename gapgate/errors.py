@@ -12,6 +12,8 @@ ends with the class's exit code.
     ├── AcceleratorError  a requested device that this process does not see
     ├── RegistryError     a model name, version or alias that is not there
     ├── ServeError        a server that does not start
+    ├── ClusterError      Kubeflow Pipelines refuses a call, or cannot do what a run asks for
+    │   └── ClusterAwayError (4) it does not answer
     ├── GateError (3)     the evidence does not carry the model
     └── TrackingError (4) the tracking server does not answer; what it should get waits in the spool
 """
@@ -60,6 +62,16 @@ class RegistryError(GapgateError):
 
 class ServeError(GapgateError):
     """A server that does not start: its address is taken, or its log says why."""
+
+
+class ClusterError(GapgateError):
+    """Kubeflow Pipelines refuses a call, or cannot do what a run asks for."""
+
+
+class ClusterAwayError(ClusterError):
+    """Kubeflow Pipelines does not answer."""
+
+    exit_code = 4
 
 
 class GateError(GapgateError):

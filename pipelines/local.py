@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -25,6 +26,9 @@ from gapgate.settings import Settings
 from pipelines.progress import Display
 
 _SEND_EVERY_S = 2.0
+ARTIFACTS = "artifacts"
+"""Folder of a run that KFP puts the artifacts in."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
 """Kind of artifact → the file of it that people open."""
 
@@ -65,6 +69,7 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
 def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     with storage_errors(context.folder):
         context.spool.mkdir(parents=True)
+        (context.folder / ARTIFACTS).mkdir()  # here, or Docker makes it and it is root's
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
     context.export()
     os.environ[DRAINED_VARIABLE] = "1"
@@ -138,11 +143,11 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         compiler.Compiler().compile(
             training_pipeline(lambda task: task.set_container_image(built(kind_of(task.name)))), str(compiled)
         )
-        local.init(runner, pipeline_root=str(context.folder / "artifacts"), raise_on_error=True)
+        local.init(runner, pipeline_root=str(context.folder / ARTIFACTS), raise_on_error=True)
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
-            return " ".join(str(error).split())
+            return " ".join(_COLOURS.sub("", str(error)).split())
     return ""
 
 
@@ -183,7 +188,7 @@ def _outputs(context: RunContext) -> dict[str, Path]:
     """The complete artifacts of a run: KFP lays them out as <pipeline run>/<step>/<kind>."""
     found = {}
     for step in STEPS.values():
-        manifests = (context.folder / "artifacts").glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
+        manifests = (context.folder / ARTIFACTS).glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
         if manifest := next(manifests, None):
             found[step.output] = manifest.parent
     return found

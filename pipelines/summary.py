@@ -29,6 +29,8 @@ def print_summary(console: Console, result: RunResult) -> None:
     if result.failure:
         if result.failure.get("trace"):
             console.print(f"[red]{escape(result.failure['trace'])}[/]")
+        elif result.failure["step"] == "pipeline":  # no step has said it
+            console.print(f"[red]{escape(result.failure['message'])}[/]", soft_wrap=True)
         console.print(f"the log is {relative(result.context.folder / 'log.txt')}", soft_wrap=True)
     elif result.exit_code == 3:
         console.print(f"[red bold]{escape(gate_reason(result))}[/]", soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gapgate.errors import GapgateError
-from pipelines.cli import data, predict, registry, run, serving, workspace
+from pipelines.cli import cluster, data, predict, registry, run, schedule, serving, workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,9 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
     epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, "
-    "3 the gate did not pass, 4 not registered yet.",
+    "3 the gate did not pass, 4 not registered yet, or the cluster is away.",
 )
-app.add_typer(data.app, name="data")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,
     run.step,
@@ -36,8 +35,19 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     workspace.clean,
     workspace.sync,
 )
+_ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
+    cluster.submit,
+    schedule.schedule,
+    cluster.runs,
+    cluster.logs,
+    cluster.cancel,
+)
 for command in _COMMANDS:
     app.command()(command)
+app.add_typer(data.app, name="data")
+for command in _ON_A_CLUSTER:
+    app.command(rich_help_panel="On a cluster")(command)
+app.command("compile", rich_help_panel="On a cluster")(cluster.compile_)
 
 
 def main() -> None:

@@ -17,10 +17,16 @@ COMMANDS = [
     "clean",
     "sync",
     "data add",
+    "submit",
+    "schedule",
+    "runs",
+    "logs",
+    "cancel",
+    "compile",
 ]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data add"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_no_platform_and_no_torch(command):
     code = (
         "import sys\n"

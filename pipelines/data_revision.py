@@ -1,0 +1,110 @@
+"""Which exact version of the data a cluster gets: a repository that it can reach, and a commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from gapgate.errors import DataError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+|[\w.-]+@[\w.-]+:\S+")
+_TIMEOUT_S = 60
+
+
+def is_url(repository: str) -> bool:
+    """Whether git takes it for a place on the network (`https://…`, `file://…`, `git@host:…`), not for a folder."""
+    return _URL.fullmatch(repository) is not None
+
+
+def check_reachable(repository: str) -> None:
+    """Refuse a folder of this machine, and a URL that gives a secret away.
+
+    Raises:
+        DataError: it is one (the message names the URL of its remote, where it has one), or a URL with a password.
+    """
+    if is_url(repository):
+        if re.match(r"\w+://[^/@]*:[^/@]*@", repository):
+            raise DataError(
+                "the repository's URL holds a password, which every run would show; leave it out, "
+                "and put it into the Secret of the step ingest"
+            )
+        return
+    origin = ""
+    if Path(repository).is_dir():
+        origin = _git("-C", repository, "remote", "get-url", "origin").stdout.strip()
+    instead = f"--data-repository {origin}" if is_url(origin) else "--data-repository with its URL"
+    raise DataError(
+        f"the repository {repository} is a folder of this machine, which the cluster cannot reach; "
+        f"give {instead}, or --data-source digits"
+    )
+
+
+def exact_commit(repository: str, revision: str) -> str:
+    """The commit (40 hexadecimal digits) that a branch, a tag or HEAD is at now; a commit stays as it is.
+
+    Raises:
+        DataError: the repository does not answer, or has no such revision.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    names = _names(revision)
+    done = _git("ls-remote", "--", repository, *names)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise DataError(
+            f"git cannot read {repository}: {said[-1] if said else 'no reason given'}; check URL and access"
+        )
+    found = {name: commit for commit, name in (line.split("\t") for line in done.stdout.splitlines())}
+    for name in names:
+        if name in found:
+            return found[name]
+    raise DataError(
+        f"{repository} has no branch or tag {revision}; `git ls-remote {repository}` lists them, "
+        "and a commit needs all its 40 digits"
+    )
+
+
+def dvc_hash(repository: str, commit: str, path: str) -> str:
+    """DVC's hash of what it tracks at `path` of a commit; no data is fetched.
+
+    Raises:
+        DataError: the commit has no such path.
+    """
+    import logging
+
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        info = DVCFileSystem(repository, rev=commit).info(path)
+    except (DvcException, SCMError, FileNotFoundError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"DVC finds no {path} at {commit[:12]} of {repository}: {said}; check --data-path") from None
+    return str(info.get("dvc_info", {}).get("md5") or "")
+
+
+def _names(revision: str) -> list[str]:
+    """Full names of what a short one may mean, in git's own order; of an annotated tag first the commit."""
+    if not revision or revision == "HEAD":
+        return ["HEAD"]
+    if revision.startswith("refs/"):
+        return [f"{revision}^{{}}", revision]
+    return [f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"]
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Without a terminal to ask at, git says that it lacks a password instead of waiting for one.
+    environment = {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes"} | os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        raise DataError("git is not installed here, and it finds the commit of the data; install it") from None
+    except subprocess.TimeoutExpired:
+        raise DataError(f"`git {arguments[0]}` had no answer in {_TIMEOUT_S} s; check the repository's URL") from None

@@ -1,0 +1,216 @@
+"""A connection to Kubeflow Pipelines: `kfp.Client` with requests that end, and errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import kfp
+import urllib3
+from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, set_volume_credentials
+from kfp_server_api import ApiException
+from kfp_server_api.rest import RESTClientObject
+
+from gapgate.errors import ClusterAwayError, ClusterError, SettingsError
+
+T = TypeVar("T")
+TIMEOUT_S = (10, 60)
+"""To connect, and to wait for an answer; without it kfp.Client waits for ever."""
+_PAUSES_S = (0.5, 2.0)
+_PASSING = (429, 502, 503, 504)
+_SIGN_IN = (
+    "give --token (GAPGATE_KFP_TOKEN), a file with it (KF_PIPELINES_SA_TOKEN_PATH), or the browser's cookie "
+    "with --cookie (GAPGATE_KFP_COOKIE)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where Kubeflow Pipelines is, and who asks."""
+
+    host: str = ""
+    """URL of its UI or API; empty in a pod of the cluster."""
+    token: str = ""
+    """Bearer token."""
+    cookie: str = ""
+    """Of a session in the browser, `name=value`."""
+
+    def url(self) -> str:
+        """The host as `kfp.Client` takes it, also of an address copied from the browser; empty in a pod of the cluster.
+
+        Raises:
+            SettingsError: it is no URL, or missing outside of a cluster.
+        """
+        if not self.host and "KUBERNETES_SERVICE_HOST" in os.environ:
+            return ""
+        if not self.host:
+            raise SettingsError("where is Kubeflow Pipelines? Give --host URL, or set KF_PIPELINES_ENDPOINT")
+        parts = urlsplit(self.host)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SettingsError(f"--host {self.host} is no URL; write it like http://localhost:8080")
+        return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+class _Rest(RESTClientObject):  # type: ignore[misc]
+    """HTTP of the API's client: every request ends, and a web page is not taken for an empty answer."""
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """One request; `options` as the base class has them."""
+        options["_request_timeout"] = options.get("_request_timeout") or TIMEOUT_S
+        answer = super().request(method, url, **options)
+        if "text/html" in (answer.getheader("content-type") or ""):
+            place = urlsplit(url)
+            raise ClusterError(
+                f"{place.scheme}://{place.netloc} answers with a web page, not as Kubeflow Pipelines does: the address "
+                f"is another's, or a login stands before it; check --host, or {_SIGN_IN}"
+            )
+        return answer
+
+
+class Client(kfp.Client):  # type: ignore[misc]
+    """`kfp.Client`, which asks for the server's health once: the original asks five times, 5 s apart."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        """Whether it is there, and for several users."""
+        return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT_S)
+
+    def _load_config(self, *arguments: Any) -> Any:
+        config = super()._load_config(*arguments)
+        config.retries = urllib3.Retry(
+            total=len(_PAUSES_S) + 1,
+            allowed_methods=["GET"],
+            status_forcelist=(500, *_PASSING),
+            backoff_factor=_PAUSES_S[0],
+            raise_on_status=False,
+        )
+        return config
+
+
+def connect(access: Access) -> tuple[Client, bool]:
+    """A client that has had an answer, and whether the server is one for several users.
+
+    Raises:
+        ClusterAwayError: there is none.
+        ClusterError: it is not Kubeflow Pipelines that answers, or it refuses the credentials.
+    """
+    is_file = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or Path(KF_PIPELINES_SA_TOKEN_PATH).exists()
+    credentials = set_volume_credentials.ServiceAccountTokenVolumeCredentials() if is_file else None
+    url = access.url()
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # one line for each further try
+    with asking(url):
+        try:
+            client = Client(
+                host=url or None,
+                existing_token=access.token or None,
+                cookies=access.cookie or None,
+                credentials=credentials,
+                ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
+            )
+            api = client._healthz_api.api_client
+            api.rest_client = _Rest(api.configuration)
+            return client, bool(client.get_kfp_healthz().multi_user)
+        except OSError as error:
+            raise ClusterError(f"the token cannot be read: {error}; check KF_PIPELINES_SA_TOKEN_PATH") from None
+        except ApiException as error:
+            if error.status == 404:
+                raise ClusterError(f"{url} has no Kubeflow Pipelines 2 (404); check --host") from None
+            raise
+
+
+def from_ui(client: Client, path: str, query: dict[str, str]) -> str | None:
+    """What KFP's UI says where its API says nothing; None where there is no UI, or it does not know."""
+    api = client._healthz_api.api_client
+    headers = dict(api.default_headers) | ({"Cookie": api.cookie} if api.cookie else {})
+    api.update_params_for_auth(headers, None, ["Bearer"])
+    url = os.environ.get("KF_PIPELINES_UI_ENDPOINT", api.configuration.host).rstrip("/") + path
+    pool = api.rest_client.pool_manager
+    try:
+        answer = pool.request(
+            "GET", url, fields=query, headers=headers, retries=False, timeout=urllib3.Timeout(*TIMEOUT_S)
+        )
+    except urllib3.exceptions.HTTPError:
+        return None
+    if answer.status != 200 or "text/html" in answer.headers.get("content-type", ""):
+        return None
+    return str(answer.data.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def asking(host: str) -> Iterator[None]:
+    """While the block asks: what kfp.Client prints is dropped, and what fails becomes a `ClusterError`."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ApiException as error:
+        raise _refusal(host, error) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise _no_answer(host, error) from None
+
+
+def make_once(make: Callable[[], T], find: Callable[[], T | None]) -> T:
+    """Make something. After a failure that leaves open whether it was made, it is looked for; only what is not there is
+    made again."""
+    for pause_s in (*_PAUSES_S, 0.0):
+        try:
+            return make()
+        except ApiException as error:
+            if error.status != 409 and (error.status or 0) < 500:
+                raise
+            failure: Exception = error
+        except urllib3.exceptions.HTTPError as error:
+            failure = error
+        time.sleep(pause_s)
+        if (found := find()) is not None:
+            return found
+        if isinstance(failure, urllib3.exceptions.ReadTimeoutError):  # the server may still be making it
+            break
+    raise failure
+
+
+def _refusal(host: str, error: Any) -> ClusterError:
+    said = _said(error)
+    if error.status == 401:
+        return ClusterError(f"{host} wants to know who asks (401); {_SIGN_IN}")
+    if error.status == 403:
+        return ClusterError(f"{host} does not allow it (403{said}); ask for the right, or sign in: {_SIGN_IN}")
+    if error.status in (500, *_PASSING):
+        return ClusterAwayError(f"{host} is in trouble ({error.status}{said}); try again, or look at its pods")
+    return ClusterError(f"{host} refuses a call ({error.status}{said})")
+
+
+def _said(error: Any) -> str:
+    """What the answer's body says, as a part of a line."""
+    try:
+        content = json.loads(error.body or "")
+        text = content.get("message") or content.get("error_message") or content.get("error") or ""
+    except (ValueError, AttributeError):
+        text = str(error.body or error.reason or "")
+    text = " ".join(str(text).split())
+    return f": {text[:300]}" if text else ""
+
+
+def _no_answer(host: str, error: urllib3.exceptions.HTTPError) -> ClusterError:
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, urllib3.exceptions.SSLError):
+        return ClusterError(
+            f"the certificate of {host} cannot be verified ({reason}); name its authority's file in SSL_CERT_FILE"
+        )
+    if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
+        why = f"in {TIMEOUT_S[1]} s"
+    else:
+        why = f"({' '.join(str(reason).split()).rpartition(': ')[2]})"
+    return ClusterAwayError(
+        f"{host} does not answer {why}; check --host, and whether it can be reached, as by "
+        "`kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80`"
+    )
