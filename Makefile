@@ -4,7 +4,19 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 SOURCES := gapgate components pipelines serving tests bench
 
-.PHONY: demo test check install bench lock clean
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)
+TAG = $(VERSION)-$(shell git rev-parse --short=12 HEAD)
+# Docker from version 23 on cannot build without its plugin buildx; Debian's older one can.
+DOCKER ?= $(shell docker buildx version >/dev/null 2>&1 && echo docker || ls /usr/bin/docker 2>/dev/null || echo docker)
+BASE_IMAGE ?= python:3.11-slim
+# Where packages come through a proxy or from an index of one's own: a CA bundle, and the settings of uv and pip.
+BUILD_SECRETS = $(if $(SSL_CERT_FILE),--secret id=ca$(comma)src=$(SSL_CERT_FILE)) \
+	$(if $(UV_CONFIG_FILE),--secret id=uv.toml$(comma)src=$(UV_CONFIG_FILE)) \
+	$(if $(PIP_CONFIG_FILE),--secret id=pip.conf$(comma)src=$(PIP_CONFIG_FILE))
+comma := ,
+
+.PHONY: demo test check install bench images tag lock clean
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
@@ -28,11 +40,28 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/abuse.py
 
-lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml
+images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
+
+image-%:
+	DOCKER_BUILDKIT=1 $(DOCKER) build --target $* --tag gapgate/$*:$(TAG) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(BUILD_SECRETS) $(BUILD_OPTIONS) \
+		--file infra/docker/Dockerfile .
+
+tag:  ## the tag of the images of this revision
+	@echo $(TAG)
+
+lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml, and from it those of the Bento and the images
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		--group dev -o requirements.lock pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		-c requirements.lock -o serving/requirements.lock serving/requirements.in
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		-c requirements.lock --excludes infra/docker/not-in-images.txt -o infra/docker/train.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		-c requirements.lock --excludes infra/docker/not-in-images.txt --excludes infra/docker/not-in-step.txt \
+		-o infra/docker/step.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		-o infra/docker/uv.lock infra/docker/uv.in
 
 clean:  ## remove what was installed; runs and data stay
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
