@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
+import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from gapgate.section import Section
 
 
+_SEND_EVERY_S = 30.0
+
+
 def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, experiment: str = "") -> Artifact:
     """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`, and
     what it reports in the MLflow experiment, by default the one that the environment names.
@@ -34,6 +41,7 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
     step = STEPS[name]
     if experiment:
         os.environ[EXPERIMENT_VARIABLE] = experiment
+    is_in_pipeline = RunContext.current() is not None
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
@@ -41,12 +49,23 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
     spool = Spool(context.spool, name, keep_files=is_alone)
-    spool.started()
     artifact = None
+    with _sent(context) if is_alone else nullcontext():
+        try:
+            artifact = _report(name, settings, inputs, Path(output), spool)
+        finally:
+            if is_alone:
+                _send_rest(context, _outcome(name, artifact), must_arrive=is_in_pipeline)
+    return artifact
+
+
+def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool) -> Artifact:
+    step = STEPS[name]
+    spool.started()
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
-        artifact = _run(name, section, inputs, Path(output), spool)
+        artifact = _run(name, section, inputs, output, spool)
         spool.finished(_module(name).describe(artifact))
         return artifact
     except GapgateError as error:
@@ -55,9 +74,6 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
     except Exception as error:
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         raise
-    finally:
-        if is_alone:
-            _send(context, succeeded=_outcome(name, artifact))
 
 
 def _run(name: str, settings: Section, inputs: Mapping[str, str], output: Path, tracker: Tracker) -> Artifact:
@@ -88,8 +104,33 @@ def _outcome(name: str, artifact: Artifact | None) -> bool | None:
     return True if name == "package" else None
 
 
-def _send(context: RunContext, succeeded: bool | None) -> None:
-    """Send the spool, and close the MLflow run where it ends; a server that is away gets it later."""
+@contextmanager
+def _sent(context: RunContext) -> Iterator[None]:
+    """Where no parent process does it: send the spool while the block runs, and let SIGTERM end it by an exception: a
+    pod that is cancelled has 30 s to say so."""
+    from components.platform import tracking
+
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.wait(_SEND_EVERY_S):
+            with suppress(TrackingError):
+                tracking.send(context)
+
+    thread = threading.Thread(target=send, daemon=True)
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool) -> None:
+    """Send the rest of the spool, and close the MLflow run where it ends. A server that is away gets it later, by the
+    next step; after the last one of a pipeline nobody comes, and the step fails, to be tried again."""
     from components.platform import tracking
 
     try:
@@ -98,4 +139,6 @@ def _send(context: RunContext, succeeded: bool | None) -> None:
         else:
             tracking.finish(context, succeeded=succeeded)
     except TrackingError as error:
+        if succeeded and must_arrive:
+            raise
         print(error)

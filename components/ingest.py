@@ -41,9 +41,9 @@ def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
         data.stage(settings.source, files, link=True)
         return {"source": settings.source, "dvc_hash": data.dvc_hash(files), "dirty": False, "revision": ""}
     if settings.revision or not Path(settings.repository).is_dir():
-        found = data.fetch(settings.repository, settings.revision, settings.path, files)
+        found, commit = data.fetch(settings.repository, settings.revision, settings.path, files)
         source = f"{settings.repository}:{settings.path}"
-        return {"source": source, "dvc_hash": found, "dirty": False, "revision": settings.revision}
+        return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}
     root = Path(settings.repository)
     if not (root / settings.path).exists():
         data.restore(root, settings.path)

@@ -26,10 +26,10 @@ def check_reachable(repository: str) -> None:
         DataError: it is one (the message names the URL of its remote, where it has one), or a URL with a password.
     """
     if is_url(repository):
-        if re.match(r"\w+://[^/@]*:[^/@]*@", repository):
+        if re.match(r"https?://[^/@]*@|\w+://[^/@]*:[^/@]*@", repository):
             raise DataError(
-                "the repository's URL holds a password, which every run would show; leave it out, "
-                "and put it into the Secret of the step ingest"
+                "the repository's URL holds a password or token, which every run would show; leave it out, "
+                "and put it into the Secret of the step ingest, as GIT_USERNAME and GIT_PASSWORD"
             )
         return
     origin = ""
@@ -42,13 +42,18 @@ def check_reachable(repository: str) -> None:
     )
 
 
+def is_commit(revision: str) -> bool:
+    """Whether it is the whole name of a commit."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
 def exact_commit(repository: str, revision: str) -> str:
     """The commit (40 hexadecimal digits) that a branch, a tag or HEAD is at now; a commit stays as it is.
 
     Raises:
         DataError: the repository does not answer, or has no such revision.
     """
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     names = _names(revision)
     done = _git("ls-remote", "--", repository, *names)

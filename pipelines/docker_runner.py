@@ -113,12 +113,13 @@ class _Steps:
         shared = {str(home()): {"bind": str(home()), "mode": "rw"}}
         if step != "ingest":
             return shared
-        source = self.settings.data.source
-        if source and Path(source).exists():
-            read = str(Path(source).absolute())
-            return shared | {read: {"bind": read, "mode": "ro"}}
-        here = str(Path.cwd())
-        return shared | {here: {"bind": here, "mode": "rw"}}  # what is not there yet is restored
+        data = self.settings.data
+        if data.source:
+            source = Path(data.source).absolute()
+            folder = str(source.parent if source.is_file() else source)  # a table names what lies beside it
+            return shared | ({folder: {"bind": folder, "mode": "ro"}} if source.exists() else {})
+        folder = str(Path(data.repository if Path(data.repository).is_dir() else ".").absolute())
+        return shared | {folder: {"bind": folder, "mode": "rw"}}  # what is not there yet is restored
 
     def _environment(self, step: str, image: str) -> dict[str, str]:
         passed_on = {"ingest": _REMOTE, "register": ("MLFLOW_",)}.get(step, ())

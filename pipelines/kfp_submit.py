@@ -113,6 +113,8 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
         had = (run.runtime_config and run.runtime_config.parameters) or {}
         if run.state not in ("SUCCEEDED", *_WORKING) or any(had.get(name) != value for name, value in wanted.items()):
             continue
+        if not data_revision.is_commit(str(had.get("data_revision", ""))):
+            continue  # of a schedule: where its branch was then, nobody knows
         return run if _is_same(data.repository, data.path, str(had.get("data_revision", "")), data.revision) else None
     return None
 

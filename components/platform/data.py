@@ -139,8 +139,9 @@ def restore(root: Path, path: str = "data") -> Pin:
     return pin
 
 
-def fetch(repository: str, revision: str, path: str, target: Path) -> str:
-    """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; returns its hash.
+def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str, str]:
+    """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; returns its hash
+    and the commit.
 
     Raises:
         DataError: no such repository, revision or path, or its remote does not have the files.
@@ -153,7 +154,8 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> str:
         info = fs.info(path)
         source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
-    return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target))
+        commit = fs.repo.get_rev()
+    return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
 
 
 def _rebuild(pin: Pin, data: Path) -> None:
@@ -238,11 +240,14 @@ def _bring(file: Path, place: Path, link: bool) -> None:
 def _dvc_errors(what: object) -> Iterator[None]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.scm import SCMError
+    from dvc_data.index import DataIndexDirError
 
     logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints on `git add` are ours to give
     try:
         yield
     except NotDvcRepoError:
         raise DataError(f"{what} is no DVC repository; run `git init` and `dvc init` there first") from None
+    except DataIndexDirError:
+        raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
     except (DvcException, SCMError, FileNotFoundError) as error:
         raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

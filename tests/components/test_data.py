@@ -111,7 +111,10 @@ def test_fetch_takes_exactly_the_revision(repository, photos, tmp_path):
     git("commit", "-qam", "second", cwd=repository)
     target = tmp_path / "fetched"
     target.mkdir()
-    assert data.fetch(str(repository), "HEAD~1", "data", target) == first.hash
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD~1"], cwd=repository, capture_output=True, text=True
+    ).stdout.strip()
+    assert data.fetch(str(repository), "HEAD~1", "data", target) == (first.hash, commit)
     assert data.dvc_hash(target) == first.hash
 
 
@@ -123,6 +126,15 @@ def test_a_revision_or_path_that_is_not_there_is_one_line(repository, photos, tm
     with pytest.raises(DataError) as caught:
         data.fetch(str(repository), revision, path, tmp_path / "target")
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_were_never_pushed_are_named_with_the_remedy(repository, photos, tmp_path):
+    data.add(str(photos), repository)
+    git("add", "-A", cwd=repository)
+    git("commit", "-qm", "first", cwd=repository)
+    git("clone", "-q", str(repository), str(tmp_path / "elsewhere"), cwd=tmp_path)
+    with pytest.raises(DataError, match="run `dvc push`"):
+        data.fetch(str(tmp_path / "elsewhere"), "HEAD", "data", tmp_path / "target")
 
 
 def test_a_folder_that_is_no_repository_is_one_line(tmp_path, photos):

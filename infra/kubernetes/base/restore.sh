@@ -4,7 +4,8 @@
 set -euo pipefail
 shopt -s nullglob
 dumps=("$BACKUP_DIR"/mlflow-*.dump)
-name="${RESTORE_FILE:-${dumps[-1]:-}}"
+name=${RESTORE_FILE:-}
+[ -n "$name" ] || [ ${#dumps[@]} = 0 ] || name=${dumps[-1]}
 dump="$BACKUP_DIR/${name##*/}"
 if [ -z "$name" ] || [ ! -f "$dump" ]; then
   echo "error: there is no dump ${name##*/} in $BACKUP_DIR; it has: ${dumps[*]##*/}" >&2

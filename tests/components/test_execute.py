@@ -1,0 +1,57 @@
+"""A step with nobody beside it who speaks to MLflow, as in a pod."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from components.execute import _send_rest
+from components.platform.context import RunContext
+from gapgate.errors import TrackingError
+
+TRAIN = """
+import json, sys
+from components.execute import execute
+execute("ingest", json.dumps({"source": "digits"}), {}, "dataset")
+execute("preprocess", "{}", {"dataset": "dataset"}, "splits")
+execute("augment", "{}", {"splits": "splits"}, "policy")
+execute("train", json.dumps({"epochs": 5000}), {"splits": "splits", "policy": "policy"}, "model")
+"""
+
+
+def test_a_step_that_is_cancelled_says_so_and_what_it_had_reported_arrives(tmp_path):
+    store = f"sqlite:///{tmp_path}/tracking.db"
+    environment = {"GAPGATE_RUN": "cancelled", "GAPGATE_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": store}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN], cwd=tmp_path, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    )
+    report = tmp_path / "home/runs/cancelled/spool/train.jsonl"
+    deadline = time.monotonic() + 120
+    while not (report.exists() and '"metrics"' in report.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    client = mlflow.MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("gapgate").experiment_id])
+    assert found.info.status == "FAILED"
+    assert found.data.metrics["val/accuracy"] > 0
+
+
+def test_what_the_last_step_of_a_pipeline_has_to_report_must_arrive(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GAPGATE_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    context = RunContext("away")
+    context.spool.mkdir(parents=True)
+    (context.spool / "package.jsonl").write_text(json.dumps({"kind": "started", "step": "package", "time": 0}) + "\n")
+    with pytest.raises(TrackingError, match="does not answer"):
+        _send_rest(context, True, must_arrive=True)
+    _send_rest(context, None, must_arrive=True)  # a later step sends it
+    assert "does not answer" in capsys.readouterr().out
