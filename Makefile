@@ -23,7 +23,7 @@ demo: install  ## install, run the pipeline on the embedded digits, and ask the 
 	$(BIN)/python -m pipelines.demo
 
 test: check  ## install and pass all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check $(SOURCES)

@@ -45,10 +45,13 @@ class Server:
             ServeError: the server ended, refuses its model, or is not ready after `timeout_s` seconds; with the reason.
         """
         deadline = time.monotonic() + timeout_s
-        while problem := self._problem():
-            code, reason = problem
-            if self.process.poll() is not None:
+        while True:
+            problem = self._problem()
+            if self.process.poll() is not None:  # a worker may answer for a moment longer
                 raise ServeError(f"the server ended with code {self.process.returncode}: {self._last_line()}")
+            if problem is None:
+                return
+            code, reason = problem
             if code == "refused":
                 raise ServeError(f"the server refuses the model: {reason}")
             if time.monotonic() > deadline:

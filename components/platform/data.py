@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -250,4 +251,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     except DataIndexDirError:
         raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
     except (DvcException, SCMError, FileNotFoundError) as error:
+        # Both hold DVC's repository: files of git that close as late as Python ends complain, after our last word.
+        error.__context__ = None
+        traceback.clear_frames(error.__traceback__)
         raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

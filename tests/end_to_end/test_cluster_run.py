@@ -40,6 +40,7 @@ def server(tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", address)
         patch.setenv("GAPGATE_HOME", str(folder))
         with mlflow_server.running(folder / "log") as url:
+            mlflow.set_tracking_uri(url)  # a client of another store asks this one for logged models
             yield url
 
 

@@ -42,6 +42,7 @@ class KfpServer:
         self.has_ui = True
         self.page_limit = 100
         self.is_web_page = False
+        self.lock = threading.Lock()
 
     def get_healthz(self, query, body):
         return {"multi_user": self.has_many_users, "pipeline_store": "database"}
@@ -246,7 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
             check(body, route.body, route.name)
         elif body:
             body = self._file(body)
-        answer = getattr(self.state, route.name)(query, body, *map(unquote, match.groups()))
+        with self.state.lock:  # names are unique, as by the constraints of KFP's database
+            answer = getattr(self.state, route.name)(query, body, *map(unquote, match.groups()))
         self.state.calls.append(route.name)
         check(answer, route.answer, f"answer of {route.name}")
         if fault == "lose":
