@@ -16,7 +16,9 @@ BUILD_SECRETS = $(if $(SSL_CERT_FILE),--secret id=ca$(comma)src=$(SSL_CERT_FILE)
 	$(if $(PIP_CONFIG_FILE),--secret id=pip.conf$(comma)src=$(PIP_CONFIG_FILE))
 comma := ,
 
-.PHONY: demo test check install bench images tag lock clean
+DATA ?= .
+
+.PHONY: demo test check install bench recipes ablation images tag lock clean
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
@@ -39,6 +41,12 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/abuse.py
+
+recipes: install  ## measure the recipes that have changed, and write the README's table; DATA=folder of the data sets
+	$(BIN)/python -m pipelines.recipes --data $(DATA)
+
+ablation: install  ## the same for what each remedy buys
+	$(BIN)/python -m pipelines.recipes --data $(DATA) --ablation
 
 images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
 

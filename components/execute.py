@@ -31,9 +31,17 @@ if TYPE_CHECKING:
 _SEND_EVERY_S = 30.0
 
 
-def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, experiment: str = "") -> Artifact:
+def execute(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: str,
+    experiment: str = "",
+    tensorboard: bool = False,
+) -> Artifact:
     """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`, and
-    what it reports in the MLflow experiment, by default the one that the environment names.
+    what it reports in the MLflow experiment, by default the one that the environment names, and for TensorBoard in
+    event files where that is asked for.
 
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
@@ -48,7 +56,7 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
         return _run(name, section, inputs, Path(output), NullTracker())
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
-    spool = Spool(context.spool, name, keep_files=is_alone)
+    spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone)
     artifact = None
     with _sent(context) if is_alone else nullcontext():
         try:
@@ -57,6 +65,14 @@ def execute(name: str, settings: str, inputs: Mapping[str, str], output: str, ex
             if is_alone:
                 _send_rest(context, _outcome(name, artifact), must_arrive=is_in_pipeline)
     return artifact
+
+
+def _spool(tensorboard: bool) -> type[Spool]:
+    if not tensorboard:
+        return Spool
+    from components.platform.tensorboard import TensorBoardSpool  # 0.6 s
+
+    return TensorBoardSpool
 
 
 def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool) -> Artifact:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from gapgate import calibration, feature_maps, figures, gap, metrics, report
+from gapgate import calibration, feature_maps, figures, gap, looked_at, metrics, report
 from gapgate.artifacts import MANIFEST, write_json, write_text
 from gapgate.errors import ArtifactError, DataError
 from gapgate.inference import Classifier, shape_text
+from gapgate.inner_layers_export import open_embedding
 from gapgate.machine import available_cpus
+from gapgate.parting import parting
 from gapgate.predictions import Predictions, predict_all, write_predictions
 from gapgate.settings import EvaluateSettings
 from gapgate.splits import SPLIT_NAMES, SplitName, Splits
@@ -69,6 +72,10 @@ def assess(
     num_train = len(rows["train"])
     rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
     found = dict(zip(SPLIT_NAMES, predict_all(model, splits, rows, settings.batch_size, tracker), strict=True))
+    history = _read_json(model_dir / "history.json", [])
+    curve = metrics.learning_curve(history)
+    parts = parting(history, curve)
+    layers = open_embedding(model_dir / "model.onnx", available_cpus())
     evaluation = measure(settings, found, splits.class_names) | {
         "train_sample": {
             "num_images": len(rows["train"]),
@@ -77,7 +84,9 @@ def assess(
             "seed": settings.seed,
         },
         "parity": parity(model, model_dir / "parity.safetensors", settings.batch_size),
-        "learning_curve": metrics.learning_curve(_read_json(model_dir / "history.json", [])),
+        "learning_curve": curve,
+        "parting": parts and asdict(parts),
+        "looked_at": looked_at.find(layers, splits, found["train"], found["test"]),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model_dir)},
         "facts": _facts(splits, model_dir),
         "settings": settings.model_dump(mode="json"),
@@ -154,8 +163,7 @@ def draw(
     figures.learning_curves(folder, _read_json(model_dir / "history.json", []), evaluation["learning_curve"])
     figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
     figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
-    wrong = np.flatnonzero(~test.correct)
-    worst = wrong[np.argsort(-test.confidence[wrong], kind="stable")][: settings.worst_errors]
+    worst = looked_at.confident_mistakes(test, settings.worst_errors)
     figures.worst_errors(
         folder,
         splits.images[test.rows[worst]],
@@ -164,6 +172,10 @@ def draw(
         test.confidence[worst],
         splits.class_names,
     )
+    fill = _read_json(model_dir / "transform.json", {}).get("fill", 0)
+    classifier = Classifier.load(model_dir / "model.onnx", available_cpus())
+    mistakes = looked_at.draw(evaluation["looked_at"], classifier, splits, fill)
+    figures.looked_at(folder, mistakes, splits.class_names)
     if (filters := feature_maps.first_filters(model_dir / "model.onnx")) is not None:
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]

@@ -1,4 +1,4 @@
-"""What the first layers of an ONNX network look for, for the evaluation's report."""
+"""What the layers of an ONNX network look for and make of an image, for the evaluation's report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from onnx import numpy_helper
 from gapgate.inner_layers import FeatureMaps
 from gapgate.inner_layers_export import open_inner_layers
 
+MAX_LAYERS = 24
+"""Rows of the picture; a deeper network is shown down to there."""
+
 
 def first_filters(path: Path) -> NDArray[np.float32] | None:
     """The weights (filters, channels, kernel height, kernel width) of the first 2-D convolution; None without one."""
@@ -24,7 +27,7 @@ def first_filters(path: Path) -> NDArray[np.float32] | None:
     return None
 
 
-def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = 6) -> list[FeatureMaps]:
+def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = MAX_LAYERS) -> list[FeatureMaps]:
     """What the first layers with feature maps, `num_layers` at most, make of one image (H, W, C) uint8.
 
     A network without a convolution gives an empty list.

@@ -1,83 +1,50 @@
-"""The plots of an evaluation, each drawn twice: `NAME.png` on white and `dark/NAME.png` on near-black.
-
-matplotlib's object interface only: pyplot is slow to import and keeps global state. The files hold no date and no
-version, so equal figures are equal bytes.
-"""
+"""The plots of an evaluation, each drawn twice: `NAME.png` on white and `dark/NAME.png` on near-black."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from gapgate.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
 from gapgate.inner_layers import FeatureMaps, stretched
-from gapgate.report import FIGURE_DPI
+from gapgate.looked_at import NUM_NEAREST, Mistake
+from gapgate.parting import WORDS, Parting, parting
 
-FONT = "DejaVu Sans"
-"""Comes with matplotlib, so the same text has the same pixels everywhere."""
 MAX_NUMBERED_CLASSES = 20
 """A confusion matrix of more classes shows colours alone."""
 MAX_LABELLED_CLASSES = 100
 """A confusion matrix of more classes has numbers on its axes instead of names."""
-MAX_LABEL_CHARS = 20
 MAX_FILTERS = 64
-MAX_MAPS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours as `#rrggbb`; the accents keep a contrast of 3:1 or more with their surface."""
-
-    surface: str
-    ink: str
-    muted: str
-    line: str
-    blue: str
-    orange: str
-
-
-LIGHT = Theme(surface="#ffffff", ink="#1a1d21", muted="#5c6570", line="#d9dee4", blue="#1f6feb", orange="#c2410c")
-DARK = Theme(surface="#16191d", ink="#e6e9ed", muted="#9aa4af", line="#333a42", blue="#58a6ff", orange="#fb923c")
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """An image of side 1 whose upper left corner lies at (left, top), y downwards."""
-
-    left: float
-    top: float
-    pixels: NDArray[Any]
-    """(H, W), (H, W, 1) or (H, W, 3)"""
+MAX_MAPS = 8
 
 
 def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
-    """Loss and accuracy over the epochs, with the epoch where the validation loss turned. Nothing without a history."""
+    """Loss and accuracy over the epochs, with the epoch where train and validation part and the space between them from
+    there on. Nothing without a history."""
     if not history:
         return
+    parts = parting(history, curve)
 
     def paint(figure: Figure, theme: Theme) -> None:
         loss, accuracy = figure.subplots(1, 2)
         for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-            _curves(axes, history, name, theme)
-            if (opens := curve.get("gap_opens_epoch")) is not None:
-                turn = f"validation loss turns (epoch {opens})"
-                axes.axvline(opens, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=turn)
+            train, val = (_curve(axes, history, f"{side}_{name}", theme) for side in ("train", "val"))
+            if parts:
+                _mark(axes, parts, train, val, theme)
+        if parts and parts.space_points > 0:
+            _measure(accuracy, parts, theme)
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=3)
 
-    _save(folder, "learning_curves", (8.4, 3.1), paint)
+    save(folder, "learning_curves", (8.4, 3.2), paint)
 
 
 def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
@@ -107,7 +74,7 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
                 )
                 number.set_in_layout(False)  # lies inside the axes; measuring 400 of them takes seconds
 
-    _save(folder, "confusion", (side, side), paint)
+    save(folder, "confusion", (side, side), paint)
 
 
 def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> None:
@@ -138,7 +105,7 @@ def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> 
         for axis in (upper.yaxis, lower.xaxis):
             axis.set_major_formatter(PercentFormatter(1))
 
-    _save(folder, "reliability", (6.8, 4.4), paint)
+    save(folder, "reliability", (6.8, 4.4), paint)
 
 
 def worst_errors(
@@ -155,13 +122,13 @@ def worst_errors(
     tiles = [Tile(index % 8 * 1.12, index // 8 * 1.5, image) for index, image in enumerate(images)]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = _mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
+        axes = mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
         for tile, label, answer, share in zip(tiles, labels, predicted, confidence, strict=True):
             said, true = label_text(class_names[answer], answer, 12), label_text(class_names[label], label, 14)
             axes.text(tile.left, tile.top + 1.04, f"{said} {share:.0%}", va="top", fontsize=7, color=theme.orange)
             axes.text(tile.left, tile.top + 1.21, f"is {true}", va="top", fontsize=7, color=theme.ink)
 
-    _save(folder, "worst_errors", _mosaic_size(tiles, 1.0, below=0.38), paint)
+    save(folder, "worst_errors", mosaic_size(tiles, 1.0, below=0.38), paint)
 
 
 def filters(folder: Path, weights: NDArray[np.float32]) -> None:
@@ -173,110 +140,101 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
-        _mosaic(figure, tiles, 0.45, {"cmap": signs, "vmin": -1, "vmax": 1})
+        mosaic(figure, tiles, 0.45, {"cmap": signs, "vmin": -1, "vmax": 1})
 
-    _save(folder, "filters", _mosaic_size(tiles, 0.45), paint)
+    save(folder, "filters", mosaic_size(tiles, 0.45), paint)
 
 
 def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[FeatureMaps]) -> None:
-    """An image (H, W, C) and up to 12 maps of it after each early layer, a row a layer. Nothing without layers."""
+    """An image (H, W, C) and up to 8 maps of it after each layer, a row a layer. Nothing without layers."""
     if not layers:
         return
-    rows = [("image", (image[None] / 255).astype(np.float32))]
-    rows += [
-        (f"{layer.layer}, {'×'.join(map(str, layer.maps.shape))}", stretched(layer.maps[:MAX_MAPS])) for layer in layers
-    ]
-    tiles = [Tile(i * 1.06, row * 1.4, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
+    rows = [(f"image {_size(image.shape)}", (image[None] / 255).astype(np.float32))]
+    for layer in layers:
+        channels, *sides = layer.maps.shape
+        rows.append((f"{layer.layer} {_size((*sides, channels))}", stretched(layer.maps[:MAX_MAPS])))
+    tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = _mosaic(figure, tiles, 0.66, {"cmap": "gray", "vmin": 0, "vmax": 1}, above=0.35)
+        axes = mosaic(figure, tiles, 0.72, {"cmap": "gray", "vmin": 0, "vmax": 1}, above=0.35)
         for row, (title, _) in enumerate(rows):
-            axes.text(0, row * 1.4 - 0.06, title, va="bottom", fontsize=8, color=theme.muted)
+            axes.text(0, row * 1.34 - 0.06, title, va="bottom", fontsize=8, color=theme.muted)
 
-    _save(folder, "feature_maps", _mosaic_size(tiles, 0.66, above=0.35), paint)
-
-
-def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
-    """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
-    if any(ord(char) not in _glyphs() for char in name):
-        return f"#{index}"
-    return name if len(name) <= max_chars else name[: max_chars - 1] + "…"
+    save(folder, "feature_maps", mosaic_size(tiles, 0.72, above=0.35), paint)
 
 
-@cache
-def _glyphs() -> frozenset[int]:
-    return frozenset(get_font(findfont(FONT)).get_charmap()) - {0x0A, 0x0D}
+def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[str]) -> None:
+    """A row a mistake: the image, what counted in it, and its nearest training images. Nothing without mistakes."""
+    if not mistakes:
+        return
+    columns = [0.0, 1.12, *(2.5 + 1.12 * place for place in range(NUM_NEAREST))]
+    tiles = [
+        Tile(left, row * 1.6, pixels)
+        for row, mistake in enumerate(mistakes)
+        for left, pixels in zip(columns, (mistake.image, mistake.heat, *mistake.nearest_images), strict=False)
+    ]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = mosaic(figure, tiles, 0.95, {"cmap": "gray", "vmin": 0, "vmax": 255}, above=0.3)
+        for left, title in zip(columns, ("image", "what counted", "nearest training images"), strict=False):
+            axes.text(left, -0.06, title, va="bottom", fontsize=8, color=theme.muted)
+        for row, mistake in enumerate(mistakes):
+            said, true = (label_text(class_names[index], index, 13) for index in (mistake.predicted, mistake.label))
+            below = row * 1.6 + 1.04
+            axes.text(0, below, f"{said} {mistake.confidence:.0%}", va="top", fontsize=7, color=theme.orange)
+            axes.text(0, below + 0.16, f"is {true}", va="top", fontsize=7, color=theme.ink)
+            for left, label, similarity in zip(columns[2:], mistake.nearest_labels, mistake.similarities, strict=False):
+                colour = theme.orange if label == mistake.predicted else theme.ink
+                name = label_text(class_names[label], label, 13)
+                axes.text(left, below, name, va="top", fontsize=7, color=colour)
+                axes.text(left, below + 0.16, f"{similarity:.3f}", va="top", fontsize=7, color=theme.muted)
+
+    right = columns[1 + NUM_NEAREST] + 1.02
+    save(folder, "looked_at", (right * 0.95, (0.3 + len(mistakes) * 1.6 - 0.1) * 0.95), paint)
 
 
-def _curves(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, theme: Theme) -> None:
-    epochs = [epoch.get("epoch", index + 1) for index, epoch in enumerate(history)]
-    for side, label, colour in (("train", "train (augmented)", theme.blue), ("val", "validation", theme.orange)):
-        values = [epoch.get(f"{side}_{name}") for epoch in history]
-        heights = [float("nan") if value is None else float(value) for value in values]
-        axes.plot(epochs, heights, color=colour, label=label, marker="o" if len(epochs) <= 30 else "", markersize=3)
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _curve(
+    axes: Axes, history: Sequence[Mapping[str, Any]], field: str, theme: Theme
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw one curve, and return its epochs and values; NaN where the history has none."""
+    side, _, name = field.partition("_")
+    label, colour = ("train (augmented)", theme.blue) if side == "train" else ("validation", theme.orange)
+    epochs = np.array([line.get("epoch", index + 1) for index, line in enumerate(history)], np.float64)
+    values = np.array([np.nan if (value := line.get(field)) is None else value for line in history], np.float64)
+    axes.plot(epochs, values, color=colour, label=label, marker="o" if len(epochs) <= 30 else "", markersize=3)
     axes.set_title(name, loc="left")
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True) if len(epochs) > 1 else FixedLocator(list(epochs)))
+    return epochs, values
 
 
-def _mosaic(
-    figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: Mapping[str, Any], *, above: float = 0.0
-) -> Axes:
-    """All tiles in one Axes that fills the figure, since a hundred Axes take seconds; one unit is one tile's side."""
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for tile in tiles:
-        is_gray = tile.pixels.ndim == 3 and tile.pixels.shape[-1] == 1
-        extent = (tile.left, tile.left + 1, tile.top + 1, tile.top)
-        axes.imshow(tile.pixels.squeeze(-1) if is_gray else tile.pixels, extent=extent, aspect="auto", **colours)
-    width, height = figure.get_size_inches() / side_inches
-    axes.set(xlim=(0, width), ylim=(height - above, -above))
-    return axes
+def _mark(
+    axes: Axes,
+    parts: Parting,
+    train: tuple[NDArray[np.float64], NDArray[np.float64]],
+    val: tuple[NDArray[np.float64], NDArray[np.float64]],
+    theme: Theme,
+) -> None:
+    """The epoch where the curves part, and the space between them from there on."""
+    words = f"{WORDS[parts.reason][1]} (epoch {parts.epoch})"
+    axes.axvline(parts.epoch, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=words)
+    since = train[0] >= parts.epoch
+    axes.fill_between(train[0][since], train[1][since], val[1][since], color=theme.muted, alpha=0.22, linewidth=0)
 
 
-def _mosaic_size(
-    tiles: Sequence[Tile], side_inches: float, *, above: float = 0.0, below: float = 0.0
-) -> tuple[float, float]:
-    """Width and height in inches that hold the tiles, with `above` and `below` tile sides of room for text."""
-    right = max(tile.left for tile in tiles) + 1.02
-    bottom = max(tile.top for tile in tiles) + 1.02
-    return right * side_inches, (above + bottom + below) * side_inches
-
-
-def _save(folder: Path, name: str, size_inches: tuple[float, float], paint: Callable[[Figure, Theme], None]) -> None:
-    for theme, path in ((LIGHT, folder / f"{name}.png"), (DARK, folder / "dark" / f"{name}.png")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context(_style(theme)):
-            figure = Figure(size_inches, dpi=FIGURE_DPI, layout="constrained")
-            FigureCanvasAgg(figure)
-            paint(figure, theme)
-            figure.savefig(path, metadata={"Software": None})
-
-
-def _style(theme: Theme) -> dict[Any, Any]:
-    return {
-        "font.family": FONT,
-        "font.size": 9,
-        "text.parse_math": False,  # a class may be named $5
-        "text.color": theme.ink,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-        "axes.labelcolor": theme.muted,
-        "axes.edgecolor": theme.line,
-        "axes.facecolor": theme.surface,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": theme.line,
-        "grid.linewidth": 0.6,
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "figure.facecolor": theme.surface,
-        "savefig.facecolor": theme.surface,
-        "lines.linewidth": 1.8,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "image.interpolation": "nearest",
-    }
+def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
+    """How far apart the accuracies end, beside the last epoch."""
+    accuracy.annotate(
+        f"{parts.space_points:.1f}\npoints",
+        (parts.last_epoch, (parts.train[1] + parts.val[1]) / 2),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=theme.ink,
+        annotation_clip=False,
+    )

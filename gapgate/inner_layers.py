@@ -45,13 +45,15 @@ class InnerLayers:
     embedding_size: int | None
     """D0, the numbers that the classifier reads of one image; None where the network ends without a dense layer."""
 
-    def __init__(self, names: Mapping[str, Any], outputs: bytes, model_path: Path) -> None:
-        """`names` is the content of `inner_layers.json`, `outputs` that of `inner_layers.pb`."""
+    def __init__(self, names: Mapping[str, Any], outputs: bytes, model_path: Path, num_threads: int = 1) -> None:
+        """`names` is the content of `inner_layers.json`, `outputs` that of `inner_layers.pb`; `num_threads` are those
+        of each call."""
         self.embedding_size = names["embedding_size"]
         self._embedding: str | None = names["embedding"]
         self._layers: list[dict[str, Any]] = names["layers"]
         self._outputs = outputs
         self._model_path = model_path
+        self._num_threads = num_threads
         self._session: Any = None
         self._lock = Lock()
 
@@ -105,7 +107,7 @@ class InnerLayers:
     def _opened(self) -> Any:
         with self._lock:
             if self._session is None:
-                self._session = open_session(self._model_path.read_bytes() + self._outputs)
+                self._session = open_session(self._model_path.read_bytes() + self._outputs, self._num_threads)
             return self._session
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gapgate import architecture, augmentation, batches, machine, network, optim
 from gapgate import device as devices
 from gapgate.errors import SettingsError
-from gapgate.policy import Operation
+from gapgate.policy import Flip, Operation
 from gapgate.settings import TrainSettings
 from gapgate.shards import Shards, count_shards
 from gapgate.splits import Splits
@@ -46,6 +46,7 @@ class Learner:
         torch.manual_seed(settings.seed)
         self.model = build_model(settings, self.image_shape, self.num_classes, pretrained=settings.pretrained)
         _check_batch_size(settings, self.model, len(splits.rows("train")))
+        _check_flip(settings, operations)
         self.model.to(device).to(memory_format=self._memory_format)
         self.optimizer = optim.build(settings, list(self.model.parameters()))
         self.average = optim.WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
@@ -135,7 +136,7 @@ class Learner:
                 self.best[name].copy_(tensor)
 
     def result(self) -> nn.Module:
-        """The trained network, on the CPU, in evaluation mode and plain memory: what is written and exported."""
+        """The trained network, on the CPU, in evaluation mode and plain memory."""
         model = build_model(self.settings, self.image_shape, self.num_classes, pretrained=False)
         model.load_state_dict(self.kept_model.state_dict() if self.best is None else self.best)
         return model.eval()
@@ -219,6 +220,15 @@ def _check_batch_size(settings: TrainSettings, model: nn.Module, num_images: int
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     if has_batch_norm and num_images // batches.num_batches(num_images, size) < 2:
         raise SettingsError(f"train.batch_size={size} leaves batch_norm single images; raise train.batch_size")
+
+
+def _check_flip(settings: TrainSettings, operations: Sequence[Operation]) -> None:
+    is_flipped = any(isinstance(one, Flip) and one.axis == "horizontal" and one.probability for one in operations)
+    if settings.flip_average and not is_flipped:
+        raise SettingsError(
+            "train.flip_average=true asks a network about mirror images that it has not seen; "
+            "add {type: flip} to augment.operations or set it to false"
+        )
 
 
 def _class_weights(settings: TrainSettings, splits: Splits, device: torch.device) -> Tensor | None:

@@ -71,6 +71,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of losses near the largest float: an infinite noise is no turn
 def val_loss_turn(losses: NDArray[np.float64]) -> int | None:
     """The index of the epoch where the validation loss turned from falling to rising, or None when it did not.
 

@@ -32,9 +32,10 @@ def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Map
     mean, std = splits.info["mean"], splits.info["std"]
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     (out_dir / "weights.safetensors").write_bytes(serialised(weights))
-    export_onnx(model, splits.image_shape, mean, std, out_dir / "model.onnx")
+    served = network.FlipAveraged(model) if learner.settings.flip_average else model
+    export_onnx(served, splits.image_shape, mean, std, out_dir / "model.onnx")
     images = splits.images[splits.rows("val")[:MAX_PARITY_IMAGES]]
-    parity = {"images": images, "logits": _logits(model, images, mean, std)}
+    parity = {"images": images, "logits": _logits(served, images, mean, std)}
     (out_dir / "parity.safetensors").write_bytes(serialised_arrays(parity))
     artifacts.write_json(out_dir / "architecture.json", _description(model, splits, learner))
     artifacts.write_json(out_dir / "history.json", list(history))
@@ -49,6 +50,7 @@ def _description(model: nn.Module, splits: Splits, learner: Learner) -> dict[str
     built: dict[str, object] = {"torchvision": name} if name else {"layers": [layer.model_dump() for layer in layers]}
     return {
         **built,
+        "flip_average": learner.settings.flip_average,
         "input_shape": list(splits.image_shape),
         "num_classes": learner.num_classes,
         "class_names": splits.class_names,

@@ -104,10 +104,15 @@ def patch_grid(side_px: int) -> tuple[int, int]:
 
 
 def heat_png(image: NDArray[np.uint8], heat: Heat) -> bytes:
-    """`image` (H, W, 1 or 3) uint8 in gray with the heat over it, as a PNG file whose sides are `MIN_HEAT_PX` or more.
+    """`heat_pixels` as a PNG file; equal inputs give equal bytes."""
+    return _png(heat_pixels(image, heat))
+
+
+def heat_pixels(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
+    """`image` (H, W, 1 or 3) uint8 in gray with the heat over it: (h, w, 3) uint8, the sides `MIN_HEAT_PX` or more.
 
     Red speaks for the class and blue against it. The opacity is the drop's share of the largest one (of `MIN_SCALE` at
-    least), and where nothing changes the image shows through. Equal inputs give equal bytes.
+    least), and where nothing changes the image shows through.
     """
     height, width = heat.map.shape
     factor = max(1, math.ceil(MIN_HEAT_PX / min(height, width)))
@@ -119,7 +124,8 @@ def heat_png(image: NDArray[np.uint8], heat: Heat) -> bytes:
     shares = np.asarray(_smoothed(heat).resize(size, Image.Resampling.BILINEAR))[:, :, np.newaxis]  # -1..1
     colours = np.where(shares > 0, np.array(_RED, np.float32), np.array(_BLUE, np.float32))
     opacity = np.abs(shares) * np.float32(_MAX_OPACITY)
-    return _png(np.rint(gray + (colours - gray) * opacity).astype(np.uint8))
+    pixels: NDArray[np.uint8] = np.rint(gray + (colours - gray) * opacity).astype(np.uint8)
+    return pixels
 
 
 def feature_maps_png(maps: NDArray[np.float32]) -> tuple[bytes, int]:

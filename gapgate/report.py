@@ -13,9 +13,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from gapgate.metrics import finite
+from gapgate.parting import Parting, in_words
 
 TEMPLATES = Path(__file__).parent / "templates"
-FIGURES = ("learning_curves", "confusion", "reliability", "worst_errors", "filters", "feature_maps", "contact_sheet")
+FIGURES = (
+    "learning_curves",
+    "confusion",
+    "reliability",
+    "worst_errors",
+    "looked_at",
+    "filters",
+    "feature_maps",
+    "contact_sheet",
+)
 MAX_DATA_URI_BYTES = 6_000_000
 """A larger image (a contact sheet of many classes) is left out of the report; the file itself is kept."""
 
@@ -57,6 +67,7 @@ def render(evaluation_dir: Path, certificate: Mapping[str, Any] | None = None, p
             certificate=certificate,
             pictures=pictures,
             gap_words=gap_in_words(evaluation["gap"]),
+            curve_words=_curve_words(evaluation, inputs, certificate),
             facts=list(flatten(evaluation.get("facts") or {})),
             settings={
                 name: list(flatten((value or {}).get("settings") or {}))
@@ -65,6 +76,12 @@ def render(evaluation_dir: Path, certificate: Mapping[str, Any] | None = None, p
             digests=list(_digests(inputs)),
         )
     )
+
+
+def render_page(template: str, folder: Path, **content: Any) -> str:
+    """A page of another template with the pictures in `folder`, by name, and what else it shows."""
+    pictures = {path.stem: _picture(path, folder / "dark" / path.name) for path in sorted(folder.glob("*.png"))}
+    return _environment().get_template(template).render(pictures=pictures, **content)
 
 
 def gap_in_words(gap: Mapping[str, Any]) -> str:
@@ -78,6 +95,19 @@ def gap_in_words(gap: Mapping[str, Any]) -> str:
     else:
         lead = "No difference between training images and new ones is shown by this many images."
     return f"{lead} With {sure} confidence the true gap lies between {_signed(low)} and {_signed(high)} points."
+
+
+def _curve_words(
+    evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certificate: Mapping[str, Any] | None
+) -> list[str]:
+    """What the learning curves say, and whether it is what the gate stops."""
+    parts = evaluation.get("parting")
+    found = parts and Parting(**parts)
+    words = in_words(found, evaluation["learning_curve"], (inputs.get("model") or {}).get("settings") or {})
+    failed = {check["name"] for check in (certificate or {}).get("checks", []) if check["verdict"] == "fail"}
+    if found and found.space_points > 0 and "max_gap_points" in failed:
+        words.append("That space is the gap which the gate does not let through.")
+    return words
 
 
 def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:

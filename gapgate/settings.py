@@ -1,4 +1,4 @@
-"""Every setting, with its unit, its default and its limits; `params.yaml` and `--set` are read here.
+"""Every setting, with its unit, its default and its limits; `params.yaml` is read here.
 
 A step receives its own section and nothing else, so that changing a setting re-runs what depends on it and no more.
 """
@@ -6,33 +6,19 @@ A step receives its own section and nothing else, so that changing a setting re-
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gapgate.architecture import Layer
 from gapgate.errors import SettingsError
+from gapgate.overrides import apply, one_line, read_yaml, shorten
 from gapgate.policy import Operation
 from gapgate.section import Count, Fraction, Section
 
 S = TypeVar("S", bound=Section)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as 1.2 reads it: `off` is a word and 1e-3 a number. To PyYAML's 1.1 they are false and text."""
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 class DataSettings(Section):
@@ -111,12 +97,13 @@ class TrainSettings(Section):
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Images in a step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (Loshchilov and Hutter 2017), or SGD with Nesterov momentum."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2017); Muon (Jordan et al. 2024) for convolutions, with AdamW for the rest; or SGD
+    with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD; AdamW has (0.9, 0.999)."""
+    """Of SGD; AdamW has (0.9, 0.999), Muon 0.95."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of weights; biases and normalisation have none."""
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
@@ -133,6 +120,9 @@ class TrainSettings(Section):
     """Epochs without a gain in validation loss before training stops; 0: never. The best epoch's weights are kept."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the moving average of the weights that is then the model; 0: the weights themselves."""
+    flip_average: bool = False
+    """The model answers with the mean of its logits for an image and its mirror image: twice the work, for a network
+    that was trained on both."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: the GPU where there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
@@ -203,6 +193,8 @@ class TrackingSettings(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "gapgate"
     """MLflow experiment."""
+    tensorboard: bool = False
+    """Whether event files for TensorBoard are written beside the run."""
 
 
 class Settings(Section):
@@ -237,15 +229,13 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     content: Any = {}
     if path is not None:
         try:
-            content = yaml.load(path.read_text(), _Loader) or {}
+            content = read_yaml(path.read_bytes(), str(path)) or {}
         except OSError as error:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not YAML: {_one_line(error)}") from None
         if not isinstance(content, dict):
             raise SettingsError(f"{path} holds a {type(content).__name__}; it must hold sections such as `train:`")
     for override in overrides:
-        _apply(content, override)
+        apply(content, override, Settings().model_dump(mode="json"))
     return parse(Settings, content)
 
 
@@ -260,38 +250,7 @@ def parse(section: type[S], content: Any, prefix: str = "") -> S:
     except ValidationError as error:
         raise SettingsError(_explain(error, content, prefix)) from None
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"{prefix or 'settings'}: {_one_line(error)}") from None
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    """Set one dotted path; a number names an element of a list."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise SettingsError(f"--set {override} is not SECTION.NAME=VALUE, such as --set train.epochs=3")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {override}: the value is not YAML: {_one_line(error)}") from None
-    node: Any = content
-    for key in keys[:-1]:
-        if isinstance(node, dict):
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-        else:
-            node = _element(node, key, override)
-    if isinstance(node, dict):
-        node[keys[-1]] = value
-    else:
-        _element(node, keys[-1], override)
-        node[int(keys[-1])] = value
-
-
-def _element(node: Any, key: str, override: str) -> Any:
-    if not isinstance(node, list) or not key.isdecimal() or int(key) >= len(node):
-        raise SettingsError(f"--set {override}: there is no {key!r} in {_shorten(node)}")
-    return node[int(key)]
+        raise SettingsError(f"{prefix or 'settings'}: {one_line(error)}") from None
 
 
 _LIMITS = {
@@ -306,7 +265,7 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
     """The most specific problem in one line: path, value, limit, remedy."""
     problem = max(error.errors(include_url=False), key=lambda p: len(_path_of(p, content)))
     path = ".".join(filter(None, [prefix, *_path_of(problem, content)])) or "settings"
-    kind, value = problem["type"], _shorten(problem["input"])
+    kind, value = problem["type"], shorten(problem["input"])
     if kind == "extra_forbidden":
         return f"{path} is not a setting; check its spelling"
     if kind == "missing":
@@ -337,15 +296,6 @@ def _has(content: Any, part: str | int) -> bool:
     if isinstance(content, list):
         return isinstance(part, int) and part < len(content)
     return isinstance(content, dict) and part in content
-
-
-def _shorten(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _lower_first(text: str) -> str:

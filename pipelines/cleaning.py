@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.platform.context import RunContext
-from components.platform.home import runs_dir
+from components.platform.home import runs_dir, trials_dir
 from components.platform.registry import CHAMPION, Registry
 
 
@@ -21,7 +21,8 @@ class OldRun:
 
 
 def old_runs(keep: int) -> list[OldRun]:
-    """Runs with artifacts, oldest first, without the newest `keep`, those at work, and those of any champion.
+    """Runs with artifacts, oldest first, without the newest `keep`, those at work, and those of any champion; then what
+    the trials of recipes and sweeps have made, as one, unless some run is at work.
 
     Raises:
         TrackingError: the registry does not answer, so nobody knows which runs are champions.
@@ -30,6 +31,8 @@ def old_runs(keep: int) -> list[OldRun]:
     champions = champion_runs()
     old = [name for name in names[keep:] if name not in champions and not RunContext(name).is_alive()]
     folders = [(name, runs_dir() / name / "artifacts") for name in reversed(old)]
+    if trials_dir().exists() and not any(RunContext(folder.name).is_alive() for folder in runs_dir().iterdir()):
+        folders.append(("trials", trials_dir()))
     return [OldRun(name, folder, size_of(folder)) for name, folder in folders]
 
 

@@ -30,13 +30,14 @@ def preprocess(
     settings: str,
     data_hash: str,
     experiment: str,
+    tensorboard: bool,
     dataset: dsl.Input[dsl.Artifact],
     splits: dsl.Output[dsl.Artifact],
 ) -> str:
     """Decode, resize and split the images."""
     from components.execute import execute
 
-    return execute("preprocess", settings, {"dataset": dataset.path}, splits.path, experiment).digest
+    return execute("preprocess", settings, {"dataset": dataset.path}, splits.path, experiment, tensorboard).digest
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -44,13 +45,14 @@ def augment(
     settings: str,
     splits_digest: str,
     experiment: str,
+    tensorboard: bool,
     splits: dsl.Input[dsl.Artifact],
     policy: dsl.Output[dsl.Artifact],
 ) -> str:
     """Validate and preview the augmentation policy."""
     from components.execute import execute
 
-    return execute("augment", settings, {"splits": splits.path}, policy.path, experiment).digest
+    return execute("augment", settings, {"splits": splits.path}, policy.path, experiment, tensorboard).digest
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -59,6 +61,7 @@ def train(
     policy_digest: str,
     num_gpus: int,
     experiment: str,
+    tensorboard: bool,
     splits: dsl.Input[dsl.Artifact],
     policy: dsl.Input[dsl.Artifact],
     model: dsl.Output[dsl.Artifact],
@@ -70,7 +73,7 @@ def train(
 
     os.environ["GAPGATE_NUM_GPUS"] = str(num_gpus)
     inputs = {"splits": splits.path, "policy": policy.path}
-    return execute("train", settings, inputs, model.path, experiment).digest
+    return execute("train", settings, inputs, model.path, experiment, tensorboard).digest
 
 
 @dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)
@@ -78,6 +81,7 @@ def evaluate(
     settings: str,
     model_digest: str,
     experiment: str,
+    tensorboard: bool,
     splits: dsl.Input[dsl.Artifact],
     model: dsl.Input[dsl.Artifact],
     evaluation: dsl.Output[dsl.Artifact],
@@ -86,7 +90,8 @@ def evaluate(
     """Measure the ONNX file on un-augmented train, val and test images."""
     from components.execute import execute
 
-    result = execute("evaluate", settings, {"splits": splits.path, "model": model.path}, evaluation.path, experiment)
+    inputs = {"splits": splits.path, "model": model.path}
+    result = execute("evaluate", settings, inputs, evaluation.path, experiment, tensorboard)
     figures.metadata.update(result.read_json("metrics.json"))
     return result.digest
 

@@ -42,6 +42,7 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
         package: str = "{}",
         model_name: str = "gapgate",
         experiment: str = "gapgate",
+        tensorboard: bool = False,
         gpu_kind: str = "nvidia.com/gpu",
         num_gpus: int = 0,
     ) -> None:
@@ -60,6 +61,7 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
             package: Section "package", as JSON.
             model_name: Name in the model registry.
             experiment: MLflow experiment.
+            tensorboard: Whether event files for TensorBoard are written beside the run.
             gpu_kind: Kubernetes resource of the GPU that trains, such as nvidia.com/gpu or amd.com/gpu.
             num_gpus: How many; 0 trains on the CPU.
         """
@@ -77,13 +79,18 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
                 settings=preprocess,
                 data_hash=ingested.outputs["Output"],
                 experiment=experiment,
+                tensorboard=tensorboard,
                 dataset=ingested.outputs["dataset"],
             )
         )
         splits = preprocessed.outputs["splits"]
         augmented = placed(
             steps.augment(
-                settings=augment, splits_digest=preprocessed.outputs["Output"], experiment=experiment, splits=splits
+                settings=augment,
+                splits_digest=preprocessed.outputs["Output"],
+                experiment=experiment,
+                tensorboard=tensorboard,
+                splits=splits,
             )
         )
         policy = augmented.outputs["policy"]
@@ -93,6 +100,7 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
                 policy_digest=augmented.outputs["Output"],
                 num_gpus=num_gpus,
                 experiment=experiment,
+                tensorboard=tensorboard,
                 splits=splits,
                 policy=policy,
             )
@@ -105,6 +113,7 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
                 settings=evaluate,
                 model_digest=trained.outputs["Output"],
                 experiment=experiment,
+                tensorboard=tensorboard,
                 splits=splits,
                 model=model,
             )
@@ -156,4 +165,5 @@ def arguments(settings: Settings) -> dict[str, Any]:
         },
         "model_name": settings.registry.model_name,
         "experiment": settings.tracking.experiment,
+        "tensorboard": settings.tracking.tensorboard,
     }

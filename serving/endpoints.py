@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapgate.errors import ImageError
-from gapgate.occlusion import Heat, feature_maps_png, heat_png, occlusion
+from gapgate.occlusion import Heat, feature_maps_png, heat_png
 from serving.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
 from serving.metrics import Metrics
 from serving.models import Models
@@ -179,7 +179,7 @@ def _explain(
     with_maps: bool,
     cancelled: Cancelled,
 ) -> Explanation:
-    class_name, probability = _class_of(predictor, image, wanted)
+    class_name, probability = predictor.class_of(image, wanted)
     heat = _occluded(predictor, image, class_name, cancelled)
     sheets = None
     if with_maps:
@@ -204,28 +204,21 @@ def _explain(
 
 
 def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None, cancelled: Cancelled) -> Response:
-    class_name, _ = _class_of(predictor, image, wanted)
+    class_name, _ = predictor.class_of(image, wanted)
     return Response(heat_png(image, _occluded(predictor, image, class_name, cancelled)), content_type="image/png")
 
 
 def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, cancelled: Cancelled) -> Heat:
-    class_index = predictor.class_names.index(class_name)
-    heat = occlusion(predictor.classifier, image, class_index, fill=predictor.transform.fill, cancelled=cancelled)
+    heat = predictor.heat(image, class_name, cancelled)
     if heat is None:
         raise ClientGoneError
     return heat
 
 
-def _class_of(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None) -> tuple[str, float]:
-    """The wanted class, or the most probable one, with its probability."""
-    ranked = predictor.ranked(predictor.probabilities(image[np.newaxis]), len(predictor.class_names))[0]
-    return _best(ranked) if wanted is None else (wanted, ranked[wanted])
-
-
 def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, request_id: str) -> Neighbours:
     assert predictor.index is not None
-    class_name, confidence = _class_of(predictor, image[0], None)
-    found = predictor.index.search(predictor.layers.embeddings(image)[0], count)
+    class_name, confidence = predictor.class_of(image[0])
+    found = predictor.nearest(image[0], count)
     return Neighbours(
         neighbours=[
             Neighbour(

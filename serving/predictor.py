@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import timeit
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,12 @@ from PIL import Image
 
 from gapgate import package
 from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
-from gapgate.embedding_index import EmbeddingIndex
+from gapgate.embedding_index import EmbeddingIndex, Neighbour
 from gapgate.errors import ArtifactError, GateError, ImageError
 from gapgate.golden import check_golden
 from gapgate.inference import Classifier, shape_text, softmax
 from gapgate.inner_layers import InnerLayers
+from gapgate.occlusion import Heat, occlusion
 from gapgate.receipt import Receipt, verify
 from gapgate.transform import Transform, load_image, read_header
 from serving.schema import Gate, ModelVersion, ReceiptAnswer
@@ -135,6 +137,21 @@ class Predictor:
             {names[index]: value for index, value in zip(indices, row, strict=True)}
             for indices, row in zip(best.tolist(), values, strict=True)
         ]
+
+    def class_of(self, image: NDArray[np.uint8], wanted: str | None = None) -> tuple[str, float]:
+        """The wanted class of an image (H, W, C), or the most probable one, with its probability."""
+        ranked = self.ranked(self.probabilities(image[np.newaxis]), len(self.class_names))[0]
+        return next(iter(ranked.items())) if wanted is None else (wanted, ranked[wanted])
+
+    def heat(self, image: NDArray[np.uint8], class_name: str, cancelled: Callable[[], bool]) -> Heat | None:
+        """What in an image (H, W, C) speaks for a class; None as soon as `cancelled()` is true."""
+        class_index = self.class_names.index(class_name)
+        return occlusion(self.classifier, image, class_index, fill=self.transform.fill, cancelled=cancelled)
+
+    def nearest(self, image: NDArray[np.uint8], count: int) -> list[Neighbour]:
+        """The training images nearest to an image (H, W, C); of a package that has them."""
+        assert self.index is not None
+        return self.index.search(self.layers.embeddings(image[np.newaxis])[0], count)
 
 
 def _quick_images(classifier: Classifier) -> int:

@@ -4,6 +4,7 @@ runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, result.js
 mlflow.db           the local tracking store, with mlartifacts/ beside it
 checkpoints/<key>/  of a training that has not ended, by the digest of what it trains from
 receipts/           <digest>.json
+trials/             artifacts that the trials of recipes and sweeps share, by what they are made from
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ def home() -> Path:
 def runs_dir() -> Path:
     """One folder for each run."""
     return home() / "runs"
+
+
+def trials_dir() -> Path:
+    """One folder for each kind of artifact, with one folder for each of them."""
+    return home() / "trials"
 
 
 def receipts_dir() -> Path:

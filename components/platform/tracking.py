@@ -98,7 +98,7 @@ def send(context: RunContext) -> str:
                 write_json(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
-            _send_values(mlflow_client, state["run_id"], events)
+            send_values(mlflow_client, state["run_id"], events)
             files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
                 if path.exists():
@@ -175,7 +175,8 @@ def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
     return {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id, "offsets": {}}
 
 
-def _send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
+def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
+    """Write the metrics, params and tags of `events` into an MLflow run."""
     from mlflow.entities import Metric, Param, RunTag
 
     metrics, params, tags = [], [], []

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gapgate.errors import GapgateError
-from pipelines.cli import cluster, data, predict, registry, run, schedule, serving, workspace
+from pipelines.cli import cluster, data, look, predict, registry, run, schedule, serving, sweep, workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,9 +25,12 @@ app = typer.Typer(
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,
     run.step,
+    sweep.sweep,
     workspace.ui,
     serving.serve,
     predict.predict,
+    look.look,
+    look.similar,
     registry.models,
     registry.promote,
     registry.rollback,

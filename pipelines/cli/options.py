@@ -19,10 +19,22 @@ Params = Annotated[
         "--params", metavar="FILE", help="Settings file; by default params.yaml where there is one.", show_default=False
     ),
 ]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
+        "by default what data.dvc pins.",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="One setting, such as train.epochs=3; may be repeated.", show_default=False
+        "--set",
+        metavar="NAME=VALUE",
+        help="One setting, such as train.epochs=3 or, for all layers of a type, train.architecture.conv.kernel=5; "
+        "may be repeated.",
+        show_default=False,
     ),
 ]
 DEFAULT_MODEL = "gapgate"
@@ -35,6 +47,22 @@ def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
     if params is None and Path("params.yaml").exists():
         params = Path("params.yaml")
     return load(params, overrides or [])
+
+
+def with_source(settings: Settings, source: str | None) -> Settings:
+    """The settings with the source that a command names, if it does.
+
+    Raises:
+        DataError: there is none; said at once, before any step starts.
+    """
+    if source is None:
+        return settings
+    from gapgate.errors import DataError
+    from gapgate.sources import BUILTINS
+
+    if source not in BUILTINS and not Path(source).exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
 
 
 @contextmanager

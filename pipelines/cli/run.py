@@ -11,18 +11,11 @@ import typer
 from rich.console import Console
 
 from gapgate.errors import GapgateError
-from pipelines.cli.options import Overrides, Params, settings_of
+from pipelines.cli.options import Overrides, Params, Source, settings_of, with_source
 
 
 def run(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
-            "by default what data.dvc pins.",
-            show_default=False,
-        ),
-    ] = None,
+    source: Source = None,
     params: Params = None,
     overrides: Overrides = None,
     runner: Annotated[
@@ -31,10 +24,7 @@ def run(
     ] = "subprocess",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
-    settings = settings_of(params, overrides)
-    if source is not None:
-        _check_source(source)
-        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+    settings = with_source(settings_of(params, overrides), source)
     from pipelines.local import run_pipeline
     from pipelines.progress import Display
     from pipelines.summary import print_summary
@@ -66,16 +56,10 @@ def step(
     if name not in STEPS:
         raise GapgateError(f"no step {name}; one of {', '.join(STEPS)}")
     found = STEPS[name]
-    settings = settings_of(params, overrides).model_dump(mode="json").get(found.section, {})
+    settings = settings_of(params, overrides)
+    section = settings.model_dump(mode="json").get(found.section, {})
     inputs = {kind: str(folder / kind) for kind in found.inputs}
-    artifact = execute(name, json.dumps(settings), inputs, str(folder / found.output))
+    artifact = execute(
+        name, json.dumps(section), inputs, str(folder / found.output), tensorboard=settings.tracking.tensorboard
+    )
     Console().print(f"{artifact.path}  {artifact.digest}", soft_wrap=True)
-
-
-def _check_source(source: str) -> None:
-    """Say at once, before any step starts, that a source is not there."""
-    from gapgate.errors import DataError
-    from gapgate.sources import BUILTINS
-
-    if source not in BUILTINS and not Path(source).exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")

@@ -58,11 +58,6 @@ def test_a_convolution_gives_the_size_worked_by_hand(size_px, kernel, stride, pa
     assert trace(layers, (size_px, size_px, 3), 2)[0].output == (5, expected, expected)
 
 
-def test_a_dense_layer_on_a_64_px_rgb_image_has_1228800_weights_and_its_biases():
-    traced = trace((Flatten(), Dense(units=100), Dense()), (64, 64, 3), 10)
-    assert traced[1].num_weights == 1_228_800 + 100
-
-
 def test_the_tutorial_network_has_as_many_weights_as_in_keras():
     layers = resolve("tutorial", (28, 28, 1), 10)
     by_hand = 32 * (9 + 1) + 64 * (9 * 32 + 1) + 128 * (7 * 7 * 64 + 1) + 10 * (128 + 1)

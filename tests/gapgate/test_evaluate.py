@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from gapgate import artifacts
+from gapgate import artifacts, network
 from gapgate.errors import ArtifactError, DataError
 from gapgate.evaluate import assess, evaluate, sample, show
+from gapgate.export import export_onnx
 from gapgate.feature_maps import early_feature_maps, first_filters
 from gapgate.inference import Classifier
+from gapgate.layers import Activation, Conv, Dense, Flatten, GlobalAveragePool
 from gapgate.settings import EvaluateSettings
 from gapgate.splits import Splits
 from gapgate.tracking import NullTracker
@@ -23,7 +26,7 @@ from tests.gapgate.onnx_models import digits, fit_cnn, fit_linear, write_linear,
 
 NAMES = [f"digit {i}" for i in range(10)]
 FAST = EvaluateSettings(num_resamples=1000, worst_errors=5)
-FIGURES = {"learning_curves", "confusion", "reliability", "worst_errors", "filters", "feature_maps"}
+FIGURES = {"learning_curves", "confusion", "reliability", "worst_errors", "looked_at", "filters", "feature_maps"}
 
 
 class Notes(NullTracker):
@@ -186,7 +189,7 @@ def test_a_model_folder_with_the_onnx_file_alone_is_evaluated_with_nulls(splits:
     assert found["parity"] == {"max_abs_difference": None, "num_images": 0}
     assert found["learning_curve"]["gap_opens_epoch"] is None
     drawn = {path.stem for path in (tmp_path / "out/figures").glob("*.png")}
-    assert drawn == {"confusion", "reliability", "worst_errors"}
+    assert drawn == {"confusion", "reliability", "worst_errors", "looked_at"}
 
 
 def test_a_class_without_images_has_null_figures(model_dir: Path, tmp_path: Path) -> None:
@@ -280,3 +283,23 @@ def test_an_empty_test_split_is_refused(model_dir: Path, tmp_path: Path) -> None
 def test_a_missing_model_is_refused(splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.onnx is missing; run the train step"):
         evaluate(FAST, splits, tmp_path, tmp_path)
+
+
+def test_every_layer_is_drawn_and_not_the_first_ones_alone(tmp_path: Path) -> None:
+    layers = (*[Conv(filters=2, padding="same"), Activation()] * 5, Flatten(), Dense())
+    torch.manual_seed(0)
+    shape = (8, 8, 1)
+    export_onnx(network.build(layers, shape, 10), shape, [0.5], [0.25], tmp_path / "model.onnx")
+    assert len(early_feature_maps(tmp_path / "model.onnx", digits()[0][0])) == 10
+
+
+def test_a_network_without_an_embedding_has_no_section_of_what_it_looked_at(tmp_path: Path) -> None:
+    images, labels = digits()
+    splits = write_splits(tmp_path / "splits", images[:400], labels[:400], NAMES, (200, 100))
+    shape = (8, 8, 1)
+    layers = (Conv(filters=10), GlobalAveragePool())
+    export_onnx(network.build(layers, shape, 10), shape, [0.5], [0.25], tmp_path / "model.onnx")
+    found = evaluated(FAST, splits, tmp_path, tmp_path / "out")
+    assert found["looked_at"] == []
+    assert not (tmp_path / "out/figures/looked_at.png").exists()
+    assert "What it looked at" not in (tmp_path / "out/report.html").read_text()

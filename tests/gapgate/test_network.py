@@ -49,18 +49,6 @@ EVERY_LAYER = (
     Dense(),
 )
 
-WORKED_IMAGE = np.array(
-    [
-        [255, 255, 255, 255, 255, 255],
-        [255, 255, 100, 255, 255, 255],
-        [255, 100, 100, 100, 255, 255],
-        [100, 100, 100, 100, 100, 255],
-        [255, 255, 255, 255, 255, 255],
-        [255, 255, 255, 255, 255, 255],
-    ]
-)
-WORKED_KERNEL = np.array([[1, -1, 1], [-1, 0, -1], [1, -1, 1]])
-
 
 def correlate(image, kernel, *, stride=1, before=0, after=0):
     """Cross-correlation of one (H, W) image, one product at a time."""
@@ -85,16 +73,6 @@ def conv_layer(layer, image_shape, kernel):
     with torch.no_grad():
         parts[-1].weight.copy_(torch.tensor(kernel)[None, None])
     return nn.Sequential(*parts)
-
-
-def test_the_worked_3_by_3_kernel_gives_the_worked_feature_map():
-    layer = Conv(filters=1, kernel=3, padding="valid")
-    built = conv_layer(layer, (6, 6, 1), WORKED_KERNEL)
-    given_image = torch.tensor(WORKED_IMAGE, dtype=torch.float32)[None, None]
-    expected = correlate(WORKED_IMAGE, WORKED_KERNEL)
-    assert expected.shape == (4, 4)
-    assert expected[0, 0] == 255 - 255 + 255 - 255 - 100 + 255 - 100 + 100
-    np.testing.assert_array_equal(built(given_image)[0, 0].detach().numpy(), expected)
 
 
 @pytest.mark.parametrize(

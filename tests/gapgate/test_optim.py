@@ -57,6 +57,39 @@ def test_sgd_takes_the_steps_of_torch(momentum):
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_orthogonalising_keeps_the_singular_vectors_and_levels_the_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.diag(left.T @ optim.orthogonalised(matrix) @ right.T)
+    assert 0.65 < values.min() < values.max() < 1.25
+    torch.testing.assert_close(left @ torch.diag(values) @ right, optim.orthogonalised(matrix), atol=1e-4, rtol=0)
+
+
+def test_muon_takes_the_steps_of_torch_for_kernels_and_those_of_adamw_for_the_rest():
+    ours, theirs = small_network(), small_network()
+    muon = optim.Muon(list(ours.parameters()), weight_decay=0.1)
+    kernel = theirs[0].weight.detach().flatten(1).clone().requires_grad_()
+    references = [
+        torch.optim.Muon([kernel], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(torch_groups(theirs[1:], 0.1), lr=0.01),
+    ]
+
+    def step(_: int) -> None:
+        kernel.grad = theirs[0].weight.grad.flatten(1)
+        for reference in references:
+            reference.step()
+        theirs[0].weight.data.copy_(kernel.detach().view(theirs[0].weight.shape))
+
+    before = small_network()[0].weight.detach()
+    own, *others = run_steps(ours, lambda _: muon.step(0.01), count=5)
+    expected, *expected_others = run_steps(theirs, step, count=5)
+    # torch computes in bfloat16, which has 8 bits: the steps agree to a few hundredths.
+    assert (own - expected).norm() < 0.05 * (expected - before).norm()
+    for other, expected_other in zip(others, expected_others, strict=True):
+        torch.testing.assert_close(other, expected_other, rtol=0.05, atol=2e-3)
+
+
 def test_sgd_decay_shrinks_weights_by_rate_times_decay_and_leaves_biases():
     network = small_network()
     for parameter in network.parameters():
@@ -68,7 +101,7 @@ def test_sgd_decay_shrinks_weights_by_rate_times_decay_and_leaves_biases():
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_copying_an_optimizers_tensors_restores_it(optimizer):
     settings = TrainSettings(optimizer=optimizer)
     whole, parted = small_network(), small_network()

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from gapgate import figures, gate
 from gapgate.evaluate import evaluate
+from gapgate.inner_layers import FeatureMaps
+from gapgate.metrics import learning_curve
 from gapgate.report import flatten, gap_in_words, render
 from gapgate.settings import EvaluateSettings, GateSettings
 from tests.gapgate.onnx_models import digits, fit_linear, write_model_files, write_splits
@@ -95,6 +98,49 @@ def test_the_verdict_is_there_only_with_a_certificate(evaluation_dir: Path) -> N
     assert all(check.reason in text for check in certificate.checks)
 
 
+def test_the_page_says_since_when_train_rises_alone_and_that_the_gate_stops_it(evaluation_dir: Path) -> None:
+    text = " ".join(Page(render(evaluation_dir)).text.split())
+    assert re.search(
+        r"Since epoch 5, where the validation loss turned, train accuracy went from 92\.0 to 96\.7 % \(\+4\.7 points\) "
+        r"and validation accuracy from 89\.0 to 92\.5 % \(\+3\.5 points\): they end 4\.2 points apart\.",
+        text,
+    )
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    said = "That space is the gap which the gate does not let through"
+    for limit, is_said in ((0.1, True), (90.0, False)):
+        certificate = gate.judge(GateSettings(max_gap_points=limit), evaluation).model_dump(mode="json")
+        assert (said in Page(render(evaluation_dir, certificate)).text) == is_said
+
+
+def test_early_stopping_is_told_from_the_settings_of_the_training(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    evaluation["inputs"]["model"] = {"digest": "sha256:0", "inputs": {}, "settings": {"patience": 7, "epochs": 40}}
+    shutil.copytree(evaluation_dir / "figures", tmp_path / "figures")
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "Early stopping ended the training after 12 epochs: the model has the weights of epoch 5" in render(tmp_path)
+
+
+def test_the_ids_of_mistakes_and_of_their_nearest_training_images_are_on_the_page(evaluation_dir: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    text = " ".join(Page(render(evaluation_dir)).text.split())
+    assert "What it looked at" in text
+    assert "5 nearest of the 1,200 training images" in text
+    for mistake in evaluation["looked_at"]:
+        assert mistake["id"] in text
+        for near in mistake["nearest"]:
+            assert f"{near['id']} ({evaluation['classes'][near['label']]['name']})" in text
+
+
+def test_an_evaluation_from_before_these_figures_is_still_a_page(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    del evaluation["looked_at"], evaluation["parting"]
+    shutil.copytree(evaluation_dir / "figures", tmp_path / "figures", ignore=shutil.ignore_patterns("looked_at.png"))
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    page = Page(render(tmp_path))
+    assert page.open == []
+    assert "What it looked at" not in page.text
+
+
 def test_the_augmentation_preview_is_shown_when_given(evaluation_dir: Path, tmp_path: Path) -> None:
     Image.new("L", (40, 30)).save(tmp_path / "preview.png")
     assert "Augmentation" in Page(render(evaluation_dir, None, tmp_path / "preview.png")).text
@@ -148,5 +194,40 @@ def test_names_that_the_font_lacks_become_numbers_and_long_ones_are_cut() -> Non
 
 def test_a_history_with_holes_is_drawn(tmp_path: Path) -> None:
     history = [{"epoch": 1, "train_loss": 0.5, "val_loss": None}, {"epoch": 2, "train_loss": 0.4}]
-    figures.learning_curves(tmp_path, history, {"gap_opens_epoch": None})
+    figures.learning_curves(tmp_path, history, learning_curve(history))
     assert (tmp_path / "learning_curves.png").exists()
+
+
+@pytest.mark.parametrize("num_epochs", [0, 1, 2, 40])
+def test_learning_curves_of_any_length_are_drawn(num_epochs: int, tmp_path: Path) -> None:
+    history = [
+        {"epoch": at, "train_loss": 1 / at, "val_loss": 1.0, "train_accuracy": 1 - 0.5 / at, "val_accuracy": 0.5}
+        for at in range(1, num_epochs + 1)
+    ]
+    figures.learning_curves(tmp_path, history, learning_curve(history))
+    assert (tmp_path / "learning_curves.png").exists() == (num_epochs > 0)
+
+
+def test_the_space_between_parted_curves_is_shaded(tmp_path: Path) -> None:
+    shades = {}
+    for name, last in (("together", 0.6), ("apart", 0.9)):
+        history = [
+            {"epoch": at, "train_loss": 0.5, "val_loss": 0.5, "train_accuracy": accuracy, "val_accuracy": 0.6}
+            for at, accuracy in enumerate((0.5, 0.6, last), start=1)
+        ]
+        figures.learning_curves(tmp_path / name, history, learning_curve(history))
+        with Image.open(tmp_path / name / "learning_curves.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        # The muted colour at 22 % on white.
+        shades[name] = int((np.abs(pixels - [219, 221, 224]).max(axis=2) <= 3).sum())
+    assert shades["apart"] > shades["together"] + 5000
+
+
+def test_a_layer_of_many_maps_takes_no_more_room_than_eight(tmp_path: Path) -> None:
+    sizes = []
+    for count in (8, 64):
+        maps = [FeatureMaps("1 convolution", np.random.default_rng(0).normal(size=(count, 5, 5)).astype(np.float32))]
+        figures.feature_maps(tmp_path / str(count), np.zeros((5, 5, 1), np.uint8), maps)
+        with Image.open(tmp_path / str(count) / "feature_maps.png") as image:
+            sizes.append(image.size)
+    assert sizes[0] == sizes[1]

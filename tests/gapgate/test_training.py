@@ -199,6 +199,26 @@ def test_onnx_runtime_agrees_with_the_logits_kept_for_parity(splits, tmp_path):
     assert accuracy == pytest.approx(history_of(files)[-1]["val_accuracy"])
 
 
+def test_a_flip_averaged_model_gives_the_mean_of_its_logits_for_both_images(splits, tmp_path):
+    plain, averaged = CONV.model_copy(update={"epochs": 1}), CONV.model_copy(update={"epochs": 1, "flip_average": True})
+    flip = [policy.Flip(type="flip")]
+    files = {name: fit(one, splits, tmp_path / name, flip) for name, one in (("p", plain), ("a", averaged))}
+    assert files["p"]["weights.safetensors"] == files["a"]["weights.safetensors"]
+    sessions = {name: onnxruntime.InferenceSession(files[name]["model.onnx"]) for name in files}
+    images = splits.images[splits.rows("val")]
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    ask = {name: lambda some, name=name: sessions[name].run(["logits"], {"images": some})[0] for name in sessions}
+    np.testing.assert_allclose(ask["a"](images), (ask["p"](images) + ask["p"](mirrored)) / 2, atol=1e-5)
+    parity = load_file(tmp_path / "a/model/parity.safetensors")
+    np.testing.assert_allclose(parity["logits"], ask["a"](parity["images"]), atol=1e-4)
+
+
+def test_flip_averaging_asks_for_flips_in_training(splits, tmp_path):
+    flips = [policy.Flip(type="flip", axis="vertical"), policy.Flip(type="flip", probability=0.0)]
+    with pytest.raises(SettingsError, match=r"^train\.flip_average=true .* add \{type: flip\}"):
+        fit(LINEAR.model_copy(update={"flip_average": True}), splits, tmp_path, flips)
+
+
 def test_the_architecture_is_written_with_every_layer_resolved(splits, tmp_path):
     files = fit(LINEAR, splits, tmp_path)
     written = json.loads(files["architecture.json"])

@@ -22,7 +22,7 @@ from tests.pipelines.kfp_api import RefusedError, check, predicates, routes
 from tests.pipelines.kfp_workflow import Workflow
 
 ROUTES = routes()
-_TYPES = {"STRING": str, "NUMBER_INTEGER": int}
+_TYPES = {"STRING": str, "NUMBER_INTEGER": int, "BOOLEAN": bool}
 
 
 class KfpServer:

@@ -96,9 +96,11 @@ def test_the_parameters_are_typed_and_described_and_take_the_settings_of_a_run(s
     assert all(parameter["description"] for parameter in parameters.values())
     types = {name: parameter["parameterType"] for name, parameter in parameters.items()}
     assert types.pop("num_gpus") == "NUMBER_INTEGER"
+    assert types.pop("tensorboard") == "BOOLEAN"
     assert set(types.values()) == {"STRING"}
     given = arguments(Settings())
     assert set(parameters) == set(given) | {"gpu_kind", "num_gpus"}
+    assert given.pop("tensorboard") is False
     assert all(isinstance(value, str) for value in given.values())
 
 

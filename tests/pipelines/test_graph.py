@@ -75,7 +75,7 @@ def test_the_pipeline_takes_each_section_once_and_says_what_it_is(compiled):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
     sections = {step.section for step in STEPS.values()} - {"data", "registry"}
     data = {f"data_{name}" for name in DataSettings.model_fields}
-    assert set(parameters) == sections | data | {"model_name", "experiment", "gpu_kind", "num_gpus"}
+    assert set(parameters) == sections | data | {"model_name", "experiment", "tensorboard", "gpu_kind", "num_gpus"}
     assert all(parameter["description"] for parameter in parameters.values())
 
 

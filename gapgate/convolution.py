@@ -1,0 +1,110 @@
+"""The arithmetic of a convolutional layer on one channel, in NumPy, and the classical kernels to try it with.
+
+Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285. As in every deep
+learning library the kernel is not mirrored: what is called convolution is cross-correlation.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from gapgate.errors import DataError
+
+Kernel = tuple[tuple[Fraction | int, ...], ...]
+
+
+def _shares(*rows: tuple[int, ...]) -> Kernel:
+    """Whole numbers as shares of their sum, exactly."""
+    total = sum(map(sum, rows))
+    return tuple(tuple(Fraction(value, total) for value in row) for row in rows)
+
+
+KERNELS: dict[str, Kernel] = {
+    "identity": ((0, 0, 0), (0, 1, 0), (0, 0, 0)),
+    "edge": ((0, -1, 0), (-1, 4, -1), (0, -1, 0)),
+    "outline": ((-1, -1, -1), (-1, 8, -1), (-1, -1, -1)),
+    "sharpen": ((0, -1, 0), (-1, 5, -1), (0, -1, 0)),
+    "blur": _shares((1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "gaussian": _shares((1, 2, 1), (2, 4, 2), (1, 2, 1)),
+    "emboss": ((-2, -1, 0), (-1, 1, 1), (0, 1, 2)),
+    "sobel-x": ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1)),
+    "sobel-y": ((-1, -2, -1), (0, 0, 0), (1, 2, 1)),
+}
+"""The 3×3 kernels of image processing (Gonzalez and Woods, "Digital Image Processing", 4th edition, chapter 3).
+
+Edge and outline are the Laplacian of 4 and of 8 neighbours, sharpen is the image and its edges, blur the mean of 9
+pixels; sobel-x and sobel-y answer to brightness that rises to the right and downwards.
+"""
+
+
+def output_size(size: int, window: int, stride: int = 1, padding: int = 0) -> int:
+    """Places of a window of `window` along a side of `size`: (size + 2 · padding − window) / stride + 1, rounded down.
+
+    Raises:
+        DataError: the window is larger than the padded side.
+    """
+    if window > size + 2 * padding:
+        raise DataError(
+            f"a window of {window} does not fit into a side of {size} with a padding of {padding}; take a larger image"
+        )
+    return (size + 2 * padding - window) // stride + 1
+
+
+def convolve(
+    image: NDArray[np.floating], kernel: NDArray[np.floating], stride: int = 1, padding: int = 0
+) -> NDArray[np.float64]:
+    """At each place the sum of what lies under the kernel times the kernel.
+
+    Args:
+        image: (H, W)
+        kernel: (f_h, f_w)
+        stride: pixels from one place to the next, in both directions.
+        padding: rows and columns of zeros put around the image.
+
+    Returns:
+        (H', W') with the sides `output_size`.
+
+    Raises:
+        DataError: the kernel is larger than the padded image.
+    """
+    windows = _windows(np.pad(image, padding), kernel.shape, stride)
+    sums: NDArray[np.float64] = np.einsum("yxij,ij->yx", windows, kernel, dtype=np.float64)
+    return sums
+
+
+def max_pool(image: NDArray[np.floating], size: int = 2, stride: int | None = None) -> NDArray[np.floating]:
+    """The largest value of each window of `size` × `size` of an image (H, W), windows `stride` apart (`size` by
+    default); (H', W') with the sides `output_size`, so a last row or column that fills no window is left out.
+
+    Raises:
+        DataError: the window is larger than the image.
+    """
+    largest: NDArray[np.floating] = _windows(image, (size, size), stride or size).max(axis=(2, 3))
+    return largest
+
+
+def relu(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Negative values become 0."""
+    kept: NDArray[np.floating] = np.maximum(values, 0)
+    return kept
+
+
+def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> str:
+    """`output_size` with its figures: `(28 − 3) / 1 + 1 = 26`; `padding` is before and behind."""
+    added = f" + {padding[0]} + {padding[1]}" if any(padding) else ""
+    rest = size + sum(padding) - window
+    found = rest // stride + 1
+    rounded = f"{rest / stride + 1:g}, rounded down to " if rest % stride else ""
+    return f"({size}{added} − {window}) / {stride} + 1 = {rounded}{found}"
+
+
+def _windows(image: NDArray[np.floating], shape: tuple[int, ...], stride: int) -> NDArray[np.floating]:
+    """A view (H', W', f_h, f_w) of an image (H, W)."""
+    for side, window in zip(image.shape, shape, strict=True):
+        output_size(side, window, stride)
+    windows: NDArray[np.floating] = sliding_window_view(image, shape)[::stride, ::stride]
+    return windows

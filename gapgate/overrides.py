@@ -1,0 +1,138 @@
+"""`--set SECTION.NAME=VALUE`, applied to settings as YAML gives them, before they are checked.
+
+In a list a number names one element and a type every element of that type: `train.architecture.1.kernel=5` sets the
+second layer, `train.architecture.conv.kernel=5` all convolutions and `train.architecture.conv.1.kernel=5` the second of
+them. A dense layer without units is the classifier: `dense.units` leaves it alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import yaml
+
+from gapgate.errors import SettingsError
+
+_Place: TypeAlias = tuple[Any, Any]
+"""A dict and a key, or a list and an index."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as 1.2 reads it: `off` is a word and 1e-3 a number. To PyYAML's 1.1 they are false and text."""
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def read_yaml(text: str | bytes, name: str) -> Any:
+    """The content of a YAML document, which `name` names in the error.
+
+    Raises:
+        SettingsError: not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name} is not YAML: {one_line(error)}") from None
+
+
+def apply(content: dict[str, Any], override: str, defaults: Mapping[str, Any]) -> None:
+    """Set what one `SECTION.NAME=VALUE` names in `content`; `defaults` are the settings where it says nothing.
+
+    Raises:
+        SettingsError: another form, a value that is not YAML, or a path that leads nowhere.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SettingsError(f"--set {override} is not SECTION.NAME=VALUE, such as --set train.epochs=3")
+    value = read_yaml(text, f"--set {override}: the value")
+    try:
+        places = _find(content, keys, defaults)
+    except LookupError as error:
+        raise SettingsError(f"--set {override}: {error.args[0]}") from None
+    for container, key in places:
+        container[key] = copy.deepcopy(value)
+
+
+def _find(content: dict[str, Any], keys: list[str], defaults: Any) -> list[_Place]:
+    """Every place that the path names.
+
+    Raises:
+        LookupError: there is none.
+    """
+    places: list[_Place] = [(content, keys[0])]
+    for depth, key in enumerate(keys[1:], start=1):
+        path, last = ".".join(keys[:depth]), keys[depth - 1]
+        if isinstance(places[0][0], list) and not last.isdecimal() and key.isdecimal():
+            if int(key) >= len(places):
+                raise LookupError(f"there is no {path}.{key}; the last is {path}.{len(places) - 1}")
+            places = [places[int(key)]]
+            continue
+        defaults = defaults.get(last) if isinstance(defaults, Mapping) else None
+        values = [_open(container, at, defaults) for container, at in places]
+        places = [place for value in values for place in _within(value, key)]
+        if not places:
+            raise LookupError(_nothing(path, key, values[0]))
+    return _without_classifier(places) if keys[-2:] == ["dense", "units"] else places
+
+
+def _open(container: Any, at: Any, default: Any) -> Any:
+    """The value at a place; its default where there is none yet."""
+    if isinstance(container, dict) and container.get(at) is None:
+        container[at] = {} if default is None or isinstance(default, Mapping) else copy.deepcopy(default)
+    return container[at]
+
+
+def _within(value: Any, key: str) -> list[_Place]:
+    if isinstance(value, dict):
+        return [(value, key)]
+    if not isinstance(value, list):
+        return []
+    names = [str(index) if key.isdecimal() else _type_of(element) for index, element in enumerate(value)]
+    return [(value, index) for index, name in enumerate(names) if name == key]
+
+
+def _type_of(element: Any) -> str:
+    return str(element.get("type")) if isinstance(element, dict) else ""
+
+
+def _without_classifier(places: list[_Place]) -> list[_Place]:
+    hidden = [(layer, at) for layer, at in places if layer.get(at) is not None]
+    if not hidden:
+        raise LookupError("every dense layer here has one unit for each class; put a dense layer with units before it")
+    return hidden
+
+
+def _nothing(path: str, key: str, value: Any) -> str:
+    """Why `key` leads nowhere in the value at `path`."""
+    if path == "train.architecture" and isinstance(value, str):
+        return f"{path}={value} names a network whose layers cannot be set; give a list of layers, as recipes/ do"
+    if not isinstance(value, list):
+        return f"there is no {key} in {path}={shorten(value)}"
+    if not value:
+        return f"there is no {key} in {path}, which is empty"
+    if key.isdecimal():
+        return f"there is no {path}.{key}; the last is {path}.{len(value) - 1}"
+    return f"there is no {key} in {path}, which has {', '.join(dict.fromkeys(map(_type_of, value)))}"
+
+
+def shorten(value: Any) -> str:
+    """A value as text of at most 60 characters."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def one_line(error: Exception) -> str:
+    """An error's text without its line breaks."""
+    return " ".join(str(error).split())
