@@ -39,6 +39,7 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/preprocess.py
 	$(BIN)/python bench/train.py
+	$(BIN)/python bench/recipes.py
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/abuse.py
 
