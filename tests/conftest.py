@@ -1,11 +1,15 @@
-"""Real data, where the machine has it."""
+"""Real data, where the machine has it; and Ctrl-C, which a shell takes from what it starts in the background."""
 
 import gzip
 import os
+import signal
 import struct
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

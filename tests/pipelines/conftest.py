@@ -49,7 +49,7 @@ def call(server, capsys, monkeypatch, tmp_path, compile_once):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(kfp_submit, "compile_pipeline", compile_once)
     monkeypatch.setattr(kfp_connection, "_PAUSES_S", (0.01, 0.02))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow itself sets it; this is undone
     shutil.copytree(ROOT / "infra", tmp_path / "infra", ignore=shutil.ignore_patterns("kubernetes", "docker"))
 
     def gapgate(*arguments):

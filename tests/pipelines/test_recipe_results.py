@@ -17,7 +17,7 @@ from pipelines.recipes import RECIPES, Plan, ablation_plans, measure, read_resul
 def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAPGATE_HOME", str(tmp_path_factory.mktemp("recipes")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow itself sets it; this is undone
         yield
 
 
