@@ -28,7 +28,11 @@ class Workspace:
     folder: Path
 
     def environment(self, **extra):
-        return os.environ | {"MLFLOW_TRACKING_URI": "", "GAPGATE_HOME": str(self.folder / ".gapgate"), "COLUMNS": "160"} | extra
+        return (
+            os.environ
+            | {"MLFLOW_TRACKING_URI": "", "GAPGATE_HOME": str(self.folder / ".gapgate"), "COLUMNS": "160"}
+            | extra
+        )
 
     def command(self, *arguments):
         return [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
