@@ -49,7 +49,7 @@ def ablation_table(results: Mapping[str, Row]) -> str:
             epochs = sorted({seed["epochs"] for seed in row["seeds"]})
             span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
             lines.append(f"| {' | '.join([plan.name.removeprefix('ablation/'), *_figures(row), span])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", read_yaml("ablation.yaml")["legend"]])
 
 
 def head(name: str, entry: Mapping[str, str], row: Row | None) -> str:

@@ -68,7 +68,12 @@ TOTALS = {
     + dense_weights(7 * 7 * 64, 128)
     + dense_weights(128, 10),
     "small-rgb": conv_weights(3, 3, 6) + conv_weights(3, 6, 16) + dense_weights(15 * 15 * 16, 10),
-    "shapes": conv_weights(3, 3, 12) + conv_weights(3, 12, 24) + dense_weights(32 * 32 * 24, 3),
+    "shapes": conv_weights(3, 3, 12)
+    + conv_weights(3, 12, 24)
+    + conv_weights(3, 24, 48)
+    + conv_weights(3, 48, 48)
+    + conv_weights(3, 48, 64)
+    + dense_weights(4 * 4 * 64, 3),
 }
 SHAPES = {"small-rgb": ((32, 32, 3), 10), "shapes": ((128, 128, 3), 3)}
 """Image shape (height, width, channels) and classes, where they are not those of MNIST."""
@@ -83,7 +88,7 @@ def test_the_totals_are_the_numbers_that_keras_prints():
         "fashion-dense": 100_480 + 1_290,
         "fashion-cnn": 320 + 18_496 + 401_536 + 1_290,
         "small-rgb": 168 + 880 + 36_010,  # 32 px, then 30, pooled to 15: 3,600 features
-        "shapes": 336 + 2_616 + 73_731,
+        "shapes": 336 + 2_616 + 10_416 + 20_784 + 27_712 + 3_075,  # 128 px, pooled five times to 4: 1,024 features
     }
 
 
