@@ -43,12 +43,16 @@ def recipes_table(results: Mapping[str, Row]) -> str:
 
 def ablation_table(results: Mapping[str, Row]) -> str:
     """The ablation, as Markdown."""
-    lines = ["| remedy | test accuracy | train accuracy | gap, points | gate | epochs |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| remedy | test accuracy | train accuracy | gap, points | gate | calibration error | epochs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for plan in ablation_plans():
         if row := results.get(plan.name):
             epochs = sorted({seed["epochs"] for seed in row["seeds"]})
             span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-            lines.append(f"| {' | '.join([plan.name.removeprefix('ablation/'), *_figures(row), span])} |")
+            ece = _spread([seed["ece"] for seed in row["seeds"]], "{:.3f}")
+            lines.append(f"| {' | '.join([plan.name.removeprefix('ablation/'), *_figures(row), ece, span])} |")
     return "\n".join([*lines, "", read_yaml("ablation.yaml")["legend"]])
 
 
