@@ -117,6 +117,6 @@ def _legend(results: Mapping[str, Row]) -> str:
     machines = sorted({results[name]["machine"] for name in read_yaml("rows.yaml") if name in results})
     return (
         f"Mean ± standard deviation of {len(SEEDS)} seeds; of the gap's 95 % intervals the lowest and the highest end. "
-        "A tenth of the training images is held out, to select by; the test images are looked at once, at the end. "
+        "A tenth of the training images is held out, to select by. "
         f"Measured on {'; '.join(machines)}."
     )
