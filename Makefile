@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
-SOURCES := gapgate components pipelines serving tests bench
+SOURCES := gapgate components pipelines serving cli tests bench
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)
@@ -22,7 +22,7 @@ DATA ?= .
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/python -m cli.demo
 
 test: check  ## install and pass all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -44,10 +44,10 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python bench/abuse.py
 
 recipes: install  ## measure the recipes that have changed, and write the README's table; DATA=folder of the data sets
-	$(BIN)/python -m pipelines.recipes --data $(DATA)
+	$(BIN)/python -m cli.recipes --data $(DATA)
 
 ablation: install  ## the same for what each remedy buys
-	$(BIN)/python -m pipelines.recipes --data $(DATA) --ablation
+	$(BIN)/python -m cli.recipes --data $(DATA) --ablation
 
 images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
 

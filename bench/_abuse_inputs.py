@@ -20,8 +20,8 @@ from _hostile import http
 from _raw import Connection, ask
 from _victim import Connects, Victim, started, victim
 
-from gapgate import package
 from gapgate.errors import ArtifactError
+from gapgate.evidence import seal
 
 
 def mutants(bento: Path, less: int) -> Iterator[Line]:
@@ -139,11 +139,11 @@ def changed_package(bento: Path, less: int) -> Iterator[Line]:
             kept = path.read_bytes()
             path.write_bytes(data)
             try:
-                package.verify(copy)
+                seal.verify(copy)
             except ArtifactError as error:
                 found.append(path.name in str(error))
             path.write_bytes(kept)
-        package.verify(copy)
+        seal.verify(copy)
         refusal = _refused_start(running)
     figure = f"{sum(found)} of {len(files)} refused and named; /readyz: {refusal}"
     yield Line(

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from _worker import serve
 
-from gapgate import batches, policy
-from gapgate.learner import Learner
-from gapgate.settings import TrainSettings
-from gapgate.splits import Splits
-from gapgate.training import train_epoch
+from gapgate.data.splits import Splits
+from gapgate.settings.sections import TrainSettings
+from gapgate.training import batches, policy
+from gapgate.training.learner import Learner
+from gapgate.training.loop import train_epoch
 
 
 def main(inputs: Path, threads: int, augmented: bool) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from _worker import serve
 
-from gapgate import batches
-from gapgate.learner import Learner
-from gapgate.settings import load
-from gapgate.splits import Splits
-from gapgate.training import train_epoch, validate
+from gapgate.data.splits import Splits
+from gapgate.settings.sections import load
+from gapgate.training import batches
+from gapgate.training.learner import Learner
+from gapgate.training.loop import train_epoch, validate
 
 
 def main(inputs: Path, threads: int, recipe: Path, now: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""The model as each rival of `serve.py` answers with it: decoded by `gapgate.transform`, one thread of ONNX Runtime."""
+"""The model as each rival of `serve.py` answers with it: decoded as we do, one thread of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapgate.inference import INPUT_NAME, OUTPUT_NAME, open_session, softmax
-from gapgate.transform import Transform
+from gapgate.data.transform import Transform
+from gapgate.onnx.classifier import INPUT_NAME, OUTPUT_NAME, open_session, softmax
 
 TOP_K = 5
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform import tracking
-from components.platform.context import RunContext
-from gapgate.settings import load
+from components.platform.run_context import RunContext
+from gapgate.settings.sections import load
 
 settings = load(Path(sys.argv[1]), ["data.source=digits"]).model_dump(mode="json")
 context = RunContext.new()
@@ -47,7 +47,7 @@ def main() -> int:
         "gapgate run": [
             sys.executable,
             "-c",
-            "from pipelines.cli import main; main()",
+            "from cli import main; main()",
             "run",
             "digits",
             "--params",
@@ -70,7 +70,7 @@ def timed(command: list[str]) -> float:
     """Wall seconds of a command in a fresh workspace whose tracking store is already there."""
     with tempfile.TemporaryDirectory() as workspace:
         environment = os.environ | {"GAPGATE_HOME": f"{workspace}/home", "PYTHONPATH": str(ROOT)}
-        make_store = "from components.platform.tracking import client; client().search_experiments()"
+        make_store = "from components.platform.mlflow_runs import client; client().search_experiments()"
         subprocess.run([sys.executable, "-c", make_store], cwd=workspace, env=environment, check=True)
         began = time.perf_counter()
         done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)

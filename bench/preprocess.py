@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapgate.machine import available_cpus
+from gapgate.cpu_quota import available_cpus
 
 SIZES_PX = (64, 224)
 BATCH_SIZE = 256
@@ -132,8 +132,8 @@ def _run_child(name: str, folder: Path, out_dir: Path, size_px: int, workers: in
 
 
 def _ours(folder: Path, out_dir: Path, size_px: int, workers: int) -> float:
-    from gapgate.preprocess import preprocess
-    from gapgate.settings import PreprocessSettings
+    from gapgate.data.preprocess import preprocess
+    from gapgate.settings.sections import PreprocessSettings
 
     start = time.perf_counter()
     preprocess(PreprocessSettings(size_px=size_px, mode="rgb", num_workers=workers), folder, out_dir)

@@ -20,8 +20,8 @@ from pathlib import Path
 from _contestants import OUT, ROOT, Contestant, keras_python
 from _data import write_inputs
 
-from gapgate.machine import available_cpus
-from gapgate.settings import load
+from gapgate.cpu_quota import available_cpus
+from gapgate.settings.sections import load
 
 TUTORIAL_EPOCHS, TUTORIAL_IMAGES = 10, 60_000
 RECIPE_IMAGES = 54_000

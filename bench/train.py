@@ -21,7 +21,7 @@ from pathlib import Path
 from _contestants import OUT, Contestant, keras_python
 from _data import write_inputs
 
-from gapgate.machine import available_cpus
+from gapgate.cpu_quota import available_cpus
 
 MFLOP_AN_IMAGE = 25.0
 

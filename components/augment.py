@@ -7,10 +7,10 @@ from pathlib import Path
 
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.preview import write_policy
-from gapgate.settings import AugmentSettings
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
+from gapgate.settings.sections import AugmentSettings
 from gapgate.tracking import Tracker
+from gapgate.training.policy_artifact import write_policy
 
 
 def run(settings: AugmentSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:

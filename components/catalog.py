@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gapgate.section import Section
-from gapgate.settings import (
+from gapgate.settings.base import Section
+from gapgate.settings.sections import (
     AugmentSettings,
     DataSettings,
     EvaluateSettings,

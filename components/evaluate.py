@@ -8,9 +8,9 @@ from typing import Any
 
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evaluate import evaluate, show
-from gapgate.settings import EvaluateSettings
-from gapgate.splits import SPLIT_NAMES, Splits
+from gapgate.data.splits import SPLIT_NAMES, Splits
+from gapgate.evidence.evaluate import evaluate, show
+from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import Tracker
 
 

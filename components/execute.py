@@ -16,16 +16,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
-from components.platform.context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
+from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.errors import GapgateError, TrackingError
-from gapgate.settings import parse
+from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
 
 if TYPE_CHECKING:
-    from gapgate.section import Section
+    from gapgate.settings.base import Section
 
 
 _SEND_EVERY_S = 30.0
@@ -124,14 +124,14 @@ def _outcome(name: str, artifact: Artifact | None) -> bool | None:
 def _sent(context: RunContext) -> Iterator[None]:
     """Where no parent process does it: send the spool while the block runs, and let SIGTERM end it by an exception: a
     pod that is cancelled has 30 s to say so."""
-    from components.platform import tracking
+    from components.platform import mlflow_runs
 
     stop = threading.Event()
 
     def send() -> None:
         while not stop.wait(_SEND_EVERY_S):
             with suppress(TrackingError):
-                tracking.send(context)
+                mlflow_runs.send(context)
 
     thread = threading.Thread(target=send, daemon=True)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -147,13 +147,13 @@ def _sent(context: RunContext) -> Iterator[None]:
 def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool) -> None:
     """Send the rest of the spool, and close the MLflow run where it ends. A server that is away gets it later, by the
     next step; after the last one of a pipeline nobody comes, and the step fails, to be tried again."""
-    from components.platform import tracking
+    from components.platform import mlflow_runs
 
     try:
         if succeeded is None:
-            tracking.send(context)
+            mlflow_runs.send(context)
         else:
-            tracking.finish(context, succeeded=succeeded)
+            mlflow_runs.finish(context, succeeded=succeeded)
     except TrackingError as error:
         if succeeded and must_arrive:
             raise

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.gate import judge
-from gapgate.report import render
-from gapgate.settings import GateSettings
+from gapgate.evidence.gate import judge
+from gapgate.report.html import render
+from gapgate.settings.sections import GateSettings
 from gapgate.tracking import Tracker
 
 

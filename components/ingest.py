@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.platform import data
+from components.platform import dvc_data
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.settings import DataSettings
+from gapgate.settings.sections import DataSettings
 from gapgate.tracking import Tracker
 
 
@@ -38,17 +38,17 @@ def run(settings: DataSettings, inputs: Mapping[str, Artifact], out_dir: Path, t
 def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
     """Bring the files and say what they are; the hash is of the files that were really taken."""
     if settings.source:
-        data.stage(settings.source, files, link=True)
-        return {"source": settings.source, "dvc_hash": data.dvc_hash(files), "dirty": False, "revision": ""}
+        dvc_data.stage(settings.source, files, link=True)
+        return {"source": settings.source, "dvc_hash": dvc_data.dvc_hash(files), "dirty": False, "revision": ""}
     if settings.revision or not Path(settings.repository).is_dir():
-        found, commit = data.fetch(settings.repository, settings.revision, settings.path, files)
+        found, commit = dvc_data.fetch(settings.repository, settings.revision, settings.path, files)
         source = f"{settings.repository}:{settings.path}"
         return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}
     root = Path(settings.repository)
     if not (root / settings.path).exists():
-        data.restore(root, settings.path)
-    data.stage(str(root / settings.path), files, link=True)
-    pin, found = data.pin_of(root, settings.path), data.dvc_hash(files)
+        dvc_data.restore(root, settings.path)
+    dvc_data.stage(str(root / settings.path), files, link=True)
+    pin, found = dvc_data.pin_of(root, settings.path), dvc_data.dvc_hash(files)
     return {
         "source": settings.path,
         "dvc_hash": found,

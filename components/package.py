@@ -14,17 +14,17 @@ from pathlib import Path
 import gapgate
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.embedding_index_build import build_index
+from gapgate.data.splits import Splits
+from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError, StorageError
-from gapgate.golden import write_golden
-from gapgate.inference import Classifier
-from gapgate.inner_layers import InnerLayers
-from gapgate.inner_layers_export import write_inner_layers
-from gapgate.package import seal
-from gapgate.settings import PackageSettings
-from gapgate.splits import Splits
+from gapgate.evidence.golden import write_golden
+from gapgate.evidence.seal import seal
+from gapgate.onnx.classifier import Classifier
+from gapgate.onnx.embedding_index_build import build_index
+from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.onnx.inner_layers_export import write_inner_layers
+from gapgate.settings.sections import PackageSettings
 from gapgate.tracking import Tracker
-from gapgate.transform import Transform
 
 ARCHIVE = "model.bento"
 _FILES = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.preprocess import preprocess
-from gapgate.settings import PreprocessSettings
-from gapgate.splits import SPLIT_NAMES, Splits
+from gapgate.data.preprocess import preprocess
+from gapgate.data.splits import SPLIT_NAMES, Splits
+from gapgate.settings.sections import PreprocessSettings
 from gapgate.tracking import Tracker
 
 

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.platform import registry as registries
-from components.platform import tracking
-from components.platform.context import RunContext
-from components.platform.home import receipts_dir
-from components.platform.registry import Registry, Version
+from components.platform import mlflow_registry as registries
+from components.platform import mlflow_runs
+from components.platform.mlflow_registry import Registry, Version
+from components.platform.run_context import RunContext
+from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
-from gapgate.compare import compare
-from gapgate.inference import Classifier
-from gapgate.receipt import Receipt
-from gapgate.settings import RegistrySettings
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
+from gapgate.evidence.compare import compare
+from gapgate.evidence.receipt import Receipt
+from gapgate.onnx.classifier import Classifier
+from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
 
@@ -34,7 +34,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Pat
     context = RunContext.current() or RunContext.new()
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
     tracker.tags({"code.revision": code_revision()})
-    run_id = tracking.send(context)
+    run_id = mlflow_runs.send(context)
     registry = Registry()
     with artifacts.create(
         out_dir, kind="registration", step="register", settings=settings.model_dump(mode="json"), inputs=inputs
@@ -71,7 +71,7 @@ def _register(
     tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
     tags |= {"gapgate.certificate": inputs["certificate"].digest, "gapgate.classes": _classes(model)}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
-    with tracking.away_errors(), mlflow.start_run(run_id=run_id):
+    with mlflow_runs.away_errors(), mlflow.start_run(run_id=run_id):
         logged = mlflow.onnx.log_model(
             onnx.load(model.path / "model.onnx"),
             name="model",

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.platform.home import checkpoint_dir
-from gapgate import artifacts, device
+from components.platform.workspace import checkpoint_dir
+from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.data.splits import Splits
 from gapgate.errors import storage_errors
-from gapgate.settings import AugmentSettings, TrainSettings, parse
-from gapgate.splits import Splits
+from gapgate.settings.sections import AugmentSettings, TrainSettings, parse
 from gapgate.tracking import Tracker
-from gapgate.training import train
+from gapgate.training import device
+from gapgate.training.loop import train
 
 NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
 """Environment variable with the number of GPUs that the step asked of its cluster."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapgate.errors import ImageError
-from gapgate.occlusion import Heat, feature_maps_png, heat_png
+from gapgate.onnx.occlusion import Heat, feature_maps_png, heat_png
 from serving.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
 from serving.metrics import Metrics
 from serving.models import Models

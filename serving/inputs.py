@@ -163,7 +163,7 @@ def invalid_image(error: ImageError) -> ApiError:
 
 
 def _with_remedy(error: ImageError) -> ImageError:
-    """A reason of `gapgate.transform`, which is short because it heads a list there, with what to do about it."""
+    """A reason of `gapgate.data.transform`, which is short because it heads a list there, with what to do about it."""
     text = str(error)
     if text == "truncated":
         return ImageError("the image is truncated; send the whole file")

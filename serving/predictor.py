@@ -1,5 +1,5 @@
-"""From pixels to the model's answer. With `gapgate.transform` and `gapgate.inference` the only part of the server that
-loads numpy, Pillow and ONNX Runtime."""
+"""From pixels to the model's answer. With `gapgate.data.transform` and `gapgate.onnx.classifier` the only part of the
+server that loads numpy, Pillow and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapgate import package
 from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
-from gapgate.embedding_index import EmbeddingIndex, Neighbour
+from gapgate.data.transform import Transform, load_image, read_header
 from gapgate.errors import ArtifactError, GateError, ImageError
-from gapgate.golden import check_golden
-from gapgate.inference import Classifier, shape_text, softmax
-from gapgate.inner_layers import InnerLayers
-from gapgate.occlusion import Heat, occlusion
-from gapgate.receipt import Receipt, verify
-from gapgate.transform import Transform, load_image, read_header
+from gapgate.evidence import seal
+from gapgate.evidence.golden import check_golden
+from gapgate.evidence.receipt import Receipt, verify
+from gapgate.onnx.classifier import Classifier, shape_text, softmax
+from gapgate.onnx.embedding_index import EmbeddingIndex, Neighbour
+from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.onnx.occlusion import Heat, occlusion
 from serving.schema import Gate, ModelVersion, ReceiptAnswer
 
 QUICK_S = 0.008
@@ -62,7 +62,7 @@ class Predictor:
                 logits than at packaging.
             GateError: the certificate in the folder does not pass the model.
         """
-        digest = package.verify(folder)
+        digest = seal.verify(folder)
         certificate = Gate.model_validate(_read_json(folder / "certificate.json"))
         if certificate.verdict != "pass":
             raise GateError(f"the certificate's verdict is {certificate.verdict}, not pass; package another model")

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gapgate import package
 from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, TrackingError
-from gapgate.receipt import verify as verify_receipt
+from gapgate.evidence import seal
+from gapgate.evidence.receipt import verify as verify_receipt
 from serving.archive import unpack_model
 from serving.mlflow_rest import MlflowRest
 from serving.package_cache import PackageCache
@@ -218,7 +218,7 @@ class MlflowRegistry:
             raise TrackingError(f"{ARCHIVE} of run {resolved.run_id} is still growing; it is tried again")
         try:
             unpack_model(archive, folder)
-            digest = package.verify(folder)
+            digest = seal.verify(folder)
         except ArtifactError as error:
             raise ArtifactError(str(error).replace(f"{folder.parent}/", "")) from None  # that place is no more
         if digest != resolved.package_digest:
@@ -229,7 +229,7 @@ class MlflowRegistry:
 
 def _is_whole(folder: Path, digest: str) -> bool:
     try:
-        return package.verify(folder) == digest
+        return seal.verify(folder) == digest
     except (ArtifactError, OSError):
         return False
 

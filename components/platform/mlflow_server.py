@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.platform.home import home, tracking_uri
+from components.platform.workspace import home, tracking_uri
 from gapgate.errors import ServeError
 
 _HOST = "127.0.0.1"

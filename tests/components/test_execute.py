@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from components.execute import _send_rest
-from components.platform.context import RunContext
+from components.platform.run_context import RunContext
 from gapgate.errors import TrackingError
 
 TRAIN = """

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from components import ingest
-from components.platform import data
+from components.platform import dvc_data
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
-from gapgate.settings import DataSettings
+from gapgate.settings.sections import DataSettings
 from gapgate.tracking import NullTracker
 
 
@@ -20,7 +20,7 @@ def repository(tmp_path, monkeypatch):
     root.mkdir()
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
-    data.add("digits", root)
+    dvc_data.add("digits", root)
     monkeypatch.chdir(root)
     return root
 
@@ -32,7 +32,7 @@ def facts(folder, **settings):
 
 def test_the_workspace_is_recorded_with_its_hash(repository, tmp_path):
     found = facts(tmp_path / "dataset")
-    assert found["dvc_hash"] == data.pin_of(repository).hash
+    assert found["dvc_hash"] == dvc_data.pin_of(repository).hash
     assert found["dirty"] is False
 
 
@@ -41,7 +41,7 @@ def test_a_dirty_workspace_is_recorded_as_dirty_with_the_hash_really_used(reposi
         file.write("\n")
     found = facts(tmp_path / "dataset")
     assert found["dirty"] is True
-    assert found["dvc_hash"] == data.dvc_hash(tmp_path / "dataset" / "files") != data.pin_of(repository).hash
+    assert found["dvc_hash"] == dvc_data.dvc_hash(tmp_path / "dataset" / "files") != dvc_data.pin_of(repository).hash
 
 
 def test_missing_data_is_restored_first(repository, tmp_path):
@@ -51,7 +51,7 @@ def test_missing_data_is_restored_first(repository, tmp_path):
 
 
 def test_a_source_of_its_own_has_the_hash_that_pinning_it_would_give(repository, tmp_path):
-    assert facts(tmp_path / "dataset", source="digits")["dvc_hash"] == data.pin_of(repository).hash
+    assert facts(tmp_path / "dataset", source="digits")["dvc_hash"] == dvc_data.pin_of(repository).hash
 
 
 def test_writing_into_the_source_afterwards_is_noticed(repository, tmp_path):

@@ -18,17 +18,17 @@ from components import package, preprocess
 from components.catalog import STEPS
 from components.platform.spool import Reader, Spool
 from gapgate.artifacts import Artifact, digest_of, load, read_json
-from gapgate.embedding_index import EmbeddingIndex
+from gapgate.data.splits import Splits
+from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError
-from gapgate.gate import Verdict
-from gapgate.golden import check_golden
-from gapgate.inference import Classifier
-from gapgate.inner_layers import InnerLayers
-from gapgate.package import verify
-from gapgate.settings import PackageSettings, PreprocessSettings
-from gapgate.splits import Splits
+from gapgate.evidence.gate import Verdict
+from gapgate.evidence.golden import check_golden
+from gapgate.evidence.seal import verify
+from gapgate.onnx.classifier import Classifier
+from gapgate.onnx.embedding_index import EmbeddingIndex
+from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.settings.sections import PackageSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
-from gapgate.transform import Transform
 from tests.serving import packaged
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_the_bento_holds_the_model_its_evidence_and_the_source_that_serves_it(be
         assert stored(bentos[0], name) == (root / kind / name).read_bytes()
     source = {name for name in files if name.startswith("src/") and not name.startswith("src/model/")}
     assert {name.split("/")[1] for name in source} == {"gapgate", "serving", "bentofile.yaml"}
-    assert not {"src/gapgate/settings.py", "src/serving/bento.py"} & source
+    assert not {"src/gapgate/settings/sections.py", "src/serving/bento.py"} & source
     assert {name.removeprefix("src/model/") for name in files if name.startswith("src/model/")} == {
         *("model.onnx", "transform.json", "architecture.json", "certificate.json", "receipt.json"),
         *("registration.json", "lineage.json", "inner_layers.json", "inner_layers.pb", "package.json"),

@@ -15,10 +15,10 @@ import yaml
 
 from components.platform import mlflow_server
 from gapgate import artifacts
-from gapgate.settings import load
-from pipelines.cluster import compile_pipeline
-from pipelines.cluster_settings import ClusterSettings
-from pipelines.training import arguments
+from gapgate.settings.sections import load
+from pipelines.graph import arguments
+from pipelines.kubeflow.cluster_settings import ClusterSettings
+from pipelines.kubeflow.compiler import compile_pipeline
 from tests.end_to_end.workspace import QUICK
 from tests.infra import postgres
 

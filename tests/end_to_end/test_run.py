@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from gapgate import artifacts
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
 from serving.run import serve
 from tests.end_to_end.workspace import QUICK
 

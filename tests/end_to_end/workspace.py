@@ -35,7 +35,7 @@ class Workspace:
         )
 
     def command(self, *arguments):
-        return [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+        return [sys.executable, "-c", "from cli import main; main()", *map(str, arguments)]
 
     def gapgate(self, *arguments, **extra):
         return subprocess.run(

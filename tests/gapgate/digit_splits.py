@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
 from gapgate.tracking import NullTracker
 
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from gapgate import policy
-from gapgate.settings import TrainSettings
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
+from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
-from gapgate.training import train
+from gapgate.training import policy
+from gapgate.training.loop import train
 
 SETTINGS = {
     "architecture": [

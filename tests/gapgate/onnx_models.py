@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 
-from gapgate.inference import Classifier
-from gapgate.splits import Splits
+from gapgate.data.splits import Splits
+from gapgate.onnx.classifier import Classifier
 
 DIGITS_SHAPE = (8, 8, 1)
 SHARPNESS = 4.0

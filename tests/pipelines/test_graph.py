@@ -7,8 +7,8 @@ import yaml
 from kfp import compiler
 
 from components.catalog import STEPS
-from gapgate.settings import DataSettings
-from pipelines.training import training_pipeline
+from gapgate.settings.sections import DataSettings
+from pipelines.graph import training_pipeline
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ from PIL import Image
 from components import package, preprocess
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.gate import Certificate, Check, Verdict
-from gapgate.receipt import Receipt
-from gapgate.settings import PackageSettings, PreprocessSettings
+from gapgate.evidence.gate import Certificate, Check, Verdict
+from gapgate.evidence.receipt import Receipt
+from gapgate.settings.sections import PackageSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
 
 SIZE_PX = 16

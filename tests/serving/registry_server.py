@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gapgate import artifacts, package
-from gapgate.receipt import Receipt
+from gapgate import artifacts
+from gapgate.evidence import seal
+from gapgate.evidence.receipt import Receipt
 from serving.stored_xz import StoredXz
 
 ALIAS = "champion"
@@ -100,7 +101,7 @@ class Publisher:
         artifacts.write_json(folder / "registration.json", registration)
         self.client.set_model_version_tag(self.name, version, "gapgate.receipt", receipt.digest)
         change(folder)
-        package.seal(folder)
+        seal.seal(folder)
         return folder
 
     def log_digest(self, version: str, digest: str) -> None:
@@ -120,7 +121,7 @@ class Publisher:
         version = self.register(verdict=verdict)
         folder = self.make_package(version, change, source)
         self.log_archive(version, pack(folder, self._scratch / version))
-        self.log_digest(version, package.verify(folder))
+        self.log_digest(version, seal.verify(folder))
         return version
 
     def promote(self, version: str) -> str:

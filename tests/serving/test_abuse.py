@@ -16,9 +16,9 @@ from bench import _hostile, _load
 from bench._hostile import http
 from bench._raw import Answer, Connection, ask
 from bench._victim import Connects, Victim, started, victim
-from gapgate import package
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
+from gapgate.evidence import seal
 from tests.serving.packaged import SIZE_PX, picture
 
 LARGE_MB = 60
@@ -246,9 +246,9 @@ def test_a_package_with_one_bit_changed_in_any_file_is_refused(package_dir: Path
         place = rng.randrange(len(data))
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
         with pytest.raises(ArtifactError, match=path.name):
-            package.verify(package_dir)
+            seal.verify(package_dir)
         path.write_bytes(data)
-    assert package.verify(package_dir).startswith("sha256:")
+    assert seal.verify(package_dir).startswith("sha256:")
 
 
 def test_a_server_of_a_changed_package_stays_up_and_says_why_it_is_not_ready(bento: Artifact, tmp_path: Path) -> None:

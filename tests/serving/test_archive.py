@@ -13,8 +13,8 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from gapgate import package
 from gapgate.errors import ArtifactError
+from gapgate.evidence import seal
 from serving.archive import unpack_model
 from tests.serving.registry_server import pack
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "golden").mkdir()
     (made / "model.onnx").write_bytes(np.random.default_rng(0).bytes(100_000))
     (made / "golden" / "golden.json").write_text("[]\n")
-    package.seal(made)
+    seal.seal(made)
     return made
 
 
@@ -59,7 +59,7 @@ def compressed(place: Path, *blocks: bytes) -> Path:
 def test_only_the_model_is_unpacked(folder: Path, tmp_path: Path) -> None:
     archive = pack(folder, tmp_path, lambda tar: tar.addfile(member("src/serving/app.py"), io.BytesIO(b"x")))
     unpacked = unpack_model(archive, tmp_path / "model")
-    assert package.verify(unpacked) == package.verify(folder)
+    assert seal.verify(unpacked) == seal.verify(folder)
     assert not list(tmp_path.rglob("app.py"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gapgate.transform import Transform
+from gapgate.data.transform import Transform
 from tests.serving.packaged import SIZE_PX, picture
 
 BATCH = "/v1/predict/batch"

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from gapgate.artifacts import Artifact, digest_of
-from gapgate.inference import Classifier, softmax
-from gapgate.receipt import verify
-from gapgate.transform import Transform
+from gapgate.data.transform import Transform
+from gapgate.evidence.receipt import verify
+from gapgate.onnx.classifier import Classifier, softmax
 from tests.serving.packaged import CLASS_NAMES, SIZE_PX, TRAIN_IMAGES, picture
 
 PNG = {"content-type": "image/png"}

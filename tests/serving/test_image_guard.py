@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, features
 
+from gapgate.data.transform import Transform
 from gapgate.errors import ImageError
-from gapgate.transform import Transform
 from serving import inputs
 from serving.image_guard import check
 from serving.predictor import Predictor
@@ -342,7 +342,7 @@ def test_other_formats_are_refused() -> None:
 def test_a_file_cannot_write_to_the_log() -> None:
     data = png(chunk(b"acTL", bytes(8)), chunk(b"eXIf", exif(900, 4, 2**30)))
     program = (
-        "import sys, warnings\nfrom serving import inputs\nfrom gapgate.transform import load_image, read_header\n"
+        "import sys, warnings\nfrom serving import inputs\nfrom gapgate.data.transform import load_image, read_header\n"
         "load_image(read_header(sys.stdin.buffer.read(), max_pixels=10**6))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, check=True)

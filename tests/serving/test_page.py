@@ -13,7 +13,7 @@ import pytest
 
 from components import package
 from gapgate.artifacts import Artifact
-from gapgate.settings import PackageSettings
+from gapgate.settings.sections import PackageSettings
 from gapgate.tracking import NullTracker
 from serving.run import Server, serve
 from tests.serving import packaged

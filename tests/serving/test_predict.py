@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from gapgate.artifacts import Artifact
-from gapgate.inference import Classifier, softmax
-from gapgate.transform import Transform
+from gapgate.data.transform import Transform
+from gapgate.onnx.classifier import Classifier, softmax
 from tests.serving.packaged import CLASS_NAMES, picture
 
 PREDICT = "/v1/predict"

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from gapgate import artifacts, package
+from gapgate import artifacts
 from gapgate.errors import ArtifactError, RegistryError, SettingsError, TrackingError
+from gapgate.evidence import seal
 from serving.registry import MlflowRegistry, ModelUri
 from serving.watcher import Watcher
 from tests.serving import packaged
@@ -45,7 +46,7 @@ class Served:
         self.broken: dict[str, Exception] = {}
 
     def load(self, folder: Path) -> str:
-        package.verify(folder)
+        seal.verify(folder)
         version = str(artifacts.read_json(folder / "registration.json")["version"])
         self.loads.append(version)
         if version in self.broken:
@@ -120,7 +121,7 @@ def test_a_version_is_followed_by_its_number(
     resolved = registry.resolve(ModelUri.parse(f"models:/{publisher.name}/{version}"))
     assert (resolved.name, resolved.version, resolved.verdict) == (publisher.name, version, "pass")
     assert resolved.receipt.startswith("sha256:")
-    assert package.verify(registry.fetch(resolved)) == resolved.package_digest
+    assert seal.verify(registry.fetch(resolved)) == resolved.package_digest
     for missing in (f"models:/{publisher.name}/99", f"models:/{publisher.name}@none", "models:/unknown@champion"):
         with pytest.raises(RegistryError, match="not found"):
             registry.resolve(ModelUri.parse(missing))
@@ -142,14 +143,14 @@ def changed_byte(publisher: Publisher) -> str:
     at = content.index(model) + len(model) // 2
     archive.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     publisher.log_archive(version, archive)
-    publisher.log_digest(version, package.verify(folder))
+    publisher.log_digest(version, seal.verify(folder))
     return version
 
 
 def changed_before_packing(publisher: Publisher) -> str:
     version = publisher.register()
     folder = publisher.make_package(version)
-    publisher.log_digest(version, package.verify(folder))
+    publisher.log_digest(version, seal.verify(folder))
     with (folder / "model.onnx").open("r+b") as file:
         file.write(b"\0")
     publisher.log_archive(version, pack(folder, folder.with_name(f"{folder.name}-archive")))
@@ -172,7 +173,7 @@ def package_of_another_version(publisher: Publisher) -> str:
     made, version = publisher.publish(), publisher.register()
     folder = next(publisher._scratch.glob(f"{publisher.name}-{made}"))
     publisher.log_archive(version, pack(folder, publisher._scratch / "again"))
-    publisher.log_digest(version, package.verify(folder))
+    publisher.log_digest(version, seal.verify(folder))
     receipt = artifacts.read_json(folder / "registration.json")["receipt"]
     publisher.client.set_model_version_tag(publisher.name, version, "gapgate.receipt", receipt)
     return version
@@ -183,7 +184,7 @@ def hostile_name(publisher: Publisher) -> str:
     folder = publisher.make_package(version)
     hostile = pack(folder, folder.with_name("hostile"), lambda tar: tar.add(ROOT / "LICENSE", "src/model/../../../x"))
     publisher.log_archive(version, hostile)
-    publisher.log_digest(version, package.verify(folder))
+    publisher.log_digest(version, seal.verify(folder))
     return version
 
 
@@ -282,8 +283,8 @@ def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
 
     waits_for("no tag gapgate.receipt")
     folder = publisher.make_package(version)
-    waits_for("no tag package.digest")
-    publisher.log_digest(version, package.verify(folder))
+    waits_for("no tag seal.digest")
+    publisher.log_digest(version, seal.verify(folder))
     waits_for("no artifact package/model.bento")
     publisher.log_archive(version, pack(folder, tmp_path))
     watcher.poll_once()
@@ -366,7 +367,7 @@ def test_processes_that_fetch_at_once_download_once_and_what_one_uses_stays(
             assert len(seen) == 3 * 3 + 1
             for _ in range(3):
                 fetch_another()
-            assert package.verify(folder)
+            assert seal.verify(folder)
             assert [other.exists() for other in fetched] == [False, True, True]
         finally:
             ended = [worker.communicate("\n", timeout=60) for worker in workers]

@@ -1,0 +1,66 @@
+"""The command line. A command imports what it needs when it runs, so `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cli import data, look, predict, run, serve, sweep, versions, workspace
+from cli.cluster import commands, schedule
+from gapgate.errors import GapgateError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
+    epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, "
+    "3 the gate did not pass, 4 not registered yet, or the cluster is away.",
+)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run.run,
+    run.step,
+    sweep.sweep,
+    workspace.ui,
+    serve.serve,
+    predict.predict,
+    look.look,
+    look.similar,
+    versions.models,
+    versions.promote,
+    versions.rollback,
+    versions.receipt,
+    workspace.clean,
+    workspace.sync,
+)
+_ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
+    commands.submit,
+    schedule.schedule,
+    commands.runs,
+    commands.logs,
+    commands.cancel,
+)
+for command in _COMMANDS:
+    app.command()(command)
+app.add_typer(data.app, name="data")
+for command in _ON_A_CLUSTER:
+    app.command(rich_help_panel="On a cluster")(command)
+app.command("compile", rich_help_panel="On a cluster")(commands.compile_)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and an exit code."""
+    try:
+        app()
+    except GapgateError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

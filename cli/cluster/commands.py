@@ -1,0 +1,275 @@
+"""`gapgate submit`, `runs`, `logs`, `cancel` and `compile`: the pipeline on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.cluster.options import (
+    DEFAULT_CLUSTER,
+    Cluster,
+    Cookie,
+    DataPath,
+    Experiment,
+    Gpu,
+    Host,
+    NoCache,
+    Repository,
+    Revision,
+    Source,
+    Token,
+    connected,
+    experiment_of,
+    namespace_of,
+)
+from cli.options import Overrides, Params, settings_of, status
+from gapgate.errors import ClusterError, SettingsError
+from gapgate.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.client import Kfp
+    from pipelines.kubeflow.cluster_settings import ClusterSettings
+    from pipelines.kubeflow.follow import Outcome, Pace
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first characters.", show_default=False)]
+
+
+def submit(
+    host: Host = "",
+    repository: Repository = "",
+    revision: Revision = "",
+    path: DataPath = "",
+    source: Source = "",
+    experiment: Experiment = "",
+    params: Params = None,
+    overrides: Overrides = None,
+    gpu: Gpu = "",
+    cluster: Cluster = DEFAULT_CLUSTER,
+    no_cache: NoCache = False,
+    name: Annotated[str, typer.Option("--name", help="Of the run; else made up.", show_default=False)] = "",
+    if_data_changed: Annotated[
+        bool, typer.Option("--if-data-changed", help="Do nothing where the newest run had the same data.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run; the exit code is the gate's: 0 passed, 3 not.")
+    ] = False,
+    poll: Annotated[float, typer.Option("--poll", min=0.01, metavar="SECONDS", help="Between two looks.")] = 5,
+    pending: Annotated[
+        float, typer.Option("--pending-timeout", min=0, metavar="SECONDS", help="A step may wait so long to begin.")
+    ] = 600,
+    token: Token = "",
+    cookie: Cookie = "",
+) -> None:
+    """Run the pipeline on a cluster, by Kubeflow Pipelines."""
+    settings = experiment_of(settings_of(params, overrides), experiment)
+    from pipelines.kubeflow import submission
+    from pipelines.kubeflow.cluster_settings import ClusterSettings
+    from pipelines.kubeflow.follow import Pace
+
+    submission.parameters_of(settings, gpu)  # a mistyped --gpu is said before any request
+    given = ClusterSettings.from_file(cluster)
+    with status("finding the commit of the data"):
+        settings = submission.with_data(settings, repository=repository, revision=revision, path=path, source=source)
+    kfp = connected(host, token, cookie, given.namespace)
+    console = Console(highlight=False, soft_wrap=True)
+    if if_data_changed and _is_known(kfp, settings, console):
+        return
+    run = _start(kfp, settings, given, gpu, no_cache, name)
+    if wait:
+        pace = Pace(poll_s=poll, pending_s=pending)
+        raise typer.Exit(_follow(kfp, run.run_id, settings.tracking.experiment, console, pace))
+
+
+def runs(
+    host: Host = "",
+    experiment: Experiment = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest runs that are shown.")] = 20,
+    cluster: Cluster = DEFAULT_CLUSTER,
+    token: Token = "",
+    cookie: Cookie = "",
+) -> None:
+    """List runs on the cluster, newest first."""
+    from itertools import islice
+
+    kfp = connected(host, token, cookie, namespace_of(cluster))
+    from pipelines.kubeflow.run_status import seconds_of, verdict_of
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("id", "name", "state", "verdict", "started", "seconds", "data"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    for run in islice(kfp.runs(experiment), limit):
+        had = (run.runtime_config and run.runtime_config.parameters) or {}
+        seconds = seconds_of(run)
+        table.add_row(
+            run.run_id[:8],
+            escape(run.display_name or ""),
+            run.state or "",
+            verdict_of(run),
+            f"{run.created_at:%Y-%m-%d %H:%M}" if run.created_at else "",
+            f"{seconds:,.0f}" if seconds is not None else "",
+            escape(str(had.get("data_source") or had.get("data_revision") or "")[:12]),
+        )
+    console = Console()
+    if not console.is_terminal:  # whole lines for a pipe
+        console = Console(width=160)
+    console.print(table if table.row_count else "there are no runs yet; `gapgate submit` makes one")
+
+
+def logs(
+    run: Run,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Else the one that failed, or the newest.")] = "",
+    host: Host = "",
+    cluster: Cluster = DEFAULT_CLUSTER,
+    token: Token = "",
+    cookie: Cookie = "",
+) -> None:
+    """Print the log of a step."""
+    from components.catalog import STEPS
+
+    if step and step not in STEPS:
+        raise SettingsError(f"no step {step}; one of {', '.join(STEPS)}")
+    kfp = connected(host, token, cookie, namespace_of(cluster))
+    from pipelines.kubeflow import run_status
+
+    found = kfp.find_run(run)
+    begun = run_status.steps_of(found)
+    if not begun or (step and step not in begun):
+        raise ClusterError(f"{step or 'no step'} of run {found.run_id} has begun; {kfp.run_url(found.run_id)} shows it")
+    step = step or next((name for name, one in begun.items() if one.state == "FAILED"), list(begun)[-1])
+    text = run_status.log_of(kfp, found, step)
+    if text is None:
+        by_hand = run_status.logs_command(kfp, found, step)
+        raise ClusterError(f"{kfp.host} has no log of {step} (its UI keeps them, its API does not); try {by_hand}")
+    typer.echo(text, nl=not text.endswith("\n"))
+
+
+def cancel(
+    run: Run, host: Host = "", cluster: Cluster = DEFAULT_CLUSTER, token: Token = "", cookie: Cookie = ""
+) -> None:
+    """End a run on the cluster."""
+    kfp = connected(host, token, cookie, namespace_of(cluster))
+    from pipelines.kubeflow.run_status import ENDED
+
+    found = kfp.find_run(run)
+    if found.state in ENDED:
+        Console().print(f"run {found.run_id} has ended already: {found.state}", soft_wrap=True)
+        return
+    kfp.cancel(found.run_id)
+    Console().print(f"run {found.run_id} is being canceled", soft_wrap=True)
+
+
+def compile_(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The YAML file.")] = Path(
+        "pipeline.yaml"
+    ),
+    cluster: Cluster = DEFAULT_CLUSTER,
+) -> None:
+    """Write the pipeline as Kubeflow Pipelines takes it, with what the cluster gives to each step."""
+    from gapgate.errors import storage_errors
+    from pipelines.kubeflow.cluster_settings import ClusterSettings
+    from pipelines.kubeflow.compiler import compile_pipeline
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise SettingsError(f"--output {output}: Kubeflow Pipelines takes a name that ends with .yaml")
+    given = ClusterSettings.from_file(cluster)
+    with storage_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        compile_pipeline(given, output)
+    Console().print(f"{output} is ready to be uploaded; `gapgate submit` does it by itself", soft_wrap=True)
+
+
+def start_changed(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_cache: bool) -> None:
+    """Start a run, where the data at the settings' revision is new.
+
+    Raises:
+        DataError: git or DVC cannot read the repository.
+    """
+    from pipelines.kubeflow import submission
+
+    pinned = submission.with_data(settings)
+    if not _is_known(kfp, pinned, Console(highlight=False, soft_wrap=True)):
+        _start(kfp, pinned, given, gpu, no_cache, "")
+
+
+def _is_known(kfp: Kfp, settings: Settings, console: Console) -> bool:
+    """Whether the newest run had, or is about to have, the data of the settings; says so."""
+    from pipelines.kubeflow import submission
+
+    if (same := submission.same_data(kfp.runs(), settings)) is None:
+        return False
+    state = "has had" if same.state == "SUCCEEDED" else "is at work on"
+    console.print(f"nothing to do: run {same.run_id} {state} the data of {settings.data.revision[:12]}")
+    return True
+
+
+def _start(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_cache: bool, name: str) -> Any:
+    """Upload, start a run, and say where it is."""
+    from pipelines.kubeflow import submission
+
+    console = Console(highlight=False, soft_wrap=True)
+    parameters = submission.parameters_of(settings, gpu)
+    with status("uploading the pipeline"):
+        version = submission.upload(kfp, given, is_cached=not no_cache)
+        run = kfp.submit(version, submission.submission_of(settings, parameters, given, name))
+    console.print(f"pipeline   {version.name} ({'uploaded' if version.is_new else 'unchanged'})")
+    console.print(f"data       {escape(_data(settings))}")
+    console.print(f"run        {kfp.run_url(run.run_id)}")
+    console.print(f"MLflow     the run with the tag gapgate.run = {run.run_id} in {settings.tracking.experiment}")
+    return run
+
+
+def _data(settings: Settings) -> str:
+    data = settings.data
+    return data.source or f"{data.path} at {data.revision} of {data.repository}"
+
+
+def _follow(kfp: Kfp, run_id: str, experiment: str, console: Console, pace: Pace) -> int:
+    """Show the run to its end; returns the exit code."""
+    from cli.terminal.progress import TerminalDisplay
+    from pipelines.kubeflow.follow import follow, mlflow_url
+
+    shown: list[str] = []
+
+    def show_mlflow() -> None:
+        if not shown and (url := mlflow_url(experiment, run_id)):
+            shown.append(url)
+            console.print(f"MLflow     {url}")
+
+    display = TerminalDisplay(console)
+    try:
+        with display.live(run_id):
+            outcome = follow(kfp, run_id, display, pace, show_mlflow)
+    except KeyboardInterrupt:
+        console.print(f"the run goes on; `gapgate cancel {run_id[:8]}` ends it")
+        raise typer.Exit(130) from None
+    show_mlflow()
+    return _conclude(outcome, console)
+
+
+def _conclude(outcome: Outcome, console: Console) -> int:
+    from pipelines.kubeflow.run_status import verdict_of
+
+    run_id = outcome.run.run_id[:8]
+    if outcome.failure:
+        if not outcome.is_shown:
+            errors = Console(stderr=True, highlight=False, soft_wrap=True)
+            errors.print(f"[red]error:[/] {outcome.failure.step}: {escape(outcome.failure.message)}")
+        known = f"the log is in `gapgate logs {run_id}`"
+        console.print(known if outcome.has_ended else f"the run still waits; `gapgate cancel {run_id}` ends it")
+        return outcome.failure.exit_code
+    verdict = verdict_of(outcome.run)
+    if verdict == "pass":
+        console.print("[green bold]gate pass[/]: registered and packaged")
+        return 0
+    console.print("[red bold]gate not passed[/]: registered without alias, not packaged")
+    return 3
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (submit, runs, logs, cancel)
+"""`compile_` goes by the name `compile`, and `schedule` is in its own module."""

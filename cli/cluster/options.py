@@ -1,0 +1,85 @@
+"""Options and beginnings that the commands for a cluster share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import status
+from gapgate.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.client import Kfp
+
+DEFAULT_CLUSTER = Path("infra/pipeline.yaml")
+Host = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="URL",
+        envvar="KF_PIPELINES_ENDPOINT",
+        help="Of Kubeflow Pipelines; not needed in a pod of its cluster.",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option("--token", "--existing-token", envvar="GAPGATE_KFP_TOKEN", help="Bearer token.", show_default=False),
+]
+Cookie = Annotated[
+    str,
+    typer.Option("--cookie", envvar="GAPGATE_KFP_COOKIE", help="Of a browser's session.", show_default=False),
+]
+Cluster = Annotated[
+    Path, typer.Option("--cluster", metavar="FILE", help="What the cluster gives to each step: images, resources.")
+]
+Experiment = Annotated[
+    str, typer.Option("--experiment", metavar="NAME", help="In KFP and in MLflow.", show_default=False)
+]
+Repository = Annotated[
+    str,
+    typer.Option("--data-repository", metavar="URL", help="Git repository that pins the data.", show_default=False),
+]
+Revision = Annotated[
+    str, typer.Option("--data-rev", metavar="REV", help="Branch, tag or commit; else HEAD.", show_default=False)
+]
+DataPath = Annotated[
+    str, typer.Option("--data-path", metavar="PATH", help="What DVC tracks in it; else `data`.", show_default=False)
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--data-source", metavar="NAME", help="`digits`, `shapes`, or a path in the pods.", show_default=False
+    ),
+]
+Gpu = Annotated[
+    str, typer.Option("--gpu", metavar="KIND=COUNT", help="Such as nvidia.com/gpu=1; else none.", show_default=False)
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, also those with a known result.")]
+
+
+def connected(host: str, token: str, cookie: str, namespace: str) -> Kfp:
+    """The cluster's Kubeflow Pipelines, after its first answer."""
+    with status("asking Kubeflow Pipelines"):
+        from pipelines.kubeflow.client import Kfp
+        from pipelines.kubeflow.connection import Access
+
+        return Kfp(Access(host, token, cookie), namespace)
+
+
+def namespace_of(cluster: Path) -> str:
+    """Where runs are; a command that only reads does without the file."""
+    from pipelines.kubeflow.cluster_settings import ClusterSettings
+
+    if cluster == DEFAULT_CLUSTER and not cluster.exists():
+        return "gapgate"
+    return ClusterSettings.from_file(cluster).namespace
+
+
+def experiment_of(settings: Settings, experiment: str) -> Settings:
+    """The settings with `--experiment`, where it is given."""
+    if not experiment:
+        return settings
+    return settings.model_copy(update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})})

@@ -1,0 +1,82 @@
+"""`gapgate data`: which data set the workspace pins, and bringing it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="The data set that data.dvc pins.")
+_ROOT = Path()
+
+
+@app.command()
+def add(source: Annotated[str, typer.Argument(help="A folder, a file, `digits` or `shapes`.")]) -> None:
+    """Copy a source to data/ and pin it in data.dvc."""
+    from components.platform import dvc_data
+
+    pin = dvc_data.add(source, _ROOT)
+    console = Console(soft_wrap=True)
+    console.print(f"data/ holds {pin.num_files:,} files ({pin.size_bytes:,} bytes), DVC hash {pin.hash}")
+    console.print("commit the pin:  git add data.dvc .gitignore && git commit -m 'Pin the data set'")
+
+
+@app.command()
+def restore() -> None:
+    """Bring data/ back to exactly what data.dvc pins."""
+    from components.platform import dvc_data
+
+    pin = dvc_data.restore(_ROOT)
+    Console(soft_wrap=True).print(f"data/ is as pinned: {pin.num_files:,} files, DVC hash {pin.hash}")
+
+
+@app.command()
+def status() -> None:
+    """Compare data/ with its pin; exit code 1 when they differ."""
+    from components.platform import dvc_data
+
+    found = dvc_data.status(_ROOT)
+    console = Console(soft_wrap=True)
+    if found.pin is None:
+        console.print("data.dvc is not there; pin data with `gapgate data add SOURCE`")
+    elif not found.hash:
+        console.print(f"data/ is missing, pinned is {found.pin.hash}; `gapgate data restore` brings it back")
+    elif found.is_dirty:
+        console.print(f"data/ differs: it has {found.hash}, pinned is {found.pin.hash}")
+        console.print("`gapgate data add data` pins it as it is, `gapgate data restore` brings the pinned files back")
+    else:
+        console.print(f"data/ is as pinned: DVC hash {found.pin.hash}")
+        return
+    raise typer.Exit(1)
+
+
+@app.command()
+def show(source: Annotated[str, typer.Argument(help="A source; by default the pinned data.")] = "") -> None:
+    """List classes and their images, as the pipeline will read them."""
+    import tempfile
+    from collections import Counter
+
+    from components.platform import dvc_data
+    from gapgate.data.sources import open_source
+    from gapgate.data.splits import SPLIT_NAMES
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _ROOT / "data"
+        if source:
+            folder = Path(scratch, "files")
+            folder.mkdir()
+            dvc_data.stage(source, folder, link=True)
+        elif not folder.exists():
+            dvc_data.restore(_ROOT)
+        opened = open_source(folder, Path(scratch))
+        counts = Counter((record.label, record.split or "all") for record in opened.records())
+    splits = [split for split in ("all", *SPLIT_NAMES) if any(split == found for _, found in counts)]
+    table = Table("class", *splits, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, name in enumerate(opened.class_names):
+        table.add_row(name, *(f"{counts[label, split]:,}" for split in splits))
+    Console().print(table)

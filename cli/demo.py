@@ -1,0 +1,53 @@
+"""`make demo`: serve what the last run packaged, ask it about one image it has not seen, and say what to do next."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+
+from gapgate.data.splits import Splits
+from pipelines.local.bentos import champion_bento
+from serving.run import serve
+
+
+def main() -> int:
+    """Predict one held-out image by HTTP."""
+    console = Console()
+    bento = champion_bento("gapgate")
+    splits = Splits.open(next(bento.parents[2].glob("preprocess/splits")))
+    row = splits.rows("test")[0]
+    with tempfile.TemporaryDirectory() as work, serve(bento, port=0, work_dir=Path(work)) as server:
+        server.wait_ready()
+        request = urllib.request.Request(
+            f"{server.url}/v1/predict", data=png_of(splits.images[row]), headers={"Content-Type": "image/png"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            answer = json.load(response)
+    console.print(f"\n[bold]POST /v1/predict[/] with a test image of class {splits.class_names[splits.labels[row]]}:")
+    console.print_json(json.dumps(answer))
+    console.print(
+        "\nNext:\n"
+        "  [bold].venv/bin/gapgate ui[/]                  browse the runs in MLflow\n"
+        "  [bold].venv/bin/gapgate serve[/]               serve the champion\n"
+        "  [bold].venv/bin/gapgate run ./your-images[/]   one folder of images for each class"
+    )
+    return 0
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of one image, (H, W, C) uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

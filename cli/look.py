@@ -1,0 +1,265 @@
+"""`gapgate look` and `gapgate similar`: what a network does with an image, and which training images are like it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.options import DEFAULT_MODEL, find_champion, status
+from gapgate.errors import (
+    ArtifactError,
+    DataError,
+    ImageError,
+    RegistryError,
+    SettingsError,
+    storage_errors,
+)
+
+if TYPE_CHECKING:
+    from gapgate.onnx.embedding_index import Neighbour
+    from gapgate.onnx.graph import Stage
+    from serving.predictor import Predictor
+
+_LEARNED = "learned"
+_DEFAULT_KERNEL = "edge"
+_MAX_NEIGHBOURS = 1000
+"""Most neighbours; a sheet of more is no picture."""
+
+Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
+Bento = Annotated[
+    Path | None,
+    typer.Option(
+        "--bento",
+        metavar="FOLDER",
+        help="The package: a folder of one, or a .bento file. By default the champion's.",
+        show_default=False,
+    ),
+]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Whose champion.")]
+
+
+def look(
+    image: Image,
+    kernel: Annotated[
+        str,
+        typer.Option(
+            "--kernel",
+            metavar="NAME",
+            help="learned: the network's own; or one of identity, edge, outline, sharpen, blur, gaussian, emboss, "
+            "sobel-x, sobel-y. By default learned where there is a champion, else edge.",
+            show_default=False,
+        ),
+    ] = "",
+    layers: Annotated[
+        int | None,
+        typer.Option("--layers", metavar="N", min=1, help="Layers to draw, of learned ones.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="For look.html and the PNG files.")] = Path(
+        "look"
+    ),
+    bento: Bento = None,
+    model: Model = DEFAULT_MODEL,
+) -> None:
+    """Explain convolution on your own image: kernel, convolution, ReLU and pooling, or a network's layers."""
+    from gapgate.report.tour import tour as looking
+
+    if kernel and kernel != _LEARNED:
+        looking.check_kernel(kernel)
+        if layers:
+            raise SettingsError(f"--layers {layers} is of --kernel learned; {kernel} has one convolution")
+    _check_out(out)
+    data = _read(image)
+    console = Console()
+    with _package(bento, model, must=kernel == _LEARNED) as predictor:
+        if predictor and kernel in ("", _LEARNED):
+            pixels = _decoded(predictor, image, data)
+            name, probability = predictor.class_of(pixels)
+            source = f"{predictor.model.name} version {predictor.model.version}"
+            answer = f"{source} says {name}, {probability * 100:.1f} % sure."
+            stages = looking.with_network(
+                pixels, predictor.layers, predictor.folder / "model.onnx", out, image.name, answer, layers
+            )
+            console.print(escape(answer), highlight=False)
+        else:
+            if predictor:
+                gray = replace(predictor, transform=predictor.transform.model_copy(update={"mode": "gray"}))
+                plane = _decoded(gray, image, data)[:, :, 0]
+            else:
+                with _named(image):
+                    plane = looking.gray_image(data)
+            stages = looking.with_kernel(plane, kernel or _DEFAULT_KERNEL, out, image.name)
+            if not kernel:
+                console.print(f"{model} has no champion yet (`gapgate run` makes one), so with the kernel edge:")
+    console.print(_stages(stages))
+    console.print(f"pictures and all in one page: {escape(str(out / looking.PAGE))}", soft_wrap=True, highlight=False)
+
+
+def similar(
+    image: Image,
+    count: Annotated[int, typer.Option("--k", metavar="N", min=1, max=_MAX_NEIGHBOURS, help="Training images.")] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="For similar.png, and heat.png: which pixels counted.", show_default=False
+        ),
+    ] = None,
+    bento: Bento = None,
+    model: Model = DEFAULT_MODEL,
+) -> None:
+    """Show the training images that are nearest to an image, by the network's embedding."""
+    if out:
+        _check_out(out)
+    data = _read(image)
+    with _package(bento, model, must=True) as predictor:
+        assert predictor is not None
+        if predictor.index is None:
+            raise ArtifactError(
+                f"the package of {predictor.model.name} version {predictor.model.version} holds no training images: "
+                "package.similar_images is 0, or its network has no dense layer"
+            )
+        pixels = _decoded(predictor, image, data)
+        name, probability = predictor.class_of(pixels)
+        found = predictor.nearest(pixels, count)
+        console = Console()
+        source = f"{predictor.model.name} version {predictor.model.version}"
+        console.print(
+            f"{escape(image.name)} is [bold]{escape(name)}[/], {probability * 100:.1f} % sure ({escape(source)})"
+        )
+        console.print(_neighbours(found, predictor.class_names, name))
+        if out:
+            _draw(out, predictor, pixels, found)
+            console.print(f"similar.png and heat.png are in {escape(str(out))}", soft_wrap=True, highlight=False)
+
+
+def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbour]) -> None:
+    from gapgate.onnx.occlusion import heat_png
+    from gapgate.report.tour.pictures import similar as draw
+
+    assert predictor.index is not None
+    name, probability = predictor.class_of(pixels)
+    heat = predictor.heat(pixels, name, lambda: False)
+    assert heat is not None  # nobody cancels
+    captions = [(name, f"{probability:.0%} sure")]
+    captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
+    with tempfile.TemporaryDirectory() as scratch:
+        draw(Path(scratch), pixels, [predictor.index.thumbnail(near.row) for near in found], captions)
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(scratch, "similar.png"), out / "similar.png")
+            (out / "heat.png").write_bytes(heat_png(pixels, heat))
+
+
+@contextmanager
+def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predictor | None]:
+    """The model of `bento`, or else the champion's, proven as a server does; unpacked for the time of the block. None
+    where there is no champion and none is needed.
+
+    Raises:
+        RegistryError: there is no champion, and one must be.
+        ArtifactError, GateError: as `serving.predictor.Predictor.load`.
+    """
+    from serving.archive import unpack_model
+    from serving.predictor import Predictor
+
+    try:
+        found = _in(bento) if bento else find_champion(model)
+    except RegistryError as error:
+        if must:
+            raise RegistryError(f"{error}; or name a package with --bento") from None
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="gapgate-look-") as work:
+        with status(f"opening {found.name}"):
+            folder = found if found.is_dir() else unpack_model(found, Path(work, "model"))
+            predictor = Predictor.load(folder)
+        yield predictor
+
+
+def _in(path: Path) -> Path:
+    """The package's folder, or the .bento file, that a user's path means."""
+    if not path.is_dir():
+        return path
+    for candidate in (path / "model.bento", path / "src" / "model", path):
+        if candidate.is_file() or (candidate / "model.onnx").is_file():
+            return candidate
+    raise ArtifactError(f"{path} holds no package (no model.bento and no model.onnx); name the folder of one")
+
+
+def _check_out(out: Path) -> None:
+    """Raises:
+    SettingsError: a file has this name."""
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"--out {out} is a file; name a folder")
+
+
+def _read(file: Path) -> bytes:
+    """Raises:
+    DataError: no such file, a folder, or no permission."""
+    if file.is_dir():
+        raise DataError(f"{file} is a folder; name one image file")
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"no such file: {file}") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
+    """The image (H, W, C) uint8 as the network takes it, decoded as a server does."""
+    from serving.inputs import Upload, decode_all
+    from serving.options import Options
+
+    max_pixels = Options.from_environment().max_pixels
+    with _named(file):
+        (found,) = decode_all(predictor, [Upload(data)], max_pixels, cancelled=lambda: False)
+        if isinstance(found, ImageError):
+            raise found
+    return found
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """An image's error, which names no file, with the file before it."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{file}: {error}") from None
+
+
+def _stages(stages: Sequence[Stage]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("output")
+    table.add_column("weights", justify="right")
+    for stage in stages:
+        size = "\n".join([stage.size, *(f"[dim]{line}[/]" for line in stage.size_words)])
+        table.add_row(stage.name, stage.does, size, f"{stage.num_weights:,}" if stage.num_weights else "")
+    table.add_row("in all", "", "", f"{sum(stage.num_weights for stage in stages):,}")
+    return table
+
+
+def _neighbours(found: Sequence[Neighbour], class_names: Sequence[str], answer: str) -> Table:
+    """Labels that are not the answer's stand out."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("training image", overflow="fold")
+    table.add_column("label", overflow="fold")
+    table.add_column("similarity", justify="right")
+    table.add_column("distance", justify="right")
+    for place, near in enumerate(found, start=1):
+        name = escape(class_names[near.label])
+        label = name if class_names[near.label] == answer else f"[yellow]{name}[/]"
+        table.add_row(str(place), escape(near.id), label, f"{1 - near.distance:.4f}", f"{near.distance:.4f}")
+    return table

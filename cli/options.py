@@ -1,0 +1,88 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gapgate.settings.sections import Settings, load
+
+Params = Annotated[
+    Path | None,
+    typer.Option(
+        "--params", metavar="FILE", help="Settings file; by default params.yaml where there is one.", show_default=False
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
+        "by default what data.dvc pins.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="One setting, such as train.epochs=3 or, for all layers of a type, train.architecture.conv.kernel=5; "
+        "may be repeated.",
+        show_default=False,
+    ),
+]
+DEFAULT_MODEL = "gapgate"
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")]
+ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model in the registry.")]
+
+
+def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
+    """The settings of a command: `--params` or `params.yaml`, then each `--set`."""
+    if params is None and Path("params.yaml").exists():
+        params = Path("params.yaml")
+    return load(params, overrides or [])
+
+
+def with_source(settings: Settings, source: str | None) -> Settings:
+    """The settings with the source that a command names, if it does.
+
+    Raises:
+        DataError: there is none; said at once, before any step starts.
+    """
+    if source is None:
+        return settings
+    from gapgate.data.sources import BUILTINS
+    from gapgate.errors import DataError
+
+    if source not in BUILTINS and not Path(source).exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """What takes a moment, on a terminal alone."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(escape(text)):
+        yield
+
+
+def find_champion(name: str) -> Path:
+    """The Bento of a model's champion; says so while it looks, since MLflow takes seconds to start.
+
+    Raises:
+        RegistryError: as `pipelines.local.bentos.champion_bento`.
+    """
+    from pipelines.local.bentos import champion_bento
+
+    with status(f"finding the champion of {name}"):
+        return champion_bento(name)

@@ -1,0 +1,146 @@
+"""`gapgate predict`: a packaged model's answers to image files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from cli.options import DEFAULT_MODEL, find_champion, status
+from gapgate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from serving.client.prediction import Answerer, Row
+
+
+class Format(StrEnum):
+    """What `predict` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of them.", show_default=False)
+    ],
+    url: Annotated[
+        str,
+        typer.Option("--url", metavar="URL", help="Ask this server; by default none is needed.", show_default=False),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="NAME", help="Whose champion. By default gapgate.", show_default=False),
+    ] = "",
+    bento: Annotated[
+        Path | None,
+        typer.Option("--bento", metavar="FILE", help="The .bento that answers, champion or not.", show_default=False),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Classes for each image.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A .csv, .parquet or .json with all.", show_default=False),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="What is printed.")] = Format.TABLE,
+    key: Annotated[
+        str, typer.Option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="For --url.", show_default=False)
+    ] = "",
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, max=4096, help="Images at a time. By default 64.", show_default=False),
+    ] = None,
+) -> None:
+    """Classify images: files and folders, without a server or by one. Exit code 1 where an image has no answer."""
+    from serving.client.output import check_output
+    from serving.client.prediction import find_images
+
+    if url and (bento or model):
+        raise SettingsError("--url asks the model of that server; leave out --bento and --model")
+    if bento and model:
+        raise SettingsError(f"both --bento {bento} and --model {model} name a model; leave one out")
+    if output:
+        check_output(output)
+    files = find_images(images)
+    # So that a SIGTERM leaves neither the unpacked model nor a part of the output.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with ExitStack() as stack:
+        if url:
+            from serving.client.remote import Remote
+
+            remote = Remote(url, key=key, top_k=top_k, batch_size=batch_size)
+            answerer: Answerer = stack.enter_context(closing(remote))
+        else:
+            answerer = stack.enter_context(_local(bento, model or DEFAULT_MODEL, top_k, batch_size))
+        num_errors = _predict(answerer, files, top_k, output, form)
+    raise typer.Exit(1 if num_errors else 0)
+
+
+@contextmanager
+def _local(bento: Path | None, model: str, top_k: int, batch_size: int | None) -> Iterator[Answerer]:
+    """The model of a Bento in this process, unpacked for the time of the block."""
+    # Before numpy is imported: the threads of `predict` are enough for the processors.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from serving.archive import unpack_model
+    from serving.client.prediction import Local
+
+    archive = bento or find_champion(model)
+    with tempfile.TemporaryDirectory(prefix="gapgate-predict-") as work:
+        with status(f"opening {archive.name}"):
+            answerer = Local(unpack_model(archive, Path(work, "model")), top_k=top_k, batch_size=batch_size)
+        yield answerer
+
+
+def _predict(answerer: Answerer, files: list[Path], top_k: int, output: Path | None, form: Format) -> int:
+    """Answer all files, to the file and to the terminal; returns how many have no answer."""
+    import warnings
+
+    from cli.terminal.predictions_table import Summary
+    from serving.client.output import csv_to, json_to, to_file
+    from serving.client.prediction import predict as rows_of
+
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, in the middle of the table
+    summary = Summary()
+    begun = time.perf_counter()
+    with ExitStack() as stack:
+        writers: list[Callable[[list[Row]], None]] = [summary.write]
+        if output:
+            writers.append(stack.enter_context(to_file(output, top_k)))
+        if form is not Format.TABLE:
+            writers.append(stack.enter_context((csv_to if form is Format.CSV else json_to)(sys.stdout, top_k)))
+        advance = stack.enter_context(_progress(len(files)))
+        for rows in rows_of(answerer, files):
+            for write in writers:
+                write(rows)
+            advance(len(rows))
+    console = Console()
+    if form is Format.TABLE:
+        summary.show(console, time.perf_counter() - begun)
+        if output:
+            console.print(
+                f"all rows ({summary.num_images:,}) are in {escape(str(output))}", soft_wrap=True, highlight=False
+            )
+    return summary.num_errors
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, and nothing elsewhere; the block gets the function that moves it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.update(task, advance=count)

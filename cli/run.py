@@ -1,0 +1,65 @@
+"""`gapgate run` and `gapgate step`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from cli.options import Overrides, Params, Source, settings_of, with_source
+from gapgate.errors import GapgateError
+
+
+def run(
+    source: Source = None,
+    params: Params = None,
+    overrides: Overrides = None,
+    runner: Annotated[
+        Literal["subprocess", "docker"],
+        typer.Option(help="Each step in a process, or in a container of the images of `make images`."),
+    ] = "subprocess",
+) -> None:
+    """Run the whole pipeline here: ingest to package, with the gate."""
+    settings = with_source(settings_of(params, overrides), source)
+    from cli.terminal.progress import TerminalDisplay
+    from cli.terminal.run_summary import print_summary
+    from pipelines.local.runner import run_pipeline
+
+    console = Console(file=sys.stdout)  # this one: while KFP runs, sys.stdout is the log
+    try:
+        result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
+    except KeyboardInterrupt:
+        console.print("interrupted; a training goes on from its last epoch when you run it again")
+        raise typer.Exit(130) from None
+    print_summary(console, result)
+    raise typer.Exit(result.exit_code)
+
+
+def step(
+    name: Annotated[
+        str, typer.Argument(help="ingest, preprocess, augment, train, evaluate, gate, register or package.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--artifacts", help="Inputs are read from, and the output is written to, folders in here.")
+    ] = Path("artifacts"),
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run one step, as the DVC stages do: artifacts/<input> to artifacts/<output>."""
+    from components.catalog import STEPS
+    from components.execute import execute
+
+    if name not in STEPS:
+        raise GapgateError(f"no step {name}; one of {', '.join(STEPS)}")
+    found = STEPS[name]
+    settings = settings_of(params, overrides)
+    section = settings.model_dump(mode="json").get(found.section, {})
+    inputs = {kind: str(folder / kind) for kind in found.inputs}
+    artifact = execute(
+        name, json.dumps(section), inputs, str(folder / found.output), tensorboard=settings.tracking.tensorboard
+    )
+    Console().print(f"{artifact.path}  {artifact.digest}", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""What a person sees while a run works: a line for each step, and a bar where a step counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from components.catalog import STEPS
+from components.platform.spool import Event
+
+_WIDTH = max(len(name) for name in STEPS)
+
+
+class TerminalDisplay:
+    """Shows the events of a run: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[counted]}"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._running: TaskID | None = None
+        self._started_at = time.time()
+        self._shown_tenth = 0
+
+    @contextmanager
+    def live(self, run: str) -> Iterator[None]:
+        """While a run works; at its end, also a bad one, the bar goes."""
+        self.console.print(f"[bold]Run {run}[/]")
+        with self._progress:
+            yield
+
+    def show(self, event: Event) -> None:
+        """Show one event; kinds that say nothing to a person are passed over."""
+        if event["kind"] == "started":
+            self._started(event)
+        elif event["kind"] == "progress":
+            self._counted(event)
+        elif event["kind"] == "finished":
+            self._ended(event, "[green]✓[/]", escape(event["summary"]))
+        elif event["kind"] == "failed":
+            self._ended(event, "[red]✗[/]", f"[red]{escape(event['message'])}[/]")
+
+    def note(self, text: str) -> None:
+        """Show a line beside the events."""
+        self.console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
+
+    def _started(self, event: Event) -> None:
+        self._started_at = event["time"]
+        self._shown_tenth = 0
+        self._running = self._progress.add_task(event["step"], total=None, counted="", note="")
+
+    def _counted(self, event: Event) -> None:
+        done, total = event["done"], event["total"]
+        counted = f"{done:,}/{total:,} {event['unit']}"
+        if self._running is not None:
+            self._progress.update(self._running, total=total, completed=done, counted=counted, note=event["note"])
+        if self.console.is_terminal:
+            return
+        tenth = 10 * done // max(total, 1)
+        if event["step"] == "train" and tenth > self._shown_tenth:
+            self._shown_tenth = tenth
+            self.console.print(f"  {event['step']:<{_WIDTH}}  {counted} {event['note']}", highlight=False)
+
+    def _ended(self, event: Event, mark: str, text: str) -> None:
+        if self._running is not None:
+            self._progress.remove_task(self._running)
+            self._running = None
+        seconds = event["time"] - self._started_at
+        line = f"{mark} {event['step']:<{_WIDTH}} [dim]{seconds:6.1f} s[/]  {text}"
+        self.console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,93 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from components.platform import mlflow_runs
+from gapgate import artifacts
+from pipelines.local.runner import RunResult
+
+_COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
+
+
+def print_summary(console: Console, result: RunResult) -> None:
+    """Accuracies, gap, verdict check by check, version, places and receipt; or why the run ended."""
+    if "certificate" in result.outputs:
+        console.print()
+        console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))
+        console.print(_checks(artifacts.read_json(result.outputs["certificate"] / "certificate.json")))
+        for name, text in _places(result):
+            console.print(f"{name:<10}  {text}", soft_wrap=True, highlight=False)
+    if result.tracking_notice:
+        console.print(f"[yellow]{escape(result.tracking_notice)}[/]", soft_wrap=True)
+    if result.failure:
+        if result.failure.get("trace"):
+            console.print(f"[red]{escape(result.failure['trace'])}[/]")
+        elif result.failure["step"] == "pipeline":  # no step has said it
+            console.print(f"[red]{escape(result.failure['message'])}[/]", soft_wrap=True)
+        console.print(f"the log is {relative(result.context.folder / 'log.txt')}", soft_wrap=True)
+    elif result.exit_code == 3:
+        console.print(f"[red bold]{escape(gate_reason(result))}[/]", soft_wrap=True)
+
+
+def gate_reason(result: RunResult) -> str:
+    """Why the gate did not let the model through, in one line."""
+    certificate = artifacts.read_json(result.outputs["certificate"] / "certificate.json")
+    reasons = "; ".join(check["reason"] for check in certificate["checks"] if check["verdict"] != "pass")
+    return f"gate {certificate['verdict']}: {reasons}. Registered without alias, not packaged."
+
+
+def relative(path: Path) -> str:
+    """A path as seen from here, where it is below here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "value", "95 % interval", "images"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for split in ("train", "val", "test"):
+        row = evaluation["accuracy"][split]
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
+        table.add_row(f"{split} accuracy", f"{row['value']:.2%}", interval, f"{row['num_images']:,}")
+    gap = evaluation["gap"]
+    table.columns[2].header = f"{gap['confidence_level']:.0%} interval"
+    table.add_row(
+        "[bold]gap, train − test[/]", f"[bold]{gap['points']:.2f} points[/]", f"{gap['low']:.2f} to {gap['high']:.2f}"
+    )
+    return table
+
+
+def _checks(certificate: dict) -> Table:  # type: ignore[type-arg]
+    colour = _COLOURS[certificate["verdict"]]
+    table = Table(box=None, pad_edge=False, show_header=False, title_justify="left")
+    table.title = f"[bold]gate: [{colour}]{certificate['verdict']}[/][/]"
+    for check in certificate["checks"]:
+        colour = _COLOURS[check["verdict"]]
+        table.add_row(f"[{colour}]{check['verdict']}[/]", check["name"], escape(check["reason"]))
+    return table
+
+
+def _places(result: RunResult) -> Iterator[tuple[str, str]]:
+    """What the run made, and where it is."""
+    outputs = result.outputs
+    registration = (
+        artifacts.read_json(outputs["registration"] / "registration.json") if "registration" in outputs else {}
+    )
+    if registration:
+        alias = f"[bold]{registration['alias']}[/]" if registration["alias"] else "no alias"
+        reason = escape(registration["reason"])
+        yield "model", f"{registration['name']} version {registration['version']}, {alias}: {reason}"
+    yield "report", relative(result.context.folder / "report.html")
+    if path := mlflow_runs.run_path(result.context):
+        yield "MLflow run", f"{path} in `gapgate ui`"
+    if "bento" in outputs:
+        yield "Bento", relative(result.context.folder / "model.bento")
+    if registration:
+        yield "receipt", registration["receipt"]

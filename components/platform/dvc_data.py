@@ -1,0 +1,257 @@
+"""DVC: which data there is, under which hash, and how it comes back.
+
+The hash of a folder is DVC's own (the md5 of its list of md5s and paths), computed by DVC's library; it is the same
+whether DVC tracks the folder or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gapgate.data.sources import BUILTINS, is_hidden, open_source, write_builtin
+from gapgate.errors import DataError, storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What a `.dvc` file says."""
+
+    hash: str
+    """DVC's hash: md5, `.dir` at its end for a folder."""
+    source: str
+    """The built-in data set that rebuilds it, or an empty string."""
+    num_files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The workspace's data against its pin."""
+
+    pin: Pin | None
+    hash: str
+    """Of the files that are there; empty when there are none."""
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the files differ from what is pinned."""
+        return bool(self.hash) and (self.pin is None or self.hash != self.pin.hash)
+
+
+def dvc_hash(path: Path) -> str:
+    """The hash that `dvc add` gives to a folder or file."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_objects.fs.local import LocalFileSystem
+    from dvc_objects.fs.memory import MemoryFileSystem
+
+    nowhere = HashFileDB(MemoryFileSystem(), "/nowhere")
+    _, _, tree = build(nowhere, str(path), LocalFileSystem(), "md5", dry_run=True)
+    return str(tree.hash_info.value)
+
+
+def pin_of(root: Path, path: str = "data") -> Pin | None:
+    """What `<path>.dvc` in the folder `root` pins, or None when there is no such file."""
+    file = root / f"{path}.dvc"
+    try:
+        content = yaml.safe_load(file.read_text())
+        out = content["outs"][0]
+        source = content.get("meta", {}).get("gapgate", {}).get("source", "")
+        return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0))
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
+        raise DataError(f"{file} is not a DVC file; write it again with `gapgate data add SOURCE`") from None
+
+
+def status(root: Path, path: str = "data") -> Status:
+    """The workspace's data against its pin; reads every file once."""
+    data = root / path
+    return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
+
+
+def stage(source: str, target: Path, *, link: bool) -> None:
+    """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
+    table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk
+    allows it: for an artifact, whose digests tell when somebody wrote into one.
+
+    Raises:
+        DataError: there is no such source, or it is empty.
+    """
+    if source in BUILTINS and not Path(source).exists():
+        write_builtin(source, target)
+        return
+    origin = Path(source)
+    if not origin.exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    for file, name in _files_of(origin):
+        _bring(file, target / name, link)
+    if not any(target.iterdir()):
+        raise DataError(f"{source} holds no files; give it one folder of images for each class")
+
+
+def add(source: str, root: Path, path: str = "data") -> Pin:
+    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable.
+
+    Raises:
+        DataError: the source is unusable, or the folder is no DVC repository.
+    """
+    from dvc.repo import Repo
+
+    with _dvc_errors(root):
+        repo = Repo(str(root))
+    with repo:
+        with _replacing(root / path) as fresh:
+            stage(source, fresh, link=False)
+        with _dvc_errors(root):
+            repo.add(str(root / path))
+    _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
+    pin = pin_of(root, path)
+    assert pin is not None
+    return pin
+
+
+def restore(root: Path, path: str = "data") -> Pin:
+    """Bring back exactly what is pinned: from DVC's cache, by building it again, or from the DVC remote.
+
+    Raises:
+        DataError: nothing is pinned, or none of the three gives the pinned hash.
+    """
+    pin = pin_of(root, path)
+    if pin is None:
+        raise DataError(f"{root / path}.dvc is not there; pin data with `gapgate data add SOURCE`")
+    if (root / path).exists() and dvc_hash(root / path) == pin.hash:
+        return pin
+    if pin.source:
+        _rebuild(pin, root / path)
+    else:
+        _pull(pin, root, path)
+    return pin
+
+
+def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str, str]:
+    """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; returns its hash
+    and the commit.
+
+    Raises:
+        DataError: no such repository, revision or path, or its remote does not have the files.
+    """
+    from dvc.api import DVCFileSystem
+
+    where = f"{path} at {revision or 'HEAD'} of {repository}"
+    with _dvc_errors(where):
+        fs = DVCFileSystem(repository, rev=revision or None)
+        info = fs.info(path)
+        source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
+        fs.get(source, str(target), recursive=True)
+        commit = fs.repo.get_rev()
+    return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
+
+
+def _rebuild(pin: Pin, data: Path) -> None:
+    with _replacing(data) as fresh:
+        write_builtin(pin.source, fresh)
+        if (found := dvc_hash(fresh)) != pin.hash:
+            raise DataError(
+                f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
+            )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when the block ends well, and goes when it does not."""
+    fresh = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    with storage_errors(folder):
+        try:
+            fresh.mkdir(parents=True)
+            yield fresh
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _pull(pin: Pin, root: Path, path: str) -> None:
+    from dvc.exceptions import CheckoutError
+    from dvc.repo import Repo
+
+    target = str((root / f"{path}.dvc").absolute())
+    with _dvc_errors(target), Repo(str(root)) as repo:
+        with suppress(CheckoutError):  # the cache lacks files
+            repo.checkout([target], force=True)
+        if not (root / path).exists() or dvc_hash(root / path) != pin.hash:
+            repo.pull([target], force=True)
+
+
+def _note_source(file: Path, source: str) -> None:
+    """Keep in the `.dvc` file which built-in rebuilds the data; DVC leaves `meta` to its users."""
+    content: dict[str, Any] = yaml.safe_load(file.read_text())
+    content.pop("meta", None)
+    if source:
+        content["meta"] = {"gapgate": {"source": source}}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
+    """Each file of a source, with its path in the data set."""
+    if origin.is_file():
+        yield from ((origin.parent / name, name) for name in _names_with(origin))
+        return
+    for folder, subfolders, names in os.walk(origin, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        for name in sorted(name for name in names if not is_hidden(name)):
+            if "\n" in name:
+                raise DataError(f"{folder}/{name!r}: a file name with a line break; rename it")
+            file = Path(folder, name)
+            yield file, str(file.relative_to(origin))
+
+
+def _names_with(file: Path) -> Iterator[str]:
+    """A single file brings what it needs beside it: a table its images, an archive its class names."""
+    yield file.name
+    if file.suffix.lower() == ".npz":
+        yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from (record.locator for record in open_source(file, Path(scratch)).records())
+
+
+def _bring(file: Path, place: Path, link: bool) -> None:
+    if place.exists():  # a table may name a file twice
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
+            return os.link(file.resolve(), place)
+    shutil.copyfile(file, place)
+
+
+@contextmanager
+def _dvc_errors(what: object) -> Iterator[None]:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.scm import SCMError
+    from dvc_data.index import DataIndexDirError
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints on `git add` are ours to give
+    try:
+        yield
+    except NotDvcRepoError:
+        raise DataError(f"{what} is no DVC repository; run `git init` and `dvc init` there first") from None
+    except DataIndexDirError:
+        raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
+    except (DvcException, SCMError, FileNotFoundError) as error:
+        # Both hold DVC's repository: files of git that close as late as Python ends complain, after our last word.
+        error.__context__ = None
+        traceback.clear_frames(error.__traceback__)
+        raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

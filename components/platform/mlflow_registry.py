@@ -1,0 +1,177 @@
+"""The MLflow model registry: versions, the aliases `champion` and `challenger`, and moving them."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.platform.mlflow_runs import away_errors, client
+from components.platform.workspace import home
+from gapgate.errors import GateError, RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "gapgate.previous_champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One registered version."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    run_id: str
+
+    @property
+    def verdict(self) -> str:
+        """The gate's verdict, as it was registered."""
+        return self.tags.get("gapgate.verdict", "none")
+
+
+class Registry:
+    """What Gapgate needs of a registry; every call may raise `TrackingError`."""
+
+    def __init__(self) -> None:
+        with away_errors():
+            self._client: MlflowClient = client()
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, newest first; none when the model is unknown."""
+        from mlflow.exceptions import MlflowException
+
+        with away_errors():
+            try:
+                aliases: dict[str, list[str]] = {}
+                for alias, version in self._client.get_registered_model(name).aliases.items():
+                    aliases.setdefault(str(version), []).append(alias)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return []
+                raise
+            found = self._client.search_model_versions(f"name='{name}'")
+        rows = [_version(item, aliases.get(str(item.version), [])) for item in found]
+        return sorted(rows, key=lambda row: int(row.version), reverse=True)
+
+    def names(self) -> list[str]:
+        """All registered models."""
+        with away_errors():
+            return [model.name for model in self._client.search_registered_models()]
+
+    def champion(self, name: str) -> Version | None:
+        """The version that is served."""
+        return next((row for row in self.versions(name) if CHAMPION in row.aliases), None)
+
+    def find(self, name: str, version: str) -> Version:
+        """One version.
+
+        Raises:
+            RegistryError: there is none.
+        """
+        rows = self.versions(name)
+        for row in rows:
+            if row.version == version:
+                return row
+        known = ", ".join(row.version for row in rows) or "none"
+        raise RegistryError(f"{name} has no version {version} (known: {known}); `gapgate models` lists them")
+
+    def of_run(self, name: str, run_id: str, model_digest: str) -> Version | None:
+        """The version that a run already made of a model: a step may be retried."""
+        rows = self.versions(name)
+        return next(
+            (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
+        )
+
+    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
+        """Make a version of a logged model, and the model's name when it is new."""
+        from mlflow.exceptions import MlflowException
+
+        with away_errors():
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"models:/{model_id}"
+            made = self._client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id)
+        return _version(made, [])
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Add tags to a version."""
+        with away_errors():
+            for key, value in tags.items():
+                self._client.set_model_version_tag(version.name, version.version, key, value)
+
+    def challenge(self, version: Version) -> None:
+        """Make a version the challenger."""
+        with away_errors():
+            self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+
+    def promote(self, version: Version) -> Version | None:
+        """Make a version the champion, and remember the one before it, which is returned.
+
+        Raises:
+            GateError: its certificate did not pass.
+        """
+        if version.verdict != "pass":
+            raise GateError(
+                f"{version.name} version {version.version} has the verdict {version.verdict}; "
+                "only a passed certificate makes a champion"
+            )
+        previous = self.champion(version.name)
+        with away_errors():
+            if previous and previous.version != version.version:
+                self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous.version)
+            self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+            if CHALLENGER in version.aliases:
+                self._client.delete_registered_model_alias(version.name, CHALLENGER)
+        return previous
+
+    def rollback(self, name: str) -> tuple[Version, Version]:
+        """Give the alias back to the champion before this one; returns (from, to).
+
+        Raises:
+            RegistryError: there is no champion, or none before it.
+        """
+        current = self.champion(name)
+        if current is None:
+            raise RegistryError(f"{name} has no champion; `gapgate models` lists its versions")
+        if not (previous := current.tags.get(PREVIOUS)):
+            raise RegistryError(f"{name} version {current.version} is the first champion; promote another version")
+        target = self.find(name, previous)
+        with away_errors():
+            self._client.set_registered_model_alias(name, CHAMPION, target.version)
+        return current, target
+
+    def model_file(self, version: Version, folder: Path) -> Path:
+        """Bring the ONNX file of a version into `folder`."""
+        import mlflow
+
+        with away_errors():
+            uri = f"models:/{version.name}/{version.version}"
+            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        return next(path.rglob("*.onnx"))
+
+
+@contextmanager
+def promotion_lock(name: str) -> Iterator[None]:
+    """One change of champion at a time on this machine: hold it from the comparison to the change of the alias, so that
+    of two runs that end at once the second is compared with the first."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / f"promote-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _version(item: ModelVersion, aliases: list[str]) -> Version:
+    tags: dict[str, Any] = dict(item.tags)
+    return Version(item.name, str(item.version), tuple(sorted(aliases)), tags, item.run_id or "")

@@ -1,0 +1,215 @@
+"""MLflow: one MLflow run for a pipeline run, filled from its spool.
+
+`send` may be called at any time, by any process, again and again: a lock and a record of what was sent make it
+idempotent. The MLflow run is made on the first contact, so a server that was away for a whole run gets it later.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.platform.run_context import RunContext
+from components.platform.spool import KEPT, Event, Reader
+from components.platform.workspace import home, local_store, tracking_uri
+from gapgate.artifacts import write_json
+from gapgate.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STATE = "mlflow.json"
+_BATCH = 500  # MLflow takes at most 1,000 metrics and 100 params or tags in a call
+
+
+def client() -> MlflowClient:
+    """A client of the configured store, quick to give up: the spool, not the client, is what waits."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import logging
+
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    if tracking_uri() == f"sqlite:///{local_store()}":
+        _make_local_store()
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
+
+
+def _make_local_store() -> None:
+    """Make the local database where there is none: whole or not at all, also when two runs begin at once or one is
+    killed. MLflow takes seconds for it, and cannot go on with one that is half made."""
+    import mlflow
+
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if local_store().exists():
+            return
+        fresh = local_store().with_suffix(".partial")
+        fresh.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.rename(local_store())
+
+
+@contextmanager
+def away_errors() -> Iterator[None]:
+    """Turn a store that cannot be reached, or that refuses a call, into a `TrackingError`."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    kept = "everything it should get is kept, and `gapgate sync` sends it later"
+    try:
+        yield
+    except (requests.RequestException, MlflowException) as error:
+        # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
+        signs = ("Max retries exceeded", "Connection", "timed out", "too many 50")
+        if isinstance(error, MlflowException) and not any(sign in str(error) for sign in signs):
+            said = " ".join(str(error).split())[:200]
+            raise TrackingError(f"{tracking_uri()} refuses a call ({said}); {kept}") from error
+        raise TrackingError(f"{tracking_uri()} does not answer; {kept}") from error
+
+
+def send(context: RunContext) -> str:
+    """Send what is new in a run's spool, and return the MLflow run's id.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    spool = context.spool
+    with _locked(spool):
+        state = _read_state(spool)
+        with away_errors():
+            mlflow_client = client()
+            if not state.get("run_id"):
+                state = _begin(mlflow_client, context)
+                write_json(spool / STATE, state)
+            reader = Reader(spool, state["offsets"])
+            events = list(reader.read())
+            send_values(mlflow_client, state["run_id"], events)
+            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            for path, folder in files:
+                if path.exists():
+                    mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
+            state["offsets"] = reader.offsets
+            write_json(spool / STATE, state)
+            for path, _ in files:
+                if path.is_relative_to(spool.absolute() / KEPT):
+                    path.unlink(missing_ok=True)
+        return str(state["run_id"])
+
+
+def finish(context: RunContext, *, succeeded: bool) -> None:
+    """Send the rest of a run's spool and close its MLflow run.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    run = send(context)
+    with away_errors():
+        client().set_terminated(run, "FINISHED" if succeeded else "FAILED")
+    write_json(context.spool / STATE, _read_state(context.spool) | {"ended": True})
+
+
+def is_sent(context: RunContext) -> bool:
+    """Whether everything in the spool was sent and the MLflow run was closed."""
+    state = _read_state(context.spool)
+    waiting = (
+        any(path.stat().st_size > state["offsets"].get(path.name, 0) for path in context.spool.glob("*.jsonl"))
+        if state
+        else True
+    )
+    return bool(state.get("ended")) and not waiting
+
+
+def run_id(context: RunContext) -> str:
+    """The MLflow run's id, or an empty string before the first contact."""
+    return str(_read_state(context.spool).get("run_id", ""))
+
+
+def run_path(context: RunContext) -> str:
+    """Where the run is shown, below the address of the MLflow UI; empty before the first contact."""
+    state = _read_state(context.spool)
+    return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
+
+
+def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
+    """The id of an experiment, made when it is not there; safe when two runs make it at once."""
+    from mlflow.exceptions import MlflowException
+
+    if found := mlflow_client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
+    try:
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # else the UI opens on its page for language models
+        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind))
+    except MlflowException:
+        if found := mlflow_client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
+
+
+def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
+    """Resume `MLFLOW_RUN_ID` where the platform injects one, or the run of this name, else make it."""
+    if injected := os.environ.get("MLFLOW_RUN_ID"):
+        run = mlflow_client.get_run(injected)
+    else:
+        experiment = experiment_id(mlflow_client, context.experiment)
+        found = mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{context.name}'", max_results=1)
+        tags = {"gapgate.run": context.name}
+        run = found[0] if found else mlflow_client.create_run(experiment, run_name=context.name, tags=tags)
+    return {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id, "offsets": {}}
+
+
+def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
+    """Write the metrics, params and tags of `events` into an MLflow run."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    metrics, params, tags = [], [], []
+    for event in events:
+        if event["kind"] == "metrics":
+            at = int(event["time"] * 1000)
+            metrics += [Metric(name, value, at, event["at"]) for name, value in event["values"].items()]
+        elif event["kind"] == "params":
+            params += event["values"].items()
+        elif event["kind"] == "tags":
+            tags += [RunTag(name, value) for name, value in event["values"].items()]
+    if params:
+        # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
+        known = mlflow_client.get_run(run).data.params
+        tags += [RunTag(f"{name}.changed", value) for name, value in params if known.get(name, value) != value]
+        params = [Param(name, value) for name, value in dict(params).items() if name not in known]
+    for start in range(0, len(metrics), _BATCH):
+        mlflow_client.log_batch(run, metrics=metrics[start : start + _BATCH])
+    for start in range(0, max(len(params), len(tags)), 100):
+        mlflow_client.log_batch(run, params=params[start : start + 100], tags=tags[start : start + 100])
+
+
+def _read_state(spool: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((spool / STATE).read_text())
+    except FileNotFoundError:
+        return {}
+    return state
+
+
+@contextmanager
+def _locked(spool: Path) -> Iterator[None]:
+    spool.mkdir(parents=True, exist_ok=True)
+    with (spool / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

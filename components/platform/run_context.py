@@ -1,0 +1,71 @@
+"""Which pipeline run a step belongs to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.platform.workspace import runs_dir
+from gapgate.artifacts import RUN_VARIABLE
+
+EXPERIMENT_VARIABLE = "GAPGATE_EXPERIMENT"
+DRAINED_VARIABLE = "GAPGATE_SPOOL_IS_READ"
+"""Set where a parent process sends the spool while the step works."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """A pipeline run, by its name; everything else follows from it."""
+
+    name: str
+    experiment: str = "gapgate"
+
+    @classmethod
+    def new(cls, experiment: str = "gapgate") -> RunContext:
+        """A run with a fresh name: when it began (UTC), and four random digits."""
+        return cls(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", experiment)
+
+    @classmethod
+    def current(cls) -> RunContext | None:
+        """The run that the environment names."""
+        name = os.environ.get(RUN_VARIABLE)
+        return cls(name, os.environ.get(EXPERIMENT_VARIABLE, "gapgate")) if name else None
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this run on this machine."""
+        return runs_dir() / self.name
+
+    @property
+    def spool(self) -> Path:
+        """Where its steps report."""
+        return self.folder / "spool"
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Mark the run as at work, for as long as the block or the process lives."""
+        with (self.folder / "alive.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def is_alive(self) -> bool:
+        """Whether a process is at work on the run."""
+        try:
+            with (self.folder / "alive.lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def export(self) -> None:
+        """Make it the current run of this process and its children."""
+        os.environ[RUN_VARIABLE] = self.name
+        os.environ[EXPERIMENT_VARIABLE] = self.experiment

@@ -1,0 +1,292 @@
+"""From a source of labelled images to a Splits artifact's files (see `gapgate.data.splits` for what they are)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gapgate.artifacts import write_json
+from gapgate.cpu_quota import available_cpus
+from gapgate.data.contact_sheet import ClassSample, contact_sheet
+from gapgate.data.decoding import Decoder, decode_all, prepare_workers
+from gapgate.data.image_table import Index
+from gapgate.data.partition import Partition, partition
+from gapgate.data.sources import Pixels, Reader, Source, open_source
+from gapgate.data.splits import SPLIT_NAMES, Splits
+from gapgate.data.transform import Transform
+from gapgate.errors import DataError, ImageError, StorageError
+from gapgate.settings.sections import PreprocessSettings
+from gapgate.tracking import NullTracker, Tracker
+
+PROBED_IMAGES = 256
+"""Images that decide what `size_px: auto` and `mode: auto` mean."""
+LISTED_IMAGES = 1000
+"""Names of left-out images in `splits.json`; `index.parquet` has all of them."""
+SHEET_IMAGES = 10
+"""Images of each class on the contact sheet."""
+
+_INDEX_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("content_hash", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def preprocess(
+    settings: PreprocessSettings,
+    source_dir: Path,
+    out_dir: Path,
+    tracker: Tracker = NullTracker(),  # noqa: B008 (it holds no state)
+) -> Splits:
+    """Decode, hash, resize and split a data set; `out_dir` exists and is empty.
+
+    Images stream through worker processes into `images.npy`, and all else that grows with their number lies in a
+    temporary file, so memory does not depend on it. The same source and settings give the same bytes.
+
+    Raises:
+        DataError: a source that cannot be used, more unusable images than `max_rejects`, or a class with fewer images
+            than `min_class_images` in a split.
+        StorageError: too little room for `images.npy`.
+    """
+    with TemporaryDirectory(prefix=".scratch-", dir=out_dir) as folder:
+        unpacked = Path(folder, "unpacked")
+        unpacked.mkdir()
+        source = open_source(source_dir, unpacked)
+        with closing(Index(Path(folder, "index.sqlite"))) as index:
+            num_images = index.fill(source.records())
+            if not num_images:
+                raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
+            num_workers = settings.num_workers or available_cpus()
+            prepare_workers(num_images, num_workers)
+            transform = _resolve(settings, source.reader, (locator for _, locator in index.jobs()))
+            _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
+            _refuse_rejects(index, settings.max_rejects)
+            how = partition(index, settings)
+            class_counts = _class_counts(index, source.class_names, settings.min_class_images)
+            _write(out_dir, index, source, transform, how, class_counts)
+    return Splits.open(out_dir)
+
+
+def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[str]) -> Transform:
+    """The transform, with `auto` decided by the first images that can be read."""
+    size_px, mode = settings.size_px, settings.mode
+    if size_px == "auto" or mode == "auto":
+        shared_px, gray = _probe(reader, islice(locators, PROBED_IMAGES), settings)
+        size_px = (shared_px or 64) if size_px == "auto" else size_px
+        mode = ("gray" if gray else "rgb") if mode == "auto" else mode
+    return Transform(
+        size_px=size_px,
+        mode=mode,
+        fit=settings.fit,
+        fill=settings.fill,
+        resample=settings.resample,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings) -> tuple[int | None, bool]:
+    """(side of the square that all images share, if it is one of 8 to 224 px; whether all are gray). Stops as soon as
+    both are known."""
+    sizes: set[tuple[int, int]] = set()
+    gray = True
+    for locator in locators:
+        try:
+            image = reader.read(locator, settings.max_pixels)
+        except ImageError:
+            continue
+        sizes.add(image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0]))
+        gray = gray and _is_gray(image)
+        if not gray and len(sizes) > 1:
+            break
+    width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
+    return (width if width == height and 8 <= width <= 224 else None), gray and bool(width or sizes)
+
+
+def _is_gray(image: Pixels) -> bool:
+    """Whether an image has one channel, or three that are equal."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 2 or pixels.shape[2] < 3:
+        return True
+    return bool((pixels[..., :2] == pixels[..., 1:3]).all())
+
+
+def _decode(
+    reader: Reader,
+    transform: Transform,
+    index: Index,
+    num_images: int,
+    path: Path,
+    num_workers: int,
+    tracker: Tracker,
+) -> None:
+    shape = (num_images, transform.size_px, transform.size_px, transform.channels)
+    decoder = Decoder(reader, transform, path, _create_array(path, np.dtype(np.uint8), shape))
+    done = 0
+    for decoded in decode_all(decoder, index.jobs(), num_images, num_workers):
+        index.store(decoded)
+        done += len(decoded)
+        tracker.progress(done, num_images, "images")
+
+
+def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """A `.npy` file of zeros that takes no room yet. Returns the offset of its values in bytes."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if (free := shutil.disk_usage(path.parent).free) < num_bytes:
+        raise StorageError(
+            f"{path.name} needs {num_bytes / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free; "
+            "free space or lower preprocess.size_px"
+        )
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        file.truncate(offset + num_bytes)
+    return offset
+
+
+def _refuse_rejects(index: Index, max_rejects: int) -> None:
+    rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'")
+    if rejects > max_rejects:
+        first = index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
+        examples = "; ".join(f"{name}: {reason}" for name, reason in first)
+        raise DataError(
+            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects} ({examples}); "
+            "mend or remove them, or raise preprocess.max_rejects"
+        )
+
+
+def _class_counts(index: Index, class_names: tuple[str, ...], min_class_images: int) -> dict[str, list[int]]:
+    """Split → images of each class."""
+    counts: dict[str, list[int]] = {split: [0] * len(class_names) for split in SPLIT_NAMES}
+    for split, label, count in index.lines("SELECT split, label, COUNT(*) FROM images GROUP BY split, label"):
+        if split in counts:
+            counts[split][label] = count
+    for split, of_class in counts.items():
+        for name, count in zip(class_names, of_class, strict=True):
+            if count < min_class_images:
+                raise DataError(
+                    f"class {name!r} has {count} images in {split}, preprocess.min_class_images={min_class_images}; "
+                    "add images of it, set preprocess.stratify=true, or change the split's fraction"
+                )
+    return counts
+
+
+def _write(
+    out_dir: Path,
+    index: Index,
+    source: Source,
+    transform: Transform,
+    how: Partition,
+    class_counts: dict[str, list[int]],
+) -> None:
+    """Everything but `images.npy`."""
+    mean, std = _mean_and_std(index, transform)
+    transform = transform.model_copy(update={"mean": mean, "std": std})
+    transform.write(out_dir / "transform.json")
+    counts = dict(index.lines("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY split"))
+    _write_column(out_dir / "labels.npy", np.dtype("<i4"), sum(counts.values()), index, "SELECT label FROM images")
+    for split in SPLIT_NAMES:
+        query = "SELECT row FROM images WHERE split = ? ORDER BY row"
+        _write_column(out_dir / f"{split}.npy", np.dtype("<i8"), counts[split], index, query, split)
+    _write_index(out_dir / "index.parquet", index)
+    info = {
+        "source_format": source.format,
+        "class_names": source.class_names,
+        "image_shape": (transform.size_px, transform.size_px, transform.channels),
+        "num_images": sum(counts.values()),
+        "counts": {split: counts.get(split, 0) for split in (*SPLIT_NAMES, "duplicate", "quarantined")},
+        "class_counts": class_counts,
+        "mean": mean,
+        "std": std,
+        "given_splits": how.given_splits,
+        "duplicates": {
+            "within_split": how.within_split,
+            "across_splits": how.across_splits,
+            "label_conflicts": how.label_conflicts,
+            "images": _listed(index, "duplicate"),
+        },
+        "quarantined": _listed(index, "quarantined"),
+    }
+    write_json(out_dir / "splits.json", info)
+    _write_sheet(out_dir, index, source.class_names, class_counts)
+
+
+def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of the training pixels in 0..1 for each channel, from exact sums; a constant channel gets std 1."""
+    channels = range(transform.channels)
+    columns = ", ".join(f"SUM(sum{c}), SUM(square{c})" for c in channels)
+    query = f"SELECT COUNT(*), {columns} FROM images WHERE split = 'train'"
+    (count, *sums) = next(index.lines(query))
+    n = count * transform.size_px**2
+    means = [sums[2 * c] / n for c in channels]
+    # n Σx² − (Σx)² in whole numbers: the difference of the two means of floats would lose digits.
+    stds = [math.sqrt(n * sums[2 * c + 1] - sums[2 * c] ** 2) / n for c in channels]
+    return tuple(round(mean / 255, 6) for mean in means), tuple(round(std / 255, 6) or 1.0 for std in stds)
+
+
+def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, query: str, *values: object) -> None:
+    """A `.npy` file of one column, written in batches."""
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for lines in index.batches(query, *values):
+            file.write(np.array([line[0] for line in lines], dtype).tobytes())
+
+
+def _write_index(path: Path, index: Index) -> None:
+    query = (
+        "SELECT row, id, label, split, grp, IFNULL(hash, ''), IFNULL(width, 0), IFNULL(height, 0), reason "
+        "FROM images ORDER BY row"
+    )
+    with pq.ParquetWriter(path, _INDEX_SCHEMA, compression="zstd") as writer:
+        for lines in index.batches(query):
+            values = zip(*lines, strict=True)
+            columns = [_arrow(column, field.type) for column, field in zip(values, _INDEX_SCHEMA, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=_INDEX_SCHEMA))
+
+
+def _arrow(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    """An Arrow column from its buffers; `pa.array` would import pandas, a second and 40 MB for a look at the type."""
+    if kind != pa.string():
+        data = np.array(values, str(kind))  # "int64" and "int32" are called so in both
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(data)])
+    texts = [value.encode() for value in values]
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    return pa.Array.from_buffers(kind, len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
+
+
+def _listed(index: Index, split: str) -> list[dict[str, str]]:
+    query = "SELECT id, reason FROM images WHERE split = ? ORDER BY row LIMIT ?"
+    return [{"name": name, "reason": reason} for name, reason in index.lines(query, split, LISTED_IMAGES)]
+
+
+def _write_sheet(out_dir: Path, index: Index, class_names: tuple[str, ...], class_counts: dict[str, list[int]]) -> None:
+    """Training images of each class, picked by their hash: as good as drawn, and always the same."""
+    images = np.load(out_dir / "images.npy", mmap_mode="r")
+    query = "SELECT row FROM images WHERE split = 'train' AND label = ? ORDER BY hash LIMIT ?"
+    samples = []
+    for label, name in enumerate(class_names):
+        rows = [row for (row,) in index.lines(query, label, SHEET_IMAGES)]
+        counts: dict[str, int] = {split: class_counts[split][label] for split in SPLIT_NAMES}
+        samples.append(ClassSample(name, counts, [images[row] for row in rows]))
+    contact_sheet(samples).save(out_dir / "contact_sheet.png", compress_level=1)

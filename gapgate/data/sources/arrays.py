@@ -1,0 +1,135 @@
+"""Images that lie in large binary files: IDX, CIFAR and NumPy are all blocks of equal records, read by memory map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapgate.data.sources.base import Record, Source, ordered_classes, split_named
+from gapgate.errors import DataError
+
+BLOCK = 65_536
+"""Labels handled at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`num_images` records of `stride` bytes from `offset` on; in each, the pixels come after `skip` bytes."""
+
+    path: Path
+    offset: int
+    num_images: int
+    stride: int
+    shape: tuple[int, ...]
+    """(H, W) or (H, W, C) as seen; stored (C, H, W) where `planar`."""
+    planar: bool = False
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block of images with what is known about each of them."""
+
+    name: str
+    """Prefix of the ids."""
+    split: str
+    """train, val, test or empty; for all images, unless `splits` is given."""
+    images: Block
+    labels: NDArray[Any]
+    """(N,) whole numbers or strings."""
+    groups: NDArray[Any] | None = None
+    splits: NDArray[Any] | None = None
+    first: int = 0
+    """Number of the first image in its ids, where a split lies in several files."""
+
+
+@dataclass(slots=True)
+class ArrayReader:
+    """Reads images from blocks; the locator is `block:image`."""
+
+    blocks: tuple[Block, ...]
+    _maps: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False)
+
+    def __getstate__(self) -> Any:
+        return self.blocks
+
+    def __setstate__(self, state: Any) -> None:
+        self.blocks, self._maps = state, {}
+
+    def read(self, locator: str, max_pixels: int) -> NDArray[np.uint8]:
+        number, _, image = locator.partition(":")
+        block = self.blocks[int(number)]
+        if (records := self._maps.get(int(number))) is None:
+            mapped = np.memmap(block.path, np.uint8, "r", block.offset, (block.num_images, block.stride))
+            records = self._maps[int(number)] = np.asarray(mapped)
+        pixels = records[int(image), block.skip : block.skip + math.prod(block.shape)]
+        if block.planar:
+            height, width, channels = block.shape
+            return np.ascontiguousarray(pixels.reshape(channels, height, width).transpose(1, 2, 0))
+        return pixels.reshape(block.shape)
+
+
+def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] = ()) -> Source:
+    """A source of arrays. Without `class_names` the classes are the distinct labels; with them a whole-number label is
+    an index into them.
+
+    Raises:
+        DataError: a label that `class_names` does not have, or a count of labels that is not the count of images.
+    """
+    parts = tuple(parts)
+    for part in parts:
+        _check(part)
+    codes = _distinct(parts)
+    if class_names and all(isinstance(code, int) for code in codes):
+        if wrong := sorted(code for code in codes if not 0 <= code < len(class_names)):
+            raise DataError(f"label {wrong[0]} has no name: {len(class_names)} classes are named; name all of them")
+        label_of = {code: code for code in codes}
+    else:
+        names = ordered_classes({str(code) for code in codes})
+        label_of = {code: names.index(str(code)) for code in codes}
+        class_names = names
+    reader = ArrayReader(tuple(part.images for part in parts))
+    return Source(format_name, class_names, reader, lambda: _records(parts, label_of))
+
+
+def _check(part: Part) -> None:
+    counts = {"labels": part.labels, "groups": part.groups, "splits": part.splits}
+    for name, values in counts.items():
+        if values is None:
+            continue
+        if values.ndim != 1 or len(values) != part.images.num_images:
+            raise DataError(
+                f"{part.name}: {len(values):,} {name} for {part.images.num_images:,} images; "
+                f"give one of the {name} for each image"
+            )
+    if part.labels.dtype.kind not in "iuUS":
+        raise DataError(f"{part.name}: labels are {part.labels.dtype}; store them as whole numbers or strings")
+
+
+def _distinct(parts: tuple[Part, ...]) -> set[Any]:
+    codes: set[Any] = set()
+    for part in parts:
+        for start in range(0, len(part.labels), BLOCK):
+            codes.update(np.unique(part.labels[start : start + BLOCK]).tolist())
+    return codes
+
+
+def _records(parts: tuple[Part, ...], label_of: dict[Any, int]) -> Iterator[Record]:
+    for number, part in enumerate(parts):
+        for start in range(0, part.images.num_images, BLOCK):
+            rows = slice(start, start + BLOCK)
+            labels = part.labels[rows].tolist()
+            groups = [""] * len(labels) if part.groups is None else map(str, part.groups[rows].tolist())
+            splits = [part.split] * len(labels) if part.splits is None else part.splits[rows].tolist()
+            for image, label, group, split in zip(
+                range(start, start + len(labels)), labels, groups, splits, strict=True
+            ):
+                name = f"{part.name}/{part.first + image:06d}"
+                split = split_named(split, name) if part.splits is not None else split
+                yield Record(name, label_of[label], split, group, f"{number}:{image}")

@@ -1,0 +1,54 @@
+"""The binary version of CIFAR-10 and CIFAR-100 (format: https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gapgate.data.sources.arrays import Block, Part, array_source
+from gapgate.data.sources.base import Source
+from gapgate.errors import DataError
+
+_SHAPE = (32, 32, 3)
+_PIXEL_BYTES = 3072
+
+
+def is_cifar(folder: Path) -> bool:
+    """Whether a folder holds CIFAR batches, of either version."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names & {"data_batch_1", "data_batch_1.bin", "test_batch.bin"}) or names >= {"train.bin", "test.bin"}
+
+
+def open_cifar(folder: Path) -> Source:
+    """CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`), or CIFAR-100 (`train.bin`, `test.bin`) with its fine labels.
+
+    Raises:
+        DataError: the pickled version, or a file whose size is no multiple of the record.
+    """
+    if (folder / "data_batch_1").exists():
+        raise DataError(f"{folder} is CIFAR's pickled version, which could run any code; get the binary version")
+    if (folder / "train.bin").exists():
+        files = {"train": [folder / "train.bin"], "test": [folder / "test.bin"]}
+        parts, names = _parts(files, label_bytes=2), folder / "fine_label_names.txt"
+    else:
+        files = {"train": sorted(folder.glob("data_batch_*.bin")), "test": sorted(folder.glob("test_batch.bin"))}
+        parts, names = _parts(files, label_bytes=1), folder / "batches.meta.txt"
+    class_names = tuple(names.read_text().split()) if names.exists() else ()
+    return array_source("CIFAR", parts, class_names)
+
+
+def _parts(files: dict[str, list[Path]], label_bytes: int) -> Iterator[Part]:
+    """Records are the label bytes (coarse before fine), then 3072 bytes of red, green and blue planes."""
+    stride = label_bytes + _PIXEL_BYTES
+    for split, paths in files.items():
+        first = 0
+        for path in paths:
+            num_images, rest = divmod(path.stat().st_size, stride)
+            if rest or not num_images:
+                raise DataError(f"{path} has {path.stat().st_size:,} bytes, no multiple of {stride:,}; get it again")
+            labels = np.memmap(path, np.uint8, "r", shape=(num_images, stride))[:, label_bytes - 1]
+            images = Block(path, 0, num_images, stride, _SHAPE, planar=True, skip=label_bytes)
+            yield Part(split, split, images, labels, first=first)
+            first += num_images

@@ -1,0 +1,122 @@
+"""NumPy arrays: one `.npz` archive, or a folder of `.npy` files with the same names.
+
+    images, labels [, groups, splits]                           one set
+    x_train, y_train [, x_val, y_val] [, x_test, y_test]        as Keras names its data sets
+    train_images, train_labels [, val_…] [, test_…]             as MedMNIST does
+
+Images are (N, H, W) or (N, H, W, C) uint8 with C = 1, 2 (gray and alpha), 3 or 4 (RGB and alpha); labels are whole
+numbers or strings.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gapgate.data.sources.arrays import Block, Part, array_source
+from gapgate.data.sources.base import Source
+from gapgate.errors import DataError
+
+_SPLITS = ("train", "val", "test")
+
+
+def is_numpy_folder(folder: Path) -> bool:
+    """Whether a folder holds `.npy` files under the names above."""
+    return bool(list(_layout({path.stem: path for path in folder.glob("*.npy")})))
+
+
+def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
+    """The `.npy` files of a folder, memory-mapped where they lie.
+
+    Raises:
+        DataError: arrays of another type or shape, or counts that differ.
+    """
+    return _open({path.stem: path for path in sorted(folder.glob("*.npy"))}, folder, class_names)
+
+
+def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
+    """A `.npz` archive; its members are unpacked into `scratch` as streams, nothing is unpickled.
+
+    Raises:
+        DataError: not an archive, truncated, or as `open_numpy_folder`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
+            wanted = {name for _, *names in _layout(members) for name in names if name in members}
+            return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise DataError(f"{path} is truncated or corrupt; get it again") from None
+
+
+def _unpack(archive: zipfile.ZipFile, member: str, scratch: Path) -> Path:
+    target = scratch / Path(member).name
+    with archive.open(member) as packed, target.open("wb") as out:
+        shutil.copyfileobj(packed, out, 1 << 20)
+    return target
+
+
+def _layout(names: Mapping[str, object]) -> Iterator[tuple[str, str, str, str, str]]:
+    """(split, images, labels, groups, splits) for each set of arrays that is there."""
+    if "images" in names:
+        yield "", "images", "labels", "groups", "splits"
+        return
+    for split in _SPLITS:
+        for images, labels in ((f"x_{split}", f"y_{split}"), (f"{split}_images", f"{split}_labels")):
+            if images in names:
+                yield split, images, labels, f"groups_{split}", f"splits_{split}"
+
+
+def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...]) -> Source:
+    parts = []
+    for split, images, labels, groups, splits in _layout(files):
+        if labels not in files:
+            raise DataError(f"{where} has {images} and no {labels}; add one label for each image")
+        columns = {name: _column(files[name], name) for name in (labels, groups, splits) if name in files}
+        block = _block(files[images], images)
+        part = Part(split or "images", split, block, columns[labels], columns.get(groups), columns.get(splits))
+        parts.append(part)
+    if not parts:
+        found = ", ".join(sorted(files)) or "nothing"
+        raise DataError(
+            f"{where} holds {found}; name the arrays images and labels, or x_train, y_train, x_test, y_test"
+        )
+    return array_source("NumPy", parts, class_names)
+
+
+def _map(path: Path, name: str) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise DataError(f"{name} is no NumPy array of a plain type, or it is truncated; save it again") from None
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def _column(path: Path, name: str) -> NDArray[Any]:
+    """(N,) from (N,) or (N, 1), as some data sets store labels."""
+    values = _map(path, name)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _block(path: Path, name: str) -> Block:
+    images = _map(path, name)
+    shape = images.shape[1:]
+    if images.dtype != np.uint8:
+        raise DataError(f"{name} has the type {images.dtype}; store pixels as uint8 from 0 to 255")
+    if len(shape) not in (2, 3) or 0 in images.shape or (len(shape) == 3 and shape[2] > 4):
+        raise DataError(
+            f"{name} has the shape {images.shape}; store it as (N, H, W) or (N, H, W, C) with C from 1 to 4"
+        )
+    if not images.flags.c_contiguous:
+        raise DataError(f"{name} is in Fortran order; store numpy.ascontiguousarray({name})")
+    assert isinstance(images, np.memmap)
+    return Block(path, images.offset, len(images), math.prod(shape), shape)

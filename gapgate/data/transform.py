@@ -1,0 +1,284 @@
+"""From the bytes of an image to the pixels that a network sees: decode → mode → square → resize.
+
+Preprocess and serving call this one module, and `transform.json` carries its settings, so that an image gives the same
+tensor in training and behind the server. NumPy and Pillow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field, ValidationError
+
+from gapgate.artifacts import write_json
+from gapgate.errors import ArtifactError, ImageError
+from gapgate.settings.base import Count, Section
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may open; every further format is further attack surface."""
+
+REDUCING_GAP = 2.0
+"""An image more than 4 times too large is first averaged over whole blocks of pixels, down to at least twice its new
+size. Pillow's own thumbnails do so: the result hardly differs and a photo takes a fraction of the time."""
+
+_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Where Pillow keeps the orientation that it read."""
+
+PIECE_PIXELS = 2**20
+"""Pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
+
+
+def decode(data: bytes | Path, *, max_pixels: int, fill: int = 0) -> NDArray[np.uint8]:
+    """The first frame of an image file, upright by its EXIF orientation, on a background of value `fill` (0..255).
+
+    Returns:
+        (H, W) uint8 for a gray image, (H, W, 3) RGB otherwise.
+
+    Raises:
+        ImageError: another format, truncated, corrupt, or more than `max_pixels` pixels (found before decoding).
+    """
+    return np.asarray(on_background(open_image(data, max_pixels=max_pixels), fill))
+
+
+def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
+    """As `decode`, with transparency kept: an upright image of mode L, LA, RGB or RGBA, 8 bits a channel.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    image = load_image(read_header(data, max_pixels=max_pixels))
+    with _damage_named():
+        return _in_eight_bits(image)
+
+
+def load_image(header: Image.Image) -> Image.Image:
+    """Decode what `read_header` gave: an upright image of any mode, for `Transform.apply_to_image`.
+
+    Raises:
+        ImageError: truncated or corrupt.
+    """
+    with header as image, _damage_named():
+        image.load()
+        image.getexif()  # read here and kept: what follows would write it anew, and 1.2 million fractions took 17 s
+        for key in _ORIENTED:
+            image.info.pop(key, None)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+
+
+def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:
+    """The first half of `open_image`: an image whose size is known and whose pixels are not decoded yet.
+
+    Raises:
+        ImageError: another format, a damaged header, or more than `max_pixels` pixels.
+    """
+    with _damage_named():
+        try:
+            image = Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ImageError(f"more pixels than the limit of {max_pixels:,} pixels") from None
+        if image.width * image.height > max_pixels:
+            image.close()
+            raise ImageError(f"{image.width} x {image.height} pixels exceed the limit of {max_pixels:,} pixels")
+        return image
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Whatever Pillow's decoders raise about a damaged file, as an `ImageError` with the reason."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    except Exception as error:  # damaged files make them raise about any type
+        raise ImageError(_reason(error)) from None
+
+
+def on_background(image: Image.Image, fill: int) -> Image.Image:
+    """An LA or RGBA image composited on a plain background of value `fill`; other images unchanged."""
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    opaque = image.convert("L" if image.mode == "LA" else "RGB")
+    background = Image.new(opaque.mode, image.size, fill if opaque.mode == "L" else (fill, fill, fill))
+    return Image.composite(opaque, background, image.getchannel("A"))
+
+
+class Transform(Section):
+    """How a decoded image becomes (size_px, size_px, C) uint8, and how the network scales it; `transform.json`."""
+
+    size_px: Annotated[int, Field(ge=8, le=512)]
+    """Side of the square result."""
+    mode: Literal["gray", "rgb"]
+    """One channel (ITU-R 601 luma of a colour image) or three (a gray image repeated)."""
+    fit: Literal["pad", "crop"] = "pad"
+    """Pad an image that is not square to a square with `fill`, or crop its central square."""
+    fill: Annotated[int, Field(ge=0, le=255)] = 0
+    """Pixel value of the padding, and behind transparent pixels."""
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Filter of the resizing (antialiased when it shrinks)."""
+    mean: tuple[float, ...] = ()
+    """(C,) mean of the training pixels, scaled to 0..1."""
+    std: tuple[float, ...] = ()
+    """(C,) standard deviation of the training pixels, scaled to 0..1."""
+    max_pixels: Count = 50_000_000
+    """An image file with more pixels is refused before it is decoded."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> Transform:
+        """Read a `transform.json`.
+
+        Raises:
+            ArtifactError: the file is missing or holds something else.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing; run the preprocess step again") from None
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{path} is not a transform ({error.errors()[0]['msg']}); run preprocess again"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write a `transform.json`; equal settings give equal bytes."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @property
+    def channels(self) -> int:
+        """C: 1 for gray, 3 for RGB."""
+        return 1 if self.mode == "gray" else 3
+
+    def decode(self, data: bytes | Path) -> NDArray[np.uint8]:
+        """An image file as (size_px, size_px, C) uint8.
+
+        Raises:
+            ImageError: as the function `decode`.
+        """
+        return self.apply_to_image(load_image(read_header(data, max_pixels=self.max_pixels)))
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Decoded pixels → (size_px, size_px, C) uint8.
+
+        `pixels` is (H, W) or (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA. The input itself is returned
+        where nothing is to be done.
+        """
+        if pixels.shape == (self.size_px, self.size_px, self.channels):
+            return pixels
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+        if self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):
+            return pixels[:, :, np.newaxis]
+        return self.apply_to_image(Image.fromarray(pixels))
+
+    def apply_to_image(self, image: Image.Image) -> NDArray[np.uint8]:
+        """As `apply`, from what `load_image` gives.
+
+        Raises:
+            ImageError: pixels without a fixed range, or a corrupt palette.
+        """
+        with _damage_named():
+            pixels: NDArray[np.uint8] = np.asarray(self._resize(image))  # (h, w) or (h, w, 3), one of h and w is S
+        height, width = pixels.shape[:2]
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, np.newaxis]
+        if pixels.shape == (self.size_px, self.size_px, self.channels):
+            return pixels
+        square = np.full((self.size_px, self.size_px, self.channels), self.fill, np.uint8)
+        top, left = (self.size_px - height) // 2, (self.size_px - width) // 2
+        square[top : top + height, left : left + width] = pixels
+        return square
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        """So that the longer side fits. Padding comes later: a strip of 1 × 10⁷ pixels is small, its square is not."""
+        width, height = image.size
+        left = top = 0
+        if self.fit == "crop":
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            width = height = side
+        longest = max(width, height)
+        inner = (_scaled(width, longest, self.size_px), _scaled(height, longest, self.size_px))
+        box = (left, top, left + width, top + height)
+        if inner == (width, height):
+            return self._plain(image.crop(box) if image.size != inner else image)
+        resample = Image.Resampling[self.resample.upper()]
+        factors = (_factor(width, inner[0]), _factor(height, inner[1]))
+        if resample == Image.Resampling.NEAREST and not image.mode.startswith("I"):
+            return self._plain(image.crop(box).resize(inner, resample))
+        if resample == Image.Resampling.NEAREST or factors == (1, 1):
+            return self._plain(image.crop(box)).resize(inner, resample)
+        reduced = self._reduced(image, box, factors)
+        return reduced.resize(inner, resample, box=(0, 0, width / factors[0], height / factors[1]))
+
+    def _reduced(self, image: Image.Image, box: tuple[int, int, int, int], factors: tuple[int, int]) -> Image.Image:
+        """`box` of an image, averaged over blocks of `factors` pixels as Pillow's `resize` does first, but piece by
+        piece."""
+        left, top, right, bottom = box
+        across = max(1, PIECE_PIXELS // (factors[0] * factors[1])) * factors[0]
+        down = max(1, PIECE_PIXELS // (min(across, right - left) * factors[1])) * factors[1]
+        size = (-(-(right - left) // factors[0]), -(-(bottom - top) // factors[1]))
+        reduced = None
+        for y in range(top, bottom, down):
+            for x in range(left, right, across):
+                piece = self._plain(image.crop((x, y, min(x + across, right), min(y + down, bottom)))).reduce(factors)
+                reduced = reduced or Image.new(piece.mode, size)
+                reduced.paste(piece, ((x - left) // factors[0], (y - top) // factors[1]))
+        assert reduced is not None  # an image has pixels
+        return reduced
+
+    def _plain(self, image: Image.Image) -> Image.Image:
+        """Any image as L or RGB, in the network's mode where it is gray."""
+        image = on_background(_in_eight_bits(image), self.fill)
+        return image.convert("L") if self.mode == "gray" and image.mode == "RGB" else image
+
+
+def _factor(length: int, inner: int) -> int:
+    """As in Pillow's `Image.resize` with a `reducing_gap`."""
+    return int(length / inner / REDUCING_GAP) or 1
+
+
+def _scaled(length: int, longest: int, size_px: int) -> int:
+    """`length` in the scale that makes `longest` `size_px`, rounded half up, at least 1."""
+    return max(1, (2 * length * size_px + longest) // (2 * longest))
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Any mode that Pillow decodes → L, LA, RGB or RGBA."""
+    mode = image.mode
+    if mode.startswith("I"):
+        return _from_sixteen_bits(np.asarray(image))
+    if mode == "F":
+        raise ImageError("floating-point pixels have no fixed range; save the image with 8 or 16 bits")
+    gray = mode in ("1", "L", "LA", "La")
+    target = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
+    return image if mode == target else image.convert(target)
+
+
+def _from_sixteen_bits(values: NDArray[Any]) -> Image.Image:
+    """Gray values 0..65535 → the nearest of 0..255 (65535 / 255 = 257); Pillow's own conversion clips at 255."""
+    if values.size and (values.min() < 0 or values.max() > 65_535):
+        raise ImageError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    """A short text without paths or addresses, the same on every machine."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror}"
+    text = " ".join(str(error).split())
+    if "truncated" in text.lower():
+        return "truncated"
+    return (
+        f"corrupt: {text[:100]}"
+        if isinstance(error, (OSError, SyntaxError)) and text
+        else f"corrupt: {type(error).__name__}"
+    )

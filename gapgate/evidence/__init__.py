@@ -1,0 +1,1 @@
+"""Evidence: measuring a model, judging it, and the records that prove both."""

@@ -1,0 +1,266 @@
+"""Measures the ONNX file that will be served, on un-augmented train, val and test, through one code path.
+
+`evaluation.json` holds every figure, `predictions.parquet` every answer, `figures/` the plots and `report.html` all of
+it for a reader. Figures that cannot be computed are null, never NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from gapgate.artifacts import MANIFEST, write_json, write_text
+from gapgate.cpu_quota import available_cpus
+from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
+from gapgate.errors import ArtifactError, DataError
+from gapgate.evidence import calibration, gap, metrics, mistakes
+from gapgate.evidence.learning_curve import parting
+from gapgate.evidence.predictions import Predictions, predict_all, write_predictions
+from gapgate.onnx import feature_maps
+from gapgate.onnx.classifier import Classifier, shape_text
+from gapgate.onnx.inner_layers_export import open_embedding
+from gapgate.report import figures, html
+from gapgate.settings.sections import EvaluateSettings
+from gapgate.tracking import NullTracker, Tracker
+
+
+def evaluate(
+    settings: EvaluateSettings,
+    splits: Splits,
+    model_dir: Path,
+    out_dir: Path,
+    tracker: Tracker = NullTracker(),  # noqa: B008  (it holds no state)
+) -> None:
+    """Write an evaluation of `model_dir/model.onnx` into the existing folder `out_dir`.
+
+    Raises:
+        ArtifactError: a file of the model is missing or is not what it should be.
+        DataError: the model and the splits do not fit each other, or a split is empty.
+    """
+    evaluation, found = assess(settings, splits, model_dir, tracker)
+    write_json(out_dir / "evaluation.json", evaluation)
+    write_predictions(out_dir / "predictions.parquet", found, splits)
+    draw(settings, evaluation, found["test"], splits, model_dir, out_dir / "figures")
+    write_text(out_dir / "report.html", html.render(out_dir))
+    _tell(tracker, evaluation)
+
+
+def show(evaluation_dir: Path, tracker: Tracker) -> None:
+    """Hand the report and the figures to the tracker. A tracker may read them later, so the folder must have its final
+    name by then: not while `artifacts.create` is still open."""
+    tracker.file(evaluation_dir / "report.html", "report")
+    for path in sorted((evaluation_dir / "figures").glob("*.png")):
+        tracker.file(path, "figures")
+
+
+def assess(
+    settings: EvaluateSettings,
+    splits: Splits,
+    model_dir: Path,
+    tracker: Tracker = NullTracker(),  # noqa: B008  (it holds no state)
+) -> tuple[dict[str, Any], dict[SplitName, Predictions]]:
+    """The content of `evaluation.json`, and the predictions behind it. Writes nothing; raises as `evaluate`."""
+    model = Classifier.load(model_dir / "model.onnx", available_cpus())
+    _check_fit(model, splits)
+    rows = {name: splits.rows(name) for name in SPLIT_NAMES}
+    num_train = len(rows["train"])
+    rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
+    found = dict(zip(SPLIT_NAMES, predict_all(model, splits, rows, settings.batch_size, tracker), strict=True))
+    history = _read_json(model_dir / "history.json", [])
+    curve = metrics.learning_curve(history)
+    parts = parting(history, curve)
+    layers = open_embedding(model_dir / "model.onnx", available_cpus())
+    evaluation = measure(settings, found, splits.class_names) | {
+        "train_sample": {
+            "num_images": len(rows["train"]),
+            "of_images": num_train,
+            "is_sample": len(rows["train"]) < num_train,
+            "seed": settings.seed,
+        },
+        "parity": parity(model, model_dir / "parity.safetensors", settings.batch_size),
+        "learning_curve": curve,
+        "parting": parts and asdict(parts),
+        "looked_at": mistakes.find(layers, splits, found["train"], found["test"]),
+        "inputs": {"splits": _provenance(splits.path), "model": _provenance(model_dir)},
+        "facts": _facts(splits, model_dir),
+        "settings": settings.model_dump(mode="json"),
+    }
+    return evaluation, found
+
+
+def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.int64]:
+    """All rows, or a seeded sample of `max_images` of them in ascending order."""
+    if len(rows) <= max_images:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
+
+
+def measure(
+    settings: EvaluateSettings, found: Mapping[SplitName, Predictions], class_names: list[str]
+) -> dict[str, Any]:
+    """Every figure that follows from the predictions; intervals come from one seeded generator, in a fixed order."""
+    rng = np.random.default_rng(settings.seed)
+    level = settings.confidence_level
+    accuracy = {
+        name: gap.measure(p.correct, rng, groups=p.groups, num_resamples=settings.num_resamples)
+        for name, p in found.items()
+    }
+    test = found["test"]
+    classes = metrics.per_class(test.labels, test.predicted, class_names)
+    gaps = [_class_gap(settings, found["train"], test, label, rng) for label in range(len(class_names))]
+    for entry, class_gap in zip(classes, gaps, strict=True):
+        entry |= {"gap_points": class_gap["points"], "gap_low": class_gap["low"], "gap_high": class_gap["high"]}
+    ece, bins = calibration.reliability(test.confidence, test.correct, settings.calibration_bins)
+    return {
+        "accuracy": {
+            name: _fields(a.interval(level)) | {"num_images": a.num_images, "num_groups": _num_groups(found[name])}
+            for name, a in accuracy.items()
+        },
+        "loss": {name: metrics.finite(float(p.losses.mean())) for name, p in found.items()},
+        "gap": _fields(gap.gap(accuracy["train"], accuracy["test"], level), "points")
+        | {
+            "confidence_level": level,
+            "vs_val": _fields(gap.gap(accuracy["train"], accuracy["val"], level), "points"),
+            "per_class": [{"name": name, **class_gap} for name, class_gap in zip(class_names, gaps, strict=True)],
+        },
+        "classes": classes,
+        "confusion": metrics.confusion(test.labels, test.predicted, len(class_names)).tolist(),
+        "calibration": {"ece": ece, "bins": bins, "split": "test"},
+    }
+
+
+def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
+    """The largest difference between this model's logits and those that PyTorch gave for the same images.
+
+    Null where there is nothing to compare, which the gate takes as a failure.
+    """
+    if not path.exists():
+        return {"max_abs_difference": None, "num_images": 0}
+    stored = load_file(path)
+    images, expected = stored["images"], stored["logits"]
+    if len(images) == 0 or expected.shape != (len(images), model.num_classes):
+        return {"max_abs_difference": None, "num_images": len(images)}
+    difference = float(np.abs(model.logits(images, batch_size) - expected).max())
+    return {"max_abs_difference": metrics.finite(difference), "num_images": len(images)}
+
+
+def draw(
+    settings: EvaluateSettings,
+    evaluation: Mapping[str, Any],
+    test: Predictions,
+    splits: Splits,
+    model_dir: Path,
+    folder: Path,
+) -> None:
+    """Write the figures; those that a model has nothing to show for are left out."""
+    folder.mkdir()
+    figures.learning_curves(folder, _read_json(model_dir / "history.json", []), evaluation["learning_curve"])
+    figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
+    figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
+    worst = mistakes.confident_mistakes(test, settings.worst_errors)
+    figures.worst_errors(
+        folder,
+        splits.images[test.rows[worst]],
+        test.labels[worst],
+        test.predicted[worst],
+        test.confidence[worst],
+        splits.class_names,
+    )
+    fill = _read_json(model_dir / "transform.json", {}).get("fill", 0)
+    classifier = Classifier.load(model_dir / "model.onnx", available_cpus())
+    drawn = mistakes.draw(evaluation["looked_at"], classifier, splits, fill)
+    figures.looked_at(folder, drawn, splits.class_names)
+    if (filters := feature_maps.first_filters(model_dir / "model.onnx")) is not None:
+        figures.filters(folder, filters)
+    example = splits.images[test.rows[0]]
+    figures.feature_maps(folder, example, feature_maps.early_feature_maps(model_dir / "model.onnx", example))
+    if (splits.path / "contact_sheet.png").exists():
+        shutil.copyfile(splits.path / "contact_sheet.png", folder / "contact_sheet.png")
+
+
+def _check_fit(model: Classifier, splits: Splits) -> None:
+    if model.image_shape != splits.image_shape:
+        raise DataError(
+            f"the model takes images of {shape_text(model.image_shape)}, the splits hold "
+            f"{shape_text(splits.image_shape)}; train a model on these splits"
+        )
+    if model.num_classes != len(splits.class_names):
+        raise DataError(
+            f"the model knows {model.num_classes} classes, the splits hold {len(splits.class_names)}; "
+            "train a model on these splits"
+        )
+
+
+def _num_groups(found: Predictions) -> int | None:
+    return None if found.groups is None else len(np.unique(found.groups))
+
+
+def _class_gap(
+    settings: EvaluateSettings, train: Predictions, test: Predictions, label: int, rng: np.random.Generator
+) -> dict[str, float | None]:
+    """The gap of one class; all None where train or test has no image of it."""
+    sides = []
+    for side in (train, test):
+        of_class = side.labels == label
+        if not of_class.any():
+            return {"points": None, "low": None, "high": None}
+        groups = None if side.groups is None else side.groups[of_class]
+        sides.append(gap.measure(side.correct[of_class], rng, groups=groups, num_resamples=settings.num_resamples))
+    return {**_fields(gap.gap(sides[0], sides[1], settings.confidence_level), "points")}
+
+
+def _fields(interval: gap.Interval, name: str = "value") -> dict[str, Any]:
+    return {name: interval.value, "low": interval.low, "high": interval.high}
+
+
+def _provenance(artifact: Path) -> dict[str, Any] | None:
+    """The digest and the settings in an artifact's manifest; None for a folder without one."""
+    manifest = _read_json(artifact / MANIFEST, None)
+    return None if manifest is None else {key: manifest[key] for key in ("digest", "settings", "inputs")}
+
+
+def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
+    """What the report says about the data and the model."""
+    architecture = _read_json(model_dir / "architecture.json", {})
+    return {
+        "image_shape": list(splits.image_shape),
+        "class_names": splits.class_names,
+        "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},
+        "num_parameters": architecture.get("num_parameters"),
+        "dataset": _read_json(splits.path / "dataset.json", {}),
+        "environment": _read_json(model_dir / "environment.json", {}),
+    }
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    """The content of a JSON file, `default` where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return default
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); run the step that makes it again") from None
+
+
+def _tell(tracker: Tracker, evaluation: Mapping[str, Any]) -> None:
+    """`train/` and `val/` belong to training's epochs; the final figures of those splits are under `eval_`."""
+    values = {
+        "gap/points": evaluation["gap"]["points"],
+        "gap/low": evaluation["gap"]["low"],
+        "gap/high": evaluation["gap"]["high"],
+        "gap/vs_val_points": evaluation["gap"]["vs_val"]["points"],
+        "test/ece": evaluation["calibration"]["ece"],
+        "parity/max_abs_difference": evaluation["parity"]["max_abs_difference"],
+    }
+    for name, group in (("train", "eval_train"), ("val", "eval_val"), ("test", "test")):
+        values[f"{group}/accuracy"] = evaluation["accuracy"][name]["value"]
+        values[f"{group}/loss"] = evaluation["loss"][name]
+    tracker.metrics({name: value for name, value in values.items() if value is not None})

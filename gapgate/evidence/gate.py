@@ -1,0 +1,228 @@
+"""The gate: judges an evaluation against limits. Nothing is read or written here.
+
+A limit on an interval passes when the whole interval keeps it, fails when the whole interval breaks it, and is
+undecided between, with the number of test images that would decide. A figure that is missing, not finite or out of its
+range fails, whatever else is good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
+from gapgate.settings.sections import GateSettings
+
+Verdict = Literal["pass", "fail", "undecided"]
+
+
+class Check(BaseModel):
+    """One limit and what was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    """The setting that is the limit."""
+    verdict: Verdict
+    reason: str
+    """One sentence."""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
+    images_to_decide: int | None = None
+    """Test images that would decide an undecided check; None where no number would."""
+
+
+class Certificate(BaseModel):
+    """The content of `certificate.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass; empty where it did."""
+        return tuple(check.reason for check in self.checks if check.verdict != "pass")
+
+
+class _UnusableError(Exception):
+    """A figure of the evaluation that cannot be judged; its text is the reason."""
+
+
+def judge(settings: GateSettings, evaluation: Mapping[str, Any]) -> Certificate:
+    """Hold the content of `evaluation.json` against the limits."""
+    judges: dict[str, tuple[float, Callable[[float, Any], Check]]] = {
+        "max_gap_points": (settings.max_gap_points, _judge_gap),
+        "min_test_accuracy": (settings.min_test_accuracy, _judge_test_accuracy),
+        "min_class_recall": (settings.min_class_recall, _judge_class_recall),
+        "max_ece": (settings.max_ece, _judge_calibration),
+        "max_parity": (settings.max_parity, _judge_parity),
+    }
+    checks = [_guarded(name, limit, check, evaluation) for name, (limit, check) in judges.items()]
+    if (path := next(_not_finite(evaluation), None)) is not None:
+        reason = f"the evaluation holds a number that is not finite ({path}); evaluate again"
+        checks.append(Check(name="finite_figures", verdict="fail", reason=reason))
+    verdicts = {check.verdict for check in checks}
+    overall: Verdict = "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
+    return Certificate(verdict=overall, checks=tuple(checks))
+
+
+def _guarded(name: str, limit: float, judge_one: Callable[[float, Any], Check], evaluation: Any) -> Check:
+    try:
+        return judge_one(limit, evaluation)
+    except _UnusableError as error:
+        return Check(name=name, verdict="fail", reason=str(error), limit=limit)
+
+
+def _judge_gap(limit: float, evaluation: Any) -> Check:
+    gap = _interval(evaluation, "gap", value_key="points", least=-100, most=100)
+    train = _interval(evaluation, "accuracy", "train")
+    decide = _images_to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, train=train)
+    said = f"gap {_points(gap.value)} points ({_points(gap.low)} to {_points(gap.high)})"
+    return _judge_interval("max_gap_points", said, gap, limit, _points(limit), decide, upper=True)
+
+
+def _judge_test_accuracy(limit: float, evaluation: Any) -> Check:
+    test = _interval(evaluation, "accuracy", "test")
+    decide = _images_to_decide(evaluation, abs(limit - test.value), upwards=limit > test.value)
+    said = f"test accuracy {_percent(test.value)} % ({_percent(test.low)} to {_percent(test.high)})"
+    return _judge_interval("min_test_accuracy", said, test, limit, f"{_percent(limit)} %", decide, upper=False)
+
+
+def _judge_class_recall(limit: float, evaluation: Any) -> Check:
+    classes = _at(evaluation, "classes")
+    if not isinstance(classes, list) or not classes:
+        raise _UnusableError("the evaluation has no per-class figures; evaluate again")
+    recalls: list[tuple[float, str]] = []
+    for index, entry in enumerate(classes):
+        name = str(entry.get("name", index)) if isinstance(entry, dict) else str(index)
+        if isinstance(entry, dict) and entry.get("support") == 0:
+            raise _UnusableError(f"class {name!r} has no test images, so its recall is unknown; add test images of it")
+        recalls.append((_figure(evaluation, "classes", index, "recall", least=0, most=1), name))
+    recall, name = min(recalls)
+    said = f"recall {_percent(recall)} % of the weakest class {name!r}"
+    return _judge_point("min_class_recall", said, recall, limit, f"{_percent(limit)} %", upper=False)
+
+
+def _judge_calibration(limit: float, evaluation: Any) -> Check:
+    error = _figure(evaluation, "calibration", "ece", least=0, most=1)
+    return _judge_point("max_ece", f"expected calibration error {error:.3f}", error, limit, f"{limit:g}", upper=True)
+
+
+def _judge_parity(limit: float, evaluation: Any) -> Check:
+    _count(evaluation, "parity", "num_images")
+    difference = _figure(evaluation, "parity", "max_abs_difference", least=0)
+    said = f"largest difference {difference:.1e} between the ONNX and the PyTorch logits"
+    return _judge_point("max_parity", said, difference, limit, f"{limit:g}", upper=True)
+
+
+def _judge_interval(
+    name: str, said: str, found: Interval, limit: float, limit_text: str, decide: int | None, *, upper: bool
+) -> Check:
+    """Judge a whole interval against an upper (`upper`) or a lower limit."""
+    kept, broken = ("below", "above") if upper else ("above", "below")
+    inside = found.high <= limit if upper else found.low >= limit
+    outside = found.low > limit if upper else found.high < limit
+    verdict: Verdict = "pass" if inside else "fail" if outside else "undecided"
+    if verdict == "undecided":
+        remedy = f"{decide:,} test images would decide" if decide else "no number of test images would decide"
+        reason = f"{said} reaches both sides of the limit {limit_text}; {remedy}"
+    else:
+        reason = f"{said} is wholly {kept if inside else broken} the limit {limit_text}"
+    return Check(
+        name=name,
+        verdict=verdict,
+        reason=reason,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        limit=limit,
+        images_to_decide=decide if verdict == "undecided" else None,
+    )
+
+
+def _judge_point(name: str, said: str, value: float, limit: float, limit_text: str, *, upper: bool) -> Check:
+    """Judge a figure without an interval; the limit itself is kept."""
+    inside = value <= limit if upper else value >= limit
+    reason = f"{said} {'keeps' if inside else 'breaks'} the limit {limit_text}"
+    return Check(name=name, verdict="pass" if inside else "fail", reason=reason, value=value, limit=limit)
+
+
+def _images_to_decide(evaluation: Any, distance: float, *, upwards: bool, train: Interval | None = None) -> int | None:
+    test = _interval(evaluation, "accuracy", "test")
+    fixed = 0.0 if train is None else (train.value - train.low if upwards else train.high - train.value)
+    return images_to_decide(
+        test,
+        _count(evaluation, "accuracy", "test", "num_images"),
+        distance,
+        upwards=upwards,
+        fixed_width=fixed,
+        confidence_level=_figure(evaluation, "gap", "confidence_level", least=0.5, most=0.9999),
+    )
+
+
+def _interval(evaluation: Any, *path: str, value_key: str = "value", least: float = 0, most: float = 1) -> Interval:
+    low, value, high = (_figure(evaluation, *path, key, least=least, most=most) for key in ("low", value_key, "high"))
+    if not low <= value <= high:
+        raise _UnusableError(f"{'.'.join(path)} is no interval ({low} to {high} around {value}); evaluate again")
+    return Interval(value, low, high)
+
+
+def _count(evaluation: Any, *path: str) -> int:
+    number = _figure(evaluation, *path, least=1, most=MAX_IMAGES)
+    if number != int(number):
+        raise _UnusableError(f"{'.'.join(path)}={number} is no whole number; evaluate again")
+    return int(number)
+
+
+def _figure(evaluation: Any, *path: str | int, least: float, most: float = math.inf) -> float:
+    """A number of the evaluation between `least` and `most`."""
+    dotted = ".".join(str(part) for part in path)
+    value = _at(evaluation, *path)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _UnusableError(f"{dotted} is missing from the evaluation; evaluate again")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        number = math.inf
+    if not least <= number <= most or not math.isfinite(number):
+        raise _UnusableError(f"{dotted}={number:.6g} is out of its range; evaluate again")
+    return number
+
+
+def _at(content: Any, *path: str | int) -> Any:
+    """The value at a path, or None."""
+    for part in path:
+        if isinstance(content, Mapping):
+            content = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        else:
+            return None
+    return content
+
+
+def _not_finite(content: Any, path: str = "") -> Iterator[str]:
+    """The paths of NaN and infinity, anywhere in JSON-able content."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _not_finite(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from _not_finite(value, f"{path}.{index}")
+    elif isinstance(content, float) and not math.isfinite(content):
+        yield path
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # + 0.0 makes -0.0 a plain zero
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f}"

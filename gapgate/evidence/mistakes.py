@@ -1,0 +1,145 @@
+"""What the network looked at when it was surely wrong: the pixels that counted, and the training images that are near.
+
+A near training image with the answer's label and the image's look says why: a look-alike, or a label that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gapgate.data.splits import Splits
+from gapgate.evidence.predictions import Predictions
+from gapgate.onnx.classifier import Classifier
+from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.onnx.occlusion import heat_pixels, occlusion
+
+MAX_MISTAKES = 6
+NUM_NEAREST = 5
+_BLOCK_ROWS = 1000
+"""Training images whose embeddings are in memory at a time."""
+_NUM_ALIKE = 500
+"""Training images for each mistake whose embeddings are compared. For 60 mistakes of the tutorial CNN they held 99.7 %
+of the 5 nearest among 20,000, in a sixth of the time."""
+_MIN_CLASSES = 5
+"""With fewer, answers say too little of embeddings."""
+_BATCH_SIZE = 32
+"""Took four fifths of the time of 250 on the tutorial CNN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistaken test image, as it is drawn."""
+
+    image: NDArray[np.uint8]
+    """(H, W, C)"""
+    heat: NDArray[np.uint8]
+    """(h, w, 3): the image with the occlusion heat of the answer over it."""
+    label: int
+    predicted: int
+    confidence: float
+    nearest_images: list[NDArray[np.uint8]]
+    nearest_labels: list[int]
+    similarities: list[float]
+
+
+def confident_mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
+    """Places in `test` of the `count` mistakes with the greatest confidence, greatest first."""
+    wrong = np.flatnonzero(~test.correct)
+    return wrong[np.argsort(-test.confidence[wrong], kind="stable")][:count]
+
+
+def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predictions) -> list[dict[str, Any]]:
+    """The most confident mistakes on test, each with its nearest images of `train`, for `evaluation.json`."""
+    chosen = confident_mistakes(test, MAX_MISTAKES)
+    if layers.embedding_size is None or len(chosen) == 0:
+        return []
+    candidates = _alike(test.probabilities[chosen], train.probabilities)
+    train_rows = train.rows[candidates]
+    places, similarities = nearest(layers, splits, train_rows, test.rows[chosen])
+    ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
+    return [
+        {
+            "row": int(test.rows[at]),
+            "id": ids[int(test.rows[at])].as_py(),
+            "label": int(test.labels[at]),
+            "predicted": int(test.predicted[at]),
+            "confidence": float(test.confidence[at]),
+            "nearest": [
+                {
+                    "row": int(row),
+                    "id": ids[int(row)].as_py(),
+                    "label": int(splits.labels[row]),
+                    "similarity": round(float(similarity), 4),
+                }
+                for row, similarity in zip(train_rows[near], similar, strict=True)
+            ],
+        }
+        for at, near, similar in zip(chosen, places, similarities, strict=True)
+    ]
+
+
+def nearest(
+    layers: InnerLayers, splits: Splits, train_rows: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `rows` (q,) the places in `train_rows` (n,) of its nearest images, and the cosines of their
+    embeddings with its own: (q, k) each, nearest first, ties in order of place; k is `NUM_NEAREST` or n."""
+    queries = _unit(layers.embeddings(splits.images[rows]))  # (q, D)
+    cosines = np.empty((len(rows), len(train_rows)))
+    for start in range(0, len(train_rows), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        embeddings = _unit(layers.embeddings(splits.images[train_rows[block]], _BATCH_SIZE))
+        # Not BLAS: equal images get equal cosines, whatever their place.
+        cosines[:, block] = np.einsum("qd,nd->qn", queries, embeddings)
+    places = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEAREST]
+    return places, np.take_along_axis(cosines, places, axis=1)
+
+
+def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places, ascending, of the answers (n, K) that are most like one of the queries (q, K), by the cosine of centred
+    logits: the last layer makes those of the embedding, so near images have near answers. All, with few classes."""
+    if answers.shape[1] < _MIN_CLASSES:
+        return np.arange(len(answers))
+    likeness = np.einsum("qk,nk->qn", _unit(_centred_logits(queries)), _unit(_centred_logits(answers)))
+    return np.unique(np.argsort(-likeness, axis=1, kind="stable")[:, :_NUM_ALIKE])
+
+
+def _centred_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+    centred: NDArray[np.float64] = logits - logits.mean(axis=1, keepdims=True)
+    return centred
+
+
+def draw(found: Sequence[dict[str, Any]], classifier: Classifier, splits: Splits, fill: int) -> list[Mistake]:
+    """What `find` found, with its pixels; `fill` is the transform's, see `occlusion`."""
+    mistakes = []
+    for entry in found:
+        image = splits.images[entry["row"]]
+        heat = occlusion(classifier, image, entry["predicted"], fill=fill, cancelled=lambda: False)
+        assert heat is not None  # nobody cancels
+        mistakes.append(
+            Mistake(
+                image=image,
+                heat=heat_pixels(image, heat),
+                label=entry["label"],
+                predicted=entry["predicted"],
+                confidence=entry["confidence"],
+                nearest_images=[splits.images[near["row"]] for near in entry["nearest"]],
+                nearest_labels=[near["label"] for near in entry["nearest"]],
+                similarities=[near["similarity"] for near in entry["nearest"]],
+            )
+        )
+    return mistakes
+
+
+def _unit(vectors: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, D) → of unit length; a zero vector stays zero."""
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = wide / np.where(lengths > 0, lengths, 1)
+    return unit

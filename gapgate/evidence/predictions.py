@@ -1,0 +1,113 @@
+"""The answers of a model on whole splits, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gapgate.data.splits import SplitName, Splits
+from gapgate.errors import DataError
+from gapgate.evidence.metrics import cross_entropy
+from gapgate.onnx.classifier import Classifier, softmax
+from gapgate.tracking import Tracker
+
+CHUNK_BATCHES = 16
+"""Batches between two words to the tracker; also what is copied from the memory map at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the model said about the images of one split; n images, K classes."""
+
+    rows: NDArray[np.int64]
+    """(n,) rows of `Splits.images`."""
+    labels: NDArray[np.int32]
+    """(n,)"""
+    probabilities: NDArray[np.float32]
+    """(n, K)"""
+    losses: NDArray[np.float64]
+    """(n,) cross-entropy in nats."""
+    groups: NDArray[np.int64] | None
+    """(n,) or None where no image has a group."""
+
+    @property
+    def predicted(self) -> NDArray[np.int32]:
+        classes: NDArray[np.int32] = self.probabilities.argmax(axis=1).astype(np.int32)
+        return classes
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        highest: NDArray[np.float32] = self.probabilities.max(axis=1)
+        return highest
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        right: NDArray[np.bool_] = self.predicted == self.labels
+        return right
+
+
+def predict_all(
+    model: Classifier, splits: Splits, rows: Mapping[SplitName, NDArray[np.int64]], batch_size: int, tracker: Tracker
+) -> Iterator[Predictions]:
+    """The predictions for each split in turn, in chunks, so that memory holds no more than a chunk of images."""
+    groups = _groups(splits)
+    done, total = 0, sum(len(r) for r in rows.values())
+    for name, split_rows in rows.items():
+        if len(split_rows) == 0:
+            raise DataError(f"the {name} split has no images; lower the fractions of the others in preprocess")
+        labels = np.asarray(splits.labels[split_rows], np.int32)
+        logits = np.empty((len(split_rows), model.num_classes), np.float32)
+        chunk = CHUNK_BATCHES * batch_size
+        for start in range(0, len(split_rows), chunk):
+            part = split_rows[start : start + chunk]
+            logits[start : start + chunk] = model.logits(splits.images[part], batch_size)
+            done += len(part)
+            tracker.progress(done, total, "images", name)
+        split_groups = None if groups is None else groups[split_rows]
+        yield Predictions(split_rows, labels, softmax(logits), cross_entropy(logits, labels), split_groups)
+
+
+def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits: Splits) -> None:
+    """A line for each image: split, row, id, label, predicted, confidence, correct, probabilities (list of float32).
+
+    Labels are indices; the schema's metadata holds the class names.
+    """
+    ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
+    tables = [
+        pa.table(
+            {
+                "split": pa.array([name] * len(p.rows), pa.string()),
+                "row": p.rows,
+                "id": ids.take(pa.array(p.rows)),
+                "label": p.labels.astype(np.int32),
+                "predicted": p.predicted,
+                "confidence": p.confidence,
+                "correct": p.correct,
+                "probabilities": pa.ListArray.from_arrays(
+                    np.arange(len(p.rows) + 1, dtype=np.int32) * p.probabilities.shape[1], p.probabilities.ravel()
+                ),
+            }
+        )
+        for name, p in found.items()
+    ]
+    table = pa.concat_tables(tables).replace_schema_metadata({"class_names": json.dumps(splits.class_names)})
+    pq.write_table(table, path)
+
+
+def _groups(splits: Splits) -> NDArray[np.int64] | None:
+    """A number for each row's group; a row without one is a group of its own. None when no row has a group."""
+    column = pq.read_table(splits.path / "index.parquet", columns=["group"])["group"].to_pylist()
+    if not any(column):
+        return None
+    numbers: dict[Any, int] = {}
+    return np.array(
+        [numbers.setdefault(group if group else ("row", row), len(numbers)) for row, group in enumerate(column)]
+    )

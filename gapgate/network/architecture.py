@@ -1,0 +1,269 @@
+"""A network as data: presets, and the arithmetic of shapes and weights (the layers are in `gapgate.network.layers`).
+
+Shapes here are (channels, height, width) before `flatten` or `global_average_pool`, and (features,) after.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gapgate.errors import SettingsError
+from gapgate.network.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Dropout2d,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Pool,
+)
+
+__all__ = ["MAX_LAYER_WEIGHTS", "PRESETS", "ImageShape", "Layer", "LayerShape"]
+__all__ += ["conv_padding", "describe", "resolve", "torchvision_name", "trace"]
+
+
+ImageShape: TypeAlias = tuple[int, int, int]
+"""(height, width, channels)"""
+
+MAX_LAYER_WEIGHTS = 1_000_000_000
+"""Of one layer: 4 GB of float32, and training holds it four times (weights, gradients, two moments)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer gives."""
+
+    name: str
+    """Such as `conv 32 3×3 same`."""
+    output: tuple[int, ...]
+    """(channels, height, width) or (features,), of one image."""
+    num_weights: int
+    """Learned numbers, biases included."""
+
+
+def resolve(architecture: str | tuple[Layer, ...], image_shape: ImageShape, num_classes: int) -> tuple[Layer, ...]:
+    """The layers of a preset or of a layer list, with every `units` filled in; `()` for `torchvision/NAME`, whose
+    layers are torchvision's own (see `torchvision_name`).
+
+    Raises:
+        SettingsError: an unknown preset, or layers that do not fit each other, the images or the classes.
+    """
+    if isinstance(architecture, tuple):
+        layers = architecture
+    elif torchvision_name(architecture) is not None:
+        return ()
+    elif architecture in PRESETS:
+        layers = PRESETS[architecture](image_shape)
+    else:
+        raise SettingsError(
+            f"train.architecture={architecture} is not a preset; choose one of {', '.join(PRESETS)}, torchvision/NAME, "
+            "or give a list of layers"
+        )
+    layers = tuple(
+        layer.model_copy(update={"units": num_classes}) if isinstance(layer, Dense) and layer.units is None else layer
+        for layer in layers
+    )
+    trace(layers, image_shape, num_classes)
+    return layers
+
+
+def torchvision_name(architecture: str | tuple[Layer, ...]) -> str | None:
+    """NAME of `torchvision/NAME`, None for a preset or a layer list.
+
+    Raises:
+        SettingsError: `torchvision/` without a name, or with one that cannot be a name.
+    """
+    if not isinstance(architecture, str) or not architecture.startswith("torchvision"):
+        return None
+    name = architecture.removeprefix("torchvision").removeprefix("/")
+    if architecture != f"torchvision/{name}" or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise SettingsError(
+            f"train.architecture={architecture} names no torchvision classifier; write it like torchvision/resnet18"
+        )
+    return name
+
+
+def trace(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) -> list[LayerShape]:
+    """The output shape and the weights of each layer, for one image of `image_shape` (height, width, channels).
+
+    Raises:
+        SettingsError: with the path of the first layer that does not fit what it is given.
+    """
+    height, width, channels = image_shape
+    shape: tuple[int, ...] = (channels, height, width)
+    traced: list[LayerShape] = []
+    for index, layer in enumerate(layers):
+        try:
+            output = _output_shape(layer, shape, num_classes)
+            num_weights = _num_weights(layer, shape, output)
+            if num_weights > MAX_LAYER_WEIGHTS:
+                raise _MisfitError(
+                    f"{num_weights:,} weights exceed the limit {MAX_LAYER_WEIGHTS:,}; "
+                    "lower its units or filters, or pool more before it"
+                )
+        except _MisfitError as misfit:
+            raise SettingsError(f"train.architecture.{index}: {misfit}") from None
+        traced.append(LayerShape(describe(layer, num_classes), output, num_weights))
+        shape = output
+    if shape != (num_classes,):
+        last, remedy = len(layers) - 1, "dense" if len(shape) == 1 else "flatten and dense"
+        raise SettingsError(
+            f"train.architecture.{last}: the network ends with {_features(shape)} for {num_classes} classes; "
+            f"end with {remedy}"
+        )
+    return traced
+
+
+def conv_padding(layer: Conv, size_px: int) -> tuple[int, int]:
+    """Zero pixels (before, after) that `layer` adds along a side of `size_px`.
+
+    `same` is TensorFlow's rule: the output has ceil(size / stride), and an odd total puts the extra pixel after.
+    """
+    if layer.padding == "valid":
+        return 0, 0
+    if layer.padding == "same":
+        total = max((math.ceil(size_px / layer.stride) - 1) * layer.stride + layer.kernel - size_px, 0)
+        return total // 2, total - total // 2
+    return layer.padding, layer.padding
+
+
+def describe(layer: Layer, num_classes: int) -> str:
+    """A layer in a few words, such as `conv 32 3×3 same`."""
+    match layer:
+        case Conv(filters=filters, kernel=kernel, stride=stride, padding=padding):
+            padded = padding if isinstance(padding, str) else f"padding {padding}"
+            return f"conv {filters} {kernel}×{kernel} {padded}" + (f" stride {stride}" if stride > 1 else "")
+        case Pool(kind=kind, size=size, stride=stride):
+            return f"{kind} pool {size}×{size}" + (f" stride {stride}" if stride not in (None, size) else "")
+        case Activation(function=function):
+            return function.replace("_", " ")
+        case Dropout(probability=probability) | Dropout2d(probability=probability):
+            return f"{layer.type} {probability:g}"
+        case Dense(units=units):
+            return f"dense {units or num_classes}"
+        case _:
+            return layer.type.replace("_", " ")
+
+
+class _MisfitError(Exception):
+    """A layer that does not fit what it is given; the text lacks only the layer's path."""
+
+
+def _output_shape(layer: Layer, shape: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
+    match layer:
+        case Conv():
+            channels, height, width = _feature_maps(layer, shape)
+            return layer.filters, _conv_size(layer, height, shape), _conv_size(layer, width, shape)
+        case Pool():
+            channels, height, width = _feature_maps(layer, shape)
+            return channels, _pool_size(layer, height, shape), _pool_size(layer, width, shape)
+        case GlobalAveragePool():
+            return _feature_maps(layer, shape)[:1]
+        case Dropout2d():
+            return _feature_maps(layer, shape)
+        case Flatten():
+            return (math.prod(shape),)
+        case Dense():
+            if len(shape) != 1:
+                raise _MisfitError(f"dense needs flat features but gets {_features(shape)}; put flatten before it")
+            return (layer.units or num_classes,)
+        case _:
+            return shape
+
+
+def _feature_maps(layer: Layer, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        name = layer.type.replace("_", " ")
+        raise _MisfitError(f"{name} needs feature maps but gets {_features(shape)}; move it before flatten")
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _conv_size(layer: Conv, size_px: int, shape: tuple[int, ...]) -> int:
+    """(N + 2p − f) / s + 1, rounded down."""
+    padded_px = size_px + sum(conv_padding(layer, size_px))
+    if padded_px < layer.kernel:
+        raise _MisfitError(
+            f"a {layer.kernel}×{layer.kernel} kernel does not fit its {_input(shape, layer.padding)}; "
+            "use padding: same or drop a pool"
+        )
+    return (padded_px - layer.kernel) // layer.stride + 1
+
+
+def _pool_size(layer: Pool, size_px: int, shape: tuple[int, ...]) -> int:
+    """(N − f) / s + 1, rounded down."""
+    if size_px < layer.size:
+        raise _MisfitError(
+            f"a {layer.size}×{layer.size} pool does not fit its {_input(shape)}; drop it or a pool before"
+        )
+    return (size_px - layer.size) // (layer.stride or layer.size) + 1
+
+
+def _num_weights(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> int:
+    match layer:
+        case Conv():
+            return layer.filters * (layer.kernel**2 * shape[0] + layer.bias)
+        case Dense():
+            return output[0] * (shape[0] + 1)
+        case BatchNorm():
+            return 2 * shape[0]
+        case _:
+            return 0
+
+
+def _input(shape: tuple[int, ...], padding: str | int = 0) -> str:
+    padded = f" padded by {padding}" if isinstance(padding, int) and padding > 0 else ""
+    return f"{shape[1]}×{shape[2]} input{padded}"
+
+
+def _features(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} feature maps of {shape[1]}×{shape[2]}" if len(shape) == 3 else f"{shape[0]} features"
+
+
+def _softmax(_: ImageShape) -> tuple[Layer, ...]:
+    """Softmax regression: one linear map from pixels to classes."""
+    return Flatten(), Dense()
+
+
+def _dense(_: ImageShape) -> tuple[Layer, ...]:
+    return Flatten(), Dense(units=128), Activation(), Dense()
+
+
+def _tutorial(_: ImageShape) -> tuple[Layer, ...]:
+    """The CNN of most introductions."""
+    stages = (Conv(filters=32), Activation(), Pool(), Conv(filters=64), Activation(), Pool())
+    return *stages, Flatten(), Dense(units=128), Activation(), Dense()
+
+
+def _small(image_shape: ImageShape) -> tuple[Layer, ...]:
+    """Stages of two convolutions with batch normalisation and ReLU. Each stage halves the side and doubles the filters
+    (16 to 256) until the side is at most 7 px; from 48 px on the first convolution has stride 2, as full-size maps
+    would take most of the time. On `digits`, 20 epochs, mild augmentation: 99.3 % test accuracy, 4 seeds 98.9 to
+    99.6."""
+    stride = 2 if min(image_shape[:2]) >= 48 else 1
+    side_px = math.ceil(min(image_shape[:2]) / stride)
+    num_stages = 1 + (side_px // 8).bit_length()
+    last_filters = {1: 64, 2: 96, 3: 128}.get(num_stages, 256)
+    layers: list[Layer] = []
+    for stage in range(num_stages):
+        filters = max(16, last_filters >> (num_stages - 1 - stage))
+        for step in (stride if stage == 0 else 1, 1):
+            layers += [Conv(filters=filters, stride=step, bias=False), BatchNorm(), Activation()]
+        layers += [Pool()] if stage < num_stages - 1 else [GlobalAveragePool(), Dropout(probability=0.2), Dense()]
+    return tuple(layers)
+
+
+PRESETS: dict[str, Callable[[ImageShape], tuple[Layer, ...]]] = {
+    "small": _small,
+    "tutorial": _tutorial,
+    "dense": _dense,
+    "softmax": _softmax,
+}
+"""Name → the layers for images of a shape."""

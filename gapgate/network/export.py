@@ -1,0 +1,69 @@
+"""The model as one ONNX file: uint8 images in, logits out. Normalisation is inside, so nothing can do it otherwise."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from gapgate.errors import SettingsError
+from gapgate.network.architecture import ImageShape
+from gapgate.network.modules import normalise
+
+OPSET = 17
+"""Has every operator of our layers; ONNX Runtime reads it since 1.12."""
+
+
+class _Served(nn.Module):
+    """(N, H, W, C) uint8 → (N, num_classes) float32 logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(normalise(images, self.mean, self.std))
+        return logits
+
+
+def export_onnx(
+    model: nn.Module, image_shape: ImageShape, mean: Sequence[float], std: Sequence[float], path: Path
+) -> None:
+    """Write `model` in evaluation mode, with its normalisation, to `path`: input `images` uint8 (N, H, W, C), output
+    `logits` float32 (N, num_classes), N free. Mean and std (C,) are on the scale 0..1. `model` itself stays as it is.
+
+    Raises:
+        SettingsError: the network uses what ONNX cannot express.
+    """
+    served = _Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
+    images = torch.zeros(2, *image_shape, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings():
+            # The TorchScript exporter is deprecated; its successor imports torch._dynamo, 10 s more for the same graph.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # It leaves the sizes of an uneven padding as arithmetic on constants; ONNX Runtime folds it when it loads.
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+            torch.onnx.export(
+                served,
+                (images,),
+                path,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"train.architecture cannot be written as ONNX ({reason}); choose another") from None
+    onnx.checker.check_model(onnx.load(path), full_check=True)

@@ -1,0 +1,287 @@
+"""From a layer list to a torch module: (N, C, H, W) normalised float32 → (N, num_classes) logits.
+
+Weights come from torch's global random generator, so `torch.manual_seed` before `build` fixes them. Dropout draws from
+the generator that `set_generator` gives it, so that two threads, each with its own copy of the network, draw the same
+numbers in every run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gapgate.errors import SettingsError
+from gapgate.network import layers as specs
+from gapgate.network.architecture import ImageShape, Layer, conv_padding, trace
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+_MONOTONE = frozenset({"relu", "leaky_relu", "sigmoid", "tanh"})
+"""f(max(a, b)) = max(f(a), f(b)). GELU falls below −0.75 and is not among them."""
+
+
+def to_float(images: Tensor) -> Tensor:
+    """(N, H, W, C) uint8 → (N, C, H, W) float32 in 0..1, in channels-last memory."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def standardise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images − mean) / std by channel; images (N, C, H, W) in 0..1, mean and std (C,) on the images' device."""
+    return (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(N, H, W, C) uint8 → (N, C, H, W) float32, what the networks take; mean and std (C,) on the scale 0..1."""
+    return standardise(to_float(images), mean, std)
+
+
+def build(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """The network of a layer list; its modules are named by the layer's place and type, such as `0_conv`.
+
+    A max pool that follows a monotone activation runs before it: the function and the gradients are the same, and the
+    activation has a quarter of the values (1.2 × training throughput on the tutorial CNN).
+
+    Raises:
+        SettingsError: layers that do not fit each other, the images or the classes.
+    """
+    shapes = [layer.output for layer in trace(layers, image_shape, num_classes)]
+    height, width, channels = image_shape
+    inputs = [(channels, height, width), *shapes]
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for index in _pool_first(layers):
+        for part, module in _modules(layers[index], inputs[index], shapes[index]):
+            modules[f"{index}_{part}"] = module
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                _initialise(module, layers[index + 1 :])
+    return nn.Sequential(modules)
+
+
+def build_torchvision(name: str, image_shape: ImageShape, num_classes: int, pretrained: bool) -> nn.Module:
+    """A classifier of torchvision by name, with a head for `num_classes`; gray images are repeated to 3 channels.
+
+    Raises:
+        SettingsError: an unknown name, images that the network cannot take, or weights that cannot be downloaded.
+    """
+    from torchvision import models  # 7.7 s, of which most is torch._dynamo: only where a recipe uses it
+
+    names = models.list_models(module=models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names) or ["resnet18", "mobilenet_v3_small"]
+        raise SettingsError(
+            f"train.architecture=torchvision/{name} is not a torchvision classifier; try {', '.join(near)}"
+        )
+    network = _pretrained(models, name, num_classes) if pretrained else _untrained(models, name, num_classes)
+    _replace_dropout(network)
+    model = RepeatedGray(network)
+    _check_input(model, name, image_shape)
+    return model
+
+
+def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Let every dropout of `model` draw from `generator` (on the model's device); None: torch's global generator.
+
+    A thread that runs its own shard needs its own copy of the model and its own generator: with one generator for two
+    threads, the numbers that each gets would depend on their race.
+    """
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator
+
+
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014) that draws from a given generator.
+
+    `unit` is what is zeroed as a whole: a `value`, a feature `map`, or all of an `image` (stochastic depth, Huang et
+    al. 2016, where it stands on a residual branch).
+    """
+
+    def __init__(self, probability: float, unit: Literal["value", "map", "image"] = "value") -> None:
+        super().__init__()
+        self.probability = probability
+        self.unit = unit
+        self.generator: torch.Generator | None = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, C, ...) → the same shape, scaled by 1 / (1 − probability) where kept; unchanged in evaluation."""
+        if not self.training or self.probability == 0:
+            return values
+        drawn = {"value": values.ndim, "map": 2, "image": 1}[self.unit]
+        kept = self._kept(values.shape[:drawn], values.device).view(values.shape[:drawn] + (1,) * (values.ndim - drawn))
+        return values * kept / (1 - self.probability)
+
+    def _kept(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """(shape) bool, from 16 random bits each, four draws a word: `bernoulli_` with a generator takes a double for
+        each, and took a tenth of the training of a small network."""
+        words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64, device=device)
+        words.random_(-(2**63), None, generator=self.generator)
+        threshold = round(self.probability * 2**16) - 2**15
+        return (words.view(torch.int16)[: shape.numel()] >= threshold).view(shape)
+
+    def extra_repr(self) -> str:
+        """What torch prints between the brackets."""
+        return f"{self.probability:g}, unit={self.unit}"
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean of each feature map."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C)"""
+        return maps.mean((2, 3))
+
+
+class FlipAveraged(nn.Module):
+    """A network whose answer is the mean for the image and for its mirror image, as in the test-time augmentation of
+    Krizhevsky et al. 2012."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, num_classes)"""
+        # The mirror image first: what is last in the exported graph is what the report and the index look into.
+        mirrored = self.network(images.flip(3))
+        logits: Tensor = (mirrored + self.network(images)) / 2
+        return logits
+
+
+class RepeatedGray(nn.Module):
+    """A network for 3 channels that also takes 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 1 or 3, H, W) → (N, num_classes)"""
+        logits: Tensor = self.network(images.expand(-1, 3, -1, -1))
+        return logits
+
+
+def _pool_first(layers: Sequence[Layer]) -> list[int]:
+    """The order of execution: each max pool moves before the monotone activations that precede it."""
+    order = list(range(len(layers)))
+    for place in range(1, len(order)):
+        while place > 0 and _is_max_pool(layers[order[place]]) and _is_monotone(layers[order[place - 1]]):
+            order[place - 1], order[place] = order[place], order[place - 1]
+            place -= 1
+    return order
+
+
+def _is_max_pool(layer: Layer) -> bool:
+    return isinstance(layer, specs.Pool) and layer.kind == "max"
+
+
+def _is_monotone(layer: Layer) -> bool:
+    return isinstance(layer, specs.Activation) and layer.function in _MONOTONE
+
+
+def _modules(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of one layer, each with a name; a convolution may need a second one for uneven padding."""
+    module: nn.Module
+    match layer:
+        case specs.Conv():
+            top, bottom = conv_padding(layer, shape[1])
+            left, right = conv_padding(layer, shape[2])
+            even = top == bottom and left == right
+            if not even:
+                yield "pad", nn.ZeroPad2d((left, right, top, bottom))
+            padding = (top, left) if even else 0
+            module = nn.Conv2d(shape[0], layer.filters, layer.kernel, layer.stride, padding, bias=layer.bias)
+        case specs.Pool():
+            pool = nn.MaxPool2d if layer.kind == "max" else nn.AvgPool2d
+            module = pool(layer.size, layer.stride)
+        case specs.Activation():
+            module = _ACTIVATIONS[layer.function]()
+        case specs.BatchNorm():
+            module = nn.BatchNorm2d(shape[0]) if len(shape) == 3 else nn.BatchNorm1d(shape[0])
+        case specs.Dropout():
+            module = Dropout(layer.probability)
+        case specs.Dropout2d():
+            module = Dropout(layer.probability, unit="map")
+        case specs.Flatten():
+            module = nn.Flatten()
+        case specs.GlobalAveragePool():
+            module = GlobalAveragePool()
+        case specs.Dense():
+            module = nn.Linear(shape[0], output[0])
+    yield layer.type, module
+
+
+def _initialise(module: nn.Conv2d | nn.Linear, following: Sequence[Layer]) -> None:
+    """He et al. 2015 before a rectifier, Glorot and Bengio 2010 before anything else; zero biases."""
+    passed = (specs.BatchNorm, specs.Pool, specs.Dropout, specs.Dropout2d)
+    after = next((layer for layer in following if not isinstance(layer, passed)), None)
+    if isinstance(after, specs.Activation) and after.function in {"relu", "leaky_relu", "gelu"}:
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    else:
+        nn.init.xavier_normal_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _untrained(models: Any, name: str, num_classes: int) -> nn.Module:
+    # These two would add a second loss and warn about their slow initialisation.
+    extra = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    return network
+
+
+def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
+    try:
+        network: nn.Module = models.get_model(name, weights="DEFAULT")
+    except OSError as error:
+        raise SettingsError(
+            f"train.pretrained=true: the weights of {name} cannot be downloaded ({error}); "
+            "set train.pretrained=false or fill TORCH_HOME"
+        ) from None
+    if hasattr(network, "aux_logits"):
+        network.aux_logits = False  # type: ignore[assignment]
+    _replace_head(network, num_classes)
+    return network
+
+
+def _replace_head(network: nn.Module, num_classes: int) -> None:
+    """Exchange the last layer, which torchvision keeps as the last Linear or 1×1 Conv2d to be defined."""
+    path, head = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    new: nn.Module
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, num_classes)
+    else:
+        new = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+    network.set_submodule(path, new)
+
+
+def _replace_dropout(network: nn.Module) -> None:
+    """Exchange torchvision's random modules for ours, which draw from a given generator."""
+    from torchvision.ops import StochasticDepth
+
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.Dropout):
+            network.set_submodule(path, Dropout(module.p))
+        elif isinstance(module, StochasticDepth):
+            network.set_submodule(path, Dropout(module.p, unit="image"))
+
+
+def _check_input(model: nn.Module, name: str, image_shape: ImageShape) -> None:
+    height, width, channels = image_shape
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, channels, height, width))
+    except (RuntimeError, AssertionError):
+        raise SettingsError(
+            f"train.architecture=torchvision/{name} does not take images of {height}×{width}; "
+            "raise preprocess.size_px (most take 64, the vision transformers 224)"
+        ) from None
+    model.train()

@@ -1,0 +1,106 @@
+"""Writes the index of training images that `gapgate.onnx.embedding_index` searches."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from gapgate.data.splits import Splits
+from gapgate.onnx.embedding_index import MAX_DIMENSIONS, Projection, unit_vectors
+from gapgate.onnx.inner_layers import InnerLayers
+
+_SEED = 0
+_BLOCK_ROWS = 1000
+_FIT_NUMBERS = 2**25
+"""Embedding values that the principal components are fitted on: 134 MB, of 10,700 images at 3,136 values each."""
+_JPEG_QUALITY = 85
+
+
+def build_index(splits: Splits, layers: InnerLayers, folder: Path, *, max_images: int, thumbnail_px: int) -> int:
+    """Write the index of the training images into the new folder `folder`; equal inputs give equal bytes.
+
+    Args:
+        splits: of which the training rows are taken.
+        layers: of the model, with an embedding.
+        folder: made here.
+        max_images: of more training images, so many are drawn, each class in proportion and with one at least.
+        thumbnail_px: longest side of a thumbnail; a smaller image keeps its size.
+
+    Returns:
+        The number of images N.
+
+    Raises:
+        DataError: the model has no embedding.
+    """
+    rows = _stratified(splits.rows("train"), splits.labels, max_images)
+    folder.mkdir(parents=True)
+    projection = _fit_projection(splits, layers, rows)
+    if projection is not None:
+        np.save(folder / "projection.npy", np.vstack([projection.mean, projection.components.T]))
+    _write_embeddings(splits, layers, rows, projection, folder / "embeddings.npy")
+    _write_thumbnails(splits, rows, thumbnail_px, folder)
+    np.save(folder / "labels.npy", splits.labels[rows].astype(np.int32))
+    ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"].take(rows).to_pylist()
+    (folder / "ids.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
+    return len(rows)
+
+
+def _stratified(rows: NDArray[np.int64], labels: NDArray[np.int32], max_images: int) -> NDArray[np.int64]:
+    """At most `max_images` of `rows`, ascending."""
+    if len(rows) <= max_images:
+        return rows
+    drawn = np.random.default_rng(_SEED).permutation(rows)
+    share = np.empty(len(drawn))  # of its class that is drawn before a row; cutting all classes at one share is fair
+    for label in np.unique(labels[drawn]):
+        members = np.flatnonzero(labels[drawn] == label)
+        share[members] = np.arange(len(members)) / len(members)
+    return np.sort(drawn[np.argsort(share, kind="stable")[:max_images]])
+
+
+def _fit_projection(splits: Splits, layers: InnerLayers, rows: NDArray[np.int64]) -> Projection | None:
+    """Principal components of a sample of the embeddings; None where they are short enough as they are."""
+    size = layers.embedding_size or 0
+    if size <= MAX_DIMENSIONS:
+        return None
+    sample = _stratified(rows, splits.labels, max(2 * MAX_DIMENSIONS, _FIT_NUMBERS // size))
+    embeddings = layers.embeddings(splits.images[sample])
+    # Of 10,700 embeddings of 3,136 values in 1.9 s on a core; the exact solver takes 6.8 s.
+    solver = PCA(min(MAX_DIMENSIONS, len(sample)), svd_solver="randomized", random_state=_SEED)
+    with np.errstate(invalid="ignore"):  # PCA divides by the variance, which equal embeddings do not have
+        fitted = solver.fit(embeddings)
+    return Projection(fitted.mean_.astype(np.float32), np.ascontiguousarray(fitted.components_.T, np.float32))
+
+
+def _write_embeddings(
+    splits: Splits, layers: InnerLayers, rows: NDArray[np.int64], projection: Projection | None, path: Path
+) -> None:
+    dimensions = projection.components.shape[1] if projection else layers.embedding_size or 0
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(rows), dimensions))
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        written[block] = unit_vectors(layers.embeddings(splits.images[rows[block]]), projection)
+    written.flush()
+
+
+def _write_thumbnails(splits: Splits, rows: NDArray[np.int64], thumbnail_px: int, folder: Path) -> None:
+    ends = [0]
+    with (folder / "thumbnails.bin").open("wb") as file:
+        for row in rows:
+            ends.append(ends[-1] + file.write(_thumbnail(splits.images[row], thumbnail_px)))
+    np.save(folder / "offsets.npy", np.array(ends, np.int64))
+
+
+def _thumbnail(image: NDArray[np.uint8], side_px: int) -> bytes:
+    """An image (H, W, 1 or 3) as a JPEG file with full colour resolution, which tiny images need."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    data = BytesIO()
+    picture.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+    return data.getvalue()

@@ -1,0 +1,1 @@
+"""Reports for people: figures and pages of HTML."""

@@ -1,0 +1,134 @@
+"""What the figures are drawn with: the colours of a light and a dark page, tiles of pixels, files of equal bytes.
+
+matplotlib's object interface only: pyplot is slow to import and keeps global state. The files hold no date and no
+version, so equal figures are equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from numpy.typing import NDArray
+
+from gapgate.report.html import FIGURE_DPI
+
+FONT = "DejaVu Sans"
+"""Comes with matplotlib, so the same text has the same pixels everywhere."""
+MAX_LABEL_CHARS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours as `#rrggbb`; the accents keep a contrast of 3:1 or more with their surface."""
+
+    surface: str
+    ink: str
+    muted: str
+    line: str
+    blue: str
+    orange: str
+
+
+LIGHT = Theme(surface="#ffffff", ink="#1a1d21", muted="#5c6570", line="#d9dee4", blue="#1f6feb", orange="#c2410c")
+DARK = Theme(surface="#16191d", ink="#e6e9ed", muted="#9aa4af", line="#333a42", blue="#58a6ff", orange="#fb923c")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An image, of side 1 by default, whose upper left corner lies at (left, top), y downwards."""
+
+    left: float
+    top: float
+    pixels: NDArray[Any]
+    """(H, W), (H, W, 1) or (H, W, 3)"""
+    width: float = 1.0
+    height: float = 1.0
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top, as `imshow` takes them."""
+        return (self.left, self.left + self.width, self.top + self.height, self.top)
+
+
+def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
+    """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
+    if any(ord(char) not in _glyphs() for char in name):
+        return f"#{index}"
+    return name if len(name) <= max_chars else name[: max_chars - 1] + "…"
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap()) - {0x0A, 0x0D}
+
+
+def mosaic(
+    figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: Mapping[str, Any], *, above: float = 0.0
+) -> Axes:
+    """All tiles in one Axes that fills the figure, since a hundred Axes take seconds; one unit is one tile's side."""
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for tile in tiles:
+        is_gray = tile.pixels.ndim == 3 and tile.pixels.shape[-1] == 1
+        axes.imshow(tile.pixels.squeeze(-1) if is_gray else tile.pixels, extent=tile.extent, aspect="auto", **colours)
+    width, height = figure.get_size_inches() / side_inches
+    axes.set(xlim=(0, width), ylim=(height - above, -above))
+    return axes
+
+
+def mosaic_size(
+    tiles: Sequence[Tile], side_inches: float, *, above: float = 0.0, below: float = 0.0
+) -> tuple[float, float]:
+    """Width and height in inches that hold the tiles, with `above` and `below` tile sides of room for text."""
+    right = max(tile.left + tile.width for tile in tiles) + 0.02
+    bottom = max(tile.top + tile.height for tile in tiles) + 0.02
+    return right * side_inches, (above + bottom + below) * side_inches
+
+
+def save(folder: Path, name: str, size_inches: tuple[float, float], paint: Callable[[Figure, Theme], None]) -> None:
+    """Let `paint` draw `NAME.png` on white and `dark/NAME.png` on near-black."""
+    for theme, path in ((LIGHT, folder / f"{name}.png"), (DARK, folder / "dark" / f"{name}.png")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rc_context(_style(theme)):
+            figure = Figure(size_inches, dpi=FIGURE_DPI, layout="constrained")
+            FigureCanvasAgg(figure)
+            paint(figure, theme)
+            figure.savefig(path, metadata={"Software": None})
+
+
+def _style(theme: Theme) -> dict[Any, Any]:
+    return {
+        "font.family": FONT,
+        "font.size": 9,
+        "text.parse_math": False,  # a class may be named $5
+        "text.color": theme.ink,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.labelcolor": theme.muted,
+        "axes.edgecolor": theme.line,
+        "axes.facecolor": theme.surface,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.line,
+        "grid.linewidth": 0.6,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "figure.facecolor": theme.surface,
+        "savefig.facecolor": theme.surface,
+        "lines.linewidth": 1.8,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "image.interpolation": "nearest",
+    }

@@ -1,0 +1,240 @@
+"""The plots of an evaluation, each drawn twice: `NAME.png` on white and `dark/NAME.png` on near-black."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from gapgate.evidence.learning_curve import WORDS, Parting, parting
+from gapgate.evidence.mistakes import NUM_NEAREST, Mistake
+from gapgate.onnx.inner_layers import FeatureMaps, stretched
+from gapgate.report.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
+
+MAX_NUMBERED_CLASSES = 20
+"""A confusion matrix of more classes shows colours alone."""
+MAX_LABELLED_CLASSES = 100
+"""A confusion matrix of more classes has numbers on its axes instead of names."""
+MAX_FILTERS = 64
+MAX_MAPS = 8
+
+
+def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
+    """Loss and accuracy over the epochs, with the epoch where train and validation part and the space between them from
+    there on. Nothing without a history."""
+    if not history:
+        return
+    parts = parting(history, curve)
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        loss, accuracy = figure.subplots(1, 2)
+        for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+            train, val = (_curve(axes, history, f"{side}_{name}", theme) for side in ("train", "val"))
+            if parts:
+                _mark(axes, parts, train, val, theme)
+        if parts and parts.space_points > 0:
+            _measure(accuracy, parts, theme)
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+
+    save(folder, "learning_curves", (8.4, 3.2), paint)
+
+
+def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    """Counts (K, K), rows true and columns predicted, coloured by the share of the true class."""
+    num_classes = len(class_names)
+    side = float(np.clip(0.42 * num_classes + 2.2, 4.2, 13))
+    font_size = float(np.clip(0.72 * (side - 2) * 72 / num_classes, 4.5, 9))
+    with np.errstate(invalid="ignore"):
+        shares = np.nan_to_num(counts / counts.sum(axis=1, keepdims=True))
+    names = [label_text(name, index) for index, name in enumerate(class_names)]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        colours = LinearSegmentedColormap.from_list("share", [theme.surface, theme.blue])
+        axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.grid(False)
+        if num_classes <= MAX_LABELLED_CLASSES:
+            axes.set_xticks(range(num_classes), names, rotation=90, fontsize=font_size)
+            axes.set_yticks(range(num_classes), names, fontsize=font_size)
+        axes.tick_params(length=0)
+        if num_classes <= MAX_NUMBERED_CLASSES:
+            for row, column in np.argwhere(counts):
+                ink = theme.surface if shares[row, column] > 0.5 else theme.ink
+                number = axes.text(
+                    column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink
+                )
+                number.set_in_layout(False)  # lies inside the axes; measuring 400 of them takes seconds
+
+    save(folder, "confusion", (side, side), paint)
+
+
+def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> None:
+    """Accuracy against confidence, with the images in each bin below."""
+    filled = [b for b in bins if b["num_images"]]
+    centres = [(b["low"] + b["high"]) / 2 for b in filled]
+    width = (bins[0]["high"] - bins[0]["low"]) * 0.92
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        upper.bar(centres, [b["accuracy"] for b in filled], width, color=theme.blue, label="accuracy")
+        upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="perfect calibration")
+        upper.scatter(
+            [b["confidence"] for b in filled],
+            [b["confidence"] for b in filled],
+            s=14,
+            color=theme.orange,
+            zorder=3,
+            label="mean confidence",
+        )
+        upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        lower.bar(centres, [b["num_images"] for b in filled], width, color=theme.muted)
+        lower.set(xlabel="confidence", ylabel="images", yscale="log")
+        lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        lower.yaxis.set_minor_formatter(NullFormatter())
+        upper.set_title(f"expected calibration error {ece:.3f}", loc="left")
+        figure.legend(loc="outside right upper")
+        for axis in (upper.yaxis, lower.xaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+
+    save(folder, "reliability", (6.8, 4.4), paint)
+
+
+def worst_errors(
+    folder: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    predicted: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    class_names: Sequence[str],
+) -> None:
+    """Mistaken images (n, H, W, C), most confident first, in rows of 8. Nothing without mistakes."""
+    if len(images) == 0:
+        return
+    tiles = [Tile(index % 8 * 1.12, index // 8 * 1.5, image) for index, image in enumerate(images)]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
+        for tile, label, answer, share in zip(tiles, labels, predicted, confidence, strict=True):
+            said, true = label_text(class_names[answer], answer, 12), label_text(class_names[label], label, 14)
+            axes.text(tile.left, tile.top + 1.04, f"{said} {share:.0%}", va="top", fontsize=7, color=theme.orange)
+            axes.text(tile.left, tile.top + 1.21, f"is {true}", va="top", fontsize=7, color=theme.ink)
+
+    save(folder, "worst_errors", mosaic_size(tiles, 1.0, below=0.38), paint)
+
+
+def filters(folder: Path, weights: NDArray[np.float32]) -> None:
+    """The first convolution's weights (F, C, kh, kw): colour for three channels, else their mean over channels."""
+    shown = weights[:MAX_FILTERS]
+    largest = float(np.abs(shown).max()) or 1.0
+    pixels = shown.transpose(0, 2, 3, 1) / largest / 2 + 0.5 if shown.shape[1] == 3 else shown.mean(axis=1) / largest
+    tiles = [Tile(index % 16 * 1.12, index // 16 * 1.12, tile) for index, tile in enumerate(pixels)]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
+        mosaic(figure, tiles, 0.45, {"cmap": signs, "vmin": -1, "vmax": 1})
+
+    save(folder, "filters", mosaic_size(tiles, 0.45), paint)
+
+
+def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[FeatureMaps]) -> None:
+    """An image (H, W, C) and up to 8 maps of it after each layer, a row a layer. Nothing without layers."""
+    if not layers:
+        return
+    rows = [(f"image {_size(image.shape)}", (image[None] / 255).astype(np.float32))]
+    for layer in layers:
+        channels, *sides = layer.maps.shape
+        rows.append((f"{layer.layer} {_size((*sides, channels))}", stretched(layer.maps[:MAX_MAPS])))
+    tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = mosaic(figure, tiles, 0.72, {"cmap": "gray", "vmin": 0, "vmax": 1}, above=0.35)
+        for row, (title, _) in enumerate(rows):
+            axes.text(0, row * 1.34 - 0.06, title, va="bottom", fontsize=8, color=theme.muted)
+
+    save(folder, "feature_maps", mosaic_size(tiles, 0.72, above=0.35), paint)
+
+
+def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[str]) -> None:
+    """A row a mistake: the image, what counted in it, and its nearest training images. Nothing without mistakes."""
+    if not mistakes:
+        return
+    columns = [0.0, 1.12, *(2.5 + 1.12 * place for place in range(NUM_NEAREST))]
+    tiles = [
+        Tile(left, row * 1.6, pixels)
+        for row, mistake in enumerate(mistakes)
+        for left, pixels in zip(columns, (mistake.image, mistake.heat, *mistake.nearest_images), strict=False)
+    ]
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = mosaic(figure, tiles, 0.95, {"cmap": "gray", "vmin": 0, "vmax": 255}, above=0.3)
+        for left, title in zip(columns, ("image", "what counted", "nearest training images"), strict=False):
+            axes.text(left, -0.06, title, va="bottom", fontsize=8, color=theme.muted)
+        for row, mistake in enumerate(mistakes):
+            said, true = (label_text(class_names[index], index, 13) for index in (mistake.predicted, mistake.label))
+            below = row * 1.6 + 1.04
+            axes.text(0, below, f"{said} {mistake.confidence:.0%}", va="top", fontsize=7, color=theme.orange)
+            axes.text(0, below + 0.16, f"is {true}", va="top", fontsize=7, color=theme.ink)
+            for left, label, similarity in zip(columns[2:], mistake.nearest_labels, mistake.similarities, strict=False):
+                colour = theme.orange if label == mistake.predicted else theme.ink
+                name = label_text(class_names[label], label, 13)
+                axes.text(left, below, name, va="top", fontsize=7, color=colour)
+                axes.text(left, below + 0.16, f"{similarity:.3f}", va="top", fontsize=7, color=theme.muted)
+
+    right = columns[1 + NUM_NEAREST] + 1.02
+    save(folder, "looked_at", (right * 0.95, (0.3 + len(mistakes) * 1.6 - 0.1) * 0.95), paint)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _curve(
+    axes: Axes, history: Sequence[Mapping[str, Any]], field: str, theme: Theme
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw one curve, and return its epochs and values; NaN where the history has none."""
+    side, _, name = field.partition("_")
+    label, colour = ("train (augmented)", theme.blue) if side == "train" else ("validation", theme.orange)
+    epochs = np.array([line.get("epoch", index + 1) for index, line in enumerate(history)], np.float64)
+    values = np.array([np.nan if (value := line.get(field)) is None else value for line in history], np.float64)
+    axes.plot(epochs, values, color=colour, label=label, marker="o" if len(epochs) <= 30 else "", markersize=3)
+    axes.set_title(name, loc="left")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True) if len(epochs) > 1 else FixedLocator(list(epochs)))
+    return epochs, values
+
+
+def _mark(
+    axes: Axes,
+    parts: Parting,
+    train: tuple[NDArray[np.float64], NDArray[np.float64]],
+    val: tuple[NDArray[np.float64], NDArray[np.float64]],
+    theme: Theme,
+) -> None:
+    """The epoch where the curves part, and the space between them from there on."""
+    words = f"{WORDS[parts.reason][1]} (epoch {parts.epoch})"
+    axes.axvline(parts.epoch, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=words)
+    since = train[0] >= parts.epoch
+    axes.fill_between(train[0][since], train[1][since], val[1][since], color=theme.muted, alpha=0.22, linewidth=0)
+
+
+def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
+    """How far apart the accuracies end, beside the last epoch."""
+    accuracy.annotate(
+        f"{parts.space_points:.1f}\npoints",
+        (parts.last_epoch, (parts.train[1] + parts.val[1]) / 2),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=theme.ink,
+        annotation_clip=False,
+    )

@@ -1,0 +1,185 @@
+"""The evaluation as one HTML file that needs nothing else: images as data URIs, style inside, no script, no request."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from gapgate.evidence.learning_curve import Parting, in_words
+from gapgate.evidence.metrics import finite
+
+TEMPLATES = Path(__file__).parent / "templates"
+FIGURES = (
+    "learning_curves",
+    "confusion",
+    "reliability",
+    "worst_errors",
+    "looked_at",
+    "filters",
+    "feature_maps",
+    "contact_sheet",
+)
+MAX_DATA_URI_BYTES = 6_000_000
+"""A larger image (a contact sheet of many classes) is left out of the report; the file itself is kept."""
+
+FIGURE_DPI = 144
+"""Figures are drawn finer than a page's 96 pixels an inch, for phones and print."""
+CSS_PIXELS_PER_PIXEL = 96 / FIGURE_DPI
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image for the page, as data URIs."""
+
+    light: str
+    dark: str
+    """For readers who prefer dark; the same as `light` for photographs."""
+    width: int
+    """CSS pixels."""
+    height: int
+
+
+def render(evaluation_dir: Path, certificate: Mapping[str, Any] | None = None, preview: Path | None = None) -> str:
+    """The report of an evaluation, as HTML.
+
+    Args:
+        evaluation_dir: holds `evaluation.json` and `figures/`; figures that are not there are left out.
+        certificate: the content of `certificate.json`, when the gate has judged.
+        preview: the augmentation policy's `preview.png`.
+    """
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    folder = evaluation_dir / "figures"
+    pictures = {name: _picture(folder / f"{name}.png", folder / "dark" / f"{name}.png") for name in FIGURES}
+    pictures["preview"] = None if preview is None else _picture(preview, preview, scale=1)
+    inputs = evaluation.get("inputs") or {}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            evaluation=evaluation,
+            certificate=certificate,
+            pictures=pictures,
+            gap_words=gap_in_words(evaluation["gap"]),
+            curve_words=_curve_words(evaluation, inputs, certificate),
+            facts=list(flatten(evaluation.get("facts") or {})),
+            settings={
+                name: list(flatten((value or {}).get("settings") or {}))
+                for name, value in [*sorted(inputs.items()), ("evaluation", {"settings": evaluation.get("settings")})]
+            },
+            digests=list(_digests(inputs)),
+        )
+    )
+
+
+def render_page(template: str, folder: Path, **content: Any) -> str:
+    """A page of another template with the pictures in `folder`, by name, and what else it shows."""
+    pictures = {path.stem: _picture(path, folder / "dark" / path.name) for path in sorted(folder.glob("*.png"))}
+    return _environment().get_template(template).render(pictures=pictures, **content)
+
+
+def gap_in_words(gap: Mapping[str, Any]) -> str:
+    """What the gap says, in a sentence for a person who knows no statistics."""
+    points, low, high = gap["points"], gap["low"], gap["high"]
+    sure = f"{gap['confidence_level'] * 100:g} %"
+    if low > 0:
+        lead = f"Of 100 images, the model gets about {points:.1f} fewer right when it has not been trained on them."
+    elif high < 0:
+        lead = "The model does better on new images than on those of its training; the test split may be easier."
+    else:
+        lead = "No difference between training images and new ones is shown by this many images."
+    return f"{lead} With {sure} confidence the true gap lies between {_signed(low)} and {_signed(high)} points."
+
+
+def _curve_words(
+    evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certificate: Mapping[str, Any] | None
+) -> list[str]:
+    """What the learning curves say, and whether it is what the gate stops."""
+    parts = evaluation.get("parting")
+    found = parts and Parting(**parts)
+    words = in_words(found, evaluation["learning_curve"], (inputs.get("model") or {}).get("settings") or {})
+    failed = {check["name"] for check in (certificate or {}).get("checks", []) if check["verdict"] == "fail"}
+    if found and found.space_points > 0 and "max_gap_points" in failed:
+        words.append("That space is the gap which the gate does not let through.")
+    return words
+
+
+def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted path and value of every leaf of JSON-able content, in order; lists of plain values stay on one line."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from flatten(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, list) and any(isinstance(value, dict | list) for value in content):
+        for index, value in enumerate(content):
+            yield from flatten(value, f"{path}.{index}" if path else str(index))
+    elif isinstance(content, list):
+        text = ", ".join(_plain(value) for value in content)
+        yield path, text if len(text) <= 300 else f"{text[:300]}… ({len(content)} values)"
+    else:
+        yield path, _plain(content)
+
+
+def _digests(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The digests of the inputs and of what those were made from."""
+    for name, value in sorted(inputs.items()):
+        if value:
+            yield name, value["digest"]
+            for parent, digest in sorted((value.get("inputs") or {}).items()):
+                yield f"{name} ← {parent}", digest
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "signed": _signed, "thousands": _thousands}
+    return environment
+
+
+def _picture(light: Path, dark: Path, scale: float = CSS_PIXELS_PER_PIXEL) -> Picture | None:
+    """The image at `scale` CSS pixels for one of its own."""
+    if not light.exists() or light.stat().st_size > MAX_DATA_URI_BYTES:
+        return None
+    if not dark.exists():
+        dark, scale = light, 1
+    with Image.open(light) as image:
+        width, height = image.size
+    return Picture(_data_uri(light), _data_uri(dark), round(width * scale), round(height * scale))
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _percent(value: float | None, decimals: int = 1) -> str:
+    """A fraction as `91.6 %`."""
+    return "–" if value is None or finite(value) is None else f"{value * 100:.{decimals}f} %"
+
+
+def _number(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None or finite(value) is None else f"{value:.{decimals}f}"
+
+
+def _signed(value: float | None) -> str:
+    """Points, with a true minus sign and no negative zero."""
+    return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def _thousands(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,137 @@
+"""Convolution explained on one image: with a classical kernel worked out in NumPy, or as a trained network does it.
+
+Writes PNG files, and `look.html` with all of them inside. Equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gapgate.artifacts import write_text
+from gapgate.data.transform import on_background, open_image
+from gapgate.errors import DataError, SettingsError, storage_errors
+from gapgate.onnx.feature_maps import MAX_LAYERS, first_filters
+from gapgate.onnx.graph import Stage, both_sides, graph_layers
+from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.report import figures, html
+from gapgate.report.tour import convolution, pictures
+
+PAGE = "look.html"
+MAX_SIDE_PX = 128
+"""An image that no network asks to be smaller is shown at this size, where single pixels can still be made out."""
+_MIN_SIDE_PX = 4
+"""A 3×3 kernel and a 2×2 pool leave one value of it."""
+_MAX_PIXELS = 50_000_000
+_WHITE = 255
+
+
+def gray_image(data: bytes) -> NDArray[np.uint8]:
+    """An image file in gray, upright and in its own proportions, (H, W) uint8 with sides up to `MAX_SIDE_PX`.
+
+    Raises:
+        ImageError: as `gapgate.data.transform.decode`.
+    """
+    picture = on_background(open_image(data, max_pixels=_MAX_PIXELS), _WHITE).convert("L")
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def check_kernel(name: str) -> None:
+    """Raises:
+    SettingsError: no kernel has this name."""
+    if name not in convolution.KERNELS:
+        raise SettingsError(f"no kernel {name}; take learned or one of {', '.join(convolution.KERNELS)}")
+
+
+def with_kernel(image: NDArray[np.uint8], name: str, folder: Path, title: str) -> list[Stage]:
+    """Convolve an image (H, W) with the kernel `name`, as the first layers of a network would: convolution, ReLU and
+    2×2 max pool. Writes `stages.png`, `kernel.png` and the page into `folder`; returns the stages.
+
+    Raises:
+        DataError: an image too small for it.
+    """
+    if min(image.shape) < _MIN_SIDE_PX:
+        raise DataError(f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small; take one of 4×4 or more")
+    kernel = np.array(convolution.KERNELS[name], np.float64)  # (3, 3)
+    convolved = convolution.convolve(image.astype(np.float64), kernel)
+    rectified = convolution.relu(convolved)
+    pooled = convolution.max_pool(rectified)
+    stages = [
+        Stage("image", "one channel, values 0 to 255", (*image.shape, 1)),
+        Stage(
+            "1 convolution",
+            f"the kernel {name} slid over the image: at each place the sum of 9 products",
+            (*convolved.shape, 1),
+            kernel.size,
+            _sizes(image.shape, 3, 1),
+            "3·3, set by hand",
+        ),
+        Stage("2 ReLU", "negative values become 0", (*rectified.shape, 1)),
+        Stage("3 max pool", "the largest of each 2×2", (*pooled.shape, 1), 0, _sizes(rectified.shape, 2, 2)),
+    ]
+    place = np.unravel_index(np.abs(convolved).argmax(), convolved.shape)
+    maps = [image.astype(np.float64), convolved, rectified, pooled]
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures.stages(Path(scratch), stages, maps, (int(place[0]), int(place[1])), signed=bool(kernel.sum() == 0))
+        pictures.kernel(Path(scratch), name, image, convolution.KERNELS[name], (int(place[0]), int(place[1])))
+        _write(folder, Path(scratch), title, stages, name, "")
+    return stages
+
+
+def with_network(
+    image: NDArray[np.uint8],
+    layers: InnerLayers,
+    model_path: Path,
+    folder: Path,
+    title: str,
+    answer: str,
+    max_layers: int | None = None,
+) -> list[Stage]:
+    """Show what a network's layers make of an image (H, W, C). Writes `filters.png`, `feature_maps.png` and the page
+    into `folder`; returns the stages, all of them.
+
+    Args:
+        image: as the network takes it.
+        layers: of the network.
+        model_path: its `model.onnx`.
+        folder: made where it is not there.
+        title: heads the page.
+        answer: what the network says, in words.
+        max_layers: layers with feature maps that are drawn, 24 by default.
+
+    Raises:
+        DataError: the network has no convolution.
+    """
+    filters = first_filters(model_path)
+    maps = layers.feature_maps(image, max_layers or MAX_LAYERS)
+    if filters is None or not maps:
+        raise DataError("the network has no convolution to look at; name a kernel, such as --kernel edge")
+    height, width, channels = image.shape
+    taken = "one channel, values 0 to 255" if channels == 1 else f"{channels} channels, values 0 to 255"
+    stages = [Stage("image", taken, (height, width, channels)), *graph_layers(model_path)]
+    with tempfile.TemporaryDirectory() as scratch:
+        figures.filters(Path(scratch), filters)
+        figures.feature_maps(Path(scratch), image, maps)
+        _write(folder, Path(scratch), title, stages, "learned", answer)
+    return stages
+
+
+def _sizes(shape: tuple[int, ...], window: int, stride: int) -> tuple[str, ...]:
+    return both_sides(*(convolution.size_in_words(side, window, stride) for side in shape))
+
+
+def _write(folder: Path, drawn: Path, title: str, stages: Sequence[Stage], kernel: str, answer: str) -> None:
+    """The page with the pictures in `drawn`, and their light versions beside it."""
+    page = html.render_page("look.html.j2", drawn, title=title, stages=stages, kernel=kernel, answer=answer)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(drawn.glob("*.png")):
+            shutil.copyfile(path, folder / path.name)
+        write_text(folder / PAGE, page)

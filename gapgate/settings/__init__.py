@@ -1,0 +1,1 @@
+"""Settings: every section of `params.yaml` with its defaults and limits, and `--set`."""

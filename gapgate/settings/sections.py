@@ -1,0 +1,302 @@
+"""Every setting, with its unit, its default and its limits; `params.yaml` is read here.
+
+A step receives its own section and nothing else, so that changing a setting re-runs what depends on it and no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from gapgate.errors import SettingsError
+from gapgate.network.architecture import Layer
+from gapgate.settings.base import Count, Fraction, Section
+from gapgate.settings.overrides import apply, one_line, read_yaml, shorten
+from gapgate.training.policy import Operation
+
+S = TypeVar("S", bound=Section)
+
+
+class DataSettings(Section):
+    """Which data the ingest step takes."""
+
+    source: str = ""
+    """A folder, a file, or the name of a built-in data set (`digits`, `shapes`); empty: what DVC tracks at `path`."""
+    repository: str = "."
+    """The git repository whose `.dvc` file names the data: a folder or a URL."""
+    revision: str = ""
+    """Git revision of the `.dvc` file; empty: the workspace as it is."""
+    path: str = "data"
+    """What DVC tracks in that repository."""
+
+
+class PreprocessSettings(Section):
+    """From image files to arrays of one size, and which image is in which split."""
+
+    size_px: Annotated[int, Field(ge=8, le=512)] | Literal["auto"] = "auto"
+    """Side of the square images; auto: the source's own size where all its first 256 images share one of 8 to 224 px,
+    else 64."""
+    mode: Literal["auto", "gray", "rgb"] = "auto"
+    """Channels: 1 or 3; auto: gray where the first 256 images are."""
+    fit: Literal["pad", "crop"] = "pad"
+    """An image that is not square is padded to a square with `fill`, or cropped to its central square."""
+    fill: Annotated[int, Field(ge=0, le=255)] = 0
+    """Pixel value of the padding, and behind transparent pixels."""
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Filter of the resizing (antialiased when it shrinks)."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of images for testing, unless the data set brings its own test split."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the images that are left, for validation, unless the data set brings its own."""
+    stratify: bool = False
+    """False: an image's split depends on its own content alone and never changes. True: the same shares in every class
+    exactly, and an image near the border may change its split when the data set grows."""
+    salt: str = ""
+    """Mixed into the split's hash; another salt gives another split."""
+    min_class_images: Annotated[int, Field(ge=1)] = 1
+    """Fewest images of each class in each split."""
+    max_rejects: Annotated[int, Field(ge=0)] = 10
+    """Unreadable images above this number fail the run."""
+    max_pixels: Count = 50_000_000
+    """An image with more pixels is rejected before it is decoded."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that decode; 0: one for each processor this process may use."""
+
+    @model_validator(mode="after")
+    def _train_is_left(self) -> PreprocessSettings:
+        if self.test_fraction + self.val_fraction >= 1:
+            raise ValueError("test_fraction + val_fraction must stay below 1, or nothing is left to train on")
+        return self
+
+
+class AugmentSettings(Section):
+    """What training does to each batch; validation and evaluation never see it."""
+
+    operations: tuple[Operation, ...] = ()
+    """Applied in this order, drawn afresh for each image in each epoch."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the preview and of `materialize`; training draws from `train.seed`."""
+    preview_images: Count = 8
+    """Images on the preview sheet."""
+    materialize: Annotated[int, Field(ge=0)] = 0
+    """Augmented copies of each training image to write as files; 0: none."""
+
+
+class TrainSettings(Section):
+    """The network, the optimizer and the loop."""
+
+    architecture: str | Annotated[tuple[Layer, ...], Field(min_length=1)] = "small"
+    """The name of a preset, `torchvision/NAME` (resnet18, …), or a list of layers."""
+    pretrained: bool = False
+    """Start from torchvision's weights (downloaded once)."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Passes over the training images."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Images in a step."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2017); Muon (Jordan et al. 2024) for convolutions, with AdamW for the rest; or SGD
+    with Nesterov momentum."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; AdamW has (0.9, 0.999), Muon 0.95."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of weights; biases and normalisation have none."""
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """Warm-up and half a cosine to zero; one cycle (Smith 2018); or no change."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Balanced: each class weighs N / (classes × its images) in the loss."""
+    max_gradient_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients are scaled down to this global norm; 0: never."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a gain in validation loss before training stops; 0: never. The best epoch's weights are kept."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of the moving average of the weights that is then the model; 0: the weights themselves."""
+    flip_average: bool = False
+    """The model answers with the mean of its logits for an image and its mirror image: twice the work, for a network
+    that was trained on both."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto: the GPU where there is one."""
+    amp: Literal["auto", "on", "off"] = "auto"
+    """bfloat16 autocast; auto: on GPUs that have it."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """NHWC memory; auto: on, it is faster on both devices."""
+    compile: bool = False
+    """torch.compile; slower for small networks on a CPU."""
+    num_threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0: the CPU quota of this process."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
+
+
+class EvaluateSettings(Section):
+    """How the ONNX file is measured."""
+
+    max_train_images: Count = 20_000
+    """A larger training split is measured on a seeded sample of this size."""
+    batch_size: Count = 250
+    """Images in a call of ONNX Runtime."""
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of every interval."""
+    num_resamples: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
+    """Bootstrap resamples."""
+    calibration_bins: Annotated[int, Field(ge=2, le=100)] = 15
+    """Bins of the expected calibration error."""
+    worst_errors: Annotated[int, Field(ge=0, le=400)] = 40
+    """Images in the grid of confident mistakes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the sample and the bootstrap."""
+
+
+class GateSettings(Section):
+    """The limits that a model has to keep."""
+
+    max_gap_points: float = 3.0
+    """Largest gap between train and test accuracy, in percentage points; the interval's upper end is judged."""
+    min_test_accuracy: Fraction = 0.8
+    """Smallest test accuracy; the interval's lower end is judged."""
+    min_class_recall: Fraction = 0.5
+    """Smallest recall of any class on test."""
+    max_ece: Fraction = 0.1
+    """Largest expected calibration error on test."""
+    max_parity: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest difference of a logit between ONNX Runtime and PyTorch."""
+
+
+class RegistrySettings(Section):
+    """Where the model is kept."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] = "gapgate"
+    """Name in the registry."""
+
+
+class PackageSettings(Section):
+    """What the package holds beside the model."""
+
+    similar_images: Annotated[int, Field(ge=0)] = 100_000
+    """Training images in the index of similar images, as embeddings and thumbnails; of more a stratified sample. 0: no
+    index, and no training image leaves with the package."""
+    thumbnail_px: Annotated[int, Field(ge=8, le=64)] = 32
+    """Side of a thumbnail."""
+
+
+class TrackingSettings(Section):
+    """Where the run is shown."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "gapgate"
+    """MLflow experiment."""
+    tensorboard: bool = False
+    """Whether event files for TensorBoard are written beside the run."""
+
+
+class Settings(Section):
+    """The whole of `params.yaml`."""
+
+    data: DataSettings = DataSettings()
+    """Which data."""
+    preprocess: PreprocessSettings = PreprocessSettings()
+    """Files → arrays and splits."""
+    augment: AugmentSettings = AugmentSettings()
+    """What training does to each batch."""
+    train: TrainSettings = TrainSettings()
+    """Network, optimizer, loop."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """How the model is measured."""
+    gate: GateSettings = GateSettings()
+    """Limits that a model has to keep."""
+    registry: RegistrySettings = RegistrySettings()
+    """Where the model is kept."""
+    package: PackageSettings = PackageSettings()
+    """What the package holds beside the model."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Where the run is shown."""
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read a settings file (defaults where it says nothing) and apply `section.name=value` overrides, values as YAML.
+
+    Raises:
+        SettingsError: not YAML, an unknown name, a wrong type, or a value out of range.
+    """
+    content: Any = {}
+    if path is not None:
+        try:
+            content = read_yaml(path.read_bytes(), str(path)) or {}
+        except OSError as error:
+            raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None
+        if not isinstance(content, dict):
+            raise SettingsError(f"{path} holds a {type(content).__name__}; it must hold sections such as `train:`")
+    for override in overrides:
+        apply(content, override, Settings().model_dump(mode="json"))
+    return parse(Settings, content)
+
+
+def parse(section: type[S], content: Any, prefix: str = "") -> S:
+    """Check `content` (as from JSON or YAML) against a section.
+
+    Raises:
+        SettingsError: with the setting's path, the value, the limit and the remedy.
+    """
+    try:
+        return section.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, content, prefix)) from None
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{prefix or 'settings'}: {one_line(error)}") from None
+
+
+_LIMITS = {
+    "greater_than": ("must be greater than {gt}", "raise it"),
+    "greater_than_equal": ("is below the limit {ge}", "raise it"),
+    "less_than": ("must be less than {lt}", "lower it"),
+    "less_than_equal": ("is above the limit {le}", "lower it"),
+}
+
+
+def _explain(error: ValidationError, content: Any, prefix: str) -> str:
+    """The most specific problem in one line: path, value, limit, remedy."""
+    problem = max(error.errors(include_url=False), key=lambda p: len(_path_of(p, content)))
+    path = ".".join(filter(None, [prefix, *_path_of(problem, content)])) or "settings"
+    kind, value = problem["type"], shorten(problem["input"])
+    if kind == "extra_forbidden":
+        return f"{path} is not a setting; check its spelling"
+    if kind == "missing":
+        return f"{path} is missing; give it a value"
+    if kind == "value_error":
+        return f"{path}: {problem['msg'].removeprefix('Value error, ')}"
+    if kind in _LIMITS:
+        limit, remedy = _LIMITS[kind]
+        return f"{path}={value} {limit.format(**problem['ctx'])}; {remedy}"
+    if kind == "union_tag_invalid":
+        return f"{path}.type={problem['ctx']['tag']} is not one of {problem['ctx']['expected_tags']}; choose one"
+    return f"{path}={value}: {_lower_first(problem['msg'])}; change it"
+
+
+def _path_of(problem: Any, content: Any) -> list[str]:
+    """The location as the user wrote it, without the names that pydantic gives to the branches of a union."""
+    path: list[str] = []
+    for part in problem["loc"]:
+        if _has(content, part):
+            content = content[part]
+        elif problem["type"] != "missing" or part != problem["loc"][-1]:
+            continue
+        path.append(str(part))
+    return path
+
+
+def _has(content: Any, part: str | int) -> bool:
+    if isinstance(content, list):
+        return isinstance(part, int) and part < len(content)
+    return isinstance(content, dict) and part in content
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

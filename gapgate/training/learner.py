@@ -1,0 +1,246 @@
+"""What a training changes, in one place: the network, its optimizer and averages; and what its settings mean here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gapgate import cpu_quota
+from gapgate.data.splits import Splits
+from gapgate.errors import SettingsError
+from gapgate.network import architecture, modules
+from gapgate.settings.sections import TrainSettings
+from gapgate.training import augmentation, batches, optimizers
+from gapgate.training import device as devices
+from gapgate.training.data_parallel import Shards, count_shards
+from gapgate.training.policy import Flip, Operation
+
+
+class Learner:
+    """Everything between a batch and the changed weights. A context manager: it owns threads and torch's thread count.
+
+    Raises:
+        SettingsError: settings that do not fit the data or each other.
+        AcceleratorError: bfloat16 on a device without it.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, splits: Splits, operations: Sequence[Operation], device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self._bfloat16 = devices.uses_bfloat16(settings.amp, device)
+        self._memory_format = devices.memory_format(settings.channels_last)
+        self._num_threads = settings.num_threads or cpu_quota.available_cpus()
+        self._resources = ExitStack()
+
+        self.image_shape, self.num_classes = splits.image_shape, len(splits.class_names)
+        torch.manual_seed(settings.seed)
+        self.model = build_model(settings, self.image_shape, self.num_classes, pretrained=settings.pretrained)
+        _check_batch_size(settings, self.model, len(splits.rows("train")))
+        _check_flip(settings, operations)
+        self.model.to(device).to(memory_format=self._memory_format)
+        self.optimizer = optimizers.build(settings, list(self.model.parameters()))
+        self.average = optimizers.WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        self.best = _copied_state(self.model) if settings.patience else None
+
+        num_shards = 1 if settings.compile else count_shards(settings.batch_size, self._num_threads, device)
+        self.shards = Shards(self.model, num_shards, device)
+        if settings.compile:
+            self.model.compile()
+        self.mean, self.std = (torch.tensor(splits.info[name], device=device) for name in ("mean", "std"))  # (C,) each
+        self._augment = augmentation.compile_policy(operations, self.num_classes)
+        self._class_weights = _class_weights(settings, splits, device)
+
+    def __enter__(self) -> Learner:
+        devices.keep_freed_memory()
+        self._resources.enter_context(self.shards)
+        self._resources.enter_context(devices.cpu_threads(self._num_threads // len(self.shards)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    @property
+    def kept_model(self) -> nn.Module:
+        """The network that validation judges: the averaged one where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def start_epoch(self, epoch: int, num_images: int) -> list[Tensor]:
+        """Seed every random stream for an epoch, counted from 1, and draw its batches: places in the train split."""
+        self.shards.copy_statistics()
+        for model in self.shards.models:
+            model.train()
+        torch.manual_seed(self._seed_of(epoch, 0))  # for modules that draw from torch's global generator
+        for shard, generator in enumerate(self.shards.generators):
+            generator.manual_seed(self._seed_of(epoch, 2 + shard))
+        order = torch.Generator().manual_seed(self._seed_of(epoch, 1))
+        return batches.shuffled(num_images, self.settings.batch_size, order)
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0 over the whole training."""
+        total_steps = self.settings.epochs * steps_per_epoch
+        return optimizers.lr_at(
+            step, total_steps, self.settings.learning_rate, self.settings.schedule, self.settings.warmup_fraction
+        )
+
+    def augmented(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(n, H, W, C) uint8 and (n,) → normalised (n, C, H, W) float32, and (n,) or (n, num_classes) targets."""
+        values, targets = self._augment(modules.to_float(images), labels, generator)
+        return self._laid_out(modules.standardise(values, self.mean, self.std)), targets
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(n, H, W, C) uint8 → (n, C, H, W) float32, as it will be served."""
+        return self._laid_out(modules.normalise(images, self.mean, self.std))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bfloat16 where it is used."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The summed cross-entropy, with label smoothing (Szegedy et al. 2016) and class weights. Divided by the number
+        of images it is torch's mean for probabilities: a batch's loss does not depend on which classes share it."""
+        return functional.cross_entropy(
+            logits.float(),
+            targets,
+            weight=self._class_weights,
+            label_smoothing=self.settings.label_smoothing,
+            reduction="sum",
+        )
+
+    def update(self, learning_rate: float) -> None:
+        """Change the weights by the gradients of all shards."""
+        self.shards.merge()
+        if self.settings.max_gradient_norm:
+            # The global L2 norm, as in Pascanu et al. 2013.
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
+        self.optimizer.step(learning_rate)
+        if self.average is not None:
+            self.average.update()
+
+    @torch.no_grad()
+    def keep_best(self) -> None:
+        """Make the weights of now those that the training ends with, until called again."""
+        if self.best is not None:
+            for name, tensor in self.kept_model.state_dict().items():
+                self.best[name].copy_(tensor)
+
+    def result(self) -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode and plain memory."""
+        model = build_model(self.settings, self.image_shape, self.num_classes, pretrained=False)
+        model.load_state_dict(self.kept_model.state_dict() if self.best is None else self.best)
+        return model.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds, live: copying into these tensors restores it."""
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.tensors(), "best": self.best or {}}
+        parts["average"] = self.average.tensors() if self.average else {}
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def environment(self) -> dict[str, Any]:
+        """What the bits of the result depend on beside the settings and the data."""
+        return {
+            "torch": torch.__version__,
+            "device": devices.name(self.device),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "num_threads": self._num_threads,
+            "num_shards": len(self.shards),
+            "bfloat16": self._bfloat16,
+            "memory_format": str(self._memory_format).removeprefix("torch."),
+        }
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self._memory_format)
+
+    def _seed_of(self, epoch: int, stream: int) -> int:
+        return int(np.random.SeedSequence((self.settings.seed, epoch, stream)).generate_state(1, np.uint64)[0])
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training has come."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A line for each finished epoch."""
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    """The smallest validation loss, and the epoch it came in, counted from 1."""
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def add(self, figures: dict[str, float]) -> bool:
+        """Append an epoch; whether it is the best so far."""
+        self.history.append(figures)
+        if figures["val_loss"] < self.best_loss:
+            self.best_epoch, self.best_loss = self.epoch, figures["val_loss"]
+        return self.best_epoch == self.epoch
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Whether early stopping ends the training here (Prechelt 1998)."""
+        return patience > 0 and self.epoch - self.best_epoch >= patience
+
+
+def build_model(
+    settings: TrainSettings, image_shape: architecture.ImageShape, num_classes: int, *, pretrained: bool
+) -> nn.Module:
+    """The network that the settings name, on the CPU.
+
+    Raises:
+        SettingsError: layers that do not fit each other, the images or the classes.
+    """
+    if (name := architecture.torchvision_name(settings.architecture)) is not None:
+        return modules.build_torchvision(name, image_shape, num_classes, pretrained)
+    if pretrained:
+        raise SettingsError(
+            "train.pretrained=true but only train.architecture=torchvision/NAME has such weights; set it to false"
+        )
+    layers = architecture.resolve(settings.architecture, image_shape, num_classes)
+    return modules.build(layers, image_shape, num_classes)
+
+
+def _check_batch_size(settings: TrainSettings, model: nn.Module, num_images: int) -> None:
+    size = settings.batch_size
+    if size > num_images:
+        raise SettingsError(
+            f"train.batch_size={size} exceeds the {num_images:,} training images; lower train.batch_size"
+        )
+    has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if has_batch_norm and num_images // batches.num_batches(num_images, size) < 2:
+        raise SettingsError(f"train.batch_size={size} leaves batch_norm single images; raise train.batch_size")
+
+
+def _check_flip(settings: TrainSettings, operations: Sequence[Operation]) -> None:
+    is_flipped = any(isinstance(one, Flip) and one.axis == "horizontal" and one.probability for one in operations)
+    if settings.flip_average and not is_flipped:
+        raise SettingsError(
+            "train.flip_average=true asks a network about mirror images that it has not seen; "
+            "add {type: flip} to augment.operations or set it to false"
+        )
+
+
+def _class_weights(settings: TrainSettings, splits: Splits, device: torch.device) -> Tensor | None:
+    """(num_classes,) float32: N / (num_classes × the class's images), so that their mean over the images is 1."""
+    if settings.class_weights == "none":
+        return None
+    labels = splits.labels[splits.rows("train")]
+    counts = np.bincount(labels, minlength=len(splits.class_names)).clip(min=1)
+    return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32, device=device)
+
+
+def _copied_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,221 @@
+"""Training: epochs over the training split, validation after each, and the best or last weights as the model.
+
+Everything random in an epoch (order, augmentation, dropout) comes from `train.seed` and the epoch's number, and the
+learning rate from the step's. So a checkpoint needs no random state, and a training that was killed and resumed ends
+with the same bits on a CPU as one that was not. The test split is never opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from gapgate import artifacts
+from gapgate.data.splits import Splits
+from gapgate.errors import SettingsError
+from gapgate.settings.sections import TrainSettings
+from gapgate.tracking import NullTracker, Tracker
+from gapgate.training import batches, checkpoint, model_artifact
+from gapgate.training import device as devices
+from gapgate.training.batches import Batches
+from gapgate.training.learner import Learner, Progress
+from gapgate.training.policy import Operation
+
+VALIDATION_BATCH_SIZE = 250
+"""At 1,000, a CPU took three times as long an image, and 1.5 GB more."""
+_PROGRESS_INTERVAL_S = 0.5
+
+
+def train(
+    settings: TrainSettings,
+    splits: Splits,
+    operations: Sequence[Operation],
+    out_dir: Path,
+    checkpoint_dir: Path,
+    tracker: Tracker = NullTracker(),  # noqa: B008 (it has no state)
+) -> None:
+    """Fit the network of `settings` and write the files of a Model artifact into `out_dir`, an existing folder.
+
+    `checkpoint_dir` lies outside `out_dir` and belongs to this training alone (its settings and the digests of its
+    inputs); after a kill, the same call goes on from there. The caller removes it when the model is safe.
+
+    Raises:
+        SettingsError: settings that do not fit the data or each other, or a loss that is not finite.
+        AcceleratorError: an accelerator that is not there; nothing was read.
+        StorageError: a checkpoint cannot be written.
+    """
+    device = devices.select(settings.accelerator)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        learner = stack.enter_context(Learner(settings, splits, operations, device))
+        train_data = batches.open_batches(splits, "train", device)
+        val_data = batches.open_batches(splits, "val", device)
+        identity = _identity(settings, splits, operations)
+        progress = _resume(checkpoint_dir, identity, learner, tracker)
+        tracker.tags({f"train/{name}": str(value) for name, value in learner.environment().items()})
+        while progress.epoch < settings.epochs and not progress.is_out_of_patience(settings.patience):
+            figures = _epoch(learner, train_data, val_data, progress.epoch + 1, tracker)
+            if progress.add(figures):
+                learner.keep_best()
+            checkpoint.save(checkpoint_dir, identity, learner.tensors(), dataclasses.asdict(progress))
+        model_artifact.write(out_dir, splits, learner, progress.history)
+
+
+def train_epoch(
+    learner: Learner, data: Batches, epoch: int, report: Callable[[int], None] = lambda steps: None
+) -> tuple[float, float]:
+    """One pass over `data`; `report` hears how many steps are done.
+
+    Returns the loss (with smoothing and class weights) and the accuracy, both running means over the augmented batches
+    while the weights change; a mixed image counts as its larger part.
+    """
+    order = learner.start_epoch(epoch, len(data))
+    first_step = (epoch - 1) * len(order)
+    totals = torch.zeros(2, dtype=torch.float64, device=learner.device)
+    for step, (images, labels) in enumerate(data.read(order)):
+        totals += train_step(learner, images, labels, learner.learning_rate(first_step + step, len(order)))
+        report(step + 1)
+    return _means(totals, len(data))
+
+
+def train_step(learner: Learner, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+    """One step on images (n, H, W, C) uint8 and labels (n,) int64.
+
+    Returns [summed loss, correct], (2,) float64, on the device: to read it here would hold up a GPU in every step.
+    """
+
+    def forward_backward(model: nn.Module, generator: Generator, images: Tensor, labels: Tensor) -> Tensor:
+        inputs, targets = learner.augmented(images, labels, generator)
+        with learner.autocast():
+            logits = model(inputs)  # (shard, num_classes)
+        loss = learner.loss(logits, targets)
+        (loss / batch_size).backward()  # type: ignore[no-untyped-call]
+        return _totals(loss, logits, targets)
+
+    batch_size, shards = len(images), learner.shards
+    shards.clear_gradients()
+    totals = shards.map(forward_backward, shards.models, shards.generators, *shards.split(images, labels))
+    learner.update(learning_rate)
+    return torch.stack(totals).sum(0)
+
+
+def validate(learner: Learner, data: Batches) -> tuple[float, float]:
+    """The mean cross-entropy (no smoothing, no class weights) and the accuracy of the model that would be kept, in
+    evaluation mode on un-augmented images."""
+    model, shards = learner.kept_model.eval(), learner.shards
+
+    @torch.inference_mode()
+    def score(images: Tensor, labels: Tensor) -> Tensor:
+        with learner.autocast():
+            logits = model(learner.normalised(images))  # (shard, num_classes)
+        return _totals(functional.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
+
+    totals = torch.zeros(2, dtype=torch.float64, device=learner.device)
+    for images, labels in data.read(batches.in_order(len(data), VALIDATION_BATCH_SIZE * len(shards))):
+        totals += torch.stack(shards.map(score, *shards.split(images, labels))).sum(0)
+    return _means(totals, len(data))
+
+
+def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int, tracker: Tracker) -> dict[str, float]:
+    """Train and validate once; the epoch's line of the history."""
+    epochs = learner.settings.epochs
+    steps = batches.num_batches(len(train_data), learner.settings.batch_size)
+    first_step = (epoch - 1) * steps
+    report = _Throttled(lambda done: tracker.progress(first_step + done, epochs * steps, "batches", f"epoch {epoch}"))
+    started = time.perf_counter()
+    train_loss, train_accuracy = train_epoch(learner, train_data, epoch, report)
+    train_s = time.perf_counter() - started
+    val_loss, val_accuracy = validate(learner, val_data)
+    _check_finite(learner.settings, epoch, train_loss, val_loss)
+    figures = {
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "learning_rate": learner.learning_rate(first_step + steps - 1, steps),
+    }
+    metrics = {name.replace("_", "/", 1): value for name, value in figures.items() if name != "learning_rate"}
+    metrics["train/learning_rate"] = figures["learning_rate"]
+    metrics["train/images_per_s"] = len(train_data) / train_s
+    tracker.metrics({**metrics, **_system_facts(learner.device)}, step=epoch)
+    note = f"epoch {epoch}/{epochs}, val {100 * val_accuracy:.1f} %"
+    tracker.progress(epoch * steps, epochs * steps, "batches", note)
+    return {"epoch": epoch, **figures}
+
+
+def _resume(checkpoint_dir: Path, identity: str, learner: Learner, tracker: Tracker) -> Progress:
+    """Take up the checkpoint where there is one of this training; a notice where there is one that cannot be used."""
+    try:
+        saved = checkpoint.load(checkpoint_dir, identity)
+        if saved is None:
+            return Progress()
+        checkpoint.restore(learner.tensors(), saved.tensors)
+    except checkpoint.CheckpointError as error:
+        tracker.tags({"train/checkpoint": f"ignored: {error}"})
+        return Progress()
+    progress = Progress(**saved.progress)
+    tracker.tags({"train/checkpoint": f"resumed after epoch {progress.epoch}"})
+    return progress
+
+
+def _identity(settings: TrainSettings, splits: Splits, operations: Sequence[Operation]) -> str:
+    return artifacts.digest_of(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "operations": [operation.model_dump(mode="json") for operation in operations],
+            "splits": splits.info,
+        }
+    )
+
+
+def _totals(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """[summed loss, correct], (2,) float64; targets are classes (n,) or probabilities (n, num_classes)."""
+    classes = targets.argmax(1) if targets.is_floating_point() else targets
+    correct = (logits.detach().argmax(1) == classes).sum()
+    return torch.stack((loss.detach().double(), correct.double()))
+
+
+def _means(totals: Tensor, num_images: int) -> tuple[float, float]:
+    loss, correct = totals.tolist()
+    return loss / num_images, correct / num_images
+
+
+def _check_finite(settings: TrainSettings, epoch: int, *losses: float) -> None:
+    if not all(map(math.isfinite, losses)):
+        raise SettingsError(
+            f"train.learning_rate={settings.learning_rate:g}: the loss is not finite in epoch {epoch}; "
+            "lower train.learning_rate or set train.max_gradient_norm=1"
+        )
+
+
+def _system_facts(device: torch.device) -> dict[str, float]:
+    """The most memory held so far, in bytes."""
+    # getrusage counts in KiB, on macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    facts = {"system/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    if device.type == "cuda":
+        facts["system/peak_gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    return facts
+
+
+class _Throttled:
+    """Passes a count on at most every half second."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+        self._next = time.monotonic() + _PROGRESS_INTERVAL_S
+
+    def __call__(self, done: int) -> None:
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _PROGRESS_INTERVAL_S
+            self._report(done)

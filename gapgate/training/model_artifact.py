@@ -1,0 +1,70 @@
+"""The files of a Model artifact; equal trainings write equal bytes. So no `.npz`: what a zip archive says of its format
+depends on the version of Python that wrote it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save as serialised_arrays
+from safetensors.torch import save as serialised
+from torch import nn
+
+from gapgate import artifacts
+from gapgate.data.splits import Splits
+from gapgate.network import architecture, modules
+from gapgate.network.export import export_onnx
+from gapgate.training.learner import Learner
+
+MAX_PARITY_IMAGES = 256
+
+
+def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Mapping[str, float]]) -> None:
+    """Write the trained network and what serving and evaluation need to know of it.
+
+    weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json; and
+    parity.safetensors, `images` (n, H, W, C) uint8 of val with torch's `logits` (n, num_classes) float32 for them.
+    """
+    model = learner.result()
+    mean, std = splits.info["mean"], splits.info["std"]
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    (out_dir / "weights.safetensors").write_bytes(serialised(weights))
+    served = modules.FlipAveraged(model) if learner.settings.flip_average else model
+    export_onnx(served, splits.image_shape, mean, std, out_dir / "model.onnx")
+    images = splits.images[splits.rows("val")[:MAX_PARITY_IMAGES]]
+    parity = {"images": images, "logits": _logits(served, images, mean, std)}
+    (out_dir / "parity.safetensors").write_bytes(serialised_arrays(parity))
+    artifacts.write_json(out_dir / "architecture.json", _description(model, splits, learner))
+    artifacts.write_json(out_dir / "history.json", list(history))
+    artifacts.write_json(out_dir / "environment.json", learner.environment())
+    shutil.copyfile(splits.path / "transform.json", out_dir / "transform.json")
+
+
+def _description(model: nn.Module, splits: Splits, learner: Learner) -> dict[str, object]:
+    chosen = learner.settings.architecture
+    name = architecture.torchvision_name(chosen)
+    layers = architecture.resolve(chosen, splits.image_shape, learner.num_classes)
+    built: dict[str, object] = {"torchvision": name} if name else {"layers": [layer.model_dump() for layer in layers]}
+    return {
+        **built,
+        "flip_average": learner.settings.flip_average,
+        "input_shape": list(splits.image_shape),
+        "num_classes": learner.num_classes,
+        "class_names": splits.class_names,
+        "mean": splits.info["mean"],
+        "std": splits.info["std"],
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+@torch.inference_mode()
+def _logits(
+    model: nn.Module, images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.float32]:
+    inputs = modules.normalise(torch.from_numpy(np.array(images)), torch.tensor(mean), torch.tensor(std))
+    logits: NDArray[np.float32] = model(inputs).numpy()
+    return logits

@@ -1,0 +1,246 @@
+"""Optimizers, schedules and the moving average of weights, without `torch.optim`'s classes.
+
+Building a `torch.optim` optimizer imports `torch._dynamo`, 6 to 7 s on the machine it was measured on: longer than a
+short training. Its functional kernels are the same code without that import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from gapgate.settings.sections import TrainSettings
+
+_ADAM_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-8
+_MUON_MOMENTUM = 0.95
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Of the odd polynomial of degree 5 that Jordan et al. chose to lift small singular values fast."""
+_NEWTON_SCHULZ_STEPS = 5
+_ONE_CYCLE_START = 25.0
+_ONE_CYCLE_END = 1e4
+
+
+class Optimizer(Protocol):
+    """Changes weights by their gradients, in place."""
+
+    def step(self, learning_rate: float) -> None:
+        """Take one step; every parameter must have a gradient."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, live: copying into these tensors restores it."""
+
+
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), the fused kernel; only weights (ndim ≥ 2) decay."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float) -> None:
+        self._groups = [_AdamGroup(*group) for group in _decay_groups(parameters, weight_decay)]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        for group in self._groups:
+            adamw(
+                group.parameters,
+                _gradients(group.parameters),
+                group.means,
+                group.squares,
+                [],
+                group.steps,
+                fused=True,
+                amsgrad=False,
+                beta1=_ADAM_BETAS[0],
+                beta2=_ADAM_BETAS[1],
+                lr=learning_rate,
+                weight_decay=group.weight_decay,
+                eps=_ADAM_EPSILON,
+                maximize=False,
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{number}.{name}.{index}": tensor
+            for number, group in enumerate(self._groups)
+            for name, tensors in (("mean", group.means), ("square", group.squares), ("step", group.steps))
+            for index, tensor in enumerate(tensors)
+        }
+
+
+class _AdamGroup:
+    """Parameters of one weight decay, with the running means of their gradients and of the gradients' squares."""
+
+    def __init__(self, parameters: list[Tensor], weight_decay: float) -> None:
+        self.parameters = parameters
+        self.weight_decay = weight_decay
+        self.means = [torch.zeros_like(parameter) for parameter in parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in parameters]
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
+
+
+class NesterovSgd:
+    """SGD with Nesterov momentum (Sutskever et al. 2013) and decoupled weight decay, the SGDW of arXiv:1711.05101."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], momentum: float, weight_decay: float) -> None:
+        self._parameters: list[Tensor] = list(parameters)
+        self._groups = _decay_groups(parameters, weight_decay)
+        self._momentum = momentum
+        # From zeros the first velocity is the gradient itself, as in torch.optim.SGD without dampening.
+        self._velocities = [torch.zeros_like(parameter) for parameter in parameters]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        for parameters, weight_decay in self._groups:
+            if weight_decay:
+                torch._foreach_mul_(parameters, 1 - learning_rate * weight_decay)
+        sgd(
+            self._parameters,
+            _gradients(self._parameters),
+            list(self._velocities),
+            fused=True,
+            weight_decay=0.0,
+            momentum=self._momentum,
+            lr=learning_rate,
+            dampening=0.0,
+            nesterov=self._momentum > 0,
+            maximize=False,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"velocity.{index}": velocity for index, velocity in enumerate(self._velocities)}
+
+
+class Muon:
+    """Muon (Jordan et al. 2024) for the kernels of convolutions, AdamW for everything else. Steps have the size of
+    AdamW's (Liu et al. 2025, arXiv:2502.16982), so both take the same learning rate and weight decay.
+
+    On Fashion-MNIST, ten epochs of three convolutions, one seed: 93.6 % on val at a learning rate of 0.008, AdamW
+    93.1 % at 0.004.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float) -> None:
+        self._kernels: list[Tensor] = [parameter for parameter in parameters if parameter.ndim == 4]
+        self._momenta = [torch.zeros_like(kernel) for kernel in self._kernels]
+        self._weight_decay = weight_decay
+        self._others = AdamW([parameter for parameter in parameters if parameter.ndim != 4], weight_decay)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        for kernel, momentum, gradient in zip(self._kernels, self._momenta, _gradients(self._kernels), strict=True):
+            momentum.lerp_(gradient, 1 - _MUON_MOMENTUM)
+            direction = gradient.lerp(momentum, _MUON_MOMENTUM).flatten(1)  # (filters, channels × height × width)
+            size = 0.2 * math.sqrt(max(direction.shape))
+            kernel.mul_(1 - learning_rate * self._weight_decay)
+            kernel.add_(orthogonalised(direction).view(kernel.shape), alpha=-learning_rate * size)
+        self._others.step(learning_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._others.tensors() | {f"momentum.{index}": momentum for index, momentum in enumerate(self._momenta)}
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """(rows, columns) → the same singular vectors with all singular values near 1 (0.7 to 1.2), by Newton–Schulz steps
+    in float32: torch's own are in bfloat16, which many CPUs do not have."""
+    first, second, third = _NEWTON_SCHULZ
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=second, alpha=third), wide, beta=first)
+    return wide if len(matrix) <= matrix.shape[1] else wide.T
+
+
+def build(settings: TrainSettings, parameters: Sequence[nn.Parameter]) -> Optimizer:
+    """The optimizer that the settings name, over these parameters."""
+    if settings.optimizer == "adamw":
+        return AdamW(parameters, settings.weight_decay)
+    if settings.optimizer == "muon":
+        return Muon(parameters, settings.weight_decay)
+    return NesterovSgd(parameters, settings.momentum, settings.weight_decay)
+
+
+def lr_at(step: int, total_steps: int, peak: float, schedule: str, warmup_fraction: float) -> float:
+    """The learning rate of a step, counted from 0; `schedule` is that of `TrainSettings`."""
+    if schedule == "cosine":
+        return cosine_lr(step, total_steps, peak, warmup_fraction)
+    return one_cycle_lr(step, total_steps, peak, warmup_fraction) if schedule == "one_cycle" else peak
+
+
+def cosine_lr(step: int, total_steps: int, peak: float, warmup_fraction: float) -> float:
+    """A linear rise to `peak` in the first steps, then half a cosine to zero (Loshchilov and Hutter 2016)."""
+    warmup_steps = round(warmup_fraction * total_steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return _anneal(peak, 0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+
+
+def one_cycle_lr(step: int, total_steps: int, peak: float, warmup_fraction: float) -> float:
+    """One cycle (Smith 2018, arXiv:1803.09820) of two cosines, from peak / 25 to `peak` to peak / 250,000, with the
+    momentum left alone: the values of torch's `OneCycleLR`."""
+    peak_step = warmup_fraction * total_steps - 1
+    start = peak / _ONE_CYCLE_START
+    if step <= peak_step:
+        return _anneal(start, peak, step / peak_step if peak_step else 1.0)
+    peak_step = max(0.0, peak_step)
+    return _anneal(peak, start / _ONE_CYCLE_END, (step - peak_step) / max(1.0, total_steps - 1 - peak_step))
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights and of its batch-norm statistics, kept in `model`.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short training is not an average of its start.
+    Averaging the statistics as well means that they belong to the averaged weights' recent past, without another
+    pass over the data. Counters are copied.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.model = deepcopy(source).requires_grad_(False)
+        self._decay = decay
+        self._step = torch.zeros((), dtype=torch.int64)
+        averaged, current = self.model.state_dict().values(), source.state_dict().values()
+        pairs = list(zip(averaged, current, strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move toward the source's weights of now."""
+        step = int(self._step.add_(1))
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([own for own, _ in self._averaged], [new for _, new in self._averaged], 1 - decay)
+        for own, new in self._copied:
+            own.copy_(new)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, live: copying into these tensors restores it."""
+        return {"step": self._step, **{f"model.{name}": value for name, value in self.model.state_dict().items()}}
+
+
+def _decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[tuple[list[Tensor], float]]:
+    weights: list[Tensor] = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others: list[Tensor] = [parameter for parameter in parameters if parameter.ndim < 2]
+    return [(group, decay) for group, decay in ((weights, weight_decay), (others, 0.0)) if group]
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The fused kernels walk memory in order, so each gradient must lie in memory as its parameter does. A parameter
+    that the loss does not reach (the second head of a pretrained Inception) has a gradient of zero."""
+    return [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _anneal(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))

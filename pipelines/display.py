@@ -1,0 +1,24 @@
+"""The display of a run: what shows its events to a person. `cli.terminal.progress` has the one for a terminal."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from components.platform.spool import Event
+
+
+class Display(Protocol):
+    """Shows a run while it works."""
+
+    def live(self, run: str) -> AbstractContextManager[None]:
+        """Enclose the run named `run`."""
+        ...
+
+    def show(self, event: Event) -> None:
+        """Show one event of the run."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a line beside the events."""
+        ...

@@ -1,0 +1,1 @@
+"""Runs on a cluster: compiled for it, submitted, followed and read back."""

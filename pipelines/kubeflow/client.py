@@ -1,0 +1,242 @@
+"""What Gapgate asks of Kubeflow Pipelines, by `kfp.Client`.
+
+A request that only reads is tried again a few times. One that makes something is not: after a failure that leaves open
+whether it was made, it is looked for first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gapgate.errors import ClusterError
+from pipelines.kubeflow.connection import Access, asking, connect, from_ui, make_once
+
+PIPELINE = "gapgate-training"
+_PAGE = 100
+_ID_LENGTH = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An uploaded pipeline version."""
+
+    pipeline_id: str
+    version_id: str
+    name: str
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a run, or each run of a schedule, is given."""
+
+    name: str
+    experiment: str
+    parameters: dict[str, Any]
+    service_account: str
+    note: str
+    """Shown as the description; after a failure it tells which run is ours, since names may repeat."""
+
+
+class Kfp:
+    """Kubeflow Pipelines. Every method may raise `ClusterAwayError` (no answer) and `ClusterError` (refused)."""
+
+    def __init__(self, access: Access, namespace: str = "") -> None:
+        """`namespace` is where runs are; a KFP for a single user takes none."""
+        self._url = access.url()
+        self.host = self._url or "the cluster's Kubeflow Pipelines"
+        self._client, is_shared = connect(access)
+        self._namespace = namespace if is_shared else None
+        self.pod_namespace = namespace if is_shared else "kubeflow"
+        self._models = self._client.api_models
+
+    def run_url(self, run_id: str) -> str:
+        """The run's page; from a pod of the cluster, KF_PIPELINES_UI_ENDPOINT says where the UI is for others."""
+        base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self._url
+        return f"{base.rstrip('/')}/#/runs/details/{run_id}"
+
+    def upload(self, package: Path, description: str = "") -> Version:
+        """The version that holds exactly this compiled pipeline: the one that is there, or a new one."""
+        name = f"sha256-{hashlib.sha256(package.read_bytes()).hexdigest()[:16]}"
+        with asking(self.host):
+            pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(description), self._pipeline)
+            identity = pipeline.pipeline_id
+            found = self._version(identity, name)
+            made = found or make_once(
+                lambda: self._client.upload_pipeline_version(
+                    str(package), name, pipeline_id=identity, description=description
+                ),
+                lambda: self._version(identity, name),
+            )
+        return Version(identity, made.pipeline_version_id, name, is_new=found is None)
+
+    def submit(self, version: Version, submission: Submission) -> Any:
+        """Start a run; returns KFP's `V2beta1Run`."""
+        body = self._models.V2beta1Run(**self._body(version, submission))
+        create = self._client.runs.run_service_create_run
+        with asking(self.host):
+            return make_once(lambda: create(run=body), lambda: self._same(self._client.list_runs, "runs", submission))
+
+    def run(self, run_id: str) -> Any:
+        """A run with its tasks."""
+        with asking(self.host):
+            return self._client.get_run(run_id)
+
+    def find_run(self, prefix: str) -> Any:
+        """The run whose id begins with `prefix`.
+
+        Raises:
+            ClusterError: none does, or several.
+        """
+        if len(prefix) == _ID_LENGTH:
+            return self.run(prefix)
+        found = [run.run_id for run in self.runs() if run.run_id.startswith(prefix.lower())]
+        if not found:
+            raise ClusterError(f"no run {prefix} on {self.host}; `gapgate runs` lists them")
+        if len(found) > 1:
+            raise ClusterError(f"{len(found)} runs begin with {prefix}; give more of its characters")
+        return self.run(found[0])
+
+    def runs(self, experiment: str = "") -> Iterator[Any]:
+        """Runs, newest first.
+
+        Raises:
+            ClusterError: there is no such experiment.
+        """
+        where = self._here()
+        if experiment:
+            with asking(self.host):
+                known = self._experiment(experiment)
+            if known is None:
+                raise ClusterError(f"there is no experiment {experiment} on {self.host}; `gapgate submit` makes it")
+            where = {"experiment_id": known.experiment_id}
+        yield from self._pages(self._client.list_runs, "runs", sort_by="created_at desc", **where)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to end."""
+        with asking(self.host):
+            self._client.terminate_run(run_id)
+
+    def schedule(self, version: Version, submission: Submission, *, cron: str = "", every_s: int = 0) -> Any:
+        """Start runs by the clock; returns KFP's `V2beta1RecurringRun`."""
+        models = self._models
+        trigger = (
+            models.V2beta1Trigger(cron_schedule=models.V2beta1CronSchedule(cron=cron))
+            if cron
+            else models.V2beta1Trigger(periodic_schedule=models.V2beta1PeriodicSchedule(interval_second=str(every_s)))
+        )
+        body = models.V2beta1RecurringRun(
+            **self._body(version, submission),
+            trigger=trigger,
+            mode=models.RecurringRunMode.ENABLE,
+            max_concurrency="1",
+            no_catchup=True,
+        )
+        create = self._client.recurring_runs.recurring_run_service_create_recurring_run
+        with asking(self.host):
+            return make_once(
+                lambda: create(recurring_run=body),
+                lambda: self._same(self._client.list_recurring_runs, "recurring_runs", submission),
+            )
+
+    def schedules(self) -> list[Any]:
+        """All schedules of this pipeline's users."""
+        return list(self._pages(self._client.list_recurring_runs, "recurring_runs", **self._here()))
+
+    def delete_schedule(self, recurring_run_id: str) -> None:
+        """Stop a schedule; its runs stay."""
+        with asking(self.host):
+            self._client.delete_recurring_run(recurring_run_id)
+
+    def spec(self, run: Any) -> dict[str, Any]:
+        """What was compiled for a run, as KFP keeps it: `pipeline_spec` and `platform_spec`."""
+        used = run.pipeline_version_reference
+        if used is None:
+            return run.pipeline_spec or {}
+        with asking(self.host):
+            return self._client.get_pipeline_version(used.pipeline_id, used.pipeline_version_id).pipeline_spec or {}
+
+    def pod(self, name: str) -> dict[str, Any]:
+        """What Kubernetes says of a pod, by KFP's UI; empty where there is no UI or no such pod."""
+        text = from_ui(self._client, "/k8s/pod", {"podname": name, "podnamespace": self.pod_namespace})
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def pod_log(self, name: str, run: Any) -> str | None:
+        """A pod's log, by KFP's UI, since its API has none; None where there is no UI or no such pod."""
+        created = run.created_at.date().isoformat() if run.created_at else ""
+        query = {"podname": name, "runid": run.run_id, "podnamespace": self.pod_namespace, "createdat": created}
+        return from_ui(self._client, "/k8s/pod/logs", query)
+
+    def _body(self, version: Version, submission: Submission) -> dict[str, Any]:
+        """What a run and a schedule have in common; makes the experiment where it is new."""
+        name = submission.experiment
+        with asking(self.host):
+            experiment = self._experiment(name) or make_once(
+                lambda: self._client.create_experiment(name, namespace=self._namespace), lambda: self._experiment(name)
+            )
+        return {
+            "experiment_id": experiment.experiment_id,
+            "display_name": submission.name,
+            "description": submission.note,
+            "pipeline_version_reference": self._models.V2beta1PipelineVersionReference(
+                pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
+            ),
+            "runtime_config": self._models.V2beta1RuntimeConfig(parameters=submission.parameters),
+            "service_account": submission.service_account,
+        }
+
+    def _experiment(self, name: str) -> Any:
+        try:
+            return self._client.get_experiment(experiment_name=name, namespace=self._namespace)
+        except ValueError:  # kfp.Client's word for none
+            return None
+
+    def _pipeline(self) -> Any:
+        found = self._pages(self._client.list_pipelines, "pipelines", filter=_named(PIPELINE), **self._here())
+        return next(found, None)
+
+    def _new_pipeline(self, description: str) -> Any:
+        """Without a version: an upload that makes both gives the version the pipeline's name."""
+        body = self._models.V2beta1Pipeline(
+            display_name=PIPELINE, name=PIPELINE, description=description, namespace=self._namespace
+        )
+        return self._client.pipelines.pipeline_service_create_pipeline(pipeline=body)
+
+    def _version(self, pipeline_id: str, name: str) -> Any:
+        call = self._client.list_pipeline_versions
+        found = self._pages(call, "pipeline_versions", pipeline_id=pipeline_id, filter=_named(name))
+        return next(found, None)
+
+    def _same(self, call: Callable[..., Any], kind: str, submission: Submission) -> Any:
+        found = self._pages(call, kind, filter=_named(submission.name), **self._here())
+        return next((item for item in found if item.description == submission.note), None)
+
+    def _here(self) -> dict[str, str]:
+        """Of a list: KFP for several users wants a namespace, KFP for one refuses it."""
+        return {"namespace": self._namespace} if self._namespace else {}
+
+    def _pages(self, call: Callable[..., Any], kind: str, **query: Any) -> Iterator[Any]:
+        """Every item of a list, page after page."""
+        token = ""
+        while True:
+            with asking(self.host):
+                page = call(page_token=token, page_size=_PAGE, **query)
+            yield from getattr(page, kind) or []
+            if not (token := page.next_page_token):
+                return
+
+
+def _named(name: str) -> str:
+    """KFP's filter for one display name."""
+    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    return json.dumps({"predicates": [predicate]})

@@ -1,0 +1,80 @@
+"""The pipeline for a cluster: the same graph, with what `infra/pipeline.yaml` gives to each step, in one file of KFP's
+intermediate representation and its Kubernetes platform spec."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from kfp import compiler, dsl, kubernetes
+
+from gapgate.artifacts import RUN_VARIABLE
+from pipelines.container_images import kind_of
+from pipelines.graph import training_pipeline
+from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
+
+_RUN_LABEL = "metadata.labels['pipeline/runid']"
+"""Where KFP writes the run's id on each pod."""
+_LONGEST_BACKOFF_S = 600
+
+
+def compile_pipeline(cluster: ClusterSettings, path: Path) -> None:
+    """Write the pipeline to `path`, a YAML file."""
+
+    def place(task: dsl.PipelineTask) -> None:
+        _run_in(task, getattr(cluster.images, kind_of(task.name)), cluster)
+        _give(task, cluster.place(task.name))
+
+    config = dsl.PipelineConfig(ttl_seconds_after_finished=cluster.run_ttl_s)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # KFP warns of any image that has no "python" in its name
+        compiler.Compiler().compile(training_pipeline(place, config), str(path))
+
+
+def _run_in(task: dsl.PipelineTask, image: str, cluster: ClusterSettings) -> None:
+    """What is the same for every step: image, user, volume, and which run it belongs to."""
+    task.set_container_image(image)
+    kubernetes.set_image_pull_policy(task, cluster.images.pull_policy)
+    if cluster.images.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(cluster.images.pull_secrets))
+    user = cluster.user
+    kubernetes.set_security_context(
+        task, run_as_user=user.run_as_user, run_as_group=user.run_as_group, run_as_non_root=True
+    )
+    kubernetes.mount_pvc(task, cluster.workspace.claim, cluster.workspace.mount_path)
+    kubernetes.use_field_path_as_env(task, RUN_VARIABLE, _RUN_LABEL)
+    task.set_env_variable("GAPGATE_HOME", cluster.workspace.mount_path)
+    task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
+    if digest := image.partition("@")[2]:
+        task.set_env_variable("GAPGATE_IMAGE_DIGEST", digest)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "gapgate")
+    kubernetes.add_pod_label(task, "gapgate/step", task.name)
+
+
+def _give(task: dsl.PipelineTask, place: Place) -> None:
+    """Resources, nodes, time, further tries, secrets."""
+    task.set_cpu_request(place.cpu_request).set_cpu_limit(place.cpu_limit)
+    task.set_memory_request(place.memory_request).set_memory_limit(place.memory_limit)
+    if place.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=place.shared_memory)
+    for label, value in place.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for taint in place.tolerations:
+        kubernetes.add_toleration(
+            task, key=taint.key, operator=taint.operator, value=taint.value or None, effect=taint.effect or None
+        )
+    kubernetes.set_timeout(task, place.timeout_s)
+    if place.retries:
+        longest = max(_LONGEST_BACKOFF_S, place.backoff_s)
+        task.set_retry(
+            place.retries,
+            backoff_duration=f"{place.backoff_s}s",
+            backoff_factor=2.0,
+            backoff_max_duration=f"{longest}s",
+        )
+    for secret, variables in place.secrets.items():
+        kubernetes.use_secret_as_env(task, secret, dict(variables))
+    for label, value in place.labels.items():
+        kubernetes.add_pod_label(task, label, value)
+    for name, value in place.environment.items():
+        task.set_env_variable(name, value)

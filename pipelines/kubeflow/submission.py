@@ -1,0 +1,139 @@
+"""From settings to a run on a cluster: compiled, uploaded, with an exact version of the data."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gapgate.data.sources import BUILTINS
+from gapgate.errors import DataError, SettingsError
+from gapgate.settings.sections import Settings
+from pipelines.graph import arguments
+from pipelines.kubeflow import data_revision
+from pipelines.kubeflow.client import Kfp, Submission, Version
+from pipelines.kubeflow.cluster_settings import ClusterSettings
+from pipelines.kubeflow.compiler import compile_pipeline
+
+_GPU = re.compile(r"([a-z0-9][a-z0-9.-]*/[A-Za-z0-9][\w.-]*)=([0-9]{1,3})")
+_WORKING = ("PENDING", "RUNNING", "PAUSED")
+
+
+def with_data(
+    settings: Settings,
+    *,
+    repository: str = "",
+    revision: str = "",
+    path: str = "",
+    source: str = "",
+    pin: bool = True,
+) -> Settings:
+    """Settings with data that the cluster can get; with `pin`, at the commit where the revision is now. What is empty
+    is taken from the settings.
+
+    Raises:
+        DataError: a folder of this machine, or a revision that is not there.
+    """
+    data = settings.data
+    if repository or revision or path:
+        if source:
+            raise SettingsError(f"--data-source {source} takes no repository; leave one of the two out")
+        data = data.model_copy(update={"source": ""})
+    given = {"source": source, "repository": repository, "revision": revision, "path": path}
+    data = data.model_copy(update={name: value for name, value in given.items() if value})
+    if data.source:
+        if data.source not in BUILTINS and not Path(data.source).is_absolute():
+            raise DataError(
+                f"{data.source} is a folder of this machine, which the cluster cannot reach; name a built-in data set "
+                f"({', '.join(BUILTINS)}), a path in the pods that begins with /, or a repository"
+            )
+        return settings.model_copy(update={"data": data})
+    data_revision.check_reachable(data.repository)
+    commit = data_revision.exact_commit(data.repository, data.revision)
+    if pin:
+        data = data.model_copy(update={"revision": commit})
+    return settings.model_copy(update={"data": data})
+
+
+def parameters_of(settings: Settings, gpu: str = "") -> dict[str, Any]:
+    """The pipeline's parameters; `gpu` is KIND=COUNT, empty for none.
+
+    Raises:
+        SettingsError: `gpu` is written in another way.
+    """
+    if not gpu:
+        return arguments(settings)
+    if (match := _GPU.fullmatch(gpu)) is None or int(match[2]) == 0:
+        raise SettingsError(f"--gpu {gpu} is not KIND=COUNT; write it like nvidia.com/gpu=1")
+    return arguments(settings) | {"gpu_kind": match[1], "num_gpus": int(match[2])}
+
+
+def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Version:
+    """Compile the pipeline for a cluster and upload it, unless just this one is there."""
+    with tempfile.TemporaryDirectory(prefix="gapgate-") as folder:
+        package = Path(folder, "pipeline.yaml")
+        compile_pipeline(cluster, package)
+        if not is_cached:
+            _without_cache(package)
+        return kfp.upload(package, f"images {cluster.images.step} and {cluster.images.train}")
+
+
+def submission_of(settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str) -> Submission:
+    """What KFP is asked to run."""
+    data = settings.data
+    what = data.source or f"{data.path} at {data.revision or 'HEAD'} of {data.repository}"
+    token = secrets.token_hex(4)
+    return Submission(
+        name=name or f"gapgate-{datetime.now(UTC):%Y%m%d-%H%M%S}-{token[:4]}",
+        experiment=settings.tracking.experiment,
+        parameters=parameters,
+        service_account=cluster.service_account,
+        note=f"{what}; submission {token}",
+    )
+
+
+def same_data(runs: Iterable[Any], settings: Settings) -> Any:
+    """The newest run that has, or is about to have, a result for just this data; None where the data is new. Two
+    commits hold the same data when DVC's hash of the path is the same.
+
+    Raises:
+        DataError: the settings' commit has no such path.
+    """
+    data = settings.data
+    wanted = {"data_repository": data.repository, "data_path": data.path, "model_name": settings.registry.model_name}
+    if data.source:
+        raise SettingsError(f"--if-data-changed compares commits, and {data.source} has none; name a repository")
+    for run in runs:
+        had = (run.runtime_config and run.runtime_config.parameters) or {}
+        if run.state not in ("SUCCEEDED", *_WORKING) or any(had.get(name) != value for name, value in wanted.items()):
+            continue
+        if not data_revision.is_commit(str(had.get("data_revision", ""))):
+            continue  # of a schedule: where its branch was then, nobody knows
+        return run if _is_same(data.repository, data.path, str(had.get("data_revision", "")), data.revision) else None
+    return None
+
+
+def _is_same(repository: str, path: str, before: str, now: str) -> bool:
+    if before == now:
+        return True
+    current = data_revision.dvc_hash(repository, now, path)
+    try:
+        return data_revision.dvc_hash(repository, before, path) == current
+    except DataError:  # that commit is gone, as after a rebase
+        return False
+
+
+def _without_cache(package: Path) -> None:
+    """Every task anew. `kfp.Client.run_pipeline(enable_caching=False)` changes nothing for an uploaded version."""
+    documents = list(yaml.safe_load_all(package.read_text()))
+    pipeline = documents[0]
+    for component in (pipeline["root"], *pipeline["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}
+    package.write_text(yaml.safe_dump_all(documents))

@@ -1,0 +1,54 @@
+"""Freeing the disk of old runs; what a champion stands on is never touched."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.platform.mlflow_registry import CHAMPION, Registry
+from components.platform.run_context import RunContext
+from components.platform.workspace import runs_dir, trials_dir
+
+
+@dataclass(frozen=True, slots=True)
+class OldRun:
+    """A run whose artifacts can go; its log, result and receipt stay."""
+
+    name: str
+    artifacts: Path
+    size_bytes: int
+
+
+def old_runs(keep: int) -> list[OldRun]:
+    """Runs with artifacts, oldest first, without the newest `keep`, those at work, and those of any champion; then what
+    the trials of recipes and sweeps have made, as one, unless some run is at work.
+
+    Raises:
+        TrackingError: the registry does not answer, so nobody knows which runs are champions.
+    """
+    names = sorted((folder.parent.name for folder in runs_dir().glob("*/artifacts")), reverse=True)
+    champions = champion_runs()
+    old = [name for name in names[keep:] if name not in champions and not RunContext(name).is_alive()]
+    folders = [(name, runs_dir() / name / "artifacts") for name in reversed(old)]
+    if trials_dir().exists() and not any(RunContext(folder.name).is_alive() for folder in runs_dir().iterdir()):
+        folders.append(("trials", trials_dir()))
+    return [OldRun(name, folder, size_of(folder)) for name, folder in folders]
+
+
+def champion_runs() -> set[str]:
+    """Names of the runs that made a champion of any model."""
+    registry = Registry()
+    versions = (row for name in registry.names() for row in registry.versions(name))
+    return {row.tags.get("gapgate.run", "") for row in versions if CHAMPION in row.aliases}
+
+
+def free(runs: list[OldRun]) -> None:
+    """Remove the artifacts of these runs."""
+    for run in runs:
+        shutil.rmtree(run.artifacts)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

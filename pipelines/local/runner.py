@@ -1,0 +1,222 @@
+"""Running the pipeline on this machine: the compiled graph, under KFP's own local runner, without any service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.catalog import STEPS
+from components.execute import execute
+from components.platform import mlflow_runs
+from components.platform.run_context import DRAINED_VARIABLE, RunContext
+from components.platform.spool import Event, Reader
+from gapgate import artifacts
+from gapgate.errors import GapgateError, TrackingError, storage_errors
+from gapgate.settings.sections import Settings
+from pipelines.display import Display
+
+_SEND_EVERY_S = 2.0
+ARTIFACTS = "artifacts"
+"""Folder of a run that KFP puts the artifacts in."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
+"""Kind of artifact → the file of it that people open."""
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended."""
+
+    context: RunContext
+    failure: Event | None = None
+    """The `failed` event of the step that ended the run."""
+    tracking_notice: str = ""
+    """Why what the tracking server should get is still here, or empty."""
+    outputs: dict[str, Path] = field(default_factory=dict)
+    """Kind of artifact → its folder, for every step that ended well."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 2 a user's mistake, 3 the gate did not pass, 4 not registered yet, 1 anything else."""
+        if self.failure:
+            return int(self.failure["exit_code"])
+        verdict = artifacts.read_json(self.outputs["certificate"] / "certificate.json")["verdict"]
+        return 0 if verdict == "pass" else 3
+
+
+def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False) -> RunResult:
+    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress.
+
+    Raises:
+        StorageError: the workspace cannot be written.
+        SettingsError: no Docker engine answers, or an image is not there.
+    """
+    context = RunContext.new(settings.tracking.experiment)
+    with _runner(settings, context, in_containers) as runner:
+        return _run(settings, context, display, runner)
+
+
+def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
+    with storage_errors(context.folder):
+        context.spool.mkdir(parents=True)
+        (context.folder / ARTIFACTS).mkdir()  # here, or Docker makes it and it is root's
+        artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+    context.export()
+    os.environ[DRAINED_VARIABLE] = "1"
+    result = RunResult(context)
+    with context.alive(), display.live(context.name), _followed(context, display, result):
+        crash = _execute(settings, context, runner)
+    result.outputs = _outputs(context)
+    _link_results(result)
+    if result.failure is None and (crash or "certificate" not in result.outputs):
+        message = crash or "the run ended without a certificate"
+        result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
+    result.tracking_notice = _close(context, succeeded=result.failure is None and result.exit_code == 0)
+    _write_result(result)
+    return result
+
+
+def resume_registration(context: RunContext) -> RunResult:
+    """Register and package a run that ended while the tracking server was away.
+
+    Raises:
+        TrackingError: the server still does not answer.
+    """
+    context.export()
+    settings = artifacts.read_json(context.folder / "settings.json")
+    outputs = _outputs(context)
+    root = outputs["certificate"].parent.parent
+    for name in ("register", "package"):
+        step = STEPS[name]
+        passed = artifacts.read_json(outputs["certificate"] / "certificate.json")["verdict"] == "pass"
+        if step.output in outputs or (name == "package" and not passed):
+            continue
+        inputs = {kind: str(outputs[kind]) for kind in step.inputs}
+        execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
+        outputs = _outputs(context)
+    result = RunResult(context, outputs=outputs)
+    mlflow_runs.finish(context, succeeded=result.exit_code == 0)
+    _link_results(result)
+    _write_result(result)
+    return result
+
+
+@contextlib.contextmanager
+def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Iterator[Any]:
+    """KFP's runner of the steps."""
+    from kfp import local
+
+    if not in_containers:
+        yield local.SubprocessRunner(use_venv=False)
+        return
+    from pipelines.local.docker_runner import containers
+
+    with containers(settings, context) as runner:
+        yield runner
+
+
+def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
+    """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
+    from kfp import compiler, components, local
+
+    from pipelines.container_images import built, kind_of
+    from pipelines.graph import arguments, training_pipeline
+
+    compiled = context.folder / "pipeline.yaml"
+    with (
+        (context.folder / "log.txt").open("w", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        warnings.catch_warnings(),
+    ):
+        # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
+        warnings.simplefilter("ignore")
+        compiler.Compiler().compile(
+            training_pipeline(lambda task: task.set_container_image(built(kind_of(task.name)))), str(compiled)
+        )
+        local.init(runner, pipeline_root=str(context.folder / ARTIFACTS), raise_on_error=True)
+        try:
+            components.load_component_from_file(str(compiled))(**arguments(settings))
+        except RuntimeError as error:
+            return " ".join(_COLOURS.sub("", str(error)).split())
+    return ""
+
+
+@contextlib.contextmanager
+def _followed(context: RunContext, display: Display, result: RunResult) -> Iterator[None]:
+    """While the block runs: show what the steps report, to the last word, and send it to MLflow."""
+    stop = threading.Event()
+    reader = Reader(context.spool)
+
+    def show() -> None:
+        ended = False
+        while not ended:
+            ended = stop.wait(0.1)
+            for event in reader.read():
+                display.show(event)
+                if event["kind"] == "failed":
+                    result.failure = event
+
+    def send() -> None:
+        while not stop.wait(_SEND_EVERY_S):
+            with contextlib.suppress(TrackingError):
+                mlflow_runs.send(context)
+
+    threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
+    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _outputs(context: RunContext) -> dict[str, Path]:
+    """The complete artifacts of a run: KFP lays them out as <pipeline run>/<step>/<kind>."""
+    found = {}
+    for step in STEPS.values():
+        manifests = (context.folder / ARTIFACTS).glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
+        if manifest := next(manifests, None):
+            found[step.output] = manifest.parent
+    return found
+
+
+def _link_results(result: RunResult) -> None:
+    """What people open, under short names in the run's folder."""
+    for kind, name in RESULT_FILES.items():
+        if kind in result.outputs:
+            place = result.context.folder / name
+            place.unlink(missing_ok=True)
+            place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
+
+
+def _close(context: RunContext, *, succeeded: bool) -> str:
+    try:
+        mlflow_runs.finish(context, succeeded=succeeded)
+    except GapgateError as error:
+        return str(error)
+    return ""
+
+
+def _write_result(result: RunResult) -> None:
+    content: dict[str, Any] = {
+        "exit_code": result.exit_code,
+        "failure": result.failure,
+        "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
+        "ended_at": time.time(),
+    }
+    with storage_errors(result.context.folder):
+        artifacts.write_json(result.context.folder / "result.json", content)

@@ -1,0 +1,1 @@
+"""Many trainings in one process: sweeps, and the measured recipes."""

@@ -1,0 +1,136 @@
+"""Predictions as CSV, JSON and Parquet, written as they come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from gapgate.errors import SettingsError, storage_errors
+from serving.client.prediction import Row
+
+Write = Callable[[list[Row]], None]
+_ROW_GROUP = 50_000
+
+
+@contextmanager
+def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
+    """CSV (RFC 4180, but for plain line ends): file, class, confidence, class_2, confidence_2, ..., error, model,
+    version, receipt."""
+    writer = csv.writer(file, lineterminator="\n")
+    rivals = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("class", "confidence")]
+    writer.writerow(["file", "class", "confidence", *rivals, "error", "model", "version", "receipt"])
+
+    def write(rows: list[Row]) -> None:
+        for row in rows:
+            ranked = [cell for pair in row.probabilities.items() for cell in pair]
+            ranked += [""] * (2 * top_k - len(ranked))
+            writer.writerow([row.file, *ranked, row.error, row.model, row.version, row.receipt])
+
+    yield write
+
+
+@contextmanager
+def json_to(file: IO[str], top_k: int) -> Iterator[Write]:
+    """A JSON array with an object for each image, in the words of the server's answers."""
+    before = "[\n"
+
+    def write(rows: list[Row]) -> None:
+        nonlocal before
+        for row in rows:
+            file.write(before + json.dumps(row.as_dict(), ensure_ascii=False))
+            before = ",\n"
+
+    yield write
+    file.write("\n]\n" if before != "[\n" else "[]\n")
+
+
+@contextmanager
+def parquet_to(path: Path) -> Iterator[Write]:
+    """Parquet: file, class, confidence, classes and probabilities (lists, most probable first), error, model, version,
+    receipt. Class, confidence and error are null where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("file", pa.string()),
+            ("class", pa.string()),
+            ("confidence", pa.float32()),
+            ("classes", pa.list_(pa.string())),
+            ("probabilities", pa.list_(pa.float32())),
+            ("error", pa.string()),
+            ("model", pa.string()),
+            ("version", pa.string()),
+            ("receipt", pa.string()),
+        ]
+    )
+    waiting: list[dict[str, Any]] = []
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+
+        def flush() -> None:
+            if waiting:
+                writer.write_table(pa.Table.from_pylist(waiting, schema))
+                waiting.clear()
+
+        def write(rows: list[Row]) -> None:
+            waiting.extend(_parquet_row(row) for row in rows)
+            if len(waiting) >= _ROW_GROUP:
+                flush()
+
+        yield write
+        flush()
+
+
+def _parquet_row(row: Row) -> dict[str, Any]:
+    return {
+        "file": row.file,
+        "class": row.class_name or None,
+        "confidence": row.confidence,
+        "classes": list(row.probabilities),
+        "probabilities": list(row.probabilities.values()),
+        "error": row.error or None,
+        "model": row.model,
+        "version": row.version,
+        "receipt": row.receipt,
+    }
+
+
+def check_output(path: Path) -> None:
+    """Find out before the work whether its result can be written.
+
+    Raises:
+        SettingsError: another suffix than .csv, .json and .parquet, or no folder to write to.
+    """
+    if path.suffix.lower() not in (".csv", ".json", ".parquet"):
+        raise SettingsError(f"--output {path}: name a file that ends in .csv, .parquet or .json")
+    if not path.absolute().parent.is_dir():
+        raise SettingsError(f"--output {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise SettingsError(f"--output {path} is a folder; name a file")
+
+
+@contextmanager
+def to_file(path: Path, top_k: int) -> Iterator[Write]:
+    """CSV, JSON or Parquet by the suffix of `path`, which appears when all is written.
+
+    Raises:
+        StorageError: the disk is full, or the folder may not be written.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with storage_errors(path):
+        try:
+            if path.suffix.lower() == ".parquet":
+                with parquet_to(partial) as write:
+                    yield write
+            else:
+                form = csv_to if path.suffix.lower() == ".csv" else json_to
+                with partial.open("w", encoding="utf-8", newline="") as file, form(file, top_k) as write:
+                    yield write
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

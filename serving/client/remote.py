@@ -1,0 +1,222 @@
+"""Answering image files by a server's `POST /v1/predict/batch`: a few requests in flight, each as large as it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gapgate.errors import ServeError, SettingsError
+from serving.client.prediction import BATCH_SIZE, Row, name_of, read
+
+_REQUESTS = 4
+"""In flight. The server works on one batch in each of its two threads, and on the next ones without a pause."""
+_PART_BYTES = 256
+"""More than a file's headers take in a form."""
+_MAX_DROPS = 5
+_MAX_BUSY_S = 120.0
+_MAX_WAIT_S = 30.0
+_BUSY = (429, 503)
+"""Try again: too many requests, or a model that is not loaded yet."""
+_REFUSED = (401, 403)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    model: str
+    version: str
+    receipt: str
+    probabilities: Mapping[str, float]
+    error: str
+
+
+class Remote:
+    """A server at an address."""
+
+    threads = _REQUESTS
+
+    def __init__(self, url: str, *, key: str = "", top_k: int, batch_size: int | None = None) -> None:
+        """Ask the server what it takes. `url` may lack its scheme, which is then http.
+
+        Raises:
+            ServeError: no server answers there, it is none of ours, it is not ready, or it does not take the key.
+            SettingsError: an address or key that cannot be one.
+        """
+        self._url = url if "://" in url else f"http://{url}"
+        self._params = {"top_k": top_k}
+        self._stopped = threading.Event()
+        self._client = _client(self._url, key)
+        try:
+            card = self._card()
+        except BaseException:
+            self.close()
+            raise
+        self._source = (card["name"], card["version"], card["receipt"])
+        self._max_bytes: int = card["input"]["max_body_bytes"]
+        self._batch_size = min(batch_size or BATCH_SIZE, card["input"]["max_batch"])
+
+    def batches(self, files: Iterable[Path]) -> Iterator[list[Path]]:
+        """As many files as one request may hold, in number and in bytes."""
+        batch: list[Path] = []
+        room = 0
+        for file in files:
+            size = _PART_BYTES + (file.stat().st_size if file.is_file() else 0)
+            if batch and (len(batch) == self._batch_size or size > room):
+                yield batch
+                batch = []
+            if not batch:
+                room = self._max_bytes - _PART_BYTES
+            batch.append(file)
+            room -= size
+        if batch:
+            yield batch
+
+    def answer(self, files: list[Path]) -> list[Row]:
+        """A row for each file.
+
+        Raises:
+            ServeError: the server is gone, stays busy, or does not take the key any more.
+        """
+        contents = [self._content(file) for file in files]
+        answers = iter(self._ask([content for content in contents if isinstance(content, bytes)]))
+        rows = []
+        for file, content in zip(files, contents, strict=True):
+            if isinstance(content, str):
+                rows.append(Row(name_of(file), *self._source, error=content))
+                continue
+            found = next(answers)
+            rows.append(Row(name_of(file), found.model, found.version, found.receipt, found.probabilities, found.error))
+        return rows
+
+    def stop(self) -> None:
+        """Begin no further request, and let no other wait."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _content(self, file: Path) -> bytes | str:
+        data = read(file)
+        if isinstance(data, bytes) and len(data) + 2 * _PART_BYTES > self._max_bytes:
+            limit = f"the server's limit of {self._max_bytes:,} bytes for a request"
+            return f"{len(data):,} bytes exceed {limit}; predict without --url, or raise GAPGATE_MAX_BODY_BYTES there"
+        return data
+
+    def _ask(self, images: list[bytes]) -> list[_Answered]:
+        """An answer to each. A request that is refused is asked again in halves, so that what is wrong fails alone."""
+        if not images:
+            return []
+        # Numbers in the place of file names: those are nobody's business but the caller's.
+        form = [("image", (str(index), data, "application/octet-stream")) for index, data in enumerate(images)]
+        response = self._post(form)
+        if response.status_code == 200:
+            return _answers(self._json(response))
+        problem = _problem(response)
+        if response.status_code in _REFUSED:
+            raise ServeError(_refusal(self._url, problem))
+        if len(images) == 1:
+            return [_Answered(*self._source, {}, problem)]
+        middle = len(images) // 2
+        return self._ask(images[:middle]) + self._ask(images[middle:])
+
+    def _post(self, form: list[Any]) -> httpx.Response:
+        """The response to a form; a busy server and a dropped connection are tried again."""
+        drops, busy_until = 0, time.monotonic() + _MAX_BUSY_S
+        while True:
+            try:
+                response = self._client.post("/v1/predict/batch", params=self._params, files=form)
+            except httpx.TransportError as error:
+                drops += 1
+                if drops == _MAX_DROPS or self._stopped.is_set():
+                    raise ServeError(f"{self._url} does not answer any more ({_words(error)}); try again") from None
+                self._stopped.wait(0.1 * 2**drops)
+                continue
+            if response.status_code not in _BUSY:
+                return response
+            if self._stopped.is_set() or time.monotonic() > busy_until:
+                raise ServeError(f"{self._url} answers {response.status_code}: {_problem(response)}; try again later")
+            self._stopped.wait(_retry_after(response))
+
+    def _card(self) -> dict[str, Any]:
+        """`GET /v1/model`"""
+        try:
+            response = self._client.get("/v1/model")
+        except httpx.InvalidURL as error:
+            raise SettingsError(f"--url {self._url}: {error}") from None
+        except httpx.UnsupportedProtocol:
+            raise SettingsError(f"--url {self._url}: give an address with http or https") from None
+        except httpx.TransportError as error:
+            remedy = "is its address right? `gapgate serve` starts one"
+            raise ServeError(f"no server answers at {self._url} ({_words(error)}); {remedy}") from None
+        if response.status_code in _REFUSED:
+            raise ServeError(_refusal(self._url, _problem(response)))
+        if response.status_code == 503:
+            raise ServeError(f"{self._url} is not ready: {_problem(response)}")
+        card = self._json(response)
+        if response.status_code != 200 or not {"name", "version", "receipt", "input"} <= card.keys():
+            raise ServeError(f"{self._url} is no server of Gapgate: /v1/model answers {response.status_code}")
+        return card
+
+    def _json(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ServeError(f"{self._url} is no server of Gapgate: it answers {response.status_code} without JSON")
+        return content
+
+
+def _client(url: str, key: str) -> httpx.Client:
+    from serving.options import is_loopback
+
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("the key holds characters that no header carries; --key or GAPGATE_API_KEY names another")
+    try:
+        return httpx.Client(
+            base_url=url,
+            headers={"X-API-Key": key} if key else None,
+            timeout=httpx.Timeout(60.0, connect=10.0),
+            limits=httpx.Limits(max_connections=_REQUESTS),
+            trust_env=not is_loopback(httpx.URL(url).host),  # no proxy leads to this machine
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise SettingsError(f"--url {url}: {error}") from None
+
+
+def _answers(content: dict[str, Any]) -> list[_Answered]:
+    source = (content["model"]["name"], content["model"]["version"], content["receipt"])
+    return [
+        _Answered(*source, found.get("probabilities", {}), found.get("error", {}).get("message", ""))
+        for found in content["results"]
+    ]
+
+
+def _problem(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"
+
+
+def _refusal(url: str, problem: str) -> str:
+    return f"{url} refuses: {problem} (--key KEY, or GAPGATE_API_KEY)"
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds; one where the header is missing, or a date."""
+    try:
+        return min(max(float(response.headers.get("Retry-After", "1")), 0.1), _MAX_WAIT_S)
+    except ValueError:
+        return 1.0
+
+
+def _words(error: httpx.TransportError) -> str:
+    """`[Errno 111] Connection refused` → `Connection refused`"""
+    return str(error).partition("] ")[2] or str(error) or type(error).__name__

@@ -1,0 +1,229 @@
+"""`gapgate submit`, on a server that speaks KFP's API."""
+
+import json
+import subprocess
+import threading
+
+import pytest
+import yaml
+
+from pipelines.kubeflow import connection, follow
+from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_pods, wait_for
+from tests.serving.registry_server import RegistryServer
+
+
+def test_submit_hands_over_settings_data_and_gpus(call, server, repository):
+    arguments = ("--data-repository", repository.as_uri(), "--set", "train.epochs=3", "--experiment", "trial")
+    code, out, _ = call("submit", *arguments, "--gpu", "amd.com/gpu=2", "--name", "first")
+    run = only(server.runs)
+    assert code == 0
+    assert f"{server.url}/#/runs/details/{run['run_id']}" in out
+    assert f"gapgate.run = {run['run_id']} in trial" in out
+    given = run["runtime_config"]["parameters"]
+    assert json.loads(given["train"])["epochs"] == 3
+    assert (given["gpu_kind"], given["num_gpus"], given["experiment"]) == ("amd.com/gpu", 2, "trial")
+    assert given["data_revision"] == git(repository, "rev-parse", "main")
+    assert (run["display_name"], run["service_account"]) == ("first", "gapgate-pipeline")
+    assert only(server.experiments)["display_name"] == "trial"
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", "refs/heads/main", "HEAD"])
+def test_a_branch_and_a_tag_become_the_commit(call, server, repository, revision):
+    call("submit", "--data-repository", repository.as_uri(), "--data-rev", revision)
+    assert only(server.runs)["runtime_config"]["parameters"]["data_revision"] == git(
+        repository, "rev-parse", f"{revision}^{{commit}}"
+    )
+
+
+def test_submit_twice_uploads_once_and_no_cache_is_another_version(call, server):
+    assert "(uploaded)" in call("submit", *DIGITS)[1]
+    assert "(unchanged)" in call("submit", *DIGITS)[1]
+    assert "(uploaded)" in call("submit", *DIGITS, "--no-cache")[1]
+    cached, uncached = (yaml.safe_dump(one["pipeline_spec"]) for one in server.versions.values())
+    assert "enableCache: true" in cached
+    assert "enableCache" not in uncached
+    assert cached.replace("enableCache: true", "").count("\n") == pytest.approx(uncached.count("\n"), abs=10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "code", "last"),
+    [({}, 0, "package"), ({"gate": "fail"}, 3, "register"), ({"evaluate": "FAILED"}, 1, "evaluate")],
+)
+def test_the_exit_code_of_wait_is_the_verdict(call, server, plan, code, last):
+    server.plan = plan
+    found, out, _ = call("submit", *WAIT)
+    lines = [line.split() for line in out.splitlines() if line[:1] in "✓✗"]
+    assert found == code
+    assert lines[-1][:4] == ["✗" if code == 1 else "✓", last, "7.0", "s"]
+    assert ("gate pass" in out) == (code == 0)
+    assert ("gate not passed" in out) == (code == 3)
+
+
+def container(**state):
+    return {"status": {"containerStatuses": [{"name": "main", "state": state}]}}
+
+
+UNSCHEDULABLE = {
+    "status": {
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpuu.",
+            }
+        ]
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("pod", "code", "said"),
+    [
+        (container(terminated={"reason": "OOMKilled", "exitCode": 137}), 1, "raise steps.train.memory_limit"),
+        ({"status": {"reason": "DeadlineExceeded"}}, 1, "raise steps.train.timeout_s"),
+        (container(waiting={"reason": "ErrImagePull", "message": "not found"}), 2, "check `images`"),
+    ],
+)
+def test_a_failed_step_says_what_to_do(call, server, pod, code, said):
+    server.plan = {"train": "FAILED"}
+    serve_pods(server, "train", pod, server.pods)
+    found, out, err = call("submit", *WAIT)
+    assert (found, err) == (code, "")
+    assert any(line.startswith("✗ train") and said in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pod", "code", "said"),
+    [
+        (container(waiting={"reason": "ImagePullBackOff", "message": "gapgate/train:9"}), 2, "gapgate/train:9"),
+        (container(waiting={"reason": "CreateContainerConfigError"}), 2, "kubectl -n kubeflow create secret"),
+        (UNSCHEDULABLE, 2, "check --gpu KIND=COUNT"),
+        ({"status": {}}, 1, "get pods,events"),
+    ],
+)
+def test_a_step_that_does_not_begin_ends_the_wait(call, server, pod, code, said):
+    server.plan = {"train": "PENDING"}
+    serve_pods(server, "train", pod, server.pods)
+    found, out, err = call("submit", *WAIT, "--pending-timeout", "0.1")
+    assert found == code
+    assert err.startswith("error: train: has been waiting")
+    assert said in err
+    assert "gapgate cancel" in out
+    assert only(server.runs)["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("gapgate.errors.DataError: no class has 2 images", 2, "no class has 2 images"),
+        ("gapgate.errors.TrackingError: http://mlflow does not answer", 4, "does not answer"),
+        ("RuntimeError: CUDA error", 1, "RuntimeError: CUDA error"),
+    ],
+)
+def test_what_the_step_said_itself_is_the_reason(call, server, line, code, said):
+    server.plan = {"train": "FAILED"}
+    log = f"Traceback (most recent call last):\n  File x\n{line}\nF1121 main.go:54] failed: exit status 1\n"
+    serve_pods(server, "train", log, server.logs)
+    found, out, _ = call("submit", *WAIT)
+    assert found == code
+    assert any(row.startswith("✗ train") and row.endswith(said) for row in out.splitlines())
+
+
+def test_a_failure_without_a_reason_names_the_command_that_shows_the_log(call, server):
+    server.plan = {"train": "FAILED"}
+    server.has_ui = False
+    server.faults["get_pipeline_version"] = [404] * 9
+    code, out, _ = call("submit", *WAIT)
+    assert code == 1
+    assert f"kubectl -n kubeflow logs -l pipeline/runid={only(server.runs)['run_id']},gapgate/step=train" in out
+
+
+def test_a_server_away_for_a_moment_does_not_end_the_wait(call, server):
+    server.faults["get_run"] = [500, "drop", 503]
+    assert call("submit", *WAIT)[0] == 0
+
+
+def test_wait_ends_with_4_when_kfp_stays_away(call, server, monkeypatch):
+    monkeypatch.setattr(connection, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(follow.Pace.__init__, "__defaults__", (0.01, 600.0, 0.1))
+    server.faults["get_run"] = [503] * 1000
+    code, _, err = call("submit", *WAIT)
+    assert code == 4
+    assert "the run goes on" in err
+
+
+def test_the_mlflow_run_is_found_by_the_kfp_run(call, server, tmp_path, monkeypatch):
+    mlflow = RegistryServer(tmp_path)
+    mlflow.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
+        create = server.create_run
+
+        def create_run(query, body):
+            from mlflow import MlflowClient
+
+            run = create(query, body)
+            client = MlflowClient(mlflow.url)
+            made = client.create_run(client.create_experiment("gapgate"), tags={"gapgate.run": run["run_id"]})
+            server.mlflow_run = f"#/experiments/{made.info.experiment_id}/runs/{made.info.run_id}"
+            return run
+
+        server.create_run = create_run
+        code, out, _ = call("submit", *WAIT)
+        assert code == 0
+        assert out.count(f"{mlflow.url}/{server.mlflow_run}") == 1
+    finally:
+        mlflow.stop()
+
+
+def test_if_data_changed_compares_what_dvc_tracks_not_the_commit(call, server, repository):
+    arguments = ("submit", "--if-data-changed", "--data-repository", repository.as_uri(), "--poll", "0.01")
+    assert call(*arguments, "--wait")[0] == 0
+    same = call(*arguments)
+    commit(repository)
+    still_same = call(*arguments)
+    assert "nothing to do" in same[1]
+    assert "nothing to do" in still_same[1]
+    assert len(server.runs) == 1
+    changed = commit(repository, "b")
+    call(*arguments)
+    assert list(server.runs.values())[-1]["runtime_config"]["parameters"]["data_revision"] == changed
+    assert "is at work on" in call(*arguments)[1]
+    assert len(server.runs) == 2
+
+
+def test_a_failed_run_does_not_count_as_a_result(call, server, repository):
+    arguments = ("submit", "--if-data-changed", "--data-repository", repository.as_uri(), "--poll", "0.01")
+    server.plan = {"train": "FAILED"}
+    assert call(*arguments, "--wait")[0] == 1
+    assert call(*arguments)[0] == 0
+    assert len(server.runs) == 2
+
+
+def test_an_unknown_revision_is_said_before_a_run_starts(call, server, repository):
+    code, _, err = call("submit", "--data-repository", repository.as_uri(), "--data-rev", "nope")
+    assert code == 2
+    assert "has no branch or tag nope" in err
+    assert not server.runs
+
+
+def test_a_folder_is_refused_with_the_url_of_its_remote(call, tmp_path, repository):
+    subprocess.run(["git", "clone", "-q", repository.as_uri(), tmp_path / "clone"], check=True)
+    _, _, err = call("submit", "--data-repository", tmp_path / "clone")
+    assert f"--data-repository {repository.as_uri()}" in err
+
+
+def test_a_run_that_somebody_cancels_ends_the_wait_with_1(call, server):
+    server.plan = {"train": "PENDING"}
+
+    def cancel():
+        wait_for(lambda: server.calls.count("get_run") > 6)
+        only(server.workflows).cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    code, _, err = call("submit", *WAIT)
+    thread.join()
+    assert code == 1
+    assert "CANCELED" in err

@@ -1,0 +1,152 @@
+"""Which image goes where: stickiness, exact shares, groups and duplicates."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gapgate.data import decoding
+from gapgate.data.image_table import Index
+from gapgate.data.partition import partition, unit_share
+from gapgate.data.sources import Record
+from gapgate.data.splits import SPLIT_NAMES
+from gapgate.errors import DataError
+from gapgate.settings.sections import PreprocessSettings
+
+
+def split_index(path, images, **options):
+    """Splits of `images`, tuples (label, hash, given split, group), without decoding anything."""
+    path.unlink(missing_ok=True)
+    index = Index(path)
+    index.fill(Record(f"{n:05d}", label, split, group, "") for n, (label, _, split, group) in enumerate(images))
+    index.store(decoding.Decoded(n, content, 8, 8, (1,), (1,), "") for n, (_, content, _, _) in enumerate(images))
+    how = partition(index, PreprocessSettings(**options))
+    result = list(index.lines("SELECT id, label, hash, grp, split, reason FROM images ORDER BY row"))
+    index.close()
+    return result, how
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    old=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["", "g1", "g2"])), min_size=1, max_size=40),
+    new=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["", "g1", "g3"])), max_size=40),
+    data=st.data(),
+)
+def test_growing_the_data_set_never_moves_an_image(tmp_path, old, new, data):
+    def images(pairs):
+        return [(number % 3, f"{number:032x}", "", group) for number, group in pairs]
+
+    before, _ = split_index(tmp_path / "a", images(old))
+    grown = data.draw(st.permutations(old + new))
+    after, _ = split_index(tmp_path / "b", images(grown))
+    in_use = {(h, grp): split for _, _, h, grp, split, _ in after if split in SPLIT_NAMES}
+    for _, _, content, group, split, _ in before:
+        if split in SPLIT_NAMES and (content, group) in in_use:
+            assert in_use[content, group] == split
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    images=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 50), st.sampled_from(["", "a", "b", "c", "d"])),
+        min_size=1,
+        max_size=60,
+    ),
+    stratify=st.booleans(),
+)
+def test_no_group_and_no_content_is_in_two_splits(tmp_path, images, stratify):
+    result, _ = split_index(
+        tmp_path / "i", [(label, f"{n:032x}", "", group) for label, n, group in images], stratify=stratify
+    )
+    split_of_group, split_of_content = {}, {}
+    for _, _, content, group, split, _ in result:
+        if split in SPLIT_NAMES:
+            assert split_of_content.setdefault(content, split) == split
+            if group:
+                assert split_of_group.setdefault(group, split) == split
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    test_fraction=st.floats(0.05, 0.5),
+    val_fraction=st.floats(0.05, 0.4),
+)
+def test_stratified_shares_are_exact_in_every_class(tmp_path, sizes, test_fraction, val_fraction):
+    images = [(label, f"{label:016x}{n:016x}", "", "") for label, size in enumerate(sizes) for n in range(size)]
+    options = {"stratify": True, "test_fraction": test_fraction, "val_fraction": val_fraction}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    for label, size in enumerate(sizes):
+        splits = [split for _, of, _, _, split, _ in result if of == label]
+        num_test = splits.count("test")
+        assert num_test == int(size * test_fraction + 0.5)
+        assert splits.count("val") == int((size - num_test) * val_fraction + 0.5)
+
+
+def test_stratified_groups_come_near_the_share(tmp_path):
+    images = [(n % 2, f"{n:032x}", "", f"g{n // 5 * 2 + n % 2}") for n in range(1000)]
+    result, _ = split_index(tmp_path / "i", images, stratify=True, test_fraction=0.2)
+    for label in (0, 1):
+        share = np.mean([split == "test" for _, of, _, _, split, _ in result if of == label])
+        assert share == pytest.approx(0.2, abs=0.006)
+
+
+def test_shares_are_uniform_and_independent():
+    test = np.array([unit_share("", "test", str(n)) for n in range(20_000)])
+    val = np.array([unit_share("", "val", str(n)) for n in range(20_000)])
+    for share in (test, val):
+        assert np.histogram(share, 10, (0, 1))[0] == pytest.approx(2000, abs=200)
+    assert abs(np.corrcoef(test, val)[0, 1]) < 0.03
+
+
+def test_given_val_is_kept_and_test_is_taken_from_train_when_it_is_missing(tmp_path):
+    images = [(0, f"{n:032x}", "val" if n < 100 else "train", "") for n in range(1000)]
+    result, how = split_index(tmp_path / "i", images, test_fraction=0.3)
+    assert how.given_splits == ("train", "val")
+    assert {split for _, _, _, _, split, _ in result[:100]} == {"val"}
+    assert [split for _, _, _, _, split, _ in result[100:]].count("test") == pytest.approx(270, abs=50)
+    assert "val" not in {split for _, _, _, _, split, _ in result[100:]}
+
+
+def test_a_group_in_two_given_splits_is_refused(tmp_path):
+    images = [(0, f"{n:032x}", ("train", "test")[n], "patient 7") for n in range(2)]
+    with pytest.raises(DataError, match="group 'patient 7' has images in more than one given split; move each group"):
+        split_index(tmp_path / "i", images)
+
+
+# Duplicates
+
+
+def test_one_of_several_copies_in_a_split_is_kept(tmp_path):
+    images = [(0, f"{n % 50:032x}", "", "") for n in range(150)]
+    result, how = split_index(tmp_path / "i", images)
+    assert how.within_split == 100
+    assert [split == "duplicate" for _, _, _, _, split, _ in result] == [False] * 50 + [True] * 100
+    assert result[149][5] == "same pixels as 00049"
+
+
+def test_copies_across_given_splits_stay_in_test_alone(tmp_path):
+    same = "f" * 32
+    images = [(0, same, "train", ""), (0, "1" * 32, "train", ""), (0, same, "val", ""), (0, same, "test", "")]
+    result, how = split_index(tmp_path / "i", images)
+    assert [split for _, _, _, _, split, _ in result] == ["duplicate", "train", "duplicate", "test"]
+    assert how.across_splits == 2
+    assert [reason for *_, reason in result] == ["same pixels in val as 00002", "", "same pixels in test as 00003", ""]
+
+
+def test_copies_in_groups_of_different_splits_leave_train(tmp_path):
+    groups = [f"g{n}" for n in range(40)]
+    images = [(0, "f" * 32, "", group) for group in groups] + [(0, f"{n:032x}", "", g) for n, g in enumerate(groups)]
+    result, how = split_index(tmp_path / "i", images)
+    assert [split for _, _, content, _, split, _ in result if content == "f" * 32 and split != "duplicate"] == ["test"]
+    assert how.across_splits == 2
+    assert how.within_split == 37
+
+
+def test_the_same_pixels_with_two_labels_are_kept_out_of_train(tmp_path):
+    images = [(n % 2, f"{n // 2:032x}", "", "") for n in range(200)]
+    result, how = split_index(tmp_path / "i", images)
+    assert "train" not in {split for _, _, _, _, split, _ in result}
+    dropped = [reason for *_, split, reason in result if split == "duplicate"]
+    assert how.label_conflicts == len(dropped) > 100
+    assert all(reason.startswith("same pixels with another label as ") for reason in dropped)

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from gapgate.evidence import gap
+from gapgate.evidence.gap import Interval
+
+
+def answers(num_right: int, num_images: int) -> np.ndarray:
+    return np.arange(num_images) < num_right
+
+
+def measured(num_right: int, num_images: int, seed: int = 0, **options: object) -> gap.Accuracy:
+    return gap.measure(answers(num_right, num_images), np.random.default_rng(seed), **options)
+
+
+def test_the_same_accuracy_on_both_sides_is_no_gap() -> None:
+    found = gap.gap(measured(90, 100, seed=1), measured(90, 100, seed=2))
+    assert found.value == 0
+    assert found.low < 0 < found.high
+
+
+def test_the_fashion_mnist_gap_is_four_points_and_about_half_a_point_wide_on_each_side() -> None:
+    found = gap.gap(measured(19_120, 20_000), measured(9_160, 10_000, seed=1))
+    assert found.value == pytest.approx(4.0)
+    assert found.low == pytest.approx(4.0 - 0.61, abs=0.05)
+    assert found.high == pytest.approx(4.0 + 0.61, abs=0.05)
+
+
+@pytest.mark.parametrize(("num_right", "num_images"), [(0, 10), (3, 10), (10, 10), (441, 450)])
+def test_single_images_give_the_jeffreys_interval(num_right: int, num_images: int) -> None:
+    found = measured(num_right, num_images, num_resamples=200_000).interval(0.95)
+    low, high = beta.ppf([0.025, 0.975], num_right + 0.5, num_images - num_right + 0.5)
+    value = num_right / num_images
+    assert (found.low, found.high) == pytest.approx((min(low, value), max(high, value)), abs=0.004)
+
+
+def test_a_perfect_score_on_ten_images_is_not_certain() -> None:
+    found = gap.gap(measured(1200, 1200), measured(10, 10, seed=1))
+    assert found.value == 0
+    assert found.high > 15
+
+
+def coverage(
+    accuracies: tuple[float, float], sizes: tuple[int, int], cluster: int = 1, with_groups: bool = True
+) -> float:
+    """The share of 600 simulated evaluations whose interval holds the true gap. Images come in clusters of equal
+    answers."""
+    rng = np.random.default_rng(20_26)
+    true_gap = (accuracies[0] - accuracies[1]) * 100
+    held = 0
+    for _ in range(600):
+        sides = []
+        for accuracy, size in zip(accuracies, sizes, strict=True):
+            correct = np.repeat(rng.random(size) < accuracy, cluster)
+            groups = np.repeat(np.arange(size), cluster) if with_groups and cluster > 1 else None
+            sides.append(gap.measure(correct, rng, groups=groups, num_resamples=1000))
+        found = gap.gap(sides[0], sides[1])
+        held += found.low <= true_gap <= found.high
+    return held / 600
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "sizes"),
+    [((0.99, 0.9), (200, 30)), ((0.9, 0.8), (40, 20)), ((0.7, 0.7), (15, 15)), ((0.97, 0.93), (60, 60))],
+)
+def test_the_interval_holds_the_true_gap_about_95_times_in_100_at_small_n(
+    accuracies: tuple[float, float], sizes: tuple[int, int]
+) -> None:
+    assert 0.93 <= coverage(accuracies, sizes) <= 0.985
+
+
+def test_groups_keep_the_coverage_that_single_images_lose() -> None:
+    accuracies, sizes = (0.95, 0.85), (60, 40)
+    assert 0.93 <= coverage(accuracies, sizes, cluster=5) <= 0.985
+    assert coverage(accuracies, sizes, cluster=5, with_groups=False) < 0.75
+
+
+def test_groups_of_one_image_change_nothing() -> None:
+    alone = measured(40, 50)
+    grouped = measured(40, 50, groups=np.arange(50))
+    np.testing.assert_array_equal(alone.draws, grouped.draws)
+
+
+def test_groups_of_different_sizes_keep_the_accuracy_over_images() -> None:
+    correct = np.array([True] * 30 + [False] * 10)
+    groups = np.array([0] * 20 + [1] * 15 + [2] * 3 + [3] * 2)
+    found = gap.measure(correct, np.random.default_rng(0), groups=groups)
+    assert found.value == 0.75
+    assert found.interval().high - found.interval().low > 0.4
+
+
+def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = measured(40, 50, seed=3).interval()
+    assert first == measured(40, 50, seed=3).interval()
+    monkeypatch.setattr(gap, "CHUNK_VALUES", 100)
+    chunked = measured(40, 50, seed=3).interval()
+    assert (chunked.low, chunked.high) == pytest.approx((first.low, first.high), abs=0.02)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        measured(0, 0)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_value_lies_in_its_interval(num_train: int, num_test: int, data: st.DataObject) -> None:
+    train = measured(data.draw(st.integers(0, num_train)), num_train, num_resamples=1000)
+    test = measured(data.draw(st.integers(0, num_test)), num_test, seed=1, num_resamples=1000)
+    for found in (gap.gap(train, test), train.interval(), test.interval()):
+        assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "limit"),
+    [((1195, 1200), (97, 100), 4.0), ((19_000, 20_000), (450, 500), 3.0), ((1200, 1200), (10, 10), 3.0)],
+)
+def test_that_many_images_do_decide_and_four_fifths_of_them_do_not(
+    train: tuple[int, int], test: tuple[int, int], limit: float
+) -> None:
+    accuracy = test[0] / test[1]
+    train_side, test_side = measured(*train, num_resamples=100_000), measured(*test, seed=1).interval()
+    point = (train[0] / train[1] - accuracy) * 100
+    upwards = limit < point
+    interval = train_side.interval()
+    needed = gap.images_to_decide(
+        test_side,
+        test[1],
+        abs(limit - point) / 100,
+        upwards=upwards,
+        fixed_width=interval.value - interval.low if upwards else interval.high - interval.value,
+    )
+    assert needed is not None
+
+    def is_decided(num_images: float) -> bool:
+        draws = np.random.default_rng(5).beta(accuracy * num_images + 0.5, (1 - accuracy) * num_images + 0.5, 100_000)
+        found = gap.gap(train_side, gap.Accuracy(accuracy, int(num_images), draws))
+        return found.high <= limit or found.low > limit
+
+    assert is_decided(1.1 * needed)
+    assert not is_decided(0.8 * needed)
+
+
+def test_no_number_of_test_images_decides_what_train_leaves_open() -> None:
+    test = Interval(0.95, 0.93, 0.97)
+    assert gap.images_to_decide(test, 400, 0.01, upwards=False, fixed_width=0.01) is None
+    assert gap.images_to_decide(test, 400, 0.0, upwards=False) is None
+
+
+def test_dependent_images_need_more_of_them() -> None:
+    alone = gap.jeffreys_interval(380, 400)
+    wider = Interval(alone.value, alone.value - 2 * (alone.value - alone.low), alone.value + 2 * (alone.high - 0.95))
+    few = gap.images_to_decide(alone, 400, 0.01, upwards=False)
+    many = gap.images_to_decide(wider, 400, 0.01, upwards=False)
+    assert few is not None
+    assert many is not None
+    assert many == pytest.approx(4 * few, rel=0.01)

@@ -1,0 +1,229 @@
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gapgate.evidence import gap
+from gapgate.evidence.gate import Certificate, Check, judge
+from gapgate.settings.sections import GateSettings
+
+LIMITS = GateSettings()
+
+
+def evaluation_of(train: float, num_train: int, test: float, num_test: int) -> dict[str, Any]:
+    """The figures of a model with these accuracies, measured as evaluate does; everything else is good."""
+    rng = np.random.default_rng(0)
+    train_side, test_side = (
+        gap.measure(np.arange(size) < round(accuracy * size), rng)
+        for accuracy, size in ((train, num_train), (test, num_test))
+    )
+    found = gap.gap(train_side, test_side)
+    accuracies = {"train": train_side.interval(), "test": test_side.interval()}
+    return {
+        "accuracy": {
+            name: {"value": a.value, "low": a.low, "high": a.high, "num_images": size}
+            for (name, a), size in zip(accuracies.items(), (num_train, num_test), strict=True)
+        },
+        "gap": {"points": found.value, "low": found.low, "high": found.high, "confidence_level": 0.95},
+        "classes": [{"name": "cat", "recall": 0.9, "support": 40}, {"name": "dog", "recall": 0.8, "support": 50}],
+        "calibration": {"ece": 0.02},
+        "parity": {"max_abs_difference": 2e-6, "num_images": 256},
+        "loss": {"test": 0.3},
+    }
+
+
+GOOD = evaluation_of(0.999, 1200, 0.987, 450)
+
+
+def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    """The good evaluation with one figure replaced."""
+    evaluation = copy.deepcopy(GOOD)
+    node: Any = evaluation
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    return evaluation
+
+
+def check_of(certificate: Certificate, name: str) -> Check:
+    return next(check for check in certificate.checks if check.name == name)
+
+
+JUDGED = [
+    ("accuracy", "test", "value"),
+    ("accuracy", "test", "low"),
+    ("accuracy", "test", "high"),
+    ("accuracy", "test", "num_images"),
+    ("gap", "points"),
+    ("gap", "low"),
+    ("gap", "high"),
+    ("gap", "confidence_level"),
+    ("accuracy", "train", "value"),
+    ("accuracy", "train", "low"),
+    ("accuracy", "train", "high"),
+    ("classes", 1, "recall"),
+    ("calibration", "ece"),
+    ("parity", "max_abs_difference"),
+    ("parity", "num_images"),
+]
+SECTIONS = [("accuracy",), ("accuracy", "test"), ("gap",), ("classes",), ("calibration",), ("parity",)]
+
+
+def test_the_fashion_mnist_tutorial_cnn_fails_on_its_gap() -> None:
+    certificate = judge(LIMITS, evaluation_of(0.956, 20_000, 0.916, 10_000))
+    assert certificate.verdict == "fail"
+    assert certificate.reasons == ("gap 4.0 points (3.4 to 4.6) is wholly above the limit 3.0",)
+
+
+@pytest.mark.parametrize("figures", [(0.935, 20_000, 0.923, 10_000), (0.999, 1200, 0.987, 450)])
+def test_fashion_mnist_with_flips_and_shifts_and_digits_pass(figures: tuple[float, int, float, int]) -> None:
+    certificate = judge(LIMITS, evaluation_of(*figures))
+    assert certificate.verdict == "pass"
+    assert certificate.reasons == ()
+    assert [check.name for check in certificate.checks] == [
+        "max_gap_points",
+        "min_test_accuracy",
+        "min_class_recall",
+        "max_ece",
+        "max_parity",
+    ]
+
+
+def test_a_perfect_score_on_ten_images_is_undecided_with_the_number_that_would_decide() -> None:
+    certificate = judge(LIMITS, evaluation_of(1.0, 1200, 1.0, 10))
+    check = check_of(certificate, "max_gap_points")
+    assert certificate.verdict == check.verdict == "undecided"
+    assert check.images_to_decide is not None
+    assert 60 < check.images_to_decide < 120
+    assert f"{check.images_to_decide} test images would decide" in check.reason
+    assert judge(LIMITS, evaluation_of(1.0, 1200, 1.0, round(check.images_to_decide * 1.15))).verdict == "pass"
+
+
+def test_a_gap_that_train_leaves_open_says_that_no_test_images_decide() -> None:
+    check = check_of(judge(LIMITS, evaluation_of(0.99, 100, 0.96, 400)), "max_gap_points")
+    assert check.verdict == "undecided"
+    assert check.images_to_decide is None
+    assert "no number of test images would decide" in check.reason
+
+
+def test_a_low_accuracy_fails_and_a_wavering_one_is_undecided() -> None:
+    low = judge(LIMITS, evaluation_of(0.7, 5000, 0.7, 5000))
+    assert check_of(low, "min_test_accuracy").verdict == "fail"
+    assert "wholly below the limit 80.0 %" in check_of(low, "min_test_accuracy").reason
+    wavering = judge(LIMITS, evaluation_of(0.81, 5000, 0.81, 500))
+    assert check_of(wavering, "min_test_accuracy").verdict == "undecided"
+    assert (check_of(wavering, "min_test_accuracy").images_to_decide or 0) > 500
+
+
+def test_the_weakest_class_is_named() -> None:
+    certificate = judge(LIMITS, changed(("classes", 0, "recall"), 0.4))
+    assert certificate.verdict == "fail"
+    assert certificate.reasons == ("recall 40.0 % of the weakest class 'cat' breaks the limit 50.0 %",)
+
+
+def test_a_class_without_test_images_fails_and_is_named() -> None:
+    evaluation = changed(("classes", 1), {"name": "dog", "recall": None, "support": 0})
+    assert "class 'dog' has no test images" in judge(LIMITS, evaluation).reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [(("calibration", "ece"), 0.11, "max_ece"), (("parity", "max_abs_difference"), 2e-4, "max_parity")],
+)
+def test_a_figure_beyond_its_limit_fails(path: tuple[str, ...], value: float, name: str) -> None:
+    certificate = judge(LIMITS, changed(path, value))
+    assert certificate.verdict == check_of(certificate, name).verdict == "fail"
+
+
+@pytest.mark.parametrize(("path", "value"), [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4)])
+def test_the_limit_itself_is_kept(path: tuple[str, ...], value: float) -> None:
+    assert judge(LIMITS, changed(path, value)).verdict == "pass"
+
+
+@pytest.mark.parametrize("path", JUDGED + SECTIONS)
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.01", True, [], {}, -1e9, 10**400])
+def test_a_missing_or_malformed_figure_fails_with_a_reason(path: tuple[str | int, ...], value: Any) -> None:
+    certificate = judge(LIMITS, changed(path, value))
+    assert certificate.verdict == "fail"
+    assert all(reason and "\n" not in reason for reason in certificate.reasons)
+
+
+def test_an_empty_evaluation_fails_every_check() -> None:
+    assert [check.verdict for check in judge(LIMITS, {}).checks] == ["fail"] * 5
+
+
+def test_an_interval_that_does_not_hold_its_value_fails() -> None:
+    assert "is no interval" in judge(LIMITS, changed(("gap", "points"), 2.9)).reasons[0]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda inner: st.lists(inner)
+       | st.dictionaries(st.sampled_from(["value", "low", "test", "recall", "name"]), inner), max_leaves=6),
+       st.sampled_from(JUDGED + SECTIONS))  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_anything_anywhere_gets_a_verdict(value: Any, path: tuple[str | int, ...]) -> None:
+    certificate = judge(LIMITS, changed(path, value))
+    assert Certificate.model_validate_json(certificate.model_dump_json()) == certificate
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_nan_anywhere_never_passes(data: st.DataObject) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    node: Any = evaluation
+    while True:
+        key = data.draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+        if not isinstance(node[key], dict | list):
+            break
+        node = node[key]
+    node[key] = math.nan
+    assert judge(LIMITS, evaluation).verdict == "fail"
+
+
+intervals = st.tuples(st.floats(-20, 20), st.floats(0, 5), st.floats(0, 5))
+
+
+@given(intervals, st.floats(0, 5), st.floats(0, 5), st.floats(-5, 10))
+@settings(max_examples=100, deadline=None)
+def test_widening_an_interval_never_turns_a_non_pass_into_a_pass(
+    interval: tuple[float, float, float], more_below: float, more_above: float, limit: float
+) -> None:
+    points, below, above = interval
+    limits = GateSettings(max_gap_points=limit)
+    narrow, wide = copy.deepcopy(GOOD), copy.deepcopy(GOOD)
+    narrow["gap"] |= {"points": points, "low": points - below, "high": points + above}
+    wide["gap"] |= {"points": points, "low": points - below - more_below, "high": points + above + more_above}
+    before, after = (check_of(judge(limits, e), "max_gap_points").verdict for e in (narrow, wide))
+    assert before == "pass" or after != "pass"
+    assert before == after or after == "undecided"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 10), st.floats(0, 10))
+@settings(max_examples=60, deadline=None)
+def test_a_stricter_limit_never_passes_what_a_looser_one_stopped(a: float, b: float, c: float, d: float) -> None:
+    loose = GateSettings(min_test_accuracy=min(a, b), max_gap_points=max(c, d))
+    strict = GateSettings(min_test_accuracy=max(a, b), max_gap_points=min(c, d))
+    if judge(loose, GOOD).verdict != "pass":
+        assert judge(strict, GOOD).verdict != "pass"
+
+
+@given(st.lists(st.sampled_from(["good", "bad", "open"]), min_size=2, max_size=2), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_any_fail_fails_and_else_any_undecided_is_undecided(kinds: list[str], ece_is_bad: bool) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    gaps = {"good": (1.0, 0.5, 1.5), "bad": (5.0, 4.0, 6.0), "open": (3.0, 2.0, 4.0)}
+    tests = {"good": (0.95, 0.93, 0.97), "bad": (0.6, 0.5, 0.7), "open": (0.8, 0.7, 0.9)}
+    evaluation["gap"] |= dict(zip(("points", "low", "high"), gaps[kinds[0]], strict=True))
+    evaluation["accuracy"]["test"] |= dict(zip(("value", "low", "high"), tests[kinds[1]], strict=True))
+    evaluation["calibration"]["ece"] = 0.5 if ece_is_bad else 0.01
+    expected = "fail" if ece_is_bad or "bad" in kinds else "undecided" if "open" in kinds else "pass"
+    assert judge(LIMITS, evaluation).verdict == expected
+
+
+def test_a_certificate_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        judge(LIMITS, GOOD).verdict = "pass"  # type: ignore[misc]

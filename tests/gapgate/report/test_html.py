@@ -1,0 +1,234 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gapgate.evidence import gate
+from gapgate.evidence.evaluate import evaluate
+from gapgate.evidence.metrics import learning_curve
+from gapgate.onnx.inner_layers import FeatureMaps
+from gapgate.report import figures
+from gapgate.report.html import flatten, gap_in_words, render
+from gapgate.settings.sections import EvaluateSettings, GateSettings
+from tests.gapgate.onnx_models import digits, fit_linear, write_model_files, write_splits
+
+HOSTILE = '<script>alert("x")</script> & co'
+NAMES = [HOSTILE, "数字", "$x^2$", "a class name " * 8, *(f"digit {i}" for i in range(4, 10))]
+VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order and keeps what matters."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def evaluation_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    images, labels = digits()
+    splits = write_splits(root / "splits", images, labels, NAMES, (1200, 147))
+    Image.new("RGB", (64, 64), "red").save(root / "splits/contact_sheet.png")
+    (root / "model").mkdir()
+    write_model_files(root / "model", fit_linear(root / "model/model.onnx", images[:300], labels[:300]), images[:10])
+    (root / "evaluation").mkdir()
+    evaluate(EvaluateSettings(num_resamples=1000), splits, root / "model", root / "evaluation")
+    return root / "evaluation"
+
+
+def test_the_page_is_whole_and_asks_nobody_for_anything(evaluation_dir: Path) -> None:
+    html = render(evaluation_dir)
+    page = Page(html)
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.tags}
+    links = [value for _, attrs in page.tags for name, value in attrs.items() if name in {"src", "href", "srcset"}]
+    assert len(links) >= 7
+    assert all(link is not None and link.startswith("data:image/png;base64,") for link in links)
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_class_names_are_text_and_nothing_else(evaluation_dir: Path) -> None:
+    page = Page(render(evaluation_dir))
+    assert HOSTILE in page.text
+    assert "数字" in page.text
+
+
+def test_every_image_has_a_description(evaluation_dir: Path) -> None:
+    images = [attrs for tag, attrs in Page(render(evaluation_dir)).tags if tag == "img"]
+    assert len(images) >= 5
+    assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in images)
+
+
+def test_the_page_names_the_gap_its_interval_and_the_marked_epoch(evaluation_dir: Path) -> None:
+    text = " ".join(Page(render(evaluation_dir)).text.split())
+    assert re.search(r"\d+\.\d points of gap \(−?\d+\.\d to \d+\.\d\)", text)
+    assert "With 95 % confidence the true gap lies between" in text
+    assert "The validation loss turned after epoch 5" in text
+    assert "None" not in text
+
+
+def test_the_verdict_is_there_only_with_a_certificate(evaluation_dir: Path) -> None:
+    assert "Gate" not in Page(render(evaluation_dir)).text.replace("Gapgate", "")
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    certificate = gate.judge(GateSettings(max_gap_points=1.0), evaluation)
+    text = Page(render(evaluation_dir, certificate.model_dump(mode="json"))).text
+    assert "Gate: fail" in text
+    assert all(check.reason in text for check in certificate.checks)
+
+
+def test_the_page_says_since_when_train_rises_alone_and_that_the_gate_stops_it(evaluation_dir: Path) -> None:
+    text = " ".join(Page(render(evaluation_dir)).text.split())
+    assert re.search(
+        r"Since epoch 5, where the validation loss turned, train accuracy went from 92\.0 to 96\.7 % \(\+4\.7 points\) "
+        r"and validation accuracy from 89\.0 to 92\.5 % \(\+3\.5 points\): they end 4\.2 points apart\.",
+        text,
+    )
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    said = "That space is the gap which the gate does not let through"
+    for limit, is_said in ((0.1, True), (90.0, False)):
+        certificate = gate.judge(GateSettings(max_gap_points=limit), evaluation).model_dump(mode="json")
+        assert (said in Page(render(evaluation_dir, certificate)).text) == is_said
+
+
+def test_early_stopping_is_told_from_the_settings_of_the_training(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    evaluation["inputs"]["model"] = {"digest": "sha256:0", "inputs": {}, "settings": {"patience": 7, "epochs": 40}}
+    shutil.copytree(evaluation_dir / "figures", tmp_path / "figures")
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "Early stopping ended the training after 12 epochs: the model has the weights of epoch 5" in render(tmp_path)
+
+
+def test_the_ids_of_mistakes_and_of_their_nearest_training_images_are_on_the_page(evaluation_dir: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    text = " ".join(Page(render(evaluation_dir)).text.split())
+    assert "What it looked at" in text
+    assert "5 nearest of the 1,200 training images" in text
+    for mistake in evaluation["looked_at"]:
+        assert mistake["id"] in text
+        for near in mistake["nearest"]:
+            assert f"{near['id']} ({evaluation['classes'][near['label']]['name']})" in text
+
+
+def test_an_evaluation_from_before_these_figures_is_still_a_page(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    del evaluation["looked_at"], evaluation["parting"]
+    shutil.copytree(evaluation_dir / "figures", tmp_path / "figures", ignore=shutil.ignore_patterns("looked_at.png"))
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    page = Page(render(tmp_path))
+    assert page.open == []
+    assert "What it looked at" not in page.text
+
+
+def test_the_augmentation_preview_is_shown_when_given(evaluation_dir: Path, tmp_path: Path) -> None:
+    Image.new("L", (40, 30)).save(tmp_path / "preview.png")
+    assert "Augmentation" in Page(render(evaluation_dir, None, tmp_path / "preview.png")).text
+    assert "Augmentation" not in Page(render(evaluation_dir)).text
+
+
+def test_the_page_holds_no_path_of_this_machine(evaluation_dir: Path) -> None:
+    assert str(evaluation_dir.parent) not in render(evaluation_dir)
+
+
+def test_a_report_without_figures_is_still_a_page(evaluation_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_bytes((evaluation_dir / "evaluation.json").read_bytes())
+    page = Page(render(tmp_path))
+    assert page.open == []
+    assert "Accuracy of the ONNX file" in page.text
+
+
+@pytest.mark.parametrize(
+    ("low", "points", "high", "said"),
+    [
+        (1.0, 2.0, 3.0, "gets about 2.0 fewer right"),
+        (-1.0, 0.2, 1.5, "No difference between training images and new ones is shown"),
+        (-3.0, -2.0, -0.5, "does better on new images"),
+    ],
+)
+def test_the_gap_is_put_in_words(low: float, points: float, high: float, said: str) -> None:
+    words = gap_in_words({"points": points, "low": low, "high": high, "confidence_level": 0.95})
+    assert said in words
+    assert "-" not in words.split("between")[1]
+
+
+def test_flatten_keeps_every_leaf() -> None:
+    content = {"a": {"b": 1234, "c": [1, 2]}, "d": [{"e": None}, {"e": True}], "f": {}}
+    assert list(flatten(content)) == [("a.b", "1,234"), ("a.c", "1, 2"), ("d.0.e", "none"), ("d.1.e", "true")]
+
+
+@pytest.mark.parametrize("num_classes", [2, 12, 100])
+def test_a_confusion_matrix_of_any_size_is_drawn_within_bounds(num_classes: int, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, 50, (num_classes, num_classes))
+    counts[0] = 0
+    figures.confusion(tmp_path, counts, [f"a long class name, number {i}" for i in range(num_classes)])
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert 500 <= image.width == image.height <= 2000
+
+
+def test_names_that_the_font_lacks_become_numbers_and_long_ones_are_cut() -> None:
+    assert figures.label_text("cat", 3) == "cat"
+    assert figures.label_text("数字", 3) == "#3"
+    assert figures.label_text("x" * 40, 3) == "x" * 19 + "…"
+
+
+def test_a_history_with_holes_is_drawn(tmp_path: Path) -> None:
+    history = [{"epoch": 1, "train_loss": 0.5, "val_loss": None}, {"epoch": 2, "train_loss": 0.4}]
+    figures.learning_curves(tmp_path, history, learning_curve(history))
+    assert (tmp_path / "learning_curves.png").exists()
+
+
+@pytest.mark.parametrize("num_epochs", [0, 1, 2, 40])
+def test_learning_curves_of_any_length_are_drawn(num_epochs: int, tmp_path: Path) -> None:
+    history = [
+        {"epoch": at, "train_loss": 1 / at, "val_loss": 1.0, "train_accuracy": 1 - 0.5 / at, "val_accuracy": 0.5}
+        for at in range(1, num_epochs + 1)
+    ]
+    figures.learning_curves(tmp_path, history, learning_curve(history))
+    assert (tmp_path / "learning_curves.png").exists() == (num_epochs > 0)
+
+
+def test_the_space_between_parted_curves_is_shaded(tmp_path: Path) -> None:
+    shades = {}
+    for name, last in (("together", 0.6), ("apart", 0.9)):
+        history = [
+            {"epoch": at, "train_loss": 0.5, "val_loss": 0.5, "train_accuracy": accuracy, "val_accuracy": 0.6}
+            for at, accuracy in enumerate((0.5, 0.6, last), start=1)
+        ]
+        figures.learning_curves(tmp_path / name, history, learning_curve(history))
+        with Image.open(tmp_path / name / "learning_curves.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        # The muted colour at 22 % on white.
+        shades[name] = int((np.abs(pixels - [219, 221, 224]).max(axis=2) <= 3).sum())
+    assert shades["apart"] > shades["together"] + 5000
+
+
+def test_a_layer_of_many_maps_takes_no_more_room_than_eight(tmp_path: Path) -> None:
+    sizes = []
+    for count in (8, 64):
+        maps = [FeatureMaps("1 convolution", np.random.default_rng(0).normal(size=(count, 5, 5)).astype(np.float32))]
+        figures.feature_maps(tmp_path / str(count), np.zeros((5, 5, 1), np.uint8), maps)
+        with Image.open(tmp_path / str(count) / "feature_maps.png") as image:
+            sizes.append(image.size)
+    assert sizes[0] == sizes[1]

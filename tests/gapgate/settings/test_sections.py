@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gapgate.errors import SettingsError
+from gapgate.settings.sections import Settings, load
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_params_yaml_names_every_setting_and_is_valid():
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert {(section, name) for section in written for name in written[section]} == {
+        (section, name) for section, field in Settings.model_fields.items() for name in field.annotation.model_fields
+    }
+    load(ROOT / "params.yaml")
+
+
+def test_defaults_hold_where_the_file_says_nothing(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("train: {epochs: 3}\n")
+    settings = load(file)
+    assert settings.train.epochs == 3
+    assert settings.train.batch_size == Settings().train.batch_size
+
+
+def test_overrides_reach_into_lists():
+    layers = "train.architecture=[{type: conv, filters: 8}, {type: flatten}, {type: dense}]"
+    settings = load(None, [layers, "train.architecture.0.filters=16"])
+    assert settings.train.architecture[0].filters == 16
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2E-4", 0.0002), ("1.5e-3", 0.0015), ("3e0", 3.0)])
+def test_numbers_with_an_exponent_are_numbers(text, value):
+    assert load(None, [f"train.learning_rate={text}"]).train.learning_rate == value
+
+
+def test_off_is_a_word_and_false_is_not():
+    assert load(None, ["train.amp=off"]).train.amp == "off"
+    assert load(None, ["train.pretrained=true"]).train.pretrained is True
+    with pytest.raises(SettingsError, match=r"train\.amp=false"):
+        load(None, ["train.amp=false"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs=0", ["train.epochs=0", "below the limit 1", "raise it"]),
+        ("train.epoch=3", ["train.epoch is not a setting"]),
+        ("train.epochs=abc", ["train.epochs=abc", "integer"]),
+        ("train.epochs=2.5", ["train.epochs=2.5", "integer"]),
+        ("train=3", ["train=3", "object"]),
+        ("train.architecture=[{type: conv, filters: 0}]", ["train.architecture.0.filters=0", "limit 1"]),
+        ("train.architecture=[{type: konv}]", ["train.architecture.0.type=konv", "'conv'"]),
+        ("augment.operations=[{type: rotate, max_degrees: 400}]", ["operations.0.max_degrees=400", "180"]),
+        ("preprocess.size_px=4", ["preprocess.size_px=4", "limit 8"]),
+        ("preprocess.test_fraction=0.95", ["test_fraction + val_fraction", "below 1"]),
+        ("gate.max_gap_points=.nan", ["gate.max_gap_points=NaN", "finite"]),
+        ("registry.model_name=a b", ["registry.model_name=a b", "pattern"]),
+        ("train.epochs", ["--set train.epochs", "train.epochs=3"]),
+        ("train.epochs=[", ["not YAML"]),
+        ("train.architecture.9.filters=1", ["train.architecture"]),
+    ],
+)
+def test_a_wrong_setting_names_its_path_value_and_limit_in_one_line(override, words):
+    with pytest.raises(SettingsError) as caught:
+        load(None, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [("train: [", "not YAML"), ("- a\n- b", "holds a list"), ("text", "holds a str"), ("\x00", "not YAML")],
+)
+def test_a_file_that_is_no_settings_file_is_named(tmp_path, content, word):
+    file = tmp_path / "broken.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=word) as caught:
+        load(file)
+    assert "broken.yaml" in str(caught.value)
+
+
+def test_a_settings_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml.*--params"):
+        load(tmp_path / "nowhere.yaml")

@@ -1,0 +1,296 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch.nn import functional
+
+from gapgate.data.splits import Splits
+from gapgate.errors import AcceleratorError, SettingsError
+from gapgate.settings.sections import TrainSettings
+from gapgate.training import batches, policy
+from gapgate.training import device as devices
+from gapgate.training.learner import Learner, Progress
+from gapgate.training.loop import train, train_step
+from tests.gapgate.digit_splits import Recorder, write_digits
+
+ROOT = Path(__file__).parents[3]
+MODEL_FILES = {
+    "weights.safetensors",
+    "architecture.json",
+    "transform.json",
+    "model.onnx",
+    "history.json",
+    "parity.safetensors",
+    "environment.json",
+}
+LINEAR = TrainSettings(
+    architecture="softmax", epochs=3, batch_size=64, learning_rate=0.02, accelerator="cpu", num_threads=2
+)
+CONV = LINEAR.model_copy(update={"architecture": "tutorial", "learning_rate": 0.003})
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits") / "splits", num_train=300, num_val=120)
+
+
+def fit(settings: TrainSettings, splits: Splits, folder: Path, operations=(), tracker=None) -> dict[str, bytes]:
+    """Train into `folder`; name → bytes of the model's files."""
+    out_dir = folder / "model"
+    out_dir.mkdir(parents=True)
+    train(settings, splits, operations, out_dir, folder / "checkpoints", tracker or Recorder())
+    return {path.name: path.read_bytes() for path in out_dir.iterdir()}
+
+
+def history_of(files: dict[str, bytes]) -> list[dict[str, float]]:
+    return json.loads(files["history.json"])
+
+
+@pytest.fixture(scope="module")
+def killed(splits, tmp_path_factory):
+    root = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(ROOT / "tests/gapgate/killed_training.py"), str(splits.path), str(root)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    return root
+
+
+def test_a_training_killed_at_several_epochs_ends_with_the_bits_of_one_never_killed(killed):
+    assert json.loads((killed / "ends.json").read_text()) == [0, *[-signal.SIGKILL] * 3, 0]
+    whole, resumed = ({path.name: path.read_bytes() for path in (killed / n).iterdir()} for n in ("whole", "killed"))
+    assert set(whole) == MODEL_FILES
+    assert [name for name in whole if whole[name] != resumed[name]] == []
+
+
+def test_a_cpu_training_never_imports_torch_dynamo(killed):
+    assert json.loads((killed / "whole.facts.json").read_text())["dynamo"] is False
+
+
+def test_training_opens_train_and_val_and_never_the_test_split(killed):
+    opened = json.loads((killed / "whole.facts.json").read_text())["opened"]
+    assert {"train.npy", "val.npy"} <= set(opened)
+    assert "test.npy" not in opened
+
+
+def test_a_small_cnn_reaches_97_percent_on_new_digits_and_its_loss_falls(tmp_path):
+    digits = write_digits(tmp_path / "splits", num_train=1257, num_val=300)
+    settings = CONV.model_copy(update={"epochs": 12})
+    history = history_of(fit(settings, digits, tmp_path, [policy.Translate(type="translate", max_fraction=0.1)]))
+    assert history[-1]["val_accuracy"] >= 0.97
+    assert history[-1]["train_loss"] < 0.2 * history[0]["train_loss"]
+    assert history[-1]["val_loss"] < 0.5 * history[0]["val_loss"]
+
+
+def test_equal_seeds_give_equal_files_and_another_seed_other_weights(splits, tmp_path):
+    operations = [policy.Rotate(type="rotate")]
+    first, second = (fit(LINEAR, splits, tmp_path / name, operations) for name in ("first", "second"))
+    other = fit(LINEAR.model_copy(update={"seed": 1}), splits, tmp_path / "other", operations)
+    assert first == second
+    assert first["weights.safetensors"] != other["weights.safetensors"]
+    assert first["parity.safetensors"] != other["parity.safetensors"]
+
+
+def test_training_leaves_the_callers_random_state_and_threads_alone(splits, tmp_path):
+    torch.manual_seed(3)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    fit(LINEAR, splits, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_memory_mapped_batches_give_the_same_model_as_resident_ones(splits, tmp_path, monkeypatch):
+    assert isinstance(batches.open_batches(splits, "train", CPU), batches.ResidentBatches)
+    resident = fit(LINEAR, splits, tmp_path / "resident")
+    monkeypatch.setattr(devices, "RESIDENT_FRACTION", 0.0)
+    assert isinstance(batches.open_batches(splits, "train", CPU), batches.MappedBatches)
+    assert fit(LINEAR, splits, tmp_path / "mapped") == resident
+
+
+def test_an_epochs_batches_hold_every_image_once_in_sizes_that_differ_by_one():
+    drawn = batches.shuffled(1257, 128, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(drawn).tolist()) == list(range(1257))
+    assert {len(batch) for batch in drawn} == {125, 126}
+    assert len(drawn) == batches.num_batches(1257, 128) == 10
+
+
+def test_a_step_of_two_threads_has_the_gradient_of_the_whole_batch(splits):
+    images, labels = next(batches.open_batches(splits, "train", CPU).read([torch.arange(64)]))
+    settings = CONV.model_copy(update={"num_threads": 2, "label_smoothing": 0.1})
+    with Learner(settings, splits, (), CPU) as learner:
+        assert len(learner.shards) == 2
+        whole = functional.cross_entropy(learner.model(learner.normalised(images)), labels, label_smoothing=0.1)
+        expected = torch.autograd.grad(whole, list(learner.model.parameters()))
+        train_step(learner, images, labels, learning_rate=0.001)
+        for parameter, gradient in zip(learner.model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_running_statistics_are_the_mean_over_the_shards(splits):
+    layers = json.loads('[{"type": "batch_norm"}, {"type": "flatten"}, {"type": "dense"}]')
+    settings = TrainSettings.model_validate({**LINEAR.model_dump(), "architecture": tuple(layers)})
+    images, labels = next(batches.open_batches(splits, "train", CPU).read([torch.arange(64)]))
+    with Learner(settings, splits, (), CPU) as learner:
+        learner.start_epoch(1, 300)
+        train_step(learner, images, labels, learning_rate=0.001)
+        halves = learner.normalised(images).chunk(2)
+        norms = [model.get_submodule("0_batch_norm") for model in learner.shards.models]
+        expected_mean = 0.1 * (halves[0].mean() + halves[1].mean()) / 2
+        expected_var = 0.9 + 0.1 * (halves[0].var() + halves[1].var()) / 2
+        for norm in norms:
+            torch.testing.assert_close(norm.running_mean, expected_mean.view(1))
+            torch.testing.assert_close(norm.running_var, expected_var.view(1))
+
+
+def test_balanced_class_weights_are_n_over_classes_times_count_and_the_loss_is_torchs(splits):
+    settings = LINEAR.model_copy(update={"class_weights": "balanced", "label_smoothing": 0.2})
+    counts = np.bincount(splits.labels[splits.rows("train")], minlength=10)
+    weights = torch.tensor(300 / (10 * counts), dtype=torch.float32)
+    logits = torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 3, 9, 9])
+    one_hot = functional.one_hot(labels, 10).float()
+    with Learner(settings, splits, (), CPU) as learner:
+        expected = functional.cross_entropy(logits, one_hot, weight=weights, label_smoothing=0.2)
+        torch.testing.assert_close(learner.loss(logits, labels) / 7, expected)
+        torch.testing.assert_close(learner.loss(logits, one_hot) / 7, expected)
+        unweighted = functional.cross_entropy(logits, labels, label_smoothing=0.2)
+        assert not torch.isclose(learner.loss(logits, labels) / 7, unweighted)
+
+
+def test_early_stopping_keeps_the_weights_of_the_best_epoch(splits, tmp_path):
+    settings = CONV.model_copy(
+        update={"epochs": 60, "patience": 3, "learning_rate": 0.01, "schedule": "constant", "batch_size": 32}
+    )
+    files = fit(settings, splits, tmp_path)
+    losses = [line["val_loss"] for line in history_of(files)]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 3 < 60
+    logits = torch.from_numpy(load_file(tmp_path / "model/parity.safetensors")["logits"])
+    labels = torch.from_numpy(splits.labels[splits.rows("val")].astype(np.int64))
+    assert functional.cross_entropy(logits, labels).item() == pytest.approx(losses[best], rel=1e-4)
+    assert losses[best] < 0.999 * losses[-1]
+
+
+def test_patience_counts_epochs_since_the_lowest_validation_loss():
+    progress = Progress()
+    assert [progress.add({"val_loss": loss}) for loss in (1.0, 0.5, 0.7, 0.5)] == [True, True, False, False]
+    assert progress.best_epoch == 2
+    assert (progress.is_out_of_patience(2), progress.is_out_of_patience(3)) == (True, False)
+    assert not progress.is_out_of_patience(0)
+
+
+def test_onnx_runtime_agrees_with_the_logits_kept_for_parity(splits, tmp_path):
+    settings = CONV.model_copy(update={"ema_decay": 0.9, "epochs": 2})
+    files = fit(settings, splits, tmp_path)
+    session = onnxruntime.InferenceSession(files["model.onnx"], providers=["CPUExecutionProvider"])
+    parity = load_file(tmp_path / "model/parity.safetensors")
+    np.testing.assert_array_equal(parity["images"], splits.images[splits.rows("val")])
+    (logits,) = session.run(["logits"], {"images": parity["images"]})
+    assert np.abs(logits - parity["logits"]).max() < 1e-4
+    accuracy = (logits.argmax(1) == splits.labels[splits.rows("val")]).mean()
+    assert accuracy == pytest.approx(history_of(files)[-1]["val_accuracy"])
+
+
+def test_a_flip_averaged_model_gives_the_mean_of_its_logits_for_both_images(splits, tmp_path):
+    plain, averaged = CONV.model_copy(update={"epochs": 1}), CONV.model_copy(update={"epochs": 1, "flip_average": True})
+    flip = [policy.Flip(type="flip")]
+    files = {name: fit(one, splits, tmp_path / name, flip) for name, one in (("p", plain), ("a", averaged))}
+    assert files["p"]["weights.safetensors"] == files["a"]["weights.safetensors"]
+    sessions = {name: onnxruntime.InferenceSession(files[name]["model.onnx"]) for name in files}
+    images = splits.images[splits.rows("val")]
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    ask = {name: lambda some, name=name: sessions[name].run(["logits"], {"images": some})[0] for name in sessions}
+    np.testing.assert_allclose(ask["a"](images), (ask["p"](images) + ask["p"](mirrored)) / 2, atol=1e-5)
+    parity = load_file(tmp_path / "a/model/parity.safetensors")
+    np.testing.assert_allclose(parity["logits"], ask["a"](parity["images"]), atol=1e-4)
+
+
+def test_flip_averaging_asks_for_flips_in_training(splits, tmp_path):
+    flips = [policy.Flip(type="flip", axis="vertical"), policy.Flip(type="flip", probability=0.0)]
+    with pytest.raises(SettingsError, match=r"^train\.flip_average=true .* add \{type: flip\}"):
+        fit(LINEAR.model_copy(update={"flip_average": True}), splits, tmp_path, flips)
+
+
+def test_the_architecture_is_written_with_every_layer_resolved(splits, tmp_path):
+    files = fit(LINEAR, splits, tmp_path)
+    written = json.loads(files["architecture.json"])
+    assert written["layers"] == [{"type": "flatten"}, {"type": "dense", "units": 10}]
+    assert (written["input_shape"], written["num_classes"]) == ([8, 8, 1], 10)
+    assert (written["mean"], written["std"]) == (splits.info["mean"], splits.info["std"])
+    weights = load_file(tmp_path / "model/weights.safetensors")
+    assert written["num_parameters"] == sum(weight.size for weight in weights.values()) == 650
+    assert files["transform.json"] == (splits.path / "transform.json").read_bytes()
+
+
+def test_the_tracker_hears_of_every_epoch_and_of_the_last_batch(splits, tmp_path):
+    tracker = Recorder()
+    history = history_of(fit(LINEAR, splits, tmp_path, tracker=tracker))
+    assert list(tracker.epochs) == [line["epoch"] for line in history] == [1, 2, 3]
+    assert tracker.epochs[3]["val/accuracy"] == history[2]["val_accuracy"]
+    assert tracker.epochs[3]["train/learning_rate"] == history[2]["learning_rate"]
+    assert tracker.epochs[3]["train/images_per_s"] > 0
+    percent = f"{100 * history[2]['val_accuracy']:.1f}"
+    assert tracker.steps[-1] == (15, 15, "batches", f"epoch 3/3, val {percent} %")
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(splits, tmp_path):
+    message = r"^train\.batch_size=4096 exceeds the 300 training images; lower train\.batch_size$"
+    with pytest.raises(SettingsError, match=message):
+        fit(LINEAR.model_copy(update={"batch_size": 4096}), splits, tmp_path)
+
+
+def test_batch_norm_refuses_single_images(splits, tmp_path):
+    with pytest.raises(SettingsError, match=r"train\.batch_size=1 .*raise"):
+        fit(TrainSettings(batch_size=1, accelerator="cpu"), splits, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_names_the_epoch_and_the_remedy_and_writes_no_model(splits, tmp_path):
+    settings = CONV.model_copy(update={"optimizer": "sgd", "learning_rate": 1e12, "warmup_fraction": 0.0})
+    with pytest.raises(SettingsError, match=r"learning_rate=1e\+12: .* epoch 1; lower train.learning_rate"):
+        fit(settings, splits, tmp_path)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_fails_before_any_data_is_read(splits, tmp_path):
+    unreadable = dataclasses.replace(splits, path=tmp_path / "missing")
+    with pytest.raises(AcceleratorError, match=r"train\.accelerator=cuda .*set train\.accelerator=auto"):
+        fit(LINEAR.model_copy(update={"accelerator": "cuda"}), unreadable, tmp_path)
+
+
+@pytest.mark.skipif(torch.cpu._is_avx512_bf16_supported(), reason="this processor has bfloat16")
+def test_bfloat16_is_refused_on_a_cpu_without_it_and_auto_leaves_it_off():
+    with pytest.raises(AcceleratorError, match=r"train\.amp=on .*set train\.amp=auto"):
+        devices.uses_bfloat16("on", CPU)
+    assert not devices.uses_bfloat16("auto", CPU)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_a_checkpoint_that_cannot_be_used_is_ignored_with_a_notice(splits, tmp_path, damage):
+    expected = fit(LINEAR, splits, tmp_path / "clean")
+    other = LINEAR.model_copy(update={"seed": 5}) if damage == "foreign" else LINEAR
+    fit(other, splits, tmp_path / damage)
+    path = tmp_path / damage / "checkpoints/checkpoint.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / damage / "model").rename(tmp_path / damage / "old")
+    tracker = Recorder()
+    assert fit(LINEAR, splits, tmp_path / damage, tracker=tracker) == expected
+    assert tracker.facts["train/checkpoint"].startswith("ignored: ")
+
+
+def test_a_torchvision_classifier_trains_on_gray_digits_and_is_described_by_name(tmp_path):
+    small = write_digits(tmp_path / "splits", num_train=64, num_val=20)
+    settings = LINEAR.model_copy(update={"architecture": "torchvision/shufflenet_v2_x0_5", "epochs": 1})
+    files = fit(settings, small, tmp_path)
+    written = json.loads(files["architecture.json"])
+    assert written["torchvision"] == "shufflenet_v2_x0_5"
+    assert "layers" not in written

@@ -1,0 +1,256 @@
+"""What a cluster gets: the compiled pipeline, and every setting of `infra/pipeline.yaml` in its platform spec."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
+
+from components.catalog import STEPS
+from gapgate import __version__
+from gapgate.artifacts import code_revision
+from gapgate.errors import SettingsError
+from gapgate.settings.sections import Settings
+from pipelines.graph import arguments
+from pipelines.kubeflow.cluster_settings import ClusterSettings
+from pipelines.kubeflow.compiler import compile_pipeline
+
+ROOT = Path(__file__).parents[3]
+DIGEST = "@sha256:" + "a" * 64
+CONTENT = {
+    "images": {
+        "step": f"registry.example:5000/gapgate/step{DIGEST}",
+        "train": "registry.example:5000/gapgate/train:0.1.0",
+        "pull_policy": "Always",
+        "pull_secrets": ["registry"],
+    },
+    "tracking_uri": "https://mlflow.example",
+    "workspace": {"claim": "volume", "mount_path": "/work"},
+    "user": {"run_as_user": 1234, "run_as_group": 5678},
+    "run_ttl_s": 1000,
+    "defaults": {"secrets": {"tracking": {"token": "MLFLOW_TRACKING_TOKEN"}}, "labels": {"team": "vision"}},
+    "steps": {
+        "train": {
+            "cpu_request": "3",
+            "cpu_limit": "6",
+            "memory_request": "8Gi",
+            "memory_limit": "16Gi",
+            "shared_memory": "2Gi",
+            "node_selector": {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"},
+            "tolerations": [
+                {"key": "nvidia.com/gpu", "effect": "NoSchedule"},
+                {"key": "spot", "operator": "Equal", "value": "true"},
+            ],
+            "timeout_s": 7200,
+            "retries": 5,
+            "backoff_s": 20,
+            "secrets": {"weights": {"key": "HUB_TOKEN"}},
+            "labels": {"size": "large"},
+            "environment": {"OMP_NUM_THREADS": "6"},
+        }
+    },
+}
+
+
+def compiled(folder, content=None):
+    """The pipeline spec and the platform spec, each held to KFP's own schema."""
+    settings = folder / "cluster.yaml"
+    settings.write_text(yaml.safe_dump(content or CONTENT))
+    path = folder / "pipeline.yaml"
+    compile_pipeline(ClusterSettings.from_file(settings), path)
+    spec, platform = yaml.safe_load_all(path.read_text())
+    json_format.ParseDict(spec, PipelineSpec())
+    json_format.ParseDict(platform, PlatformSpec())
+    return spec, platform["platforms"]["kubernetes"]
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def container(specs):
+    """Step → its container."""
+    executors = specs[0]["deploymentSpec"]["executors"]
+    return {name: executors[f"exec-{name}"]["container"] for name in STEPS}
+
+
+@pytest.fixture(scope="module")
+def pod(specs):
+    """Step → what Kubernetes is told of its pod."""
+    executors = specs[1]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        json_format.ParseDict(executor, KubernetesExecutorConfig())
+    return {name: executors[f"exec-{name}"] for name in STEPS}
+
+
+def variables(container):
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def test_the_parameters_are_typed_and_described_and_take_the_settings_of_a_run(specs):
+    parameters = specs[0]["root"]["inputDefinitions"]["parameters"]
+    assert all(parameter["description"] for parameter in parameters.values())
+    types = {name: parameter["parameterType"] for name, parameter in parameters.items()}
+    assert types.pop("num_gpus") == "NUMBER_INTEGER"
+    assert types.pop("tensorboard") == "BOOLEAN"
+    assert set(types.values()) == {"STRING"}
+    given = arguments(Settings())
+    assert set(parameters) == set(given) | {"gpu_kind", "num_gpus"}
+    assert given.pop("tensorboard") is False
+    assert all(isinstance(value, str) for value in given.values())
+
+
+def test_images_their_policy_and_their_secrets(container, pod):
+    for name in STEPS:
+        image = "train" if name in ("augment", "train") else "step"
+        assert container[name]["image"] == CONTENT["images"][image]
+        assert pod[name]["imagePullPolicy"] == "Always"
+        assert [secret["secretName"] for secret in pod[name]["imagePullSecret"]] == ["registry"]
+    assert variables(container["evaluate"])["GAPGATE_IMAGE_DIGEST"] == DIGEST[1:]
+    assert "GAPGATE_IMAGE_DIGEST" not in variables(container["train"])
+
+
+def test_without_images_the_pipeline_takes_those_that_are_built_of_this_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAPGATE_CODE_REVISION", "0123456789abcdef")
+    code_revision.cache_clear()
+    try:
+        spec, _ = compiled(tmp_path, {name: value for name, value in CONTENT.items() if name != "images"})
+    finally:
+        code_revision.cache_clear()
+    executors = spec["deploymentSpec"]["executors"].values()
+    tag = f"{__version__}-0123456789ab"
+    images = {executor["container"]["image"] for executor in executors}
+    assert images == {f"gapgate/step:{tag}", f"gapgate/train:{tag}"}
+
+
+def test_every_step_runs_as_the_user_with_the_volume_and_knows_its_run(container, pod):
+    for name in STEPS:
+        user = {"runAsUser": "1234", "runAsGroup": "5678", "runAsNonRoot": True}
+        assert pod[name]["securityContext"] == user
+        (volume,) = pod[name]["pvcMount"]
+        assert (volume["constant"], volume["mountPath"]) == ("volume", "/work")
+        assert pod[name]["fieldPathAsEnv"] == [
+            {"name": "GAPGATE_RUN", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+        assert variables(container[name])["GAPGATE_HOME"] == "/work"
+        assert variables(container[name])["MLFLOW_TRACKING_URI"] == "https://mlflow.example"
+        assert pod[name]["podMetadata"]["labels"]["team"] == "vision"
+        assert pod[name]["podMetadata"]["labels"]["gapgate/step"] == name
+
+
+def test_processors_memory_and_a_gpu_of_the_kind_and_number_that_the_run_asks_for(container):
+    resources = container["train"]["resources"]
+    assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("3", "6")
+    assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("8Gi", "16Gi")
+    assert resources["accelerator"] == {
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_kind']}}",
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--num_gpus']}}",
+    }
+    for name in set(STEPS) - {"train"}:
+        assert "accelerator" not in container[name]["resources"]
+
+
+def test_shared_memory_nodes_taints_and_time(pod):
+    train = pod["train"]
+    (shared,) = train["emptyDirMounts"]
+    assert (shared["mountPath"], shared["medium"], shared["sizeLimit"]) == ("/dev/shm", "Memory", "2Gi")
+    assert train["nodeSelector"]["labels"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+    assert train["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "spot", "operator": "Equal", "value": "true"},
+    ]
+    assert (train["activeDeadlineSeconds"], pod["gate"]["activeDeadlineSeconds"]) == ("7200", "3600")
+
+
+def test_further_tries_with_back_off(specs):
+    tasks = specs[0]["root"]["dag"]["tasks"]
+    assert tasks["train"]["retryPolicy"] == {
+        "maxRetryCount": 5,
+        "backoffDuration": "20s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "600s",
+    }
+    assert tasks["evaluate"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_secrets_labels_and_variables_of_a_step_come_on_top_of_those_of_all(container, pod):
+    def secrets(name):
+        return {
+            (secret["secretName"], pair["secretKey"], pair["envVar"])
+            for secret in pod[name]["secretAsEnv"]
+            for pair in secret["keyToEnv"]
+        }
+
+    shared = ("tracking", "token", "MLFLOW_TRACKING_TOKEN")
+    assert secrets("evaluate") == {shared}
+    assert secrets("train") == {shared, ("weights", "key", "HUB_TOKEN")}
+    assert pod["train"]["podMetadata"]["labels"]["size"] == "large"
+    assert "size" not in pod["evaluate"]["podMetadata"]["labels"]
+    assert variables(container["train"])["OMP_NUM_THREADS"] == "6"
+    assert "OMP_NUM_THREADS" not in variables(container["evaluate"])
+
+
+def test_pods_of_a_run_that_ended_are_taken_away(specs):
+    assert specs[1]["pipelineConfig"]["resourceTtlOnCompletion"] == 1000
+
+
+def test_only_steps_whose_result_is_their_content_are_cached(specs):
+    components = specs[0]["components"].values()
+    tasks = dict(specs[0]["root"]["dag"]["tasks"])
+    for component in components:
+        tasks |= component.get("dag", {}).get("tasks", {})
+    cached = {name for name in STEPS if tasks[name]["cachingOptions"].get("enableCache")}
+    assert cached == {"preprocess", "augment", "train", "evaluate", "gate"}
+
+
+def test_each_cached_step_has_a_digest_of_what_it_reads_among_its_parameters(specs):
+    tasks = specs[0]["root"]["dag"]["tasks"]
+    chain = {
+        "preprocess": "ingest",
+        "augment": "preprocess",
+        "train": "augment",
+        "evaluate": "train",
+        "gate": "evaluate",
+    }
+    for name, before in chain.items():
+        sources = [
+            source["taskOutputParameter"]
+            for source in tasks[name]["inputs"]["parameters"].values()
+            if "taskOutputParameter" in source
+        ]
+        assert sources == [{"producerTask": before, "outputParameterKey": "Output"}]
+
+
+def test_the_file_of_the_repository_is_one(tmp_path):
+    content = yaml.safe_load((ROOT / "infra/pipeline.yaml").read_text())
+    _, platform = compiled(tmp_path, content)
+    assert set(platform["deploymentSpec"]["executors"]) == {f"exec-{name}" for name in STEPS}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": {**CONTENT["images"], "step": "gapgate/step:latest"}}, "names no version"),
+        ({"images": {**CONTENT["images"], "step": "registry.example:5000/gapgate/step"}}, "names no version"),
+        ({"workspace": {}}, "workspace.claim is missing"),
+        ({"steps": {"trian": {}}}, "steps.trian is no step"),
+        ({"steps": {"train": {"memory_limit": "16 GB"}}}, "steps.train.memory_limit=16 GB"),
+        ({"steps": {"train": {"gpu": 1}}}, "steps.train.gpu is not a setting"),
+        ({"user": {"run_as_user": 0}}, "user.run_as_user=0 is below the limit 1"),
+        ({"tracking_uri": "mlflow.db"}, "tracking_uri=mlflow.db"),
+    ],
+)
+def test_what_a_cluster_cannot_be_given_is_named(tmp_path, change, message):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | change))
+    with pytest.raises(SettingsError, match=message):
+        ClusterSettings.from_file(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="name the file with --cluster"):
+        ClusterSettings.from_file(tmp_path / "none.yaml")
