@@ -24,6 +24,8 @@ from gapgate.training import augmentation, batches, optimizers
 from gapgate.training import device as devices
 from gapgate.training.data_parallel import Shards, count_shards
 from gapgate.training.policy import Flip, Operation
+from gapgate.training.schedules import lr_at
+from gapgate.training.weight_average import WeightAverage
 
 
 class Learner:
@@ -51,7 +53,7 @@ class Learner:
         _check_flip(settings, operations)
         self.model.to(device).to(memory_format=self._memory_format)
         self.optimizer = optimizers.build(settings, list(self.model.parameters()))
-        self.average = optimizers.WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        self.average = WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.best = _copied_state(self.model) if settings.patience else None
 
         num_shards = 1 if settings.compile else count_shards(settings.batch_size, self._num_threads, device)
@@ -92,7 +94,7 @@ class Learner:
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole training."""
         total_steps = self.settings.epochs * steps_per_epoch
-        return optimizers.lr_at(
+        return lr_at(
             step, total_steps, self.settings.learning_rate, self.settings.schedule, self.settings.warmup_fraction
         )
 

@@ -1,4 +1,4 @@
-"""Optimizers, schedules and the moving average of weights, without `torch.optim`'s classes.
+"""Optimizers, without `torch.optim`'s classes.
 
 Building a `torch.optim` optimizer imports `torch._dynamo`, 6 to 7 s on the machine it was measured on: longer than a
 short training. Its functional kernels are the same code without that import.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Protocol
 
 import torch
@@ -24,8 +23,6 @@ _MUON_MOMENTUM = 0.95
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Of the odd polynomial of degree 5 that Jordan et al. chose to lift small singular values fast."""
 _NEWTON_SCHULZ_STEPS = 5
-_ONE_CYCLE_START = 25.0
-_ONE_CYCLE_END = 1e4
 
 
 class Optimizer(Protocol):
@@ -165,63 +162,6 @@ def build(settings: TrainSettings, parameters: Sequence[nn.Parameter]) -> Optimi
     return NesterovSgd(parameters, settings.momentum, settings.weight_decay)
 
 
-def lr_at(step: int, total_steps: int, peak: float, schedule: str, warmup_fraction: float) -> float:
-    """The learning rate of a step, counted from 0; `schedule` is that of `TrainSettings`."""
-    if schedule == "cosine":
-        return cosine_lr(step, total_steps, peak, warmup_fraction)
-    return one_cycle_lr(step, total_steps, peak, warmup_fraction) if schedule == "one_cycle" else peak
-
-
-def cosine_lr(step: int, total_steps: int, peak: float, warmup_fraction: float) -> float:
-    """A linear rise to `peak` in the first steps, then half a cosine to zero (Loshchilov and Hutter 2016)."""
-    warmup_steps = round(warmup_fraction * total_steps)
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return _anneal(peak, 0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-
-
-def one_cycle_lr(step: int, total_steps: int, peak: float, warmup_fraction: float) -> float:
-    """One cycle (Smith 2018, arXiv:1803.09820) of two cosines, from peak / 25 to `peak` to peak / 250,000, with the
-    momentum left alone: the values of torch's `OneCycleLR`."""
-    peak_step = warmup_fraction * total_steps - 1
-    start = peak / _ONE_CYCLE_START
-    if step <= peak_step:
-        return _anneal(start, peak, step / peak_step if peak_step else 1.0)
-    peak_step = max(0.0, peak_step)
-    return _anneal(peak, start / _ONE_CYCLE_END, (step - peak_step) / max(1.0, total_steps - 1 - peak_step))
-
-
-class WeightAverage:
-    """The exponential moving average of a model's weights and of its batch-norm statistics, kept in `model`.
-
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short training is not an average of its start.
-    Averaging the statistics as well means that they belong to the averaged weights' recent past, without another
-    pass over the data. Counters are copied.
-    """
-
-    def __init__(self, source: nn.Module, decay: float) -> None:
-        self.model = deepcopy(source).requires_grad_(False)
-        self._decay = decay
-        self._step = torch.zeros((), dtype=torch.int64)
-        averaged, current = self.model.state_dict().values(), source.state_dict().values()
-        pairs = list(zip(averaged, current, strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move toward the source's weights of now."""
-        step = int(self._step.add_(1))
-        decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([own for own, _ in self._averaged], [new for _, new in self._averaged], 1 - decay)
-        for own, new in self._copied:
-            own.copy_(new)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state, live: copying into these tensors restores it."""
-        return {"step": self._step, **{f"model.{name}": value for name, value in self.model.state_dict().items()}}
-
-
 def _decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[tuple[list[Tensor], float]]:
     weights: list[Tensor] = [parameter for parameter in parameters if parameter.ndim >= 2]
     others: list[Tensor] = [parameter for parameter in parameters if parameter.ndim < 2]
@@ -240,7 +180,3 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
-
-
-def _anneal(start: float, end: float, progress: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))

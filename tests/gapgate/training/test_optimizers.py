@@ -6,28 +6,7 @@ from torch import nn
 
 from gapgate.settings.sections import TrainSettings
 from gapgate.training import optimizers
-
-PEAK = 0.3
-
-
-def small_network() -> nn.Module:
-    torch.manual_seed(0)
-    # No bias before batch normalisation: its gradient is rounding noise, which Adam scales up to full steps.
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)
-    )
-    return network.to(memory_format=torch.channels_last)
-
-
-def run_steps(network: nn.Module, step, count: int = 20) -> list[torch.Tensor]:
-    """Real gradients of a real loss; `step(index)` changes the weights after each."""
-    generator = torch.Generator().manual_seed(1)
-    for index in range(count):
-        images = torch.randn(6, 3, 4, 4, generator=generator)
-        network.zero_grad()
-        nn.functional.cross_entropy(network(images), torch.arange(6) % 5).backward()
-        step(index)
-    return [parameter.detach().clone() for parameter in network.parameters()]
+from tests.gapgate.training.small_steps import run_steps, small_network
 
 
 def torch_groups(network: nn.Module, weight_decay: float):
@@ -118,73 +97,3 @@ def test_copying_an_optimizers_tensors_restores_it(optimizer):
 
     for own, other in zip(run_steps(parted, step, count=6), expected, strict=True):
         assert torch.equal(own, other)
-
-
-def torch_schedule(make, total_steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
-    scheduler = make(optimizer)
-    rates = []
-    for _ in range(total_steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if len(rates) < total_steps:
-            scheduler.step()
-    return rates
-
-
-@pytest.mark.parametrize(("total_steps", "warmup_steps"), [(50, 5), (40, 20), (7, 2)])
-def test_cosine_has_the_values_of_torchs_linear_and_cosine_schedulers(total_steps, warmup_steps):
-    schedulers = torch.optim.lr_scheduler
-
-    def make(optimizer):
-        rise = schedulers.LinearLR(optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
-        fall = schedulers.CosineAnnealingLR(optimizer, total_steps - warmup_steps)
-        return schedulers.SequentialLR(optimizer, [rise, fall], [warmup_steps])
-
-    fraction = warmup_steps / total_steps
-    ours = [optimizers.lr_at(step, total_steps, PEAK, "cosine", fraction) for step in range(total_steps)]
-    assert ours == pytest.approx(torch_schedule(make, total_steps), rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5])
-def test_one_cycle_has_the_values_of_torchs_scheduler(fraction):
-    def make(optimizer):
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, PEAK, total_steps=60, pct_start=fraction, cycle_momentum=False
-        )
-
-    ours = [optimizers.lr_at(step, 60, PEAK, "one_cycle", fraction) for step in range(60)]
-    assert ours == pytest.approx(torch_schedule(make, 60), rel=1e-6)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
-@pytest.mark.parametrize("total_steps", [1, 2, 9])
-@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
-def test_every_schedule_stays_between_zero_and_the_peak_and_reaches_it(schedule, total_steps, fraction):
-    rates = [optimizers.lr_at(step, total_steps, PEAK, schedule, fraction) for step in range(total_steps)]
-    assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in rates)
-    assert max(rates) > PEAK / 3
-    assert total_steps < 9 or max(rates) > 0.9 * PEAK
-
-
-def test_the_average_follows_its_formula_for_weights_and_for_batch_norm_statistics():
-    network = small_network()
-    average = optimizers.WeightAverage(network, decay=0.8)
-    expected = copy.deepcopy(network.state_dict())
-    optimizer = optimizers.NesterovSgd(list(network.parameters()), 0.9, 0.0)
-    steps = 0
-
-    def step(_: int) -> None:
-        nonlocal steps
-        optimizer.step(0.05)
-        average.update()
-        steps += 1
-        decay = min(0.8, (1 + steps) / (10 + steps))
-        for name, value in network.state_dict().items():
-            expected[name] = decay * expected[name] + (1 - decay) * value if value.is_floating_point() else value
-
-    run_steps(network, step, count=40)
-    for name, value in average.model.state_dict().items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
-    assert not torch.equal(average.model[1].running_mean, network[1].running_mean)
-    assert not any(parameter.requires_grad for parameter in average.model.parameters())
