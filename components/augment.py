@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gapgate import artifacts
+from components.facts import Facts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.settings.sections import AugmentSettings
@@ -13,17 +13,8 @@ from gapgate.tracking import Tracker
 from gapgate.training.policy_artifact import write_policy
 
 
-def run(settings: AugmentSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+def run(settings: AugmentSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Draw a preview of the policy on real training images; training applies the policy afresh each epoch."""
-    with artifacts.create(
-        out_dir, kind="policy", step="augment", settings=settings.model_dump(mode="json"), inputs=inputs
-    ) as folder:
-        write_policy(settings, Splits.open(inputs["splits"].path), folder, tracker)
-    tracker.file(out_dir / "preview.png", "augmentation")
-    return artifacts.load(out_dir, "policy")
-
-
-def describe(policy: Artifact) -> str:
-    """A line for the terminal."""
-    names = [operation["type"] for operation in policy.read_json("policy.json")["operations"]]
-    return ", ".join(names) or "no operations"
+    write_policy(settings, Splits.open(inputs["splits"].path), folder, tracker)
+    names = [operation.type for operation in settings.operations]
+    return Facts(summary=", ".join(names) or "no operations", files={"preview.png": "augmentation"})

@@ -32,12 +32,14 @@ class Step:
     """Kinds of artifact it reads; each is the output of exactly one step."""
     output: str
     """Kind of artifact it writes."""
+    trees: tuple[str, ...] = ()
+    """Folders of that artifact with many files, which its manifest lists in a file of their own."""
 
 
 STEPS = {
     step.name: step
     for step in (
-        Step("ingest", "data", DataSettings, (), "dataset"),
+        Step("ingest", "data", DataSettings, (), "dataset", trees=("files",)),
         Step("preprocess", "preprocess", PreprocessSettings, ("dataset",), "splits"),
         Step("augment", "augment", AugmentSettings, ("splits",), "policy"),
         Step("train", "train", TrainSettings, ("splits", "policy"), "model"),

@@ -12,21 +12,17 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
+from components.facts import Facts
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.errors import GapgateError, TrackingError
+from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
-
-if TYPE_CHECKING:
-    from gapgate.settings.base import Section
-
 
 _SEND_EVERY_S = 30.0
 
@@ -53,7 +49,7 @@ def execute(
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
-        return _run(name, section, inputs, Path(output), NullTracker())
+        return make(name, section, load(inputs), Path(output), NullTracker())[0]
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
     spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone)
@@ -81,8 +77,8 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
-        artifact = _run(name, section, inputs, output, spool)
-        spool.finished(_module(name).describe(artifact))
+        artifact, summary = make(name, section, load(inputs), output, spool)
+        spool.finished(summary)
         return artifact
     except GapgateError as error:
         spool.failed(str(error), error.exit_code)
@@ -92,14 +88,39 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
         raise
 
 
-def _run(name: str, settings: Section, inputs: Mapping[str, str], output: Path, tracker: Tracker) -> Artifact:
-    loaded = {kind: artifacts.load(Path(path), kind, verify_trees=True) for kind, path in inputs.items()}
-    artifact: Artifact = _module(name).run(settings, loaded, output, tracker)
-    return artifact
+def load(inputs: Mapping[str, str]) -> dict[str, Artifact]:
+    """The artifacts in folders (kind → path), each checked file by file.
+
+    Raises:
+        ArtifactError: one of them is incomplete, was changed, or is of another kind.
+    """
+    return {kind: artifacts.load(Path(path), kind, verify_trees=True) for kind, path in inputs.items()}
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"components.{name}")
+def make(
+    name: str, settings: Section, inputs: Mapping[str, Artifact], output: Path, tracker: Tracker
+) -> tuple[Artifact, str]:
+    """Make the artifact of the step `name` at `output`; returns it with the step's summary.
+
+    Raises:
+        GapgateError: whatever the step says to the user.
+    """
+    step = STEPS[name]
+    with artifacts.create(
+        output,
+        kind=step.output,
+        step=name,
+        settings=settings.model_dump(mode="json"),
+        inputs=inputs,
+        trees=step.trees,
+    ) as folder:
+        facts: Facts = importlib.import_module(f"components.{name}").run(settings, inputs, folder, tracker)
+    artifact = Artifact(output, artifacts.read_manifest(output))
+    facts.when_complete()
+    tracker.tags({f"{step.output}.digest": artifact.digest, **facts.tags})
+    for file, place in facts.files.items():
+        tracker.file(output / file, place)
+    return artifact, facts.summary
 
 
 def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
@@ -107,12 +128,12 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     the steps before it are shared by many runs and belong to none."""
     if name == "train":
         return RunContext.new()
-    runs = (artifacts.load(Path(path), kind).manifest.run for kind, path in inputs.items())
+    runs = (artifacts.read_manifest(Path(path)).run for path in inputs.values())
     return next((RunContext(run) for run in runs if run), None)
 
 
 def _outcome(name: str, artifact: Artifact | None) -> bool | None:
-    """Whether the run ends well with this step, or badly; None where it goes on."""
+    """True: the run finished with this step; False: it failed; None: more steps follow."""
     if artifact is None:
         return False
     if name == "register" and artifact.read_json("receipt.json")["verdict"] != "pass":

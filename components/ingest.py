@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.facts import Facts
 from components.platform import dvc_data
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -13,26 +14,21 @@ from gapgate.settings.sections import DataSettings
 from gapgate.tracking import Tracker
 
 
-def run(settings: DataSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+def run(settings: DataSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Write `files/` (the source's files as they are) and `dataset.json` (where from, DVC hash, dirty or not).
 
     Raises:
         DataError: the source, or the repository, revision or path, is not there or empty.
     """
-    with artifacts.create(
-        out_dir,
-        kind="dataset",
-        step="ingest",
-        settings=settings.model_dump(mode="json"),
-        inputs=inputs,
-        trees=("files",),
-    ) as folder:
-        files = folder / "files"
-        files.mkdir()
-        facts = _ingest(settings, files)
-        artifacts.write_json(folder / "dataset.json", facts)
-    tracker.tags({f"data.{name}": str(value) for name, value in facts.items()})
-    return artifacts.load(out_dir, "dataset")
+    files = folder / "files"
+    files.mkdir()
+    facts = _ingest(settings, files)
+    artifacts.write_json(folder / "dataset.json", facts)
+    dirty = ", differs from data.dvc" if facts["dirty"] else ""
+    return Facts(
+        summary=f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
+        tags={f"data.{name}": str(value) for name, value in facts.items()},
+    )
 
 
 def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
@@ -55,10 +51,3 @@ def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
         "dirty": pin is None or pin.hash != found,
         "revision": "workspace",
     }
-
-
-def describe(dataset: Artifact) -> str:
-    """A line for the terminal."""
-    facts = dataset.read_json("dataset.json")
-    dirty = ", differs from data.dvc" if facts["dirty"] else ""
-    return f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}"

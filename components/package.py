@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import gapgate
+from components.facts import Facts
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
@@ -34,7 +35,7 @@ _FILES = {
 }
 
 
-def run(settings: PackageSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Build a Bento of `inputs["model"]`, with the evidence for it and the index of training images inside.
 
     Writes `model.bento`, which `bentoml import` reads, and `package.json`. Equal inputs give equal bytes. The archive
@@ -51,23 +52,23 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], out_dir: Path
         raise GateError(f"the certificate's verdict is {verdict}; only a model that passed the gate is packaged")
     registration = inputs["registration"].read_json("registration.json")
     tag = bento_tag(registration["name"], registration["version"], inputs["model"].digest)
-    dumped = settings.model_dump(mode="json")
-    with artifacts.create(out_dir, kind="bento", step="package", settings=dumped, inputs=inputs) as folder:
-        with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as scratch:
-            digest = write(settings, inputs, Path(scratch, "model"))
-            _build(Path(scratch), tag, folder / ARCHIVE)
-        facts = {
-            "tag": tag,
-            "size_bytes": (folder / ARCHIVE).stat().st_size,
-            "model": {"name": registration["name"], "version": registration["version"]},
-            "receipt": registration["receipt"],
-            "package": digest,
-        }
-        artifacts.write_json(folder / "package.json", facts)
-    tracker.tags({"bento.tag": tag, "package.digest": digest})
-    tracker.file(out_dir / "package.json", "package")
-    tracker.file(out_dir / ARCHIVE, "package")
-    return artifacts.load(out_dir, "bento")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        digest = write(settings, inputs, Path(scratch, "model"))
+        _build(Path(scratch), tag, folder / ARCHIVE)
+    size_bytes = (folder / ARCHIVE).stat().st_size
+    facts = {
+        "tag": tag,
+        "size_bytes": size_bytes,
+        "model": {"name": registration["name"], "version": registration["version"]},
+        "receipt": registration["receipt"],
+        "package": digest,
+    }
+    artifacts.write_json(folder / "package.json", facts)
+    return Facts(
+        summary=f"{tag}, {size_bytes / 2**20:.1f} MB",
+        tags={"bento.tag": tag, "package.digest": digest},
+        files={"package.json": "package", ARCHIVE: "package"},
+    )
 
 
 def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path) -> str:
@@ -116,9 +117,3 @@ def _build(scratch: Path, tag: str, archive: Path) -> None:
     if "No space left on device" in reason:
         raise StorageError(f"cannot write {archive}: the disk is full; free space or choose another folder")
     raise ArtifactError(f"BentoML could not build {tag}: {reason}")
-
-
-def describe(bento: Artifact) -> str:
-    """A line for the terminal."""
-    facts = bento.read_json("package.json")
-    return f"{facts['tag']}, {facts['size_bytes'] / 2**20:.1f} MB"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.facts import Facts
 from components.platform import mlflow_registry as registries
 from components.platform import mlflow_runs
 from components.platform.mlflow_registry import Registry, Version
@@ -22,7 +23,7 @@ from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
 
-def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Register `inputs["model"]`. Every model becomes a version; a passed certificate makes it challenger, and champion
     when it is the first or not worse than the champion on the same test images.
 
@@ -36,25 +37,23 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], out_dir: Pat
     tracker.tags({"code.revision": code_revision()})
     run_id = mlflow_runs.send(context)
     registry = Registry()
-    with artifacts.create(
-        out_dir, kind="registration", step="register", settings=settings.model_dump(mode="json"), inputs=inputs
-    ) as folder:
-        version = _register(registry, settings.model_name, context, run_id, inputs, verdict)
-        decision = (
-            _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
-        )
-        receipt = _receipt(version, context, run_id, inputs, verdict)
-        registry.tag(version, {"gapgate.receipt": receipt.digest})
-        content = receipt.model_dump(mode="json")
-        registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
-        artifacts.write_json(folder / "registration.json", registration)
-        artifacts.write_json(folder / "receipt.json", content)
-        artifacts.write_json(folder / artifacts.LINEAGE, lineage)
-        receipts_dir().mkdir(parents=True, exist_ok=True)
-        artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
-    tracker.tags({"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest})
-    tracker.file(out_dir / "receipt.json", "receipt")
-    return artifacts.load(out_dir, "registration")
+    version = _register(registry, settings.model_name, context, run_id, inputs, verdict)
+    decision = _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
+    receipt = _receipt(version, context, run_id, inputs, verdict)
+    registry.tag(version, {"gapgate.receipt": receipt.digest})
+    content = receipt.model_dump(mode="json")
+    registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
+    artifacts.write_json(folder / "registration.json", registration)
+    artifacts.write_json(folder / "receipt.json", content)
+    artifacts.write_json(folder / artifacts.LINEAGE, lineage)
+    receipts_dir().mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
+    alias = decision["alias"]
+    return Facts(
+        summary=f"{version.name} version {version.version}, {alias or 'no alias'}: {decision['reason']}",
+        tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
+        files={"receipt.json": "receipt"},
+    )
 
 
 def _register(
@@ -140,9 +139,3 @@ def _receipt(
         artifacts=digests,
         settings={artifact.manifest.step: artifact.manifest.settings for artifact in inputs.values()},
     )
-
-
-def describe(registration: Artifact) -> str:
-    """A line for the terminal."""
-    content = registration.read_json("registration.json")
-    return f"{content['name']} version {content['version']}, {content['alias'] or 'no alias'}: {content['reason']}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from components.facts import Facts
 from components.platform.workspace import checkpoint_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -24,7 +27,7 @@ NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
 """Environment variable with the number of GPUs that the step asked of its cluster."""
 
 
-def run(settings: TrainSettings, inputs: Mapping[str, Artifact], out_dir: Path, tracker: Tracker) -> Artifact:
+def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Train on `inputs["splits"]` under `inputs["policy"]`; a training that was killed goes on from its last epoch.
 
     Raises:
@@ -36,37 +39,29 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], out_dir: Path, 
     splits, policy = inputs["splits"], inputs["policy"]
     content = {key: value for key, value in policy.read_json("policy.json").items() if key == "operations"}
     operations = parse(AugmentSettings, content, "augment").operations
-    dumped = settings.model_dump(mode="json")
-    key = artifacts.digest_of({"splits": splits.digest, "policy": policy.digest, "settings": dumped})
-    with (
-        _exclusive(checkpoint_dir(key)) as checkpoints,
-        artifacts.create(out_dir, kind="model", step="train", settings=dumped, inputs=inputs) as folder,
-    ):
+    key = artifacts.digest_of(
+        {"splits": splits.digest, "policy": policy.digest, "settings": settings.model_dump(mode="json")}
+    )
+    with _exclusive(checkpoint_dir(key)) as checkpoints:
         train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    model = artifacts.load(out_dir, "model")
-    tracker.tags({"model.digest": model.digest, "seed": str(settings.seed)})
-    tracker.file(out_dir / "model.onnx", "model")
-    return model
+    history = artifacts.read_json(folder / "history.json")
+    parameters = artifacts.read_json(folder / "architecture.json")["num_parameters"]
+    return Facts(
+        summary=f"{len(history)} epochs, {parameters:,} parameters, val accuracy {history[-1]['val_accuracy']:.1%}",
+        tags={"seed": str(settings.seed)},
+        files={"model.onnx": "model"},
+        when_complete=lambda: shutil.rmtree(checkpoints, ignore_errors=True),
+    )
 
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[Path]:
-    """The checkpoint folder for this process alone; a second run of the same training at once gets a temporary one."""
+    """Lock the checkpoint folder for this process; a second run of the same training at once gets a temporary one."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder.with_suffix(".lock")).open("w") as lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                    yield Path(temporary)
-            else:
-                yield folder
-
-
-def describe(model: Artifact) -> str:
-    """A line for the terminal."""
-    history = model.read_json("history.json")
-    parameters = model.read_json("architecture.json")["num_parameters"]
-    return f"{len(history)} epochs, {parameters:,} parameters, val accuracy {history[-1]['val_accuracy']:.1%}"
+                held.enter_context(FileLock(folder.with_suffix(".lock"), blocking=False))
+            except Timeout:
+                folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=folder.parent)))
+            yield folder

@@ -136,16 +136,7 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
     Raises:
         ArtifactError: no manifest, another kind or schema version, or a file that is missing or was changed.
     """
-    try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path} has no {MANIFEST}: incomplete or no artifact; run the step that makes it"
-        ) from None
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{path / MANIFEST} is not a manifest ({error.errors()[0]['msg']}); run the step again"
-        ) from None
+    manifest = read_manifest(path)
     if manifest.kind != kind:
         raise ArtifactError(f"{path} is a {manifest.kind} where a {kind} is needed")
     if manifest.schema_version != SCHEMA_VERSION:
@@ -159,6 +150,24 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
         for tree in manifest.trees:
             _check_files(path, _read_tree(path, tree))
     return Artifact(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the artifact at `path`; whether the files are what it says is not looked at.
+
+    Raises:
+        ArtifactError: there is no manifest, or it is none.
+    """
+    try:
+        return Manifest.model_validate_json((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}: incomplete or no artifact; run the step that makes it"
+        ) from None
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path / MANIFEST} is not a manifest ({error.errors()[0]['msg']}); run the step again"
+        ) from None
 
 
 def lineage(given: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:

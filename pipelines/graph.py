@@ -1,11 +1,13 @@
 """The graph: from a data set to a packaged model, with the gate in it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from kfp import dsl
 
+from components.catalog import STEPS, Step
 from gapgate.settings.sections import Settings
 from pipelines import steps
 
@@ -17,12 +19,6 @@ UNCACHED = ("ingest", "register", "package")
 
 def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineConfig | None = None) -> Any:
     """The pipeline, for KFP's compiler; `place` is called with each of its tasks, by the names of the steps."""
-
-    def placed(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        if task.name in UNCACHED:
-            task.set_caching_options(False)
-        place(task)
-        return task
 
     @dsl.pipeline(
         name="gapgate-training",
@@ -65,93 +61,37 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
             gpu_kind: Kubernetes resource of the GPU that trains, such as nvidia.com/gpu or amd.com/gpu.
             num_gpus: How many; 0 trains on the CPU.
         """
-        ingested = placed(
-            steps.ingest(
-                source=data_source,
-                repository=data_repository,
-                revision=data_revision,
-                path=data_path,
-                experiment=experiment,
-            )
-        )
-        preprocessed = placed(
-            steps.preprocess(
-                settings=preprocess,
-                data_hash=ingested.outputs["Output"],
-                experiment=experiment,
-                tensorboard=tensorboard,
-                dataset=ingested.outputs["dataset"],
-            )
-        )
-        splits = preprocessed.outputs["splits"]
-        augmented = placed(
-            steps.augment(
-                settings=augment,
-                splits_digest=preprocessed.outputs["Output"],
-                experiment=experiment,
-                tensorboard=tensorboard,
-                splits=splits,
-            )
-        )
-        policy = augmented.outputs["policy"]
-        trained = placed(
-            steps.train(
-                settings=train,
-                policy_digest=augmented.outputs["Output"],
-                num_gpus=num_gpus,
-                experiment=experiment,
-                tensorboard=tensorboard,
-                splits=splits,
-                policy=policy,
-            )
-            .set_accelerator_type(gpu_kind)
-            .set_accelerator_limit(num_gpus)
-        )
-        model = trained.outputs["model"]
-        evaluated = placed(
-            steps.evaluate(
-                settings=evaluate,
-                model_digest=trained.outputs["Output"],
-                experiment=experiment,
-                tensorboard=tensorboard,
-                splits=splits,
-                model=model,
-            )
-        )
-        evaluation = evaluated.outputs["evaluation"]
-        judged = placed(
-            steps.gate(
-                settings=gate,
-                evaluation_digest=evaluated.outputs["Output"],
-                experiment=experiment,
-                evaluation=evaluation,
-            )
-        )
-        certificate = judged.outputs["certificate"]
-        registered = placed(
-            steps.register(
-                model_name=model_name,
-                experiment=experiment,
-                splits=splits,
-                policy=policy,
-                model=model,
-                evaluation=evaluation,
-                certificate=certificate,
-            )
-        )
-        with dsl.If(judged.outputs["Output"] == "pass", name="gate-passed"):
-            placed(
-                steps.package(
-                    settings=package,
-                    experiment=experiment,
-                    splits=splits,
-                    model=model,
-                    certificate=certificate,
-                    registration=registered.outputs["registration"],
-                )
-            )
+        sections = {"preprocess": preprocess, "augment": augment, "train": train, "evaluate": evaluate, "gate": gate}
+        sections["package"] = package
+        known: dict[str, Any] = {
+            "source": data_source,
+            "repository": data_repository,
+            "revision": data_revision,
+            "path": data_path,
+            "model_name": model_name,
+            "experiment": experiment,
+            "tensorboard": tensorboard,
+            "num_gpus": num_gpus,
+        }
+        for step in STEPS.values():
+            with dsl.If(known["verdict"] == "pass", name="gate-passed") if step.name == "package" else nullcontext():
+                task = _task(step, known | {"settings": sections.get(step.name)})
+                if step.name == "train":
+                    task.set_accelerator_type(gpu_kind).set_accelerator_limit(num_gpus)
+                if step.name in UNCACHED:
+                    task.set_caching_options(False)
+                place(task)
+            known[step.output] = task.outputs[step.output]
+            if "Output" in task.outputs:
+                known["verdict" if step.name == "gate" else f"{step.output}_digest"] = task.outputs["Output"]
 
     return gapgate_training
+
+
+def _task(step: Step, known: Mapping[str, Any]) -> dsl.PipelineTask:
+    """The task of a step, with those of `known` that its component takes."""
+    component = getattr(steps, step.name)
+    return component(**{name: known[name] for name in component.component_spec.inputs})
 
 
 def arguments(settings: Settings) -> dict[str, Any]:

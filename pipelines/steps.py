@@ -3,7 +3,9 @@ cluster. KFP copies the source of each function into its pod, so each imports wh
 
 `settings` is the step's section of `params.yaml` as JSON text: KFP's own dict type turns whole numbers into floats. KFP
 looks up what it may take from its cache by a step's parameters and image, not by the content of its artifacts. So each
-step hands on a digest of what it made, and the next takes it as a parameter.
+step answers with a digest of what it made, and the next takes it as the parameter `<kind>_digest`.
+
+`pipelines.graph` connects them by the names of their parameters.
 """
 
 from kfp import dsl
@@ -28,7 +30,7 @@ def ingest(
 @dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)
 def preprocess(
     settings: str,
-    data_hash: str,
+    dataset_digest: str,
     experiment: str,
     tensorboard: bool,
     dataset: dsl.Input[dsl.Artifact],

@@ -1,7 +1,7 @@
 """Measures the ONNX file that will be served, on un-augmented train, val and test, through one code path.
 
-`evaluation.json` holds every figure, `predictions.parquet` every answer, `figures/` the plots and `report.html` all of
-it for a reader. Figures that cannot be computed are null, never NaN.
+`evaluation.json` holds every figure, `predictions.parquet` every answer and `figures/` the plots. Figures that cannot
+be computed are null, never NaN.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from gapgate.artifacts import MANIFEST, write_json, write_text
+from gapgate.artifacts import MANIFEST, write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import ArtifactError, DataError
@@ -27,9 +28,28 @@ from gapgate.evidence.predictions import Predictions, predict_all, write_predict
 from gapgate.onnx import feature_maps
 from gapgate.onnx.classifier import Classifier, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
-from gapgate.report import figures, html
+from gapgate.report import figures
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker, Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A Model artifact's files, with `model.onnx` opened once: to run it, and as a graph."""
+
+    folder: Path
+    classifier: Classifier
+    graph: onnx.ModelProto
+
+    @classmethod
+    def load(cls, folder: Path) -> OpenedModel:
+        """Open the model in `folder`.
+
+        Raises:
+            ArtifactError: as `Classifier.load`.
+        """
+        path = folder / "model.onnx"
+        return cls(folder, Classifier.load(path, available_cpus()), onnx.load(path))
 
 
 def evaluate(
@@ -38,46 +58,39 @@ def evaluate(
     model_dir: Path,
     out_dir: Path,
     tracker: Tracker = NullTracker(),  # noqa: B008  (it holds no state)
-) -> None:
-    """Write an evaluation of `model_dir/model.onnx` into the existing folder `out_dir`.
+) -> dict[str, Any]:
+    """Write an evaluation of `model_dir/model.onnx` into the existing folder `out_dir`; returns `evaluation.json`.
 
     Raises:
         ArtifactError: a file of the model is missing or is not what it should be.
         DataError: the model and the splits do not fit each other, or a split is empty.
     """
-    evaluation, found = assess(settings, splits, model_dir, tracker)
+    model = OpenedModel.load(model_dir)
+    evaluation, found = assess(settings, splits, model, tracker)
     write_json(out_dir / "evaluation.json", evaluation)
     write_predictions(out_dir / "predictions.parquet", found, splits)
-    draw(settings, evaluation, found["test"], splits, model_dir, out_dir / "figures")
-    write_text(out_dir / "report.html", html.render(out_dir))
+    draw(settings, evaluation, found["test"], splits, model, out_dir / "figures")
     _tell(tracker, evaluation)
-
-
-def show(evaluation_dir: Path, tracker: Tracker) -> None:
-    """Hand the report and the figures to the tracker. A tracker may read them later, so the folder must have its final
-    name by then: not while `artifacts.create` is still open."""
-    tracker.file(evaluation_dir / "report.html", "report")
-    for path in sorted((evaluation_dir / "figures").glob("*.png")):
-        tracker.file(path, "figures")
+    return evaluation
 
 
 def assess(
     settings: EvaluateSettings,
     splits: Splits,
-    model_dir: Path,
+    model: OpenedModel,
     tracker: Tracker = NullTracker(),  # noqa: B008  (it holds no state)
 ) -> tuple[dict[str, Any], dict[SplitName, Predictions]]:
     """The content of `evaluation.json`, and the predictions behind it. Writes nothing; raises as `evaluate`."""
-    model = Classifier.load(model_dir / "model.onnx", available_cpus())
-    _check_fit(model, splits)
+    classifier = model.classifier
+    _check_fit(classifier, splits)
     rows = {name: splits.rows(name) for name in SPLIT_NAMES}
     num_train = len(rows["train"])
     rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
-    found = dict(zip(SPLIT_NAMES, predict_all(model, splits, rows, settings.batch_size, tracker), strict=True))
-    history = _read_json(model_dir / "history.json", [])
+    found = dict(zip(SPLIT_NAMES, predict_all(classifier, splits, rows, settings.batch_size, tracker), strict=True))
+    history = _read_json(model.folder / "history.json", [])
     curve = metrics.learning_curve(history)
     parts = parting(history, curve)
-    layers = open_embedding(model_dir / "model.onnx", available_cpus())
+    layers = open_embedding(model.graph, available_cpus())
     evaluation = measure(settings, found, splits.class_names) | {
         "train_sample": {
             "num_images": len(rows["train"]),
@@ -85,12 +98,12 @@ def assess(
             "is_sample": len(rows["train"]) < num_train,
             "seed": settings.seed,
         },
-        "parity": parity(model, model_dir / "parity.safetensors", settings.batch_size),
+        "parity": parity(classifier, model.folder / "parity.safetensors", settings.batch_size),
         "learning_curve": curve,
         "parting": parts and asdict(parts),
         "looked_at": mistakes.find(layers, splits, found["train"], found["test"]),
-        "inputs": {"splits": _provenance(splits.path), "model": _provenance(model_dir)},
-        "facts": _facts(splits, model_dir),
+        "inputs": {"splits": _provenance(splits.path), "model": _provenance(model.folder)},
+        "facts": _facts(splits, model.folder),
         "settings": settings.model_dump(mode="json"),
     }
     return evaluation, found
@@ -157,12 +170,12 @@ def draw(
     evaluation: Mapping[str, Any],
     test: Predictions,
     splits: Splits,
-    model_dir: Path,
+    model: OpenedModel,
     folder: Path,
 ) -> None:
     """Write the figures; those that a model has nothing to show for are left out."""
     folder.mkdir()
-    figures.learning_curves(folder, _read_json(model_dir / "history.json", []), evaluation["learning_curve"])
+    figures.learning_curves(folder, _read_json(model.folder / "history.json", []), evaluation["learning_curve"])
     figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
     figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
     worst = mistakes.confident_mistakes(test, settings.worst_errors)
@@ -174,14 +187,13 @@ def draw(
         test.confidence[worst],
         splits.class_names,
     )
-    fill = _read_json(model_dir / "transform.json", {}).get("fill", 0)
-    classifier = Classifier.load(model_dir / "model.onnx", available_cpus())
-    drawn = mistakes.draw(evaluation["looked_at"], classifier, splits, fill)
+    fill = _read_json(model.folder / "transform.json", {}).get("fill", 0)
+    drawn = mistakes.draw(evaluation["looked_at"], model.classifier, splits, fill)
     figures.looked_at(folder, drawn, splits.class_names)
-    if (filters := feature_maps.first_filters(model_dir / "model.onnx")) is not None:
+    if (filters := feature_maps.first_filters(model.graph)) is not None:
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
-    figures.feature_maps(folder, example, feature_maps.early_feature_maps(model_dir / "model.onnx", example))
+    figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
     if (splits.path / "contact_sheet.png").exists():
         shutil.copyfile(splits.path / "contact_sheet.png", folder / "contact_sheet.png")
 

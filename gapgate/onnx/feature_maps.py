@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -16,9 +14,9 @@ MAX_LAYERS = 24
 """Rows of the picture; a deeper network is shown down to there."""
 
 
-def first_filters(path: Path) -> NDArray[np.float32] | None:
+def first_filters(model: onnx.ModelProto) -> NDArray[np.float32] | None:
     """The weights (filters, channels, kernel height, kernel width) of the first 2-D convolution; None without one."""
-    graph = onnx.load(path).graph
+    graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Conv" and node.input[1] in weights:
@@ -27,9 +25,11 @@ def first_filters(path: Path) -> NDArray[np.float32] | None:
     return None
 
 
-def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = MAX_LAYERS) -> list[FeatureMaps]:
+def early_feature_maps(
+    model: onnx.ModelProto, image: NDArray[np.uint8], num_layers: int = MAX_LAYERS
+) -> list[FeatureMaps]:
     """What the first layers with feature maps, `num_layers` at most, make of one image (H, W, C) uint8.
 
     A network without a convolution gives an empty list.
     """
-    return open_inner_layers(path).feature_maps(image, num_layers)
+    return open_inner_layers(model).feature_maps(image, num_layers)

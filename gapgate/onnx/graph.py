@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -56,10 +55,9 @@ class Stage:
         return "×".join(f"{side:,}" for side in self.shape)
 
 
-def graph_layers(model_path: Path) -> list[Stage]:
+def graph_layers(model: onnx.ModelProto) -> list[Stage]:
     """The layers from the first with weights on. Those with feature maps have the names of
     `gapgate.onnx.inner_layers_export`, which count only these."""
-    model = onnx.load(model_path)
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:  # torch writes equal biases once

@@ -9,7 +9,7 @@ is needed to read them. NumPy and ONNX Runtime only.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -45,14 +45,20 @@ class InnerLayers:
     embedding_size: int | None
     """D0, the numbers that the classifier reads of one image; None where the network ends without a dense layer."""
 
-    def __init__(self, names: Mapping[str, Any], outputs: bytes, model_path: Path, num_threads: int = 1) -> None:
-        """`names` is the content of `inner_layers.json`, `outputs` that of `inner_layers.pb`; `num_threads` are those
-        of each call."""
+    def __init__(
+        self, names: Mapping[str, Any], outputs: bytes, read_model: Callable[[], bytes], num_threads: int = 1
+    ) -> None:
+        """Inner layers of the model that `read_model` gives as an ONNX file's bytes, with `num_threads` for each call.
+
+        Args:
+            names: the content of `inner_layers.json`.
+            outputs: the content of `inner_layers.pb`.
+        """
         self.embedding_size = names["embedding_size"]
         self._embedding: str | None = names["embedding"]
         self._layers: list[dict[str, Any]] = names["layers"]
         self._outputs = outputs
-        self._model_path = model_path
+        self._read_model = read_model
         self._num_threads = num_threads
         self._session: Any = None
         self._lock = Lock()
@@ -66,7 +72,7 @@ class InnerLayers:
         """
         try:
             names = json.loads((folder / NAMES_FILE).read_text())
-            return cls(names, (folder / OUTPUTS_FILE).read_bytes(), folder / "model.onnx")
+            return cls(names, (folder / OUTPUTS_FILE).read_bytes(), (folder / "model.onnx").read_bytes)
         except FileNotFoundError as error:
             raise ArtifactError(f"{error.filename} is missing; package the model again") from None
 
@@ -107,7 +113,7 @@ class InnerLayers:
     def _opened(self) -> Any:
         with self._lock:
             if self._session is None:
-                self._session = open_session(self._model_path.read_bytes() + self._outputs, self._num_threads)
+                self._session = open_session(self._read_model() + self._outputs, self._num_threads)
             return self._session
 
 

@@ -33,19 +33,19 @@ def write_inner_layers(model_path: Path, folder: Path) -> None:
     (folder / OUTPUTS_FILE).write_bytes(outputs)
 
 
-def open_inner_layers(model_path: Path, num_threads: int = 1) -> InnerLayers:
+def open_inner_layers(model: onnx.ModelProto, num_threads: int = 1) -> InnerLayers:
     """The inner layers of an ONNX model that is in no package yet, with `num_threads` threads for each call."""
-    names, outputs = _find(onnx.load(model_path))
-    return InnerLayers(names, outputs, model_path, num_threads)
+    names, outputs = _find(model)
+    return InnerLayers(names, outputs, model.SerializeToString, num_threads)
 
 
-def open_embedding(model_path: Path, num_threads: int = 1) -> InnerLayers:
+def open_embedding(model: onnx.ModelProto, num_threads: int = 1) -> InnerLayers:
     """As `open_inner_layers`, with the embedding alone: ONNX Runtime fuses layers whose maps nobody asks for, and is as
     fast as without (the tutorial CNN took 1.5 times as long with them)."""
-    model = onnx.load(model_path)
     names = _find(model)[0] | {"layers": []}
     embedding = names["embedding"]
-    return InnerLayers(names, _outputs(model, [embedding] * (embedding is not None)), model_path, num_threads)
+    outputs = _outputs(model, [embedding] * (embedding is not None))
+    return InnerLayers(names, outputs, model.SerializeToString, num_threads)
 
 
 def _find(model: onnx.ModelProto) -> tuple[dict[str, Any], bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +45,15 @@ class Picture:
     height: int
 
 
-def render(evaluation_dir: Path, certificate: Mapping[str, Any] | None = None, preview: Path | None = None) -> str:
-    """The report of an evaluation, as HTML.
+def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[str, Any]) -> str:
+    """The report of an evaluation and its verdict, as HTML.
 
     Args:
-        evaluation_dir: holds `evaluation.json` and `figures/`; figures that are not there are left out.
-        certificate: the content of `certificate.json`, when the gate has judged.
-        preview: the augmentation policy's `preview.png`.
+        evaluation: the content of `evaluation.json`.
+        figures: the evaluation's folder of figures; those that are not there are left out.
+        certificate: the content of `certificate.json`.
     """
-    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
-    folder = evaluation_dir / "figures"
-    pictures = {name: _picture(folder / f"{name}.png", folder / "dark" / f"{name}.png") for name in FIGURES}
-    pictures["preview"] = None if preview is None else _picture(preview, preview, scale=1)
+    pictures = {name: _picture(figures / f"{name}.png", figures / "dark" / f"{name}.png") for name in FIGURES}
     inputs = evaluation.get("inputs") or {}
     return (
         _environment()
@@ -97,14 +93,12 @@ def gap_in_words(gap: Mapping[str, Any]) -> str:
     return f"{lead} With {sure} confidence the true gap lies between {_signed(low)} and {_signed(high)} points."
 
 
-def _curve_words(
-    evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certificate: Mapping[str, Any] | None
-) -> list[str]:
+def _curve_words(evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certificate: Mapping[str, Any]) -> list[str]:
     """What the learning curves say, and whether it is what the gate stops."""
     parts = evaluation.get("parting")
     found = parts and Parting(**parts)
     words = in_words(found, evaluation["learning_curve"], (inputs.get("model") or {}).get("settings") or {})
-    failed = {check["name"] for check in (certificate or {}).get("checks", []) if check["verdict"] == "fail"}
+    failed = {check["name"] for check in certificate["checks"] if check["verdict"] == "fail"}
     if found and found.space_points > 0 and "max_gap_points" in failed:
         words.append("That space is the gap which the gate does not let through.")
     return words
@@ -146,10 +140,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _picture(light: Path, dark: Path, scale: float = CSS_PIXELS_PER_PIXEL) -> Picture | None:
-    """The image at `scale` CSS pixels for one of its own."""
+def _picture(light: Path, dark: Path) -> Picture | None:
+    """The image, in light and dark."""
     if not light.exists() or light.stat().st_size > MAX_DATA_URI_BYTES:
         return None
+    scale = CSS_PIXELS_PER_PIXEL
     if not dark.exists():
         dark, scale = light, 1
     with Image.open(light) as image:

@@ -6,7 +6,6 @@ trials that was interrupted goes on where it was. Every trial is an MLflow run; 
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.catalog import STEPS, Step
+from components.execute import make
 from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
 from components.platform.spool import Spool
@@ -116,7 +116,7 @@ class _Made:
         tracker = _Tracker(self.context.spool, step.name, self.watch)
         tracker.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         wall, cpu = time.perf_counter(), time.process_time()
-        made: Artifact = importlib.import_module(f"components.{step.name}").run(section, inputs, place, tracker)
+        made, _ = make(step.name, section, inputs, place, tracker)
         if step.name == "train":
             self.was_cached = False
             timing = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}

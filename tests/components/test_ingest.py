@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from components import ingest
+from components.execute import make
 from components.platform import dvc_data
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
@@ -26,7 +26,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def facts(folder, **settings):
-    artifact = ingest.run(DataSettings(**settings), {}, folder, NullTracker())
+    artifact, _ = make("ingest", DataSettings(**settings), {}, folder, NullTracker())
     return artifact.read_json("dataset.json")
 
 

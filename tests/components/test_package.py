@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components import package, preprocess
+from components import package
 from components.catalog import STEPS
+from components.execute import make
 from components.platform.spool import Reader, Spool
 from gapgate.artifacts import Artifact, digest_of, load, read_json
 from gapgate.data.splits import Splits
@@ -170,13 +171,14 @@ def test_the_tracker_gets_the_archive_and_its_digests(bentos: list[Artifact], tm
     root = bentos[0].path.parent
     given = {kind: load(root / kind, kind) for kind in STEPS["package"].inputs}
     spool = Spool(tmp_path / "spool", "package")
-    made = package.run(PackageSettings(), given, tmp_path / "bento", spool)
+    made, summary = make("package", PackageSettings(), given, tmp_path / "bento", spool)
     events = list(Reader(tmp_path / "spool").read())
     files = [event["path"] for event in events if event["kind"] == "file" and event["folder"] == "package"]
     assert files == [str(made.path / "package.json"), str(made.path / "model.bento")]
     (tags,) = (event["values"] for event in events if event["kind"] == "tags")
     facts = made.read_json("package.json")
-    assert tags == {"bento.tag": facts["tag"], "package.digest": facts["package"]}
+    assert tags == {"bento.tag": facts["tag"], "package.digest": facts["package"], "bento.digest": made.digest}
+    assert summary.startswith(facts["tag"])
     assert made.digest == bentos[0].digest
 
 
@@ -224,7 +226,7 @@ def test_the_environment_is_pinned_as_the_projects_own_and_holds_no_training_pac
 def test_a_model_that_did_not_pass_is_refused_and_nothing_is_written(tmp_path: Path, verdict: Verdict) -> None:
     given = packaged.inputs(tmp_path, verdict=verdict)
     with pytest.raises(GateError, match=f"verdict is {verdict}"):
-        package.run(PackageSettings(), given, tmp_path / "bento", NullTracker())
+        make("package", PackageSettings(), given, tmp_path / "bento", NullTracker())
     assert not (tmp_path / "bento").exists()
 
 
@@ -232,8 +234,12 @@ def test_a_registration_of_another_model_is_refused(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path / "a")
     other = packaged.inputs(tmp_path / "b", verdict="fail")
     with pytest.raises(ArtifactError, match="registration is of the certificate"):
-        package.run(
-            PackageSettings(), given | {"registration": other["registration"]}, tmp_path / "bento", NullTracker()
+        make(
+            "package",
+            PackageSettings(),
+            given | {"registration": other["registration"]},
+            tmp_path / "bento",
+            NullTracker(),
         )
 
 
@@ -242,9 +248,9 @@ def test_splits_that_the_model_was_not_trained_on_are_refused(tmp_path: Path) ->
     given = packaged.inputs(tmp_path)
     settings = PreprocessSettings(stratify=True, num_workers=1, salt="other")
     dataset = {"dataset": load(tmp_path / "dataset", "dataset")}
-    other = preprocess.run(settings, dataset, tmp_path / "other", NullTracker())
+    other, _ = make("preprocess", settings, dataset, tmp_path / "other", NullTracker())
     with pytest.raises(ArtifactError, match="the evaluation is of the splits"):
-        package.run(PackageSettings(), given | {"splits": other}, tmp_path / "bento", NullTracker())
+        make("package", PackageSettings(), given | {"splits": other}, tmp_path / "bento", NullTracker())
     assert not (tmp_path / "bento").exists()
 
 
@@ -267,7 +273,7 @@ def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_bentoml_cannot_package_is_reported_in_one_line(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path, name="not a tag")
     with pytest.raises(ArtifactError, match=r"BentoML could not build .*not a valid BentoML tag") as caught:
-        package.run(PackageSettings(), given, tmp_path / "bento", NullTracker())
+        make("package", PackageSettings(), given, tmp_path / "bento", NullTracker())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bento").exists()
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from components import package, preprocess
+from components import package
+from components.execute import make
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.evidence.gate import Certificate, Check, Verdict
@@ -56,7 +57,7 @@ def inputs(
 
     add("dataset", "ingest", (), _write_dataset, trees=("files",))
     settings = PreprocessSettings(stratify=True, num_workers=1)
-    made["splits"] = preprocess.run(settings, {"dataset": made["dataset"]}, root / "splits", NullTracker())
+    made["splits"], _ = make("preprocess", settings, {"dataset": made["dataset"]}, root / "splits", NullTracker())
     add("policy", "augment", ("splits",), _json("policy.json", {"operations": []}), settings={"seed": 0})
     transform = (made["splits"].path / "transform.json").read_bytes()
     add("model", "train", ("splits", "policy"), lambda folder: _write_model(folder, transform, model or linear_model()))
@@ -75,7 +76,7 @@ def inputs(
 
 def build(root: Path) -> Artifact:
     """The Bento of `inputs`."""
-    return package.run(PackageSettings(), inputs(root), root / "bento", NullTracker())
+    return make("package", PackageSettings(), inputs(root), root / "bento", NullTracker())[0]
 
 
 def folder(root: Path, *, similar_images: int = 1000, model: onnx.ModelProto | None = None) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from components import package
+from components.execute import make
 from gapgate.artifacts import Artifact
 from gapgate.settings.sections import PackageSettings
 from gapgate.tracking import NullTracker
@@ -92,7 +92,7 @@ def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_w
     browser: Any, image: Path, tmp_path: Path
 ) -> None:
     inputs = packaged.inputs(tmp_path / "inputs", model=packaged.pooled_model())
-    bento = package.run(PackageSettings(), inputs, tmp_path / "bento", NullTracker())
+    bento, _ = make("package", PackageSettings(), inputs, tmp_path / "bento", NullTracker())
     page = browser.new_page()
     with serve(bento.path / "model.bento", work_dir=tmp_path / "served") as server:
         server.wait_ready()

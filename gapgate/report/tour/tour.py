@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -109,13 +110,14 @@ def with_network(
     Raises:
         DataError: the network has no convolution.
     """
-    filters = first_filters(model_path)
+    model = onnx.load(model_path)
+    filters = first_filters(model)
     maps = layers.feature_maps(image, max_layers or MAX_LAYERS)
     if filters is None or not maps:
         raise DataError("the network has no convolution to look at; name a kernel, such as --kernel edge")
     height, width, channels = image.shape
     taken = "one channel, values 0 to 255" if channels == 1 else f"{channels} channels, values 0 to 255"
-    stages = [Stage("image", taken, (height, width, channels)), *graph_layers(model_path)]
+    stages = [Stage("image", taken, (height, width, channels)), *graph_layers(model)]
     with tempfile.TemporaryDirectory() as scratch:
         figures.filters(Path(scratch), filters)
         figures.feature_maps(Path(scratch), image, maps)

@@ -1,6 +1,7 @@
 """What a network looked at in its mistakes, on the real digits."""
 
 import numpy as np
+import onnx
 import pytest
 
 from gapgate.evidence import mistakes
@@ -36,7 +37,7 @@ def predictions(classifier, splits, split):
 def found(model, splits):
     path, classifier = model
     sides = (predictions(classifier, splits, split) for split in ("train", "test"))
-    return mistakes.find(open_embedding(path), splits, *sides)
+    return mistakes.find(open_embedding(onnx.load(path)), splits, *sides)
 
 
 def test_the_most_confident_mistakes_come_first(found, model, splits):
@@ -50,7 +51,7 @@ def test_the_most_confident_mistakes_come_first(found, model, splits):
 
 def test_the_neighbours_are_those_of_a_search_through_all_training_images(found, model, splits):
     """Also where only the 500 with the most similar answers are compared."""
-    layers = open_inner_layers(model[0])
+    layers = open_inner_layers(onnx.load(model[0]))
     train = splits.rows("train")
     embeddings = layers.embeddings(splits.images[train]).astype(np.float64)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -66,14 +67,14 @@ def test_the_neighbours_are_those_of_a_search_through_all_training_images(found,
 def test_with_few_training_images_there_are_as_many_neighbours(model, splits):
     path, _ = model
     rows = splits.rows("train")[:3]
-    places, cosines = mistakes.nearest(open_embedding(path), splits, rows, splits.rows("test")[:2])
+    places, cosines = mistakes.nearest(open_embedding(onnx.load(path)), splits, rows, splits.rows("test")[:2])
     assert places.shape == cosines.shape == (2, 3)
     assert (np.diff(cosines, axis=1) <= 0).all()
 
 
 def test_an_image_in_the_training_sample_is_its_own_neighbour(model, splits):
     rows = splits.rows("train")
-    places, cosines = mistakes.nearest(open_embedding(model[0]), splits, rows, rows[[7, 1100]])
+    places, cosines = mistakes.nearest(open_embedding(onnx.load(model[0])), splits, rows, rows[[7, 1100]])
     assert places[:, 0].tolist() == [7, 1100]
     np.testing.assert_allclose(cosines[:, 0], 1)
 
@@ -99,8 +100,8 @@ def test_a_network_without_embedding_or_without_mistakes_has_nothing_to_show(mod
 
     onnx.save(pooled_model(), tmp_path / "model.onnx")
     train, test = (predictions(model[1], splits, split) for split in ("train", "test"))
-    assert mistakes.find(open_embedding(tmp_path / "model.onnx"), splits, train, test) == []
+    assert mistakes.find(open_embedding(onnx.load(tmp_path / "model.onnx")), splits, train, test) == []
     right = Predictions(
         test.rows[test.correct], test.labels[test.correct], test.probabilities[test.correct], None, None
     )
-    assert mistakes.find(open_embedding(model[0]), splits, train, right) == []
+    assert mistakes.find(open_embedding(onnx.load(model[0])), splits, train, right) == []

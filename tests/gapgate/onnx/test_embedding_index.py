@@ -6,6 +6,7 @@ from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
@@ -37,7 +38,7 @@ def layers(tmp_path_factory):
     images, labels = digits()
     for num_filters in (SHORT, LONG):
         fit_cnn(folder / f"{num_filters}.onnx", images[300:1500], labels[300:1500], num_filters)
-    return {num_filters: open_inner_layers(folder / f"{num_filters}.onnx") for num_filters in (SHORT, LONG)}
+    return {num_filters: open_inner_layers(onnx.load(folder / f"{num_filters}.onnx")) for num_filters in (SHORT, LONG)}
 
 
 @pytest.fixture(scope="module", params=[SHORT, LONG], ids=["as they are", "projected"])
@@ -157,7 +158,9 @@ def test_a_large_image_is_shrunk_in_colour_and_equal_images_are_no_trouble(tmp_p
     images[:, :, :40] = (250, 20, 20)
     write_linear(tmp_path / "model.onnx", np.ones((40 * 80 * 3, 2)), np.zeros(2), (40, 80, 3))
     splits = write_splits(tmp_path / "splits", images, np.zeros(4, np.int32), ["a", "b"], (4, 0))
-    build_index(splits, open_inner_layers(tmp_path / "model.onnx"), tmp_path / "s", max_images=9, thumbnail_px=20)
+    build_index(
+        splits, open_inner_layers(onnx.load(tmp_path / "model.onnx")), tmp_path / "s", max_images=9, thumbnail_px=20
+    )
     with Image.open(BytesIO(EmbeddingIndex.open(tmp_path / "s").thumbnail(3))) as thumbnail:
         assert thumbnail.size == (20, 10)
         np.testing.assert_allclose(thumbnail.getpixel((4, 5)), (250, 20, 20), atol=8)

@@ -1,6 +1,7 @@
 """The layers that are read from an ONNX file, against the torch module that it was made of."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -28,15 +29,15 @@ def test_the_weights_add_up_to_the_networks_with_batch_norm_folded_into_its_conv
     expected = sum(parameter.numel() for parameter in model.parameters())
     # Folded, a batch norm's scale and shift of C each become one bias of C.
     expected -= sum(m.num_features for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    stages = graph_layers(tmp_path / "model.onnx")
+    stages = graph_layers(onnx.load(tmp_path / "model.onnx"))
     assert sum(stage.num_weights for stage in stages) == expected
     numbered = [stage.name for stage in stages if stage.name[0].isdigit()]
-    assert numbered == open_inner_layers(tmp_path / "model.onnx").layer_names
+    assert numbered == open_inner_layers(onnx.load(tmp_path / "model.onnx")).layer_names
 
 
 def test_a_layer_says_what_it_does_how_large_it_is_and_how_its_figures_come_about(tmp_path):
     exported(tmp_path / "model.onnx", "tutorial", (28, 28, 1))
-    first, pool, relu, *_, flatten, dense, _, logits = graph_layers(tmp_path / "model.onnx")
+    first, pool, relu, *_, flatten, dense, _, logits = graph_layers(onnx.load(tmp_path / "model.onnx"))
     assert (first.name, first.size, first.num_weights) == ("1 convolution", "28×28×32", 3 * 3 * 1 * 32 + 32)
     assert first.weights_words == "3·3·1·32 + 32"
     assert first.size_words == ("(28 + 1 + 1 − 3) / 1 + 1 = 28",)
@@ -65,9 +66,9 @@ class Mirrored(torch.nn.Module):
 def test_a_network_that_also_looks_at_the_mirror_image_has_its_layers_once(tmp_path):
     model = exported(tmp_path / "plain.onnx", "tutorial")
     export_onnx(Mirrored(model), SHAPE, [0.4] * 3, [0.2] * 3, tmp_path / "mirrored.onnx")
-    assert graph_layers(tmp_path / "mirrored.onnx") == graph_layers(tmp_path / "plain.onnx")
+    assert graph_layers(onnx.load(tmp_path / "mirrored.onnx")) == graph_layers(onnx.load(tmp_path / "plain.onnx"))
     image = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    plain, mirrored = (open_inner_layers(tmp_path / f"{name}.onnx") for name in ("plain", "mirrored"))
+    plain, mirrored = (open_inner_layers(onnx.load(tmp_path / f"{name}.onnx")) for name in ("plain", "mirrored"))
     for one, other in zip(plain.feature_maps(image), mirrored.feature_maps(image), strict=True):
         assert one.layer == other.layer
         np.testing.assert_allclose(one.maps, other.maps, atol=1e-5)
@@ -76,7 +77,7 @@ def test_a_network_that_also_looks_at_the_mirror_image_has_its_layers_once(tmp_p
 
 def test_sides_of_unequal_length_are_worked_out_apart(tmp_path):
     exported(tmp_path / "model.onnx", "tutorial")
-    assert graph_layers(tmp_path / "model.onnx")[1].size_words == (
+    assert graph_layers(onnx.load(tmp_path / "model.onnx"))[1].size_words == (
         "height (33 − 2) / 2 + 1 = 16.5, rounded down to 16",
         "width (40 − 2) / 2 + 1 = 20",
     )

@@ -111,7 +111,7 @@ def test_a_deep_network_has_all_its_layers(tmp_path):
 
 def test_a_network_without_convolutions_has_an_embedding_and_no_maps(tmp_path):
     write_linear(tmp_path / "model.onnx", np.ones((64, 10)), np.zeros(10), (8, 8, 1))
-    layers = open_inner_layers(tmp_path / "model.onnx")
+    layers = open_inner_layers(onnx.load(tmp_path / "model.onnx"))
     images = digits()[0][:3]
     assert layers.feature_maps(images[0]) == []
     np.testing.assert_allclose(layers.embeddings(images), images.reshape(3, 64) / np.float32(255), rtol=1e-6)

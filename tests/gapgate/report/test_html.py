@@ -12,8 +12,8 @@ from gapgate.evidence import gate
 from gapgate.evidence.evaluate import evaluate
 from gapgate.evidence.metrics import learning_curve
 from gapgate.onnx.inner_layers import FeatureMaps
-from gapgate.report import figures
-from gapgate.report.html import flatten, gap_in_words, render
+from gapgate.report import figures, html
+from gapgate.report.html import flatten, gap_in_words
 from gapgate.settings.sections import EvaluateSettings, GateSettings
 from tests.gapgate.onnx_models import digits, fit_linear, write_model_files, write_splits
 
@@ -59,58 +59,60 @@ def evaluation_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "evaluation"
 
 
+def rendered(folder: Path, limits: GateSettings = GateSettings()) -> str:  # noqa: B008  (frozen)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    return html.render(evaluation, folder / "figures", gate.judge(limits, evaluation).model_dump(mode="json"))
+
+
 def test_the_page_is_whole_and_asks_nobody_for_anything(evaluation_dir: Path) -> None:
-    html = render(evaluation_dir)
-    page = Page(html)
+    text = rendered(evaluation_dir)
+    page = Page(text)
     assert page.open == []
     assert "script" not in {tag for tag, _ in page.tags}
     links = [value for _, attrs in page.tags for name, value in attrs.items() if name in {"src", "href", "srcset"}]
     assert len(links) >= 7
     assert all(link is not None and link.startswith("data:image/png;base64,") for link in links)
-    assert not re.search(r"url\(|@import|https?://", html)
+    assert not re.search(r"url\(|@import|https?://", text)
 
 
 def test_class_names_are_text_and_nothing_else(evaluation_dir: Path) -> None:
-    page = Page(render(evaluation_dir))
+    page = Page(rendered(evaluation_dir))
     assert HOSTILE in page.text
     assert "数字" in page.text
 
 
 def test_every_image_has_a_description(evaluation_dir: Path) -> None:
-    images = [attrs for tag, attrs in Page(render(evaluation_dir)).tags if tag == "img"]
+    images = [attrs for tag, attrs in Page(rendered(evaluation_dir)).tags if tag == "img"]
     assert len(images) >= 5
     assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in images)
 
 
 def test_the_page_names_the_gap_its_interval_and_the_marked_epoch(evaluation_dir: Path) -> None:
-    text = " ".join(Page(render(evaluation_dir)).text.split())
+    text = " ".join(Page(rendered(evaluation_dir)).text.split())
     assert re.search(r"\d+\.\d points of gap \(−?\d+\.\d to \d+\.\d\)", text)
     assert "With 95 % confidence the true gap lies between" in text
     assert "The validation loss turned after epoch 5" in text
     assert "None" not in text
 
 
-def test_the_verdict_is_there_only_with_a_certificate(evaluation_dir: Path) -> None:
-    assert "Gate" not in Page(render(evaluation_dir)).text.replace("Gapgate", "")
+def test_the_verdict_and_every_reason_are_there(evaluation_dir: Path) -> None:
     evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
     certificate = gate.judge(GateSettings(max_gap_points=1.0), evaluation)
-    text = Page(render(evaluation_dir, certificate.model_dump(mode="json"))).text
+    text = Page(rendered(evaluation_dir, GateSettings(max_gap_points=1.0))).text
     assert "Gate: fail" in text
     assert all(check.reason in text for check in certificate.checks)
 
 
 def test_the_page_says_since_when_train_rises_alone_and_that_the_gate_stops_it(evaluation_dir: Path) -> None:
-    text = " ".join(Page(render(evaluation_dir)).text.split())
+    text = " ".join(Page(rendered(evaluation_dir)).text.split())
     assert re.search(
         r"Since epoch 5, where the validation loss turned, train accuracy went from 92\.0 to 96\.7 % \(\+4\.7 points\) "
         r"and validation accuracy from 89\.0 to 92\.5 % \(\+3\.5 points\): they end 4\.2 points apart\.",
         text,
     )
-    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
     said = "That space is the gap which the gate does not let through"
     for limit, is_said in ((0.1, True), (90.0, False)):
-        certificate = gate.judge(GateSettings(max_gap_points=limit), evaluation).model_dump(mode="json")
-        assert (said in Page(render(evaluation_dir, certificate)).text) == is_said
+        assert (said in Page(rendered(evaluation_dir, GateSettings(max_gap_points=limit))).text) == is_said
 
 
 def test_early_stopping_is_told_from_the_settings_of_the_training(evaluation_dir: Path, tmp_path: Path) -> None:
@@ -118,12 +120,14 @@ def test_early_stopping_is_told_from_the_settings_of_the_training(evaluation_dir
     evaluation["inputs"]["model"] = {"digest": "sha256:0", "inputs": {}, "settings": {"patience": 7, "epochs": 40}}
     shutil.copytree(evaluation_dir / "figures", tmp_path / "figures")
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    assert "Early stopping ended the training after 12 epochs: the model has the weights of epoch 5" in render(tmp_path)
+    assert "Early stopping ended the training after 12 epochs: the model has the weights of epoch 5" in rendered(
+        tmp_path
+    )
 
 
 def test_the_ids_of_mistakes_and_of_their_nearest_training_images_are_on_the_page(evaluation_dir: Path) -> None:
     evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
-    text = " ".join(Page(render(evaluation_dir)).text.split())
+    text = " ".join(Page(rendered(evaluation_dir)).text.split())
     assert "What it looked at" in text
     assert "5 nearest of the 1,200 training images" in text
     for mistake in evaluation["looked_at"]:
@@ -137,24 +141,18 @@ def test_an_evaluation_from_before_these_figures_is_still_a_page(evaluation_dir:
     del evaluation["looked_at"], evaluation["parting"]
     shutil.copytree(evaluation_dir / "figures", tmp_path / "figures", ignore=shutil.ignore_patterns("looked_at.png"))
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    page = Page(render(tmp_path))
+    page = Page(rendered(tmp_path))
     assert page.open == []
     assert "What it looked at" not in page.text
 
 
-def test_the_augmentation_preview_is_shown_when_given(evaluation_dir: Path, tmp_path: Path) -> None:
-    Image.new("L", (40, 30)).save(tmp_path / "preview.png")
-    assert "Augmentation" in Page(render(evaluation_dir, None, tmp_path / "preview.png")).text
-    assert "Augmentation" not in Page(render(evaluation_dir)).text
-
-
 def test_the_page_holds_no_path_of_this_machine(evaluation_dir: Path) -> None:
-    assert str(evaluation_dir.parent) not in render(evaluation_dir)
+    assert str(evaluation_dir.parent) not in rendered(evaluation_dir)
 
 
 def test_a_report_without_figures_is_still_a_page(evaluation_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_bytes((evaluation_dir / "evaluation.json").read_bytes())
-    page = Page(render(tmp_path))
+    page = Page(rendered(tmp_path))
     assert page.open == []
     assert "Accuracy of the ONNX file" in page.text
 
@@ -232,3 +230,20 @@ def test_a_layer_of_many_maps_takes_no_more_room_than_eight(tmp_path: Path) -> N
         with Image.open(tmp_path / str(count) / "feature_maps.png") as image:
             sizes.append(image.size)
     assert sizes[0] == sizes[1]
+
+
+def test_a_sample_of_the_training_images_is_stated(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    assert "random sample" not in rendered(evaluation_dir)
+    evaluation["train_sample"] = {"num_images": 100, "of_images": 1200, "is_sample": True, "seed": 4}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "random sample of 100 of its 1,200 images (seed 4)" in rendered(tmp_path)
+
+
+def test_the_digests_of_the_inputs_are_on_the_page(evaluation_dir: Path, tmp_path: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    evaluation["inputs"]["splits"] = {"digest": "sha256:5", "settings": {}, "inputs": {"dataset": "sha256:d"}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    text = rendered(tmp_path)
+    assert "sha256:5" in text
+    assert "sha256:d" in text

@@ -1,0 +1,21 @@
+"""Facts: what a step says of the artifact that it has filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The return value of a step's `run`."""
+
+    summary: str
+    """One line for the terminal."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of the MLflow run."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File in the artifact → the folder of the MLflow run that it is uploaded to. A tracker reads files later, so they
+    are handed to it when the artifact has its final place."""
+    when_complete: Callable[[], None] = lambda: None
+    """Called when the artifact is complete, such as to remove what could have resumed it."""
