@@ -1,6 +1,6 @@
 """What the pipeline costs: `gapgate run` on digits over the same eight steps called in one process.
 
-    python bench/overhead.py [--rounds 3]
+    python -m bench.overhead [--rounds 3]
 
 Both do all the work: the same artifacts, an MLflow run, a registered version and a Bento, each in a workspace of its
 own whose tracking store was made beforehand. Rounds alternate; the ratio is of medians. Target: at most 1.5.

@@ -1,6 +1,6 @@
 """What recipes/fashion-gate.yaml costs against the tutorial's fashion-cnn in Keras: seconds of a whole training.
 
-    python bench/recipes.py --data "$GAPGATE_TEST_DATA/fashion-mnist"
+    python -m bench.recipes --data "$GAPGATE_TEST_DATA/fashion-mnist"
 
 The tutorial trains on all 60,000 images at batch 32 for 10 epochs; the recipe on the nine tenths that are not held out,
 and looks at the held-out tenth after each epoch. Both have the same processors, a process each, and are stopped while
@@ -17,9 +17,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from _contestants import OUT, ROOT, Contestant, keras_python
-from _data import write_inputs
-
+from bench.train.contestant import OUT, ROOT, Contestant, keras_python
+from bench.train.inputs import write_inputs
 from gapgate.cpu_quota import available_cpus
 from gapgate.settings.sections import load
 
@@ -61,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(inputs: Path, args: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Images for each second in each round: the tutorial's, the recipe's."""
     with ExitStack() as stack:
-        tutorial = ("_keras.py", inputs, args.threads, "plain", 32, args.clock)
+        tutorial = ("keras_fit", inputs, args.threads, "plain", 32, args.clock)
         keras = stack.enter_context(Contestant(keras_python(), *tutorial))
-        ours = ("_recipe.py", inputs, args.threads, args.recipe, args.clock)
+        ours = ("recipe_loop", inputs, args.threads, args.recipe, args.clock)
         recipe = stack.enter_context(Contestant(sys.executable, *ours))
         rounds = [(keras.measure(), recipe.measure()) for _ in range(args.rounds)]
     return [one for one, _ in rounds], [other for _, other in rounds]

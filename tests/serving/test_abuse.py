@@ -1,4 +1,4 @@
-"""What a server must not do, whatever it is sent. `bench/abuse.py` does the same at length, with figures."""
+"""What a server must not do, whatever it is sent. `python -m bench.abuse` does the same at length, with figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import _hostile, _load
-from bench._hostile import http
-from bench._raw import Answer, Connection, ask
-from bench._victim import Connects, Victim, started, victim
+from bench import http_load as _load
+from bench.abuse import hostile_requests as _hostile
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import Answer, Connection, ask
+from bench.abuse.victim import Connects, Victim, started, victim
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench._load import Load, form, request, run
+from bench.http_load import Load, form, request, run
 from gapgate.artifacts import Artifact
 from serving.run import Server, serve
 from tests.serving import packaged

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import _hostile, _load
-from bench._hostile import http
-from bench._raw import Connection, SlowClients, ask
-from bench._victim import Victim, victim
+from bench import http_load as _load
+from bench.abuse import hostile_requests as _hostile
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import Connection, SlowClients, ask
+from bench.abuse.victim import Victim, victim
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import SIZE_PX, picture
 

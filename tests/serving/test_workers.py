@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench import _load
-from bench._hostile import http
-from bench._raw import Connection
-from bench._victim import Victim, victim
+from bench import http_load as _load
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import Connection
+from bench.abuse.victim import Victim, victim
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import picture
 

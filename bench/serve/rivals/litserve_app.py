@@ -1,6 +1,6 @@
 """LitServe as its documentation sets it up for production, with the fast queue that it names for over 100 requests/s.
 
-python _serve_litserve.py PORT
+python -m bench.serve.rivals.litserve_app PORT
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 
 import litserve
 import numpy as np
-from _serve_model import Model
 from numpy.typing import NDArray
+
+from bench.serve.rivals.model import Model
 
 
 class Classifier(litserve.LitAPI):

@@ -1,4 +1,4 @@
-"""The table of `serve.py`, a section at a time, and its ratios."""
+"""The table of `bench.serve`, a section at a time, and its ratios."""
 
 from __future__ import annotations
 

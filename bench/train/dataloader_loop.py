@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _worker import serve
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
+
+from bench.train.worker import serve
 
 
 def tutorial_cnn() -> nn.Module:

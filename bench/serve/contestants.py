@@ -1,4 +1,4 @@
-"""Who takes part in `serve.py`: the command of each server, and how it takes and answers each kind of input."""
+"""Who takes part in `bench.serve`: the command of each server, and how it takes and answers each kind of input."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _contestants import BENCH, OUT, ROOT, environment
-from _load import form, forms
-from _serve_model import Model
-from _server import PORT, Contestant, Route
 from numpy.typing import NDArray
 
+from bench.http_load import form, forms
+from bench.serve.rivals.model import Model
+from bench.serve.server import PORT, Contestant, Route
+from bench.train.contestant import OUT, ROOT, environment
+
 FOLDER = OUT / "serve"
+RIVALS = "bench.serve.rivals"
 BATCH = 64
 
 
@@ -68,7 +70,8 @@ def _bare(package: Package, pictures: Sequence[Picture]) -> Contestant:
         "png": _each("/png", pictures, _png),
         "tensor": _each("/tensor", pictures, _octets),
     }
-    return Contestant("bare", [sys.executable, *uvicorn, "_serve_bare:app"], routes, _environment(package))
+    command = [sys.executable, *uvicorn, f"{RIVALS}.bare_starlette:app"]
+    return Contestant("bare", command, routes, _environment(package))
 
 
 def _gapgate(package: Package, pictures: Sequence[Picture]) -> Contestant:
@@ -92,7 +95,7 @@ def _gapgate_routes(pictures: Sequence[Picture]) -> dict[str, Route]:
 
 
 def _bentoml(package: Package, pictures: Sequence[Picture]) -> Contestant:
-    command = [_script("bentoml"), "serve", "_serve_bentoml:Stock", "--working-dir", BENCH, "--port", PORT]
+    command = [_script("bentoml"), "serve", f"{RIVALS}.bentoml_form:Stock", "--working-dir", ROOT, "--port", PORT]
     routes = {
         "multipart": _each("/classify", pictures, _multipart),
         "tensor": _each("/classify_tensor", pictures, lambda picture: _json({"image": picture.pixels.tolist()})),
@@ -102,13 +105,13 @@ def _bentoml(package: Package, pictures: Sequence[Picture]) -> Contestant:
 
 def _fastapi(package: Package, pictures: Sequence[Picture]) -> Contestant:
     routes = {"multipart": _each("/predict", pictures, _multipart), "tensor": _each("/tensor", pictures, _octets)}
-    command = [_rivals_python(), "-m", "uvicorn", "--no-access-log", "--port", PORT, "_serve_fastapi:app"]
+    command = [_rivals_python(), "-m", "uvicorn", "--no-access-log", "--port", PORT, f"{RIVALS}.fastapi_app:app"]
     return Contestant("fastapi", command, routes, _environment(package))
 
 
 def _litserve(package: Package, pictures: Sequence[Picture]) -> Contestant:
     routes = {"multipart": _each("/predict", pictures, _multipart)}
-    command = [_rivals_python(), BENCH / "_serve_litserve.py", PORT]
+    command = [_rivals_python(), "-m", f"{RIVALS}.litserve_app", PORT]
     return Contestant("litserve", command, routes, _environment(package))
 
 
@@ -119,7 +122,7 @@ def _mlflow(package: Package, pictures: Sequence[Picture]) -> Contestant:
         unfinished = FOLDER / "mlflow-unfinished"
         for folder in (model, unfinished):
             shutil.rmtree(folder, ignore_errors=True)
-        script = [sys.executable, BENCH / "_serve_mlflow.py", package.model_folder, unfinished]
+        script = [sys.executable, "-m", f"{RIVALS}.mlflow_model", package.model_folder, unfinished]
         subprocess.run(script, env=os.environ | _environment(package), check=True)
         unfinished.rename(model)
     class_names = Model(package.model_folder).class_names
@@ -184,7 +187,7 @@ def _json(content: Any) -> tuple[bytes, str]:
 
 
 def _environment(package: Package) -> dict[str, str]:
-    return {"BENCH_PACKAGE": str(package.model_folder.resolve()), "PYTHONPATH": f"{ROOT}{os.pathsep}{BENCH}"}
+    return {"BENCH_PACKAGE": str(package.model_folder.resolve()), "PYTHONPATH": str(ROOT)}
 
 
 def _bentoml_home() -> dict[str, str]:

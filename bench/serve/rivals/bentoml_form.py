@@ -6,8 +6,9 @@ from typing import Any
 
 import bentoml
 import numpy as np
-from _serve_model import Model
 from PIL.Image import Image
+
+from bench.serve.rivals.model import Model
 
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}})

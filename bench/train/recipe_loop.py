@@ -10,8 +10,8 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from _worker import serve
 
+from bench.train.worker import serve
 from gapgate.data.splits import Splits
 from gapgate.settings.sections import load
 from gapgate.training import batches

@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import _hostile
-import _load
-from _abuse import Line, all_kinds, get, picture, sample
-from _hostile import http
-from _load import Load
-from _raw import Connection, SlowClients
-from _victim import Victim, victim
+from bench import http_load
+from bench.abuse import hostile_requests
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import Connection, SlowClients
+from bench.abuse.usual_requests import Line, all_kinds, get, picture, sample
+from bench.abuse.victim import Victim, victim
+from bench.http_load import Load
 
 CONCURRENCY = 16
 
@@ -66,10 +66,10 @@ def overload(bento: Path, less: int) -> Iterator[Line]:
     with victim(bento, {"GAPGATE_CONCURRENCY": str(slots)}) as running:
         retry_after = _retry_after(running, slots)
         requests = [http(running.url, "/v1/predict", picture(), "image/png")]
-        _load.run(running.url, requests, concurrency=slots, seconds=1)
-        capacity = _load.run(running.url, requests, concurrency=slots, seconds=seconds)
+        http_load.run(running.url, requests, concurrency=slots, seconds=1)
+        capacity = http_load.run(running.url, requests, concurrency=slots, seconds=seconds)
         twice = {
-            connections: _load.run(running.url, requests, concurrency=connections, seconds=seconds)
+            connections: http_load.run(running.url, requests, concurrency=connections, seconds=seconds)
             for connections in (2 * slots, 8 * slots)
         }
     at_capacity_ms = 1e3 * _p99(capacity.accepted_s)
@@ -95,11 +95,11 @@ def slow_clients(bento: Path, less: int) -> Iterator[Line]:
     timeout_s = 3
     with victim(bento, {"GAPGATE_TIMEOUT_S": str(timeout_s)}) as running:
         requests = [http(running.url, "/v1/predict", picture(), "image/png")]
-        _load.run(running.url, requests, concurrency=1, seconds=1)
+        http_load.run(running.url, requests, concurrency=1, seconds=1)
         for name, start in (("headers", head), ("bodies", body)):
-            alone = _load.run(running.url, requests, concurrency=1, seconds=2)
+            alone = http_load.run(running.url, requests, concurrency=1, seconds=2)
             with SlowClients(running.url, 200, start) as slow:
-                beside = _load.run(running.url, requests, concurrency=1, seconds=2)
+                beside = http_load.run(running.url, requests, concurrency=1, seconds=2)
                 slow_then = slow.num_open
                 left = slow.wait_closed(timeout_s + 8)
             p50, p99 = (
@@ -122,9 +122,9 @@ def memory(bento: Path, less: int) -> Iterator[Line]:
     number, first = 200_000 // less, 20_000 // less
     with victim(bento) as running:
         requests = all_kinds(running)
-        _load.run(running.url, requests, concurrency=8, num_requests=first)
+        http_load.run(running.url, requests, concurrency=8, num_requests=first)
         rss_before, uss_before = running.memory_mb()
-        load = _load.run(running.url, requests, concurrency=8, num_requests=number - first)
+        load = http_load.run(running.url, requests, concurrency=8, num_requests=number - first)
         rss, uss = running.memory_mb()
     growth = 100 * (rss / rss_before - 1), 100 * (uss / uss_before - 1)
     figure = f"RSS {rss:.0f} MB ({growth[0]:+.2f} %), USS {uss:.0f} MB ({growth[1]:+.2f} %); {dict(load.statuses)}"
@@ -134,7 +134,7 @@ def memory(bento: Path, less: int) -> Iterator[Line]:
 def client_gone(bento: Path, less: int) -> Iterator[Line]:
     """A client that does not wait for its batch."""
     images = 100
-    form = _load.forms("image", {f"{index}.png": _hostile.large_png(3_000) for index in range(images)})
+    form = http_load.forms("image", {f"{index}.png": hostile_requests.large_png(3_000) for index in range(images)})
     with victim(bento) as running:
         request = http(running.url, "/v1/predict/batch", *form)
         begun = running.cpu_s()
@@ -161,7 +161,7 @@ class Loaded:
         self._loads: list[Load] = []
         self._thread = threading.Thread(
             target=lambda: self._loads.append(
-                _load.run(running.url, requests, concurrency=CONCURRENCY, seconds=seconds)
+                http_load.run(running.url, requests, concurrency=CONCURRENCY, seconds=seconds)
             )
         )
 

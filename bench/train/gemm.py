@@ -6,7 +6,8 @@ import sys
 import time
 
 import torch
-from _worker import serve
+
+from bench.train.worker import serve
 
 SIDE = 1536
 _SECONDS = 1.0

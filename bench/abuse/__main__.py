@@ -1,7 +1,7 @@
 """What must not happen to the REST service, tried: one line for each promise.
 
     gapgate run ...                      # makes a .bento; the newest is taken
-    python bench/abuse.py [--bento FILE] [--only mutants,bombs] [--quick]
+    python -m bench.abuse [--bento FILE] [--only mutants,bombs] [--quick]
 
 Each line says what was done, the figure, its limit, and `ok` or `MISSED`. Client and server share the machine. Linux.
 """
@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import _abuse_inputs as inputs
-import _abuse_load as load
-from _abuse import Line
+from bench.abuse import input_checks as inputs
+from bench.abuse import load_checks as load
+from bench.abuse.usual_requests import Line
 
 QUICK = 20
 """`--quick` does so many times less."""

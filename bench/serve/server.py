@@ -18,9 +18,10 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-import _load
 import psutil
-from _load import Load
+
+from bench import http_load
+from bench.http_load import Load
 
 PORT = "{port}"
 """Stands in a command for the port to listen on."""
@@ -118,7 +119,7 @@ class Server:
         raise SystemExit(f"{self.contestant.name} is not ready ({reason}); its log:\n{log}")
 
     def _encode(self, route: Route) -> list[bytes]:
-        return [_load.request(self._url + route.path, body, content_type) for body, content_type in route.bodies]
+        return [http_load.request(self._url + route.path, body, content_type) for body, content_type in route.bodies]
 
     def check(self, row: str) -> str:
         """Ask one after the other; "" where every answer is right, else what is wrong."""
@@ -134,7 +135,9 @@ class Server:
                 wrong.append(f"POST {route.path} answers {found} instead of {classes}")
 
         with self.running():
-            _load.run(self._url, self._requests[row], concurrency=1, num_requests=len(route.bodies), on_answer=compare)
+            http_load.run(
+                self._url, self._requests[row], concurrency=1, num_requests=len(route.bodies), on_answer=compare
+            )
         return wrong[0] if wrong else ""
 
     def load(
@@ -147,7 +150,7 @@ class Server:
         may_refuse: bool = False,
     ) -> Load:
         """A load on a server that is `running`. All must be answered with 200, or 429 where it `may_refuse`."""
-        load = _load.run(
+        load = http_load.run(
             self._url, self._requests[row], concurrency=concurrency, num_requests=num_requests, seconds=seconds
         )
         accepted = {200, 429} if may_refuse else {200}

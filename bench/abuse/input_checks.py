@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import _hostile
-import _load
-from _abuse import Line, get, picture, series, tensor_bytes, warm
-from _hostile import http
-from _raw import Connection, ask
-from _victim import Connects, Victim, started, victim
-
+from bench import http_load
+from bench.abuse import hostile_requests
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import Connection, ask
+from bench.abuse.usual_requests import Line, get, picture, series, tensor_bytes, warm
+from bench.abuse.victim import Connects, Victim, started, victim
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal
 
@@ -29,8 +28,8 @@ def mutants(bento: Path, less: int) -> Iterator[Line]:
     number = 10_000 // less
     with victim(bento, {"GAPGATE_TIMEOUT_S": "10"}) as running:
         pids = [worker.pid for worker in running.workers()]
-        requests = list(itertools.islice(_hostile.mutants(running.url, 1, tensor_bytes(running)), number))
-        load = _load.run(running.url, requests, concurrency=8, num_requests=number)
+        requests = list(itertools.islice(hostile_requests.mutants(running.url, 1, tensor_bytes(running)), number))
+        load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
         failed = sum(count for status, count in load.statuses.items() if status >= 500)
         lost = load.dropped + load.refused + number - len(load.latencies_s)
         crashed = [worker.pid for worker in running.workers()] != pids
@@ -44,7 +43,7 @@ def bombs(bento: Path, less: int) -> Iterator[Line]:
     """Small files that ask for much."""
     with victim(bento) as running:
         warm(running)
-        for name, (content_type, data) in _hostile.bombs().items():
+        for name, (content_type, data) in hostile_requests.bombs().items():
             request = http(running.url, "/v1/predict", data, content_type)
             seconds = []
             with running.growth() as grown:
@@ -110,14 +109,14 @@ def paths(bento: Path, less: int) -> Iterator[Line]:
     """Paths that are none of ours."""
     number = 10_000 // less
     with victim(bento) as running:
-        generated = _hostile.random_paths(2)
+        generated = hostile_requests.random_paths(2)
         ask(running.url, get("/none"))
         ask(running.url, get("/static/none"))
         ask(running.url, get("/v1/receipts/none"))
         series(running)
         before = series(running)
         requests = [get(path) for path in itertools.islice(generated, number)]
-        load = _load.run(running.url, requests, concurrency=8, num_requests=number)
+        load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
         after = series(running)
     figure = f"{len(after)} series, {len(before)} before; {dict(load.statuses)}"
     yield Line(
@@ -212,7 +211,7 @@ def _with_urls(url: str, port: int) -> Iterator[bytes]:
                 "Destination",
             )
         )
-        form = _load.forms(target, {target: image, "b": target.encode()})
+        form = http_load.forms(target, {target: image, "b": target.encode()})
         json_body = json.dumps({"url": target, "image": target, "instances": [{"b64": target}]}).encode()
         for path in ("/v1/predict", "/v1/predict/batch", "/v1/explain", "/v1/similar"):
             yield http(url, f"{path}?url={target}&class={target}&top_k={target}&image={target}", image, "image/png")

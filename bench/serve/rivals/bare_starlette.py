@@ -1,14 +1,14 @@
-"""The yardstick of `serve.py`: Starlette under uvicorn, and nothing that answering needs not."""
+"""The yardstick of `bench.serve`: Starlette under uvicorn, and nothing that answering needs not."""
 
 from __future__ import annotations
 
-from _serve_model import Model
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bench.serve.rivals.model import Model
 from gapgate.errors import ImageError
 
 model = Model.from_environment()

@@ -1,14 +1,14 @@
-"""What the checks of `abuse.py` share: a row of its table, usual requests, and a look at the metrics."""
+"""What the checks of `bench.abuse` share: a row of its table, usual requests, and a look at the metrics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import _hostile
-import _load
-from _hostile import http
-from _raw import ask
-from _victim import Victim
+from bench import http_load
+from bench.abuse import hostile_requests
+from bench.abuse.hostile_requests import http
+from bench.abuse.raw_client import ask
+from bench.abuse.victim import Victim
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def get(path: str) -> bytes:
 
 
 def picture() -> bytes:
-    return _hostile.pictures(28)[0]
+    return hostile_requests.pictures(28)[0]
 
 
 def tensor_bytes(running: Victim) -> int:
@@ -36,7 +36,7 @@ def tensor_bytes(running: Victim) -> int:
 
 def warm(running: Victim) -> None:
     """So that growth is not that of first use: every route and a photo's decoding."""
-    requests = [*all_kinds(running), http(running.url, "/v1/predict", _hostile.large_png(1_500), "image/png")]
+    requests = [*all_kinds(running), http(running.url, "/v1/predict", hostile_requests.large_png(1_500), "image/png")]
     for request in requests * 20:
         ask(running.url, request)
 
@@ -45,8 +45,8 @@ def all_kinds(running: Victim) -> list[bytes]:
     """A request to each route, and some wrong ones; predictions are the most."""
     url = running.url
     tensor = bytes(tensor_bytes(running))
-    form = _load.forms("image", {"a.png": picture(), "b.png": b"no image"})
-    predictions = [http(url, "/v1/predict", data, "image/png") for data in _hostile.pictures(28)]
+    form = http_load.forms("image", {"a.png": picture(), "b.png": b"no image"})
+    predictions = [http(url, "/v1/predict", data, "image/png") for data in hostile_requests.pictures(28)]
     return [
         *predictions * 4,
         http(url, "/v1/predict", tensor, "application/octet-stream"),

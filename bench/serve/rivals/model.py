@@ -1,4 +1,4 @@
-"""The model as each rival of `serve.py` answers with it: decoded as we do, one thread of ONNX Runtime."""
+"""The model as each rival of `bench.serve` answers with it: decoded as we do, one thread of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Model:
 
     @classmethod
     def from_environment(cls) -> Model:
-        """The package that `serve.py` names for the servers it starts."""
+        """The package that `bench.serve` names for the servers it starts."""
         return cls(Path(os.environ["BENCH_PACKAGE"]))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """The REST service beside a bare server and its rivals, measured side by side.
 
     gapgate run FASHION_MNIST --set train.architecture=tutorial --set train.epochs=2
-    python bench/serve.py --package .gapgate/runs/RUN/model.bento --data FASHION_MNIST
+    python -m bench.serve --package .gapgate/runs/RUN/model.bento --data FASHION_MNIST
 
 FASHION_MNIST is the folder of its gzipped IDX files. Where the gate stops the model, loosen the gate's limits
 (`--set gate.max_gap_points=20 --set gate.min_test_accuracy=0.8 --set gate.min_class_recall=0.5`): speed alone counts
@@ -12,12 +12,12 @@ it answers with the five most probable classes (MLflow: with the logits). The cl
 first give the right classes. A server is stopped (SIGSTOP) while another is measured. Rounds alternate; a ratio is of
 the medians over the rounds.
 
-    bare             Starlette under uvicorn (uvloop, httptools): the yardstick, `_serve_bare.py`
+    bare             Starlette under uvicorn (uvloop, httptools): the yardstick, `rivals/bare_starlette.py`
     gapgate          `gapgate serve BENTO`
     gapgate-bentoml  the same Bento under `bentoml serve`
-    bentoml          an image and an array as `@bentoml.api` takes them (the array as JSON), `_serve_bentoml.py`
-    fastapi          an `UploadFile`, and a tensor as the body, `_serve_fastapi.py`
-    litserve         `_serve_litserve.py`
+    bentoml          an image and an array as `@bentoml.api` takes them (the array as JSON), `rivals/bentoml_form.py`
+    fastapi          an `UploadFile`, and a tensor as the body, `rivals/fastapi_app.py`
+    litserve         `rivals/litserve_app.py`
     mlflow           `mlflow models serve` of the ONNX flavour; the array as JSON
 """
 
@@ -36,13 +36,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import _serve_report as report
 import numpy as np
-from _load import Load
-from _serve_contestants import BATCH, Picture, contestants
-from _serve_inputs import IMAGES, environment_mb, open_package, read_pictures
-from _serve_model import Model
-from _server import Contestant, Server
+
+from bench.http_load import Load
+from bench.serve import report
+from bench.serve.contestants import BATCH, Picture, contestants
+from bench.serve.inputs import IMAGES, environment_mb, open_package, read_pictures
+from bench.serve.rivals.model import Model
+from bench.serve.server import Contestant, Server
 
 NUM_PICTURES = 256
 CONCURRENCY = 16

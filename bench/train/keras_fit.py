@@ -14,8 +14,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from _worker import serve
 from keras import layers
+
+from bench.train.worker import serve
 
 
 class EpochClock(keras.callbacks.Callback):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from _serve_model import Model
 from fastapi import FastAPI, Request, UploadFile
 from pydantic import BaseModel, Field
+
+from bench.serve.rivals.model import Model
 
 app = FastAPI()
 model = Model.from_environment()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).parents[1]
 ROOT = BENCH.parent
 OUT = BENCH / "out"
 
@@ -21,10 +21,10 @@ class Contestant:
 
     def __init__(self, python: Path | str, script: str, *arguments: object) -> None:
         self._process = subprocess.Popen(
-            [str(python), str(BENCH / script), *map(str, arguments)],
+            [str(python), "-m", f"bench.train.{script}", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if script == "_keras.py" else None,
+            stderr=subprocess.PIPE if script == "keras_fit" else None,
             text=True,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},

@@ -1,4 +1,4 @@
-"""What `serve.py` serves and sends: the package, and pictures of Fashion-MNIST."""
+"""What `bench.serve` serves and sends: the package, and pictures of Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from _contestants import ROOT, uv
-from _serve_contestants import FOLDER, Package, Picture
-from _serve_model import Model
 from PIL import Image
+
+from bench.serve.contestants import FOLDER, Package, Picture
+from bench.serve.rivals.model import Model
+from bench.train.contestant import ROOT, uv
 
 IMAGES = "t10k-images-idx3-ubyte.gz"
 BLOCK_BYTES = 512

@@ -1,4 +1,7 @@
-"""Saves the model of a package as an MLflow model of the ONNX flavour: `python _serve_mlflow.py PACKAGE FOLDER`."""
+"""Saves the model of a package as an MLflow model of the ONNX flavour.
+
+python -m bench.serve.rivals.mlflow_model PACKAGE FOLDER
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from pathlib import Path
 import mlflow.onnx
 import numpy as np
 import onnx
-from _serve_model import Model
 from mlflow.models import infer_signature
+
+from bench.serve.rivals.model import Model
 
 
 def main(package: Path, folder: Path) -> None:

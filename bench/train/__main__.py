@@ -1,6 +1,6 @@
 """Training throughput on the CPU against Keras and against plain PyTorch, measured side by side.
 
-    python bench/train.py --data "$GAPGATE_TEST_DATA/fashion-mnist"
+    python -m bench.train --data "$GAPGATE_TEST_DATA/fashion-mnist"
 
 The tutorial CNN on Fashion-MNIST: conv 32 3×3 same, pool, conv 64 3×3 same, pool, dense 128, dense 10; batch 128,
 Adam. 25.0 MFLOP an image, forward and backward. Every contestant has the same processors and a process of its own,
@@ -18,9 +18,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from _contestants import OUT, Contestant, keras_python
-from _data import write_inputs
-
+from bench.train.contestant import OUT, Contestant, keras_python
+from bench.train.inputs import write_inputs
 from gapgate.cpu_quota import available_cpus
 
 MFLOP_AN_IMAGE = 25.0
@@ -51,10 +50,10 @@ def _measure(row: str, inputs: Path, threads: int, num_images: int, rounds: int)
     python = sys.executable
     with ExitStack() as stack:
         contestants = {
-            "gapgate": stack.enter_context(Contestant(python, "_gapgate.py", inputs, threads, row)),
-            "keras": stack.enter_context(Contestant(keras_python(), "_keras.py", inputs, threads, row)),
-            "dataloader": stack.enter_context(Contestant(python, "_dataloader.py", inputs, threads, row, num_images)),
-            "gemm": stack.enter_context(Contestant(python, "_gemm.py", threads)),
+            "gapgate": stack.enter_context(Contestant(python, "gapgate_loop", inputs, threads, row)),
+            "keras": stack.enter_context(Contestant(keras_python(), "keras_fit", inputs, threads, row)),
+            "dataloader": stack.enter_context(Contestant(python, "dataloader_loop", inputs, threads, row, num_images)),
+            "gemm": stack.enter_context(Contestant(python, "gemm", threads)),
         }
         notes = "; ".join(f"{name}: {each.note}" for name, each in contestants.items() if each.note)
         print(f"\n{row} ({notes})")
