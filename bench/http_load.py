@@ -20,20 +20,20 @@ import uvloop
 
 @dataclass(slots=True)
 class Load:
-    """What came back."""
+    """The answers to a load, counted and timed."""
 
     statuses: Counter[int] = field(default_factory=Counter)
-    """HTTP status → answers."""
+    """HTTP status → number of answers."""
     dropped: int = 0
     """Requests sent on an accepted connection that got no whole answer."""
     refused: int = 0
     """Connections that were not accepted."""
     latencies_s: list[float] = field(default_factory=list)
-    """Of each answer, from the write of its request; in order of arrival."""
+    """Time of each answer since the write of its request, in order of arrival."""
     accepted_s: list[float] = field(default_factory=list)
-    """The same, of the answers with status 200 alone."""
+    """Times of the answers with status 200 alone."""
     seconds: float = 0.0
-    """Of the whole load."""
+    """Duration of the whole load."""
 
     @property
     def rate(self) -> float:
@@ -41,15 +41,16 @@ class Load:
         return len(self.latencies_s) / self.seconds
 
 
-def request(
-    url: str, body: bytes, content_type: str, method: str = "POST", headers: dict[str, str] | None = None
-) -> bytes:
-    """One request as bytes."""
-    split = urlsplit(url)
-    path = split.path + (f"?{split.query}" if split.query else "")
-    fields = {"Host": split.netloc, "Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+def http(url: str, path: str, body: bytes, content_type: str, method: str = "POST", headers: str = "") -> bytes:
+    """A request as bytes, whose length is right; `headers` is given as lines that end with CRLF."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: {len(body)}\r\n"
+    # Latin-1 is the encoding of HTTP/1.1's head, so that a hostile header reaches the server byte by byte.
+    return f"{head}Content-Type: {content_type}\r\n{headers}\r\n".encode("latin-1", "replace") + body
+
+
+def get(path: str) -> bytes:
+    """A GET request as bytes."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1", "replace")
 
 
 def form(field_name: str, data: bytes, filename: str = "image.png") -> tuple[bytes, str]:
@@ -139,6 +140,8 @@ async def _drive(
 
 
 class _Client(asyncio.Protocol):
+    """One connection. Also the parser's callbacks: httptools calls `on_header`, `on_body` and `on_message_complete`."""
+
     def __init__(
         self, load: Load, take: Callable[[], bytes | None], on_answer: Callable[[int, bytes], None] | None
     ) -> None:
@@ -180,7 +183,7 @@ class _Client(asyncio.Protocol):
         if self.on_answer:
             self.on_answer(status, self.body)
         self.waiting = False
-        if self.closing:
+        if self.closing:  # the server said so: to send more would count its close as a dropped request
             self.transport.close()
         else:
             self._send()

@@ -1,4 +1,4 @@
-"""What the pipeline costs: `gapgate run` on digits over the same eight steps called in one process.
+"""Overhead of the pipeline: `gapgate run` on digits over the same eight steps called in one process.
 
     python -m bench.overhead [--rounds 3]
 
@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from bench.environments import ROOT
+
 IN_ONE_PROCESS = """
 import json, sys
 from pathlib import Path
@@ -38,21 +38,15 @@ tracking.finish(context, succeeded=True)
 """
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Time both in turn, and print the medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    rounds = parser.parse_args(argv).rounds
     params = str(ROOT / "params.yaml")
+    gapgate = [sys.executable, "-c", "from cli import main; main()"]
     commands = {
-        "gapgate run": [
-            sys.executable,
-            "-c",
-            "from cli import main; main()",
-            "run",
-            "digits",
-            "--params",
-            params,
-        ],
+        "gapgate run": [*gapgate, "run", "digits", "--params", params],
         "one process": [sys.executable, "-c", IN_ONE_PROCESS, params],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
@@ -80,4 +74,4 @@ def timed(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

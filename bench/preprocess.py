@@ -1,4 +1,4 @@
-"""Preprocessing JPEG class folders against torchvision's ImageFolder, and whether memory grows with the data set.
+"""Preprocessing of JPEG class folders against torchvision's ImageFolder, and its memory as the data set grows.
 
     python -m bench.preprocess [--quick] [--images 10000] [--rounds 3] [--workers 2] [--memory-images 10000 100000]
 
@@ -40,6 +40,7 @@ SAMPLE_INTERVAL_S = 0.02
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Measure speed and memory, or be one measured child (`--child`)."""
     options = _options(argv)
     if options.child:
         name, folder, out_dir, size_px = options.child

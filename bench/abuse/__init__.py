@@ -1,1 +1,1 @@
-"""What must not happen to the REST service, tried: damaged and huge inputs, signals, overload, slow clients."""
+"""Promises of the REST service, put to the test: damaged and huge inputs, signals, overload, slow clients."""

@@ -1,4 +1,4 @@
-"""What must not happen to the REST service, tried: one line for each promise.
+"""Promises of the REST service, put to the test: a line for each.
 
     gapgate run ...                      # makes a .bento; the newest is taken
     python -m bench.abuse [--bento FILE] [--only mutants,bombs] [--quick]
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bench.abuse import input_checks as inputs
 from bench.abuse import load_checks as load
-from bench.abuse.usual_requests import Line
+from bench.abuse.table import HEAD, Line
 
 QUICK = 20
-"""`--quick` does so many times less."""
+"""The divisor of the numbers of requests under `--quick`."""
 CHECKS: dict[str, Callable[[Path, int], Iterator[Line]]] = {
     check.__name__: check
     for check in (
@@ -39,10 +39,11 @@ CHECKS: dict[str, Callable[[Path, int], Iterator[Line]]] = {
         load.client_gone,
     )
 }
-"""Each gets the Bento, and by how much to do less."""
+"""Name → a check, which gets the Bento and by how much to do less."""
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the chosen checks; 1 where a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bento", type=Path, help="a .bento file; the newest run's by default")
     parser.add_argument("--only", default="", help=f"some of {','.join(CHECKS)}")
@@ -51,11 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     bento = arguments.bento or max(Path(os.environ.get("GAPGATE_HOME") or ".gapgate", "runs").glob("*/model.bento"))
     chosen = [name for name in arguments.only.split(",") if name] or list(CHECKS)
     missed = 0
-    print("| what was done | what happened | promised | |\n|---|---|---|---|")
+    print(HEAD)
     for name in chosen:
         for line in CHECKS[name](bento, QUICK if arguments.quick else 1):
             missed += not line.is_kept
-            print(f"| {line.done} | {line.figure} | {line.limit} | {'ok' if line.is_kept else 'MISSED'} |", flush=True)
+            print(line, flush=True)
     return 1 if missed else 0
 
 

@@ -1,5 +1,7 @@
-"""Requests that nobody should send: damaged images and forms, decompression bombs, paths at random. All of one seed are
-the same on every machine."""
+"""Requests that nobody should send: damaged images and forms, decompression bombs, paths at random.
+
+Requests of one seed are the same on every machine with the same Pillow.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,18 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from random import Random
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from PIL import Image
 
+from bench.http_load import http
+
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP"}
-"""Of `image/...` → Pillow's name."""
+"""Subtype of `image/` → Pillow's name of the format."""
 CONTENT_TYPES = [*(f"image/{name}" for name in FORMATS), "application/octet-stream", "multipart/form-data"]
 PATHS = ["/v1/predict"] * 6 + ["/v1/predict/batch", "/v1/explain", "/v1/similar", "/v1/predict?top_k=3"]
 BOMB_SIDE_PX = 60_000
-
-
-def http(url: str, path: str, body: bytes, content_type: str, method: str = "POST", headers: str = "") -> bytes:
-    """A request whose length is right; `headers` is given as lines that end with CRLF."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Content-Type: {content_type}\r\n{headers}\r\n".encode("latin-1", "replace") + body
+"""60,000² pixels are 3.6 gigapixels: 10.8 GB as RGB."""
 
 
 def pictures(side_px: int = 40) -> list[bytes]:
@@ -30,7 +29,7 @@ def pictures(side_px: int = 40) -> list[bytes]:
     smooth = Image.radial_gradient("L").resize((side_px, side_px))
     colours = Image.merge("RGB", (smooth, smooth.rotate(90), smooth.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # Orientation: turn by 90° to see it upright
     files = [_file(colours, name) for name in FORMATS.values()]
     files += [
         _file(colours, "JPEG", progressive=True, exif=exif, comment=b"https://example.com/a"),
@@ -66,8 +65,9 @@ def bombs() -> dict[str, tuple[str, bytes]]:
     """Small files that ask for much memory or time: name → (content type, file)."""
     side = BOMB_SIDE_PX
     megabyte = zlib.compress(bytes(1_000_000), 9)
-    text = b"k\0\0" + megabyte
+    text = b"k\0\0" + megabyte  # zTXt: keyword, NUL, method 0 (zlib), data
     progressive = _file(Image.new("L", (1024, 1024)), "JPEG", progressive=True)
+    # From the last SOS (FF DA) to before EOI (FF D9). A decoder goes over the whole image for each scan, however short.
     scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     return {
         "PNG of 60,000 x 60,000": ("image/png", _png(side, side)),
@@ -106,21 +106,21 @@ def _damaged_image(rng: Random, files: list[bytes], tensor_bytes: int) -> bytes:
     for _ in range(rng.randint(1, 3)):
         start, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
         match rng.randrange(7):
-            case 0:
+            case 0:  # bits flipped
                 for _ in range(rng.choice((1, 1, 2, 16))):
                     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            case 1:
+            case 1:  # cut off
                 del data[rng.randrange(1, len(data) + 1) :]
-            case 2:
+            case 2:  # halves of a run swapped
                 middle = (start + end) // 2
                 data[start:end] = data[middle:end] + data[start:middle]
-            case 3:
+            case 3:  # a run of zeros
                 data[start:end] = bytes(end - start)
-            case 4:
+            case 4:  # a run twice
                 data[start:start] = data[start:end]
-            case 5:
+            case 5:  # a run of another file
                 data[start:end] = rng.choice(files)[start:end]
-            case 6:
+            case 6:  # a field at a limit of 32 bits, as lengths and sizes are
                 data[start : start + 4] = rng.choice(
                     (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\1\0\0\0")
                 )
@@ -148,7 +148,7 @@ def _damaged_form(rng: Random, data: bytes) -> tuple[bytes, str]:
     )
     part = f"--{boundary}\r\n{head}\r\nContent-Type: image/png\r\n\r\n".encode("latin-1", "replace") + data + b"\r\n"
     body = bytearray(part * rng.randint(1, 12) + f"--{boundary}--\r\n".encode())
-    match rng.randrange(5):
+    match rng.randrange(5):  # 4: the form stays whole, its declaration may not
         case 0:
             del body[rng.randrange(len(body)) :]
         case 1:
@@ -191,36 +191,37 @@ def _file(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def _png(width: int, height: int, *chunks: tuple[bytes, bytes], pixels: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # 1 bit a pixel, grey: the largest size a byte buys
     parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
 
 
+# Image descriptor of the whole canvas; then LZW data: code size 2, a block of 2 bytes (clear, a pixel, end), no more.
 _GIF_FRAME = b"\x2c" + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x02\x44\x01\x00;"
 
 
 def _tiff(side_px: int) -> bytes:
-    fields = [
-        (256, side_px),
-        (257, side_px),
-        (258, 8),
-        (259, 1),
-        (262, 1),
-        (273, 8),
-        (277, 1),
-        (278, side_px),
-        (279, 1),
-    ]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    fields = {
+        256: side_px,  # ImageWidth
+        257: side_px,  # ImageLength
+        258: 8,  # BitsPerSample
+        259: 1,  # Compression: none
+        262: 1,  # PhotometricInterpretation: 0 is black
+        273: 8,  # StripOffsets
+        277: 1,  # SamplesPerPixel
+        278: side_px,  # RowsPerStrip
+        279: 1,  # StripByteCounts
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())  # 4: LONG, one value
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
 
 
 def _webp(side_px: int) -> bytes:
-    """An animation: its decoder has a canvas of the stated size."""
+    """An animation, whose decoder allocates a canvas of the stated size."""
     frame = bytearray(_file(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:])
-    size = (side_px - 1) | (side_px - 1) << 14
+    size = (side_px - 1) | (side_px - 1) << 14  # VP8L: behind its signature byte 14 bits a side, less 1
     struct.pack_into("<I", frame, 9, struct.unpack_from("<I", frame, 9)[0] & ~0xFFFFFFF | size)
     sides = struct.pack("<I", side_px - 1)[:3] * 2
     animation = b"ANIM" + struct.pack("<I", 6) + bytes(6)
@@ -230,11 +231,12 @@ def _webp(side_px: int) -> bytes:
 
 
 def _with_jpeg_size(data: bytes, side_px: int) -> bytes:
-    start = data.index(b"\xff\xc0") + 5
+    start = data.index(b"\xff\xc0") + 5  # SOF0: marker, length (2), precision (1), then height and width
     return data[:start] + struct.pack(">HH", side_px, side_px) + data[start + 4 :]
 
 
 def _bmp(side_px: int) -> bytes:
+    # BITMAPINFOHEADER of 40 bytes: one plane, 24 bits, no compression; before it the file header of 14.
     head = struct.pack("<IiiHHIIiiII", 40, side_px, side_px, 1, 24, 0, 0, 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + head
 

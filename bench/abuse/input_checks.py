@@ -1,4 +1,4 @@
-"""What is sent to the server: damage, bombs, floods, addresses, broken HTTP, and a package that was changed."""
+"""Checks of what is sent: damaged and huge inputs, addresses, broken HTTP; and of a package that was changed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from tempfile import TemporaryDirectory
 
 from bench import http_load
 from bench.abuse import hostile_requests
-from bench.abuse.hostile_requests import http
 from bench.abuse.raw_client import Connection, ask
-from bench.abuse.usual_requests import Line, get, picture, series, tensor_bytes, warm
+from bench.abuse.table import Line
+from bench.abuse.usual_requests import picture, prediction, warm
 from bench.abuse.victim import Connects, Victim, started, victim
+from bench.http_load import forms, get, http
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal
 
+HEADERS_WITH_URLS = (
+    *("Referer", "Origin", "X-Forwarded-Host", "Forwarded", "Link"),
+    *("X-Request-ID", "Accept", "traceparent", "Destination"),
+)
+
 
 def mutants(bento: Path, less: int) -> Iterator[Line]:
-    """Damaged images, forms, tensors, content types, headers and queries."""
+    """Send damaged images, forms, tensors, content types, headers and queries."""
     number = 10_000 // less
     with victim(bento, {"GAPGATE_TIMEOUT_S": "10"}) as running:
         pids = [worker.pid for worker in running.workers()]
-        requests = list(itertools.islice(hostile_requests.mutants(running.url, 1, tensor_bytes(running)), number))
+        requests = list(itertools.islice(hostile_requests.mutants(running.url, 1, running.tensor_bytes()), number))
         load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
         failed = sum(count for status, count in load.statuses.items() if status >= 500)
         lost = load.dropped + load.refused + number - len(load.latencies_s)
@@ -40,7 +46,7 @@ def mutants(bento: Path, less: int) -> Iterator[Line]:
 
 
 def bombs(bento: Path, less: int) -> Iterator[Line]:
-    """Small files that ask for much."""
+    """Send small files that ask for much memory or time."""
     with victim(bento) as running:
         warm(running)
         for name, (content_type, data) in hostile_requests.bombs().items():
@@ -58,7 +64,7 @@ def bombs(bento: Path, less: int) -> Iterator[Line]:
 
 
 def large_body(bento: Path, less: int) -> Iterator[Line]:
-    """More than the limit, with its length announced and not."""
+    """Send a body above the limit, with its length announced and not."""
     megabytes = 300
     with victim(bento) as running:
         warm(running)
@@ -72,7 +78,7 @@ def large_body(bento: Path, less: int) -> Iterator[Line]:
 
 
 def failures(bento: Path, less: int) -> Iterator[Line]:
-    """Files that vanish under a running server."""
+    """Remove a file under a running server: a failure that is not the client's."""
     with victim(bento) as running:
         (running.folder / "model.onnx").unlink()  # read again for the inner layers, at the first use
         for path in ("/v1/similar", "/v1/explain?feature_maps=true"):
@@ -87,7 +93,7 @@ def failures(bento: Path, less: int) -> Iterator[Line]:
 
 
 def urls(bento: Path, less: int) -> Iterator[Line]:
-    """Addresses wherever text is taken; nobody may be asked."""
+    """Send addresses wherever text is taken; nobody may be asked."""
     with victim(bento) as running, socket.create_server(("127.0.0.1", 0)) as canary:
         requests = list(_with_urls(running.url, canary.getsockname()[1]))
         with Connects(running.workers()) as connects:
@@ -106,18 +112,17 @@ def urls(bento: Path, less: int) -> Iterator[Line]:
 
 
 def paths(bento: Path, less: int) -> Iterator[Line]:
-    """Paths that are none of ours."""
+    """Ask for paths that are none of the server's."""
     number = 10_000 // less
     with victim(bento) as running:
-        generated = hostile_requests.random_paths(2)
         ask(running.url, get("/none"))
         ask(running.url, get("/static/none"))
         ask(running.url, get("/v1/receipts/none"))
-        series(running)
-        before = series(running)
-        requests = [get(path) for path in itertools.islice(generated, number)]
+        running.samples()  # the first look adds the series of /metrics itself
+        before = running.samples().keys()
+        requests = [get(path) for path in itertools.islice(hostile_requests.random_paths(2), number)]
         load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
-        after = series(running)
+        after = running.samples().keys()
     figure = f"{len(after)} series, {len(before)} before; {dict(load.statuses)}"
     yield Line(
         f"{number:,} random paths", figure, "as many series", after == before and len(load.latencies_s) == number
@@ -125,7 +130,7 @@ def paths(bento: Path, less: int) -> Iterator[Line]:
 
 
 def changed_package(bento: Path, less: int) -> Iterator[Line]:
-    """One bit of each file, at a random place."""
+    """Change one bit of each file at a random place."""
     rng = random.Random(3)
     with TemporaryDirectory(prefix="gapgate-abuse-") as folder, victim(bento) as running:
         copy = Path(shutil.copytree(running.folder, Path(folder, "package")))
@@ -154,14 +159,14 @@ def changed_package(bento: Path, less: int) -> Iterator[Line]:
 
 
 def protocol(bento: Path, less: int) -> Iterator[Line]:
-    """HTTP that is wrong, endless, old or unusual."""
+    """Speak HTTP that is wrong, endless or unusual."""
     with victim(bento) as running:
         url = running.url
-        predict = http(url, "/v1/predict", picture(), "image/png")
         wrong = [
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",  # a TLS ClientHello, from a client that expects https
             b"NONSENSE / HTTP/1.1\r\nHost: localhost\r\n\r\n",
             b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            # Two lengths, and a length beside chunks: a proxy that believes the other one smuggles a second request.
             b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
             b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
@@ -183,13 +188,13 @@ def protocol(bento: Path, less: int) -> Iterator[Line]:
         yield Line("endless headers, and an endless header", f"{statuses}", "431", statuses == [431, 431])
 
         with Connection(url) as connection:
-            connection.send(predict * 100)
+            connection.send(prediction(running) * 100)
             pipelined = sum(connection.answer().status == 200 for _ in range(100))
         yield Line("100 pipelined requests", f"{pipelined} × 200", "100 × 200", pipelined == 100)
 
 
 def _with_urls(url: str, port: int) -> Iterator[bytes]:
-    """Addresses of the canary's port, and of names that would have to be looked up."""
+    """Requests with addresses of the canary's port, and of names that would have to be looked up."""
     image = picture()
     for target in (
         f"http://127.0.0.1:{port}/a.png",
@@ -197,21 +202,8 @@ def _with_urls(url: str, port: int) -> Iterator[bytes]:
         f"//127.0.0.1:{port}/a",
         "file:///etc/passwd",
     ):
-        everywhere = "".join(
-            f"{name}: {target}\r\n"
-            for name in (
-                "Referer",
-                "Origin",
-                "X-Forwarded-Host",
-                "Forwarded",
-                "Link",
-                "X-Request-ID",
-                "Accept",
-                "traceparent",
-                "Destination",
-            )
-        )
-        form = http_load.forms(target, {target: image, "b": target.encode()})
+        everywhere = "".join(f"{name}: {target}\r\n" for name in HEADERS_WITH_URLS)
+        form = forms(target, {target: image, "b": target.encode()})
         json_body = json.dumps({"url": target, "image": target, "instances": [{"b64": target}]}).encode()
         for path in ("/v1/predict", "/v1/predict/batch", "/v1/explain", "/v1/similar"):
             yield http(url, f"{path}?url={target}&class={target}&top_k={target}&image={target}", image, "image/png")
@@ -239,7 +231,7 @@ def _send_large(connection: Connection, megabytes: int, chunked: bool) -> None:
 
 
 def _refused_start(running: Victim) -> str:
-    """What `/readyz` says of a server whose package was changed."""
+    """The answer of `/readyz` from a server whose package was changed."""
     path = running.folder / "model.onnx"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

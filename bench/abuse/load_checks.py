@@ -1,4 +1,4 @@
-"""What is done to the server: signals, more load than it takes on, slow clients, and clients that leave."""
+"""Checks of what is done to the server: signals, overload, slow clients, many requests, and clients that leave."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from bench import http_load
 from bench.abuse import hostile_requests
-from bench.abuse.hostile_requests import http
-from bench.abuse.raw_client import Connection, SlowClients
-from bench.abuse.usual_requests import Line, all_kinds, get, picture, sample
+from bench.abuse.raw_client import Connection, SlowClients, burst
+from bench.abuse.table import Line
+from bench.abuse.usual_requests import all_kinds, prediction
 from bench.abuse.victim import Victim, victim
-from bench.http_load import Load
+from bench.http_load import Load, forms, get, http
 
 CONCURRENCY = 16
 
 
 def sigterm(bento: Path, less: int) -> Iterator[Line]:
-    """An end under a load that never pauses."""
+    """Send SIGTERM under a load that never pauses."""
     for workers in (1, 2):
         drain_s = 2.0
         with victim(bento, {"GAPGATE_WORKERS": str(workers), "GAPGATE_DRAIN_S": str(drain_s)}) as running:
@@ -41,7 +41,7 @@ def sigterm(bento: Path, less: int) -> Iterator[Line]:
 
 
 def killed(bento: Path, less: int) -> Iterator[Line]:
-    """One of two workers dies."""
+    """Kill one of two workers under load."""
     with victim(bento, {"GAPGATE_WORKERS": "2"}) as running:
         time.sleep(1.2)
         before = {worker.pid for worker in running.workers()}
@@ -60,12 +60,12 @@ def killed(bento: Path, less: int) -> Iterator[Line]:
 
 
 def overload(bento: Path, less: int) -> Iterator[Line]:
-    """More than the server takes on."""
+    """Open more connections than the server has slots for."""
     slots = 16
     seconds = 4 if less == 1 else 1.5
     with victim(bento, {"GAPGATE_CONCURRENCY": str(slots)}) as running:
         retry_after = _retry_after(running, slots)
-        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        requests = [prediction(running)]
         http_load.run(running.url, requests, concurrency=slots, seconds=1)
         capacity = http_load.run(running.url, requests, concurrency=slots, seconds=seconds)
         twice = {
@@ -89,12 +89,12 @@ def overload(bento: Path, less: int) -> Iterator[Line]:
 
 
 def slow_clients(bento: Path, less: int) -> Iterator[Line]:
-    """200 clients that send a byte a second, beside a normal one."""
+    """Let 200 clients send a byte a second beside a normal one."""
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
     body = head + b"Content-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     timeout_s = 3
     with victim(bento, {"GAPGATE_TIMEOUT_S": str(timeout_s)}) as running:
-        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        requests = [prediction(running)]
         http_load.run(running.url, requests, concurrency=1, seconds=1)
         for name, start in (("headers", head), ("bodies", body)):
             alone = http_load.run(running.url, requests, concurrency=1, seconds=2)
@@ -118,7 +118,7 @@ def slow_clients(bento: Path, less: int) -> Iterator[Line]:
 
 
 def memory(bento: Path, less: int) -> Iterator[Line]:
-    """Many requests of every kind."""
+    """Send many requests of every kind and watch the memory."""
     number, first = 200_000 // less, 20_000 // less
     with victim(bento) as running:
         requests = all_kinds(running)
@@ -132,9 +132,9 @@ def memory(bento: Path, less: int) -> Iterator[Line]:
 
 
 def client_gone(bento: Path, less: int) -> Iterator[Line]:
-    """A client that does not wait for its batch."""
+    """Leave a batch before it is answered."""
     images = 100
-    form = http_load.forms("image", {f"{index}.png": hostile_requests.large_png(3_000) for index in range(images)})
+    form = forms("image", {f"{index}.png": hostile_requests.large_png(3_000) for index in range(images)})
     with victim(bento) as running:
         request = http(running.url, "/v1/predict/batch", *form)
         begun = running.cpu_s()
@@ -146,7 +146,7 @@ def client_gone(bento: Path, less: int) -> Iterator[Line]:
         settled = running.cpu_s()
         time.sleep(2)
         after_s = running.cpu_s() - settled
-        counted = sample(running, 'gapgate_requests_total{route="/v1/predict/batch",status="499"}')
+        counted = _counted(running, 'gapgate_requests_total{route="/v1/predict/batch",status="499"}')
     figure = f"{worked_s:.2f} s of processor time while it waits, {after_s:.2f} s in 2 s after; {counted:g} × 499"
     yield Line(
         f"a client leaves its batch of {images}", figure, "its work stops", worked_s > 0.2 > after_s and counted == 1
@@ -157,7 +157,7 @@ class Loaded:
     """A load in a thread while this context lasts; its result is in the list afterwards."""
 
     def __init__(self, running: Victim, seconds: float) -> None:
-        requests = [http(running.url, "/v1/predict", picture(), "image/png")]
+        requests = [prediction(running)]
         self._loads: list[Load] = []
         self._thread = threading.Thread(
             target=lambda: self._loads.append(
@@ -187,18 +187,11 @@ def _until_new_worker(running: Victim, before: set[int], begun: float) -> float:
 
 
 def _retry_after(running: Victim, slots: int) -> str:
-    """Of a 429, in a burst."""
-    request = http(running.url, "/v1/predict", picture(), "image/png")
+    """The Retry-After of a 429 in a burst."""
     for _ in range(20):
-        connections = [Connection(running.url) for _ in range(8 * slots)]
-        for connection in connections:
-            connection.send(request)
-        answers = [connection.answer() for connection in connections]
-        for connection in connections:
-            connection.close()
-        refused = [answer for answer in answers if answer.status == 429]
-        if refused:
-            return refused[0].headers.get("retry-after", "")
+        for answer in burst(running.url, prediction(running), 8 * slots):
+            if answer.status == 429:
+                return answer.headers.get("retry-after", "")
     return "none"
 
 
@@ -208,3 +201,8 @@ def _p50(seconds: list[float]) -> float:
 
 def _p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
+
+
+def _counted(running: Victim, series: str) -> float:
+    """The sum over all series of `/metrics` that begin so."""
+    return sum(value for name, value in running.samples().items() if name.startswith(series))

@@ -1,4 +1,4 @@
-"""A client on the bare socket: it says what an HTTP library would not, reads answer by answer, and can be very slow."""
+"""A client on the bare socket: it sends what an HTTP library refuses to, reads answer by answer, and can be slow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +25,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """Of the error in it."""
+        """The code of the error in the body."""
         return str(self.json()["error"]["code"])
 
     def json(self) -> Any:
@@ -40,7 +39,7 @@ class Connection:
 
     url: str
     timeout_s: float = 10.0
-    """For each read and write."""
+    """Limit of each read and write."""
     socket: socket.socket = field(init=False)
     _parser: Any = field(init=False, default=None)
     _headers: dict[str, str] = field(init=False, default_factory=dict)
@@ -74,7 +73,7 @@ class Connection:
         return self._answers.pop(0)
 
     def is_closed(self, within_s: float = 5.0) -> bool:
-        """Whether the server closes within that time."""
+        """True: the server closes within that time."""
         self.socket.settimeout(within_s)
         try:
             while self.socket.recv(65_536):
@@ -91,9 +90,7 @@ class Connection:
     def __enter__(self) -> Connection:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -104,15 +101,24 @@ class Connection:
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:
+        if status >= 200:  # 1xx are interim: the answer itself follows (RFC 9110, 15.2)
             self._answers.append(Answer(status, self._headers, self._body))
         self._headers, self._body = {}, b""
 
 
 def ask(url: str, data: bytes, timeout_s: float = 10.0) -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on a connection of its own."""
     with Connection(url, timeout_s) as connection:
         return connection.ask(data)
+
+
+def burst(url: str, data: bytes, number: int) -> list[Answer]:
+    """Send a request on each of so many open connections before any answer is read."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(Connection(url)) for _ in range(number)]
+        for connection in connections:
+            connection.send(data)
+        return [connection.answer() for connection in connections]
 
 
 class SlowClients:
@@ -136,7 +142,7 @@ class SlowClients:
         return len(self._open)
 
     def wait_closed(self, timeout_s: float) -> int:
-        """How many are open when all are closed or the time is over."""
+        """Wait until all are closed or the time is over; the number of those still open."""
         deadline = time.monotonic() + timeout_s
         while self._open and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -153,7 +159,7 @@ class SlowClients:
         connection = self._connections[index].socket
         try:
             connection.send(byte)
-            while True:
+            while True:  # an answer is read and dropped; an empty read is the server's close
                 if not connection.recv(65_536):
                     self._open.discard(index)
                     return
@@ -165,9 +171,7 @@ class SlowClients:
     def __enter__(self) -> SlowClients:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         for connection in self._connections:

@@ -1,4 +1,4 @@
-"""The server under abuse, and what can be seen of it from outside: memory, processor time, processes, connections."""
+"""The server under abuse as it is seen from outside: memory, processor time, processes, connections, metrics."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
+from bench.abuse.raw_client import ask
+from bench.http_load import get
 from serving.run import Server, serve
 
 
@@ -28,7 +30,7 @@ class Victim:
 
     server: Server
     folder: Path
-    """Of its package, which it reads from."""
+    """The package that it reads from."""
 
     @property
     def url(self) -> str:
@@ -43,13 +45,24 @@ class Victim:
         return sum(sum(worker.cpu_times()[:2]) for worker in self.workers())
 
     def memory_mb(self) -> tuple[float, float]:
-        """RSS and USS of the workers."""
+        """RSS and USS of all workers together."""
         full = [worker.memory_full_info() for worker in self.workers()]
         return sum(info.rss for info in full) / 1e6, sum(info.uss for info in full) / 1e6
 
+    def tensor_bytes(self) -> int:
+        """The length of a raw tensor that the model takes."""
+        shape = ask(self.url, get("/v1/model")).json()["input"]
+        return int(shape["height"] * shape["width"] * shape["channels"])
+
+    def samples(self) -> dict[str, float]:
+        """Series → its value in `/metrics`."""
+        lines = ask(self.url, get("/metrics")).body.decode().splitlines()
+        parts = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {series: float(value) for series, _, value in parts}
+
     @contextmanager
     def growth(self) -> Iterator[Growth]:
-        """How much the workers' memory grows in this context, at its peak (VmHWM of proc(5))."""
+        """The peak by which the workers' memory grows in this context (VmHWM of proc(5))."""
         grown = Growth()
         before = {}
         for worker in self.workers():
@@ -61,14 +74,14 @@ class Victim:
 
 @dataclass(slots=True)
 class Growth:
-    """Set when the context ends."""
+    """The result of `Victim.growth`, set when its context ends."""
 
     peak_mb: float = 0.0
 
 
 @contextmanager
 def victim(bento: Path, environment: Mapping[str, str] | None = None) -> Iterator[Victim]:
-    """A server that is ready, and stopped in the end."""
+    """A server of a `.bento` archive that is ready, with all its workers; stopped in the end."""
     with (
         TemporaryDirectory(prefix="gapgate-abuse-") as folder,
         serve(bento, work_dir=Path(folder), environment=environment) as server,
@@ -102,7 +115,7 @@ def started(package: Path) -> Iterator[str]:
 
 
 class Connects:
-    """The outbound connections of processes, by strace(1) where it can be had and by /proc/net otherwise."""
+    """The outbound connections of processes, seen by strace(1) where it is installed and in /proc/net otherwise."""
 
     def __init__(self, processes: list[psutil.Process]) -> None:
         self.by_strace = shutil.which("strace") is not None
@@ -121,7 +134,7 @@ class Connects:
         return self
 
     def look(self) -> None:
-        """Without strace: note the connections that are there now."""
+        """Note the connections that are there now; needed where there is no strace."""
         for process in self._processes:
             listening = {each.laddr for each in process.net_connections() if each.status == psutil.CONN_LISTEN}
             for each in process.net_connections():
@@ -137,7 +150,7 @@ class Connects:
 
     @property
     def found(self) -> set[str]:
-        """Each of them."""
+        """The connections seen, as strace or psutil writes them."""
         return self._found
 
     @staticmethod

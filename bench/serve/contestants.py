@@ -1,4 +1,4 @@
-"""Who takes part in `bench.serve`: the command of each server, and how it takes and answers each kind of input."""
+"""The servers that take part: the command of each, and how it takes and answers each kind of input."""
 
 from __future__ import annotations
 
@@ -8,47 +8,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.environments import ROOT, servers_python
 from bench.http_load import form, forms
+from bench.serve.inputs import FOLDER, Package, Picture
 from bench.serve.rivals.model import Model
 from bench.serve.server import PORT, Contestant, Route
-from bench.train.contestant import OUT, ROOT, environment
 
-FOLDER = OUT / "serve"
 RIVALS = "bench.serve.rivals"
 BATCH = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture, as file and as tensor, and the class that the model gives it."""
-
-    png: bytes
-    pixels: NDArray[np.uint8]
-    """(H, W, C)"""
-    expected: str
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """What is served."""
-
-    model_folder: Path
-    bento: Path
-    """The `.bento` archive."""
-    bento_folder: Path
-    """The same, unpacked."""
-
-
 def contestants(package: Package, pictures: Sequence[Picture], only: Sequence[str]) -> list[Contestant]:
-    """Those that `only` names, or all where it is empty; always with `bare`, to which the others are compared."""
+    """The servers that `only` names, or all where it is empty; always with `bare`, to which the others are compared."""
     makers: dict[str, Callable[[], Contestant]] = {
         "bare": lambda: _bare(package, pictures),
         "gapgate": lambda: _gapgate(package, pictures),
@@ -105,18 +81,18 @@ def _bentoml(package: Package, pictures: Sequence[Picture]) -> Contestant:
 
 def _fastapi(package: Package, pictures: Sequence[Picture]) -> Contestant:
     routes = {"multipart": _each("/predict", pictures, _multipart), "tensor": _each("/tensor", pictures, _octets)}
-    command = [_rivals_python(), "-m", "uvicorn", "--no-access-log", "--port", PORT, f"{RIVALS}.fastapi_app:app"]
+    command = [servers_python(), "-m", "uvicorn", "--no-access-log", "--port", PORT, f"{RIVALS}.fastapi_app:app"]
     return Contestant("fastapi", command, routes, _environment(package))
 
 
 def _litserve(package: Package, pictures: Sequence[Picture]) -> Contestant:
     routes = {"multipart": _each("/predict", pictures, _multipart)}
-    command = [_rivals_python(), "-m", f"{RIVALS}.litserve_app", PORT]
+    command = [servers_python(), "-m", f"{RIVALS}.litserve_app", PORT]
     return Contestant("litserve", command, routes, _environment(package))
 
 
 def _mlflow(package: Package, pictures: Sequence[Picture]) -> Contestant:
-    """It knows tensors as JSON alone, and answers with logits."""
+    """`mlflow models serve`, which takes tensors as JSON alone, and answers with logits."""
     model = FOLDER / "mlflow"
     if not model.exists() or (model / "model.onnx").read_bytes() != (package.model_folder / "model.onnx").read_bytes():
         unfinished = FOLDER / "mlflow-unfinished"
@@ -196,10 +172,3 @@ def _bentoml_home() -> dict[str, str]:
 
 def _script(name: str) -> Path:
     return Path(sys.executable).with_name(name)
-
-
-def _rivals_python() -> Path:
-    """FastAPI and LitServe beside our own versions of what they share with the others."""
-    shared = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "pillow", "pydantic", "starlette")]
-    servers = [f"{name}=={version(name)}" for name in ("uvicorn", "uvloop", "httptools", "python-multipart")]
-    return environment("serve/rivals", ["fastapi>=0.115,<1", "litserve>=0.2.10,<1", *shared, *servers])

@@ -1,27 +1,47 @@
-"""What `bench.serve` serves and sends: the package, and pictures of Fashion-MNIST."""
+"""Inputs of the serving benchmark: the package that is served, and pictures of Fashion-MNIST."""
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from bench.serve.contestants import FOLDER, Package, Picture
+from bench import environments, fashion_mnist
 from bench.serve.rivals.model import Model
-from bench.train.contestant import ROOT, uv
 
-IMAGES = "t10k-images-idx3-ubyte.gz"
+FOLDER = environments.OUT / "serve"
 BLOCK_BYTES = 512
-"""Of `st_blocks` (POSIX stat)."""
+"""The unit of `st_blocks` in a file's status (POSIX)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture, as file and as tensor, and the class that the model gives it."""
+
+    png: bytes
+    pixels: NDArray[np.uint8]
+    """(H, W, C)"""
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The model that is served, in the three forms that servers read."""
+
+    model_folder: Path
+    bento: Path
+    """The `.bento` archive."""
+    bento_folder: Path
+    """The same, unpacked."""
 
 
 def open_package(path: Path | None) -> Package:
@@ -35,7 +55,7 @@ def open_package(path: Path | None) -> Package:
             raise SystemExit(f"--package {path} has no model.onnx; name a .bento file or a folder with one")
         archive = FOLDER / "model.bento"
         build = [sys.executable, "-m", "serving.bento", model_folder.resolve(), "bench:1", archive]
-        built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+        built = subprocess.run(build, cwd=environments.ROOT, capture_output=True, text=True)
         if built.returncode:
             raise SystemExit(f"{path} makes no Bento:\n{built.stderr}")
     elif not path.is_file():
@@ -56,12 +76,10 @@ def _newest_bento() -> Path:
 
 def read_pictures(folder: Path, number: int, model: Model) -> list[Picture]:
     """The first test images, as the model takes them."""
-    with gzip.open(folder / IMAGES) as file:
-        images = np.frombuffer(file.read(16 + number * 28 * 28), np.uint8)[16:].reshape(number, 28, 28)
-    return [_picture(image, model) for image in images]
+    return [_picture(image, model) for image in fashion_mnist.images(folder, "test", number)]
 
 
-def _picture(image: np.ndarray, model: Model) -> Picture:
+def _picture(image: NDArray[np.uint8], model: Model) -> Picture:
     file = BytesIO()
     Image.fromarray(image).save(file, "PNG")
     pixels = model.decode(file.getvalue())
@@ -71,11 +89,7 @@ def _picture(image: np.ndarray, model: Model) -> Picture:
 def environment_mb(package: Package) -> tuple[float, float]:
     """Megabytes on disk of what the Bento's requirements install: without bytecode, and with it as in its image."""
     folder = FOLDER / "environment"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    requirements = package.bento_folder / "env/python/requirements.txt"
-    install: Sequence[str | Path] = ["--compile-bytecode", "--python", folder / "bin/python", "-r", requirements]
-    subprocess.run([uv(), "venv", "--quiet", "--clear", "--python", version, folder], check=True)
-    subprocess.run([uv(), "pip", "install", "--quiet", *install], check=True)
+    environments.create(folder, "--compile-bytecode", "-r", package.bento_folder / "env/python/requirements.txt")
     blocks = {path: path.lstat().st_blocks for path in folder.rglob("*") if not path.is_dir()}
     bytecode = sum(number for path, number in blocks.items() if path.suffix == ".pyc")
     shutil.rmtree(folder)

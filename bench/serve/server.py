@@ -15,16 +15,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import psutil
 
 from bench import http_load
-from bench.http_load import Load
+from bench.http_load import Load, http
 
 PORT = "{port}"
-"""Stands in a command for the port to listen on."""
+"""The place in a command of the port to listen on."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -33,7 +32,7 @@ POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """How one server is started and asked."""
+    """A server that takes part: its command and its routes."""
 
     name: str
     command: Sequence[str | Path]
@@ -45,13 +44,13 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where one kind of input goes, and what comes back."""
+    """The path that one kind of input goes to, what is sent there, and what must come back."""
 
     path: str
     bodies: Sequence[tuple[bytes, str]]
     """Each body and its content type; sent in turn."""
     expected: Sequence[list[str]]
-    """For each body the classes in a right answer."""
+    """The classes in a right answer to each body."""
     read: Callable[[Any], list[str]]
     """The classes in an answer's JSON."""
 
@@ -71,7 +70,7 @@ class Server:
         try:
             self._wait_ready()
             self.start_s = time.perf_counter() - started
-            """From the start of the command to the first answer."""
+            """Seconds from the start of the command to the first answer."""
             self._requests = {row: self._encode(route) for row, route in contestant.routes.items()}
             self._pause()
         except BaseException:
@@ -79,7 +78,7 @@ class Server:
             raise
 
     def _start(self, port: int, core: int) -> subprocess.Popen[bytes]:
-        """The child inherits the core from this thread."""
+        """Start the command; it inherits the core from this thread."""
         own = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})
         try:
@@ -119,10 +118,10 @@ class Server:
         raise SystemExit(f"{self.contestant.name} is not ready ({reason}); its log:\n{log}")
 
     def _encode(self, route: Route) -> list[bytes]:
-        return [http_load.request(self._url + route.path, body, content_type) for body, content_type in route.bodies]
+        return [http(self._url, route.path, body, content_type) for body, content_type in route.bodies]
 
     def check(self, row: str) -> str:
-        """Ask one after the other; "" where every answer is right, else what is wrong."""
+        """Send the row's bodies one after the other; "" where every answer is right, else the first wrong one."""
         route = self.contestant.routes[row]
         wrong: list[str] = []
         expected = iter(route.expected)
@@ -149,7 +148,7 @@ class Server:
         seconds: float | None = None,
         may_refuse: bool = False,
     ) -> Load:
-        """A load on a server that is `running`. All must be answered with 200, or 429 where it `may_refuse`."""
+        """Load a server that is `running`. Every answer must be 200, or 429 where it `may_refuse`."""
         load = http_load.run(
             self._url, self._requests[row], concurrency=concurrency, num_requests=num_requests, seconds=seconds
         )
@@ -163,8 +162,8 @@ class Server:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The server runs in this context."""
-        for process in reversed(self._tree):
+        """Let the server run in this context."""
+        for process in reversed(self._tree):  # children first: a parent that wakes finds its workers at work
             _signal(process, signal.SIGCONT)
         try:
             yield
@@ -177,7 +176,7 @@ class Server:
 
     def _pause(self) -> None:
         self._tree = self._find_tree()
-        for process in self._tree:
+        for process in self._tree:  # parents first: none may see a stopped worker and replace it
             _signal(process, signal.SIGSTOP)
 
     def _find_tree(self) -> list[psutil.Process]:
@@ -192,7 +191,7 @@ class Server:
         tree = self._tree
         if self._process.poll() is None:
             tree = list({*tree, *self._find_tree()})
-        for process in tree:
+        for process in tree:  # SIGTERM stays pending as long as a process is stopped
             _signal(process, signal.SIGCONT)
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -205,9 +204,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -217,7 +214,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without the user's settings of the servers."""
+    """The environment without the user's settings of the servers."""
     prefixes = ("GAPGATE_", "BENTOML_", "UVICORN_", "MLFLOW_", "PYTHONPATH")
     return {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
 

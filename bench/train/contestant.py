@@ -1,30 +1,28 @@
-"""The bench's side: contestants in processes of their own, of which only the one that is measured may run."""
+"""The bench's side of a comparison: contestants in processes of their own, of which only the measured one may run."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import statistics
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
-BENCH = Path(__file__).parents[1]
-ROOT = BENCH.parent
-OUT = BENCH / "out"
+from bench.environments import ROOT
 
 
 class Contestant:
-    """A worker script, stopped by SIGSTOP between its rounds: idle thread pools that spin would slow the others."""
+    """A worker module of this folder, stopped by SIGSTOP between its rounds."""
 
-    def __init__(self, python: Path | str, script: str, *arguments: object) -> None:
+    def __init__(self, python: Path | str, module: str, *arguments: object) -> None:
+        """Start `python -m bench.train.MODULE`, and return when it has warmed up."""
+        # Run with -m and not by its path: a script's own folder would lead sys.path, before the rival's packages.
         self._process = subprocess.Popen(
-            [str(python), "-m", f"bench.train.{script}", *map(str, arguments)],
+            [str(python), "-m", f"bench.train.{module}", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if script == "keras_fit" else None,
+            stderr=subprocess.PIPE if module == "keras_fit" else None,  # TensorFlow writes pages of notes there
             text=True,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
@@ -35,14 +33,6 @@ class Contestant:
             self.close()
             raise
         self._signal(signal.SIGSTOP)
-
-    def __enter__(self) -> Contestant:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def measure(self) -> float:
         """One round; the others are stopped."""
@@ -57,7 +47,7 @@ class Contestant:
     def close(self) -> None:
         """End the process and its children."""
         if self._process.poll() is None:
-            self._signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)  # SIGTERM would wait until the stopped process runs again
         self._process.wait()
 
     def _answer(self) -> str:
@@ -68,30 +58,25 @@ class Contestant:
         raise SystemExit(f"{self._process.args} ended without an answer\n{said}")
 
     def _signal(self, number: int) -> None:
+        # To the whole group: idle thread pools and loader processes that spin would slow the one that is measured.
         os.killpg(self._process.pid, number)
 
+    def __enter__(self) -> Contestant:
+        return self
 
-def keras_python() -> Path:
-    """The interpreter of an environment with Keras and TensorFlow for CPUs."""
-    return environment("keras", ["keras>=3.13,<4", "tensorflow-cpu>=2.20,<3"])
-
-
-def environment(name: str, packages: Sequence[str]) -> Path:
-    """The interpreter of an environment with these packages, made by uv on the first call."""
-    python = OUT / name / "bin/python"
-    done = OUT / name / "installed"
-    wanted = "\n".join(packages)
-    if not done.exists() or done.read_text() != wanted:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        subprocess.run([uv(), "venv", "--quiet", "--clear", "--python", version, OUT / name], check=True)
-        subprocess.run([uv(), "pip", "install", "--quiet", "--python", python, *packages], check=True)
-        done.write_text(wanted)
-    return python
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def uv() -> str:
-    """The command, on PATH or where `make install` puts it."""
-    found = shutil.which("uv", path=f"{os.environ.get('PATH', '')}{os.pathsep}{ROOT / '.uv/bin'}")
-    if found is None:
-        raise SystemExit("uv is not on PATH nor at .uv/bin/uv; run `make install` first")
-    return found
+def alternate(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Measure each contestant once a round: name → its figure in each round."""
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            figures[name].append(contestant.measure())
+    return figures
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median over the rounds of our figure over theirs in the same round."""
+    return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))

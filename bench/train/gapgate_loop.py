@@ -1,4 +1,4 @@
-"""Gapgate's own loop, `training.train_epoch`, as `gapgate run` calls it: images/s of an epoch."""
+"""Gapgate's own training loop as `gapgate run` calls it: images/s of an epoch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gapgate.training.loop import train_epoch
 
 
 def main(inputs: Path, threads: int, augmented: bool) -> None:
+    """Train the tutorial CNN, an epoch a round."""
     settings = TrainSettings(
         architecture="tutorial", batch_size=128, epochs=1000, num_threads=threads, accelerator="cpu"
     )

@@ -1,4 +1,4 @@
-"""The first images of a folder of IDX files, in the form that each contestant reads."""
+"""The first training images of Fashion-MNIST, in the form that each contestant reads."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-IMAGES = "train-images-idx3-ubyte"
-LABELS = "train-labels-idx1-ubyte"
+from bench import fashion_mnist
 
 
 def write_inputs(source: Path, out: Path, num_images: int) -> None:
-    """`splits/` for Gapgate, `arrays.npz` for Keras, and `FashionMNIST/raw/` as torchvision unpacks it."""
+    """Write `splits/` for Gapgate, `arrays.npz` for Keras, and `FashionMNIST/raw/` as torchvision unpacks it."""
     raw = out / "FashionMNIST/raw"
     raw.mkdir(parents=True, exist_ok=True)
     for packed in sorted(source.glob("*-ubyte.gz")):
         with gzip.open(packed) as reader, (raw / packed.stem).open("wb") as writer:
             shutil.copyfileobj(reader, writer)
-    images = np.fromfile(raw / IMAGES, np.uint8)[16:].reshape(-1, 28, 28, 1)[:num_images]
-    labels = np.fromfile(raw / LABELS, np.uint8)[8:][:num_images].astype(np.int32)
+    images = fashion_mnist.images(source, "train", num_images)[..., np.newaxis]  # (N, 28, 28, 1)
+    labels = fashion_mnist.labels(source, "train", num_images).astype(np.int32)  # (N,)
     np.savez(out / "arrays.npz", images=images, labels=labels)
     _write_splits(out / "splits", images, labels)
 
 
-def _write_splits(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def _write_splits(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> None:
     path.mkdir(exist_ok=True)
     np.save(path / "images.npy", images)
     np.save(path / "labels.npy", labels)

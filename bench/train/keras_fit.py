@@ -1,7 +1,6 @@
-"""The tutorial's Keras 3 on TensorFlow: `fit` on normalised arrays in memory; images/s of an epoch, by the
-wall's clock or the processor's.
+"""The tutorial's Keras 3 on TensorFlow: `fit` on normalised arrays in memory; images/s of an epoch, wall or CPU time.
 
-`compile` has its defaults. They leave XLA off on a CPU, where it was the slower of the two.
+`compile` keeps its defaults, which leave XLA off on a CPU: it was the slower of the two.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from bench.train.worker import serve
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Times an epoch without what `fit` does once a call."""
+    """Time of an epoch, without what `fit` does once a call."""
 
     def __init__(self, now):
         super().__init__()
@@ -34,6 +33,7 @@ class EpochClock(keras.callbacks.Callback):
 
 
 def tutorial_cnn(augmented: bool) -> keras.Model:
+    """The tutorial's network, (N, 28, 28, 1) → logits (N, 10); with flips and shifts inside where `augmented`."""
     change = [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.1, 0.1, "constant")] if augmented else []
     return keras.Sequential(
         [
@@ -51,6 +51,7 @@ def tutorial_cnn(augmented: bool) -> keras.Model:
 
 
 def main(inputs: Path, threads: int, augmented: bool, batch_size: int, now: Callable[[], float]) -> None:
+    """Fit an epoch a round; `now` is the clock."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     with np.load(inputs / "arrays.npz") as arrays:

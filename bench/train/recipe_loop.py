@@ -1,5 +1,4 @@
-"""A recipe's training as `gapgate run` does it, an epoch and its validation: training images/s, by the wall's clock or
-the processor's."""
+"""A recipe's training as `gapgate run` does it, an epoch and its validation: training images/s, in wall or CPU time."""
 
 from __future__ import annotations
 
@@ -20,6 +19,7 @@ from gapgate.training.loop import train_epoch, validate
 
 
 def main(inputs: Path, threads: int, recipe: Path, now: Callable[[], float]) -> None:
+    """Train with the recipe's settings, an epoch and its validation a round; `now` is the clock."""
     settings = load(recipe, [f"train.num_threads={threads}", "train.accelerator=cpu"])
     splits = Splits.open(inputs / "splits")
     device = torch.device("cpu")

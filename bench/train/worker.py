@@ -1,4 +1,4 @@
-"""The contestants' side: set up, warm up, then one figure for each line on stdin. Standard library only."""
+"""The contestants' side: after its warm-up a worker gives one figure for each line on stdin. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def serve(measure: Callable[[], float], note: str = "") -> None:
-    """Say `ready` and the note, then answer each line with what `measure` returns, until stdin ends."""
+    """Print `ready` and the note, then for each line on stdin what `measure` returns, until stdin ends."""
     print(f"ready {note}".strip(), flush=True)
     for _ in sys.stdin:
         print(measure(), flush=True)

@@ -14,9 +14,9 @@ import pytest
 
 from bench import http_load as _load
 from bench.abuse import hostile_requests as _hostile
-from bench.abuse.hostile_requests import http
 from bench.abuse.raw_client import Answer, Connection, ask
 from bench.abuse.victim import Connects, Victim, started, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal

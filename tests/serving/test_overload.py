@@ -11,9 +11,9 @@ import pytest
 
 from bench import http_load as _load
 from bench.abuse import hostile_requests as _hostile
-from bench.abuse.hostile_requests import http
 from bench.abuse.raw_client import Connection, SlowClients, ask
 from bench.abuse.victim import Victim, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import SIZE_PX, picture
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from bench import http_load as _load
-from bench.abuse.hostile_requests import http
 from bench.abuse.raw_client import Connection
 from bench.abuse.victim import Victim, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import picture
 

@@ -1,4 +1,4 @@
-"""The yardstick of `bench.serve`: Starlette under uvicorn, and nothing that answering needs not."""
+"""The yardstick: Starlette under uvicorn, and nothing that an answer does not need."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ model = Model.from_environment()
 
 
 async def multipart(request: Request) -> Response:
+    """Classify the form's file `image`."""
     async with request.form() as form:
         image = form.get("image")
         if not isinstance(image, UploadFile):
@@ -24,10 +25,12 @@ async def multipart(request: Request) -> Response:
 
 
 async def png(request: Request) -> Response:
+    """Classify the image file in the body."""
     return _classify(await request.body())
 
 
 async def tensor(request: Request) -> Response:
+    """Classify the raw pixels in the body."""
     try:
         image = model.tensor(await request.body())
     except ValueError as error:

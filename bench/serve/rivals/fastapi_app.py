@@ -23,9 +23,11 @@ class Prediction(BaseModel):
 
 @app.post("/predict", response_model=Prediction)
 async def predict(image: UploadFile) -> dict[str, Any]:
+    """Classify an uploaded file."""
     return model.answer(model.decode(await image.read()))
 
 
 @app.post("/tensor", response_model=Prediction)
 async def tensor(request: Request) -> dict[str, Any]:
+    """Classify the raw pixels in the body."""
     return model.answer(model.tensor(await request.body()))

@@ -1,4 +1,4 @@
-"""Saves the model of a package as an MLflow model of the ONNX flavour.
+"""Save the model of a package as an MLflow model of the ONNX flavour.
 
 python -m bench.serve.rivals.mlflow_model PACKAGE FOLDER
 """
@@ -17,6 +17,7 @@ from bench.serve.rivals.model import Model
 
 
 def main(package: Path, folder: Path) -> None:
+    """Write the MLflow model of `package` into `folder`."""
     model = Model(package)
     images = np.zeros((1, *model.image_shape), np.uint8)
     mlflow.onnx.save_model(

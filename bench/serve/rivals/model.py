@@ -1,4 +1,4 @@
-"""The model as each rival of `bench.serve` answers with it: decoded as we do, one thread of ONNX Runtime."""
+"""The model as each rival answers with it: decoded as Gapgate does, one thread of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Model:
 
     @classmethod
     def from_environment(cls) -> Model:
-        """The package that `bench.serve` names for the servers it starts."""
+        """The package that the benchmark names for the servers it starts."""
         return cls(Path(os.environ["BENCH_PACKAGE"]))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
@@ -37,7 +37,7 @@ class Model:
         return self.transform.decode(data)
 
     def tensor(self, data: bytes) -> NDArray[np.uint8]:
-        """H·W·C bytes as (H, W, C) uint8."""
+        """The H·W·C bytes of a body as (H, W, C) uint8."""
         return np.frombuffer(data, np.uint8).reshape(self.image_shape)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
