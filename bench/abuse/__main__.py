@@ -9,7 +9,6 @@ Each line says what was done, the figure, its limit, and `ok` or `MISSED`. Clien
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from bench.abuse import input_checks as inputs
 from bench.abuse import load_checks as load
 from bench.abuse.table import HEAD, Line
+from bench.newest_bento import newest_bento
 
 QUICK = 20
 """The divisor of the numbers of requests under `--quick`."""
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help=f"some of {','.join(CHECKS)}")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} times fewer requests")
     arguments = parser.parse_args(argv)
-    bento = arguments.bento or max(Path(os.environ.get("GAPGATE_HOME") or ".gapgate", "runs").glob("*/model.bento"))
+    bento = arguments.bento or newest_bento("--bento")
     chosen = [name for name in arguments.only.split(",") if name] or list(CHECKS)
     missed = 0
     print(HEAD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench import environments, fashion_mnist
+from bench.newest_bento import newest_bento
 from bench.serve.rivals.model import Model
 
 FOLDER = environments.OUT / "serve"
@@ -46,7 +46,7 @@ class Package:
 
 def open_package(path: Path | None) -> Package:
     """A `.bento` archive, or a folder with the package's files, of which a Bento is built; None: the newest run's."""
-    path = path or _newest_bento()
+    path = path or newest_bento("--package")
     FOLDER.mkdir(parents=True, exist_ok=True)
     archive = path
     if path.is_dir():
@@ -65,13 +65,6 @@ def open_package(path: Path | None) -> Package:
     with tarfile.open(archive, "r:xz") as tar:
         tar.extractall(bento_folder, filter="data")
     return Package(bento_folder / "src/model", archive.resolve(), bento_folder)
-
-
-def _newest_bento() -> Path:
-    runs = Path(os.environ.get("GAPGATE_HOME") or ".gapgate", "runs")
-    if not (found := sorted(runs.glob("*/model.bento"))):
-        raise SystemExit(f"there is no .bento in {runs}; see --help for how to make one, and name it with --package")
-    return found[-1]
 
 
 def read_pictures(folder: Path, number: int, model: Model) -> list[Picture]:
