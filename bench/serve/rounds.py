@@ -3,12 +3,11 @@ directly."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from bench.http_load import Load
 from bench.serve.contestants import BATCH
 from bench.serve.inputs import Picture
 from bench.serve.rivals.model import Model
-from bench.serve.server import Contestant, Server
+from bench.serve.server import Contestant, Server, on_core
 
 CONCURRENCY = 16
 RATES = {"multipart": "multipart PNG", "png": "PNG as the body", "tensor": "tensor"}
@@ -98,7 +97,7 @@ def call_directly(model: Model, pictures: Sequence[Picture], core: int) -> dict[
     ]
 
     def rate(run: Callable[[NDArray[np.uint8], list[bytes]], object], num_calls: int) -> float:
-        with _on_core(core):
+        with on_core(core):
             run(*batches[0])
             started = time.perf_counter()
             for index in range(num_calls):
@@ -111,16 +110,6 @@ def call_directly(model: Model, pictures: Sequence[Picture], core: int) -> dict[
             lambda images, files: model.logits(np.stack([model.decode(file) for file in files])), calls
         ),
     }
-
-
-@contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, own)
 
 
 def _life(server: Server) -> Life:

@@ -79,21 +79,16 @@ class Server:
 
     def _start(self, port: int, core: int) -> subprocess.Popen[bytes]:
         """Start the command; it inherits the core from this thread."""
-        own = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {core})
-        try:
-            with self._log.open("wb") as log:
-                return subprocess.Popen(
-                    [str(part).replace(PORT, str(port)) for part in self.contestant.command],
-                    cwd=self._folder.name,
-                    env=_clean_environment() | self.contestant.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        finally:
-            os.sched_setaffinity(0, own)
+        with on_core(core), self._log.open("wb") as log:
+            return subprocess.Popen(
+                [str(part).replace(PORT, str(port)) for part in self.contestant.command],
+                cwd=self._folder.name,
+                env=_clean_environment() | self.contestant.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def _wait_ready(self) -> None:
         """Return at the first answer 200 to a prediction."""
@@ -206,6 +201,17 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Bind this thread to one core in this context."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def _signal(process: psutil.Process, number: int) -> None:
