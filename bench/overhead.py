@@ -19,24 +19,6 @@ import time
 
 from bench.environments import ROOT
 
-IN_ONE_PROCESS = """
-import json, sys
-from pathlib import Path
-from components.catalog import STEPS
-from components.execute import execute
-from components.platform import tracking
-from components.platform.run_context import RunContext
-from gapgate.settings.sections import load
-
-settings = load(Path(sys.argv[1]), ["data.source=digits"]).model_dump(mode="json")
-context = RunContext.new()
-context.export()
-for step in STEPS.values():
-    inputs = {kind: f"out/{kind}" for kind in step.inputs}
-    execute(step.name, json.dumps(settings.get(step.section, {})), inputs, f"out/{step.output}")
-tracking.finish(context, succeeded=True)
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
     """Time both in turn, and print the medians and their ratio."""
@@ -47,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     gapgate = [sys.executable, "-c", "from cli import main; main()"]
     commands = {
         "gapgate run": [*gapgate, "run", "digits", "--params", params],
-        "one process": [sys.executable, "-c", IN_ONE_PROCESS, params],
+        "one process": [sys.executable, "-m", "bench.one_process", params],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds):
