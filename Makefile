@@ -36,12 +36,12 @@ check: install  ## lint, types, import contracts
 install: .venv/.installed
 
 bench: install  ## measure against peers, side by side
-	$(BIN)/python bench/overhead.py
-	$(BIN)/python bench/preprocess.py
-	$(BIN)/python bench/train.py
-	$(BIN)/python bench/recipes.py
-	$(BIN)/python bench/serve.py
-	$(BIN)/python bench/abuse.py
+	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.preprocess
+	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.recipes
+	$(BIN)/python -m bench.serve
+	$(BIN)/python -m bench.abuse
 
 recipes: install  ## measure the recipes that have changed, and write the README's table; DATA=folder of the data sets
 	$(BIN)/python -m cli.recipes --data $(DATA)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench._load import Load, form, request, run
+from bench.http_load import Load, form, http, run
 from gapgate.artifacts import Artifact
 from serving.run import Server, serve
 from tests.serving import packaged
@@ -85,7 +85,7 @@ def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_versi
 
         def load() -> None:
             body, content_type = form("image", PICTURE)
-            asked = [request(f"{server.url}/v1/predict", body, content_type)]
+            asked = [http(server.url, "/v1/predict", body, content_type)]
             while not stop.is_set():
                 loads.append(run(server.url, asked, concurrency=8, seconds=1.0, on_answer=note))
 
