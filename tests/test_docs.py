@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +16,7 @@ from gapgate.settings.sections import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    ROOT / name
-    for name in subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    page for pattern in ("*.md", "docs/**/*.md", "bench/*.md", ".github/**/*.md") for page in ROOT.glob(pattern)
 )
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
