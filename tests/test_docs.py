@@ -80,6 +80,27 @@ def test_every_path_that_is_named_is_there(page: Path) -> None:
             assert (ROOT / text).exists(), f"{page.name}: {text}"
 
 
+@each_page
+def test_every_module_that_is_to_be_run_is_there(page: Path) -> None:
+    for text in code(page):
+        for module in re.findall(r"python -m ([\w.]+)", text):
+            path = ROOT.joinpath(*module.split("."))
+            is_ours = (ROOT / module.split(".")[0]).is_dir()
+            assert not is_ours or path.with_suffix(".py").exists() or path.is_dir(), f"{page.name}: {module}"
+
+
+def test_the_map_of_folders_is_whole() -> None:
+    table = (ROOT / "README.md").read_text().partition("| folder | what |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)(/?)`", line) for line in table.splitlines()]
+    named = [name for row in rows for name, slash in row if slash]
+    sources = re.search(r"^SOURCES := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert sources
+    assert {*sources[1].split(), "docs", "infra", "recipes"} <= set(named)
+    for row in rows:
+        for name, slash in row:
+            assert (ROOT / (name if slash else f"{row[0][0]}/{name}")).is_dir(), name
+
+
 def test_the_readme_is_short_and_the_first_command_comes_soon() -> None:
     readme = (ROOT / "README.md").read_text()
     assert len(readme.split()) <= 1000
