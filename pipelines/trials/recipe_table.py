@@ -1,4 +1,4 @@
-"""The recipes' results for people: the README's two tables, and the comment at each recipe's head."""
+"""The recipes' results for people: the two tables of docs/recipes.md, and the comment at each recipe's head."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from pipelines.trials.recipe_results import RECIPES, ROOT, SEEDS, Row, ablation_plans, read_yaml, recipe
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "recipes.md"
 _HEAD = re.compile(r"\A(#.*\n)*\n*")
 
 
 def write(results: Mapping[str, Row]) -> None:
-    """Write both tables into the README, and the head of every recipe that was measured."""
-    replace_between(README, "recipes", recipes_table(results))
-    replace_between(README, "ablation", ablation_table(results))
+    """Write both tables into docs/recipes.md, and the head of every recipe that was measured."""
+    replace_between(PAGE, "recipes", recipes_table(results))
+    replace_between(PAGE, "ablation", ablation_table(results))
     for name, entry in read_yaml("rows.yaml").items():
         file = RECIPES / f"{name}.yaml"
         settings = _HEAD.sub("", file.read_text())
@@ -31,7 +31,7 @@ def recipes_table(results: Mapping[str, Row]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in read_yaml("rows.yaml").items():
-        cells = [f"[{name}](recipes/{name}.yaml)", entry["system"], entry.get("reported", "")]
+        cells = [f"[{name}](../recipes/{name}.yaml)", entry["system"], entry.get("reported", "")]
         row, better = results.get(name), entry.get("improved", "")
         cells += [*_figures(row), _cost(row)] if row else ["not measured", "", "", "", ""]
         cells.append(

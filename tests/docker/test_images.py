@@ -48,7 +48,7 @@ def image(request: pytest.FixtureRequest) -> Image:
 
 def test_the_labels_name_version_and_revision(image: Image) -> None:
     labels = image.labels
-    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.version"] == "0.2.0"
     assert labels["org.opencontainers.image.revision"] == code_revision()
     assert labels["org.opencontainers.image.title"] == image.tags[0].partition(":")[0]
     assert labels["org.opencontainers.image.base.name"]
