@@ -35,23 +35,11 @@ PIECE_PIXELS = 2**20
 """Pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
 
 
-def decode(data: bytes | Path, *, max_pixels: int, fill: int = 0) -> NDArray[np.uint8]:
-    """The first frame of an image file, upright by its EXIF orientation, on a background of value `fill` (0..255).
-
-    Returns:
-        (H, W) uint8 for a gray image, (H, W, 3) RGB otherwise.
+def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
+    """The first frame of an image file, upright by its EXIF orientation, of mode L, LA, RGB or RGBA, 8 bits a channel.
 
     Raises:
         ImageError: another format, truncated, corrupt, or more than `max_pixels` pixels (found before decoding).
-    """
-    return np.asarray(on_background(open_image(data, max_pixels=max_pixels), fill))
-
-
-def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
-    """As `decode`, with transparency kept: an upright image of mode L, LA, RGB or RGBA, 8 bits a channel.
-
-    Raises:
-        ImageError: as `decode`.
     """
     image = load_image(read_header(data, max_pixels=max_pixels))
     with _damage_named():
@@ -164,7 +152,7 @@ class Transform(Section):
         """An image file as (size_px, size_px, C) uint8.
 
         Raises:
-            ImageError: as the function `decode`.
+            ImageError: as `open_image`.
         """
         return self.apply_to_image(load_image(read_header(data, max_pixels=self.max_pixels)))
 
