@@ -27,9 +27,9 @@ def first_filters(path: Path) -> NDArray[np.float32] | None:
     return None
 
 
-def early_feature_maps(path: Path, image: NDArray[np.uint8], num_layers: int = MAX_LAYERS) -> list[FeatureMaps]:
-    """What the first layers with feature maps, `num_layers` at most, make of one image (H, W, C) uint8.
+def early_feature_maps(path: Path, image: NDArray[np.uint8]) -> list[FeatureMaps]:
+    """What the first layers with feature maps, `MAX_LAYERS` at most, make of one image (H, W, C) uint8.
 
     A network without a convolution gives an empty list.
     """
-    return open_inner_layers(path).feature_maps(image, num_layers)
+    return open_inner_layers(path).feature_maps(image, MAX_LAYERS)
