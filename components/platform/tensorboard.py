@@ -19,7 +19,7 @@ from PIL import Image
 from components.platform.spool import Spool
 
 FOLDER = "tensorboard"
-"""Of a run's folder, and of the MLflow run's artifacts."""
+"""Name of the folder with the event files, in a run's folder and among the artifacts of the MLflow run."""
 _FLUSH_S = 1
 """Longest time until an event is in the file, where TensorBoard sees it."""
 _NOT_NEEDED = ("torch", "boto3", "google.cloud.storage")

@@ -216,7 +216,7 @@ class Steps:
         }
 
     def network(self, step: str) -> str:
-        """None, but for the data's remote, the tracking server and pretrained weights."""
+        """The network of a step: none, except to reach the data's remote, the tracking server or pretrained weights."""
         server = urlsplit(tracking_uri())
         if step == "register" and server.scheme in ("http", "https"):
             return "host" if is_loopback(server.hostname or "") else "bridge"
