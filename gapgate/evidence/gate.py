@@ -45,11 +45,6 @@ class Certificate(BaseModel):
     verdict: Verdict
     checks: tuple[Check, ...]
 
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass; empty where it did."""
-        return tuple(check.reason for check in self.checks if check.verdict != "pass")
-
 
 class _UnusableError(Exception):
     """A figure of the evaluation that cannot be judged; its text is the reason."""

@@ -109,7 +109,7 @@ def _decode(path: Path, transform: Transform) -> NDArray[np.uint8]:
     try:
         return transform.decode(path)
     except ImageError as error:
-        raise ArtifactError(f"golden image {path.name}: {error}; package the model again") from None
+        raise ArtifactError(f"golden image {path.name}: {error.reason}; package the model again") from None
 
 
 def _files(side: int) -> Iterator[tuple[str, bytes]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gapgate.data.sources.base import IMAGE_SUFFIXES
-from gapgate.errors import DataError
+from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
 
@@ -186,7 +186,7 @@ def read(file: Path) -> bytes | str:
     try:
         return file.read_bytes()
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror or error}"))
 
 
 def name_of(file: Path) -> str:
