@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
 from gapgate.settings.sections import GateSettings
+from gapgate.text import number
 
 Verdict = Literal["pass", "fail", "undecided"]
 
@@ -84,8 +85,8 @@ def _judge_gap(limit: float, evaluation: Any) -> Check:
     gap = _interval(evaluation, "gap", value_key="points", least=-100, most=100)
     train = _interval(evaluation, "accuracy", "train")
     decide = _images_to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, train=train)
-    said = f"gap {_points(gap.value)} points ({_points(gap.low)} to {_points(gap.high)})"
-    return _judge_interval("max_gap_points", said, gap, limit, _points(limit), decide, upper=True)
+    said = f"gap {number(gap.value)} points ({number(gap.low)} to {number(gap.high)})"
+    return _judge_interval("max_gap_points", said, gap, limit, number(limit), decide, upper=True)
 
 
 def _judge_test_accuracy(limit: float, evaluation: Any) -> Check:
@@ -218,10 +219,6 @@ def _not_finite(content: Any, path: str = "") -> Iterator[str]:
             yield from _not_finite(value, f"{path}.{index}")
     elif isinstance(content, float) and not math.isfinite(content):
         yield path
-
-
-def _points(value: float) -> str:
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # + 0.0 makes -0.0 a plain zero
 
 
 def _percent(fraction: float) -> str:

@@ -20,6 +20,7 @@ from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 from gapgate.report.html import FIGURE_DPI
+from gapgate.text import shortened
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so the same text has the same pixels everywhere."""
@@ -63,7 +64,7 @@ def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
     """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
     if any(ord(char) not in _glyphs() for char in name):
         return f"#{index}"
-    return name if len(name) <= max_chars else name[: max_chars - 1] + "…"
+    return shortened(name, max_chars)
 
 
 @cache

@@ -19,6 +19,7 @@ from PIL import Image
 from gapgate.onnx.graph import Stage
 from gapgate.report.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
 from gapgate.report.tour.convolution import Kernel
+from gapgate.text import number
 
 _SIDE_INCHES = 2.0
 _FULL_COLOUR = 99.5
@@ -135,4 +136,4 @@ def _number(value: float | Fraction) -> str:
     """`−3`, `1/9` or `12.4`."""
     if isinstance(value, Fraction) and value.denominator > 1:
         return f"{value.numerator}/{value.denominator}"
-    return f"{round(float(value), 1) + 0.0:g}".replace("-", "−")
+    return number(round(float(value), 1), "zg")
