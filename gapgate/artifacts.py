@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import gapgate
 from gapgate.errors import ArtifactError, storage_errors
+from gapgate.files import whole_file
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -61,6 +62,7 @@ class Manifest(BaseModel):
     created_at: str
 
 
+_NO_DEFAULT = object()
 _DIGESTED = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
 """The fields of a manifest that its digest is taken over."""
 
@@ -211,15 +213,8 @@ def sha256_file(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears under its name only when whole."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, fsync=True) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -232,9 +227,14 @@ def json_text(content: Any) -> str:
     return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file."""
-    return json.loads(path.read_text())
+def read_json(path: Path, default: Any = _NO_DEFAULT) -> Any:
+    """The parsed content of a JSON file; `default`, where one is given, when there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        if default is _NO_DEFAULT:
+            raise
+        return default
 
 
 @cache
