@@ -21,6 +21,7 @@ from serving.registry import MlflowRegistry, ModelUri
 from serving.watcher import Watcher
 from tests.serving import packaged
 from tests.serving.registry_server import ALIAS, Publisher, RegistryServer, pack, proxy
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -410,13 +411,6 @@ def test_the_thread_follows_and_stops_promptly(
     publisher.promote(first)
     time.sleep(0.3)
     assert served.version == second
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(

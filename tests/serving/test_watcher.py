@@ -7,8 +7,6 @@ import fcntl
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +20,7 @@ from serving.registry import MlflowRegistry, ModelUri
 from serving.watcher import Watcher
 from tests.serving import packaged
 from tests.serving.registry_server import ALIAS, Publisher, RegistryServer, proxy
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +49,6 @@ def follow(
 
     registry, uri = MlflowRegistry(url, cache_dir), ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
     return Watcher(registry, uri, 60, load, served.append, lambda: served[-1] if served else None), served
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_restart_serves_the_last_model_at_once_while_the_registry_never_answers_and_another_process_downloads(
