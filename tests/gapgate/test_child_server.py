@@ -37,7 +37,7 @@ def test_a_server_is_awaited_until_it_answers_and_hears_nothing_of_a_proxy(
 def test_a_server_that_ends_is_named_with_its_code_and_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = child_server.start([sys.executable, "-c", "print('one'); exit('error: two')"], log)
-    with pytest.raises(ServeError, match="^it ended with code 1: two$"):
+    with pytest.raises(ServeError, match=r"^it ended with code 1: two$"):
         child_server.wait(process, log, "it", lambda: "it is not there", 60)
 
 
@@ -45,9 +45,9 @@ def test_a_server_that_never_is_ready_is_given_up_with_what_it_lacks(tmp_path: P
     log = tmp_path / "log"
     process = child_server.start(["sleep", "600"], log)
     try:
-        with pytest.raises(ServeError, match=f"^it is not ready after 0.1 s: it sleeps; see {re.escape(str(log))}$"):
+        with pytest.raises(ServeError, match=rf"^it is not ready after 0\.1 s: it sleeps; see {re.escape(str(log))}$"):
             child_server.wait(process, log, "it", lambda: "it sleeps", 0.1)
-        with pytest.raises(ServeError, match="^it will never wake$"):
+        with pytest.raises(ServeError, match=r"^it will never wake$"):
             child_server.wait(process, log, "it", lambda: ServeError("it will never wake"), 60)
     finally:
         child_server.stop(process)
