@@ -57,7 +57,7 @@ class Publisher:
         os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
         from mlflow import MlflowClient
 
-        self.name = name
+        self.name, self.url = name, server.url
         self.client = MlflowClient(server.url)
         self.client.create_registered_model(name)
         self._source, self._scratch = source, scratch
