@@ -60,6 +60,11 @@ class Tile:
         return (self.left, self.left + self.width, self.top + self.height, self.top)
 
 
+def in_rows(images: Sequence[NDArray[Any]], columns: int, step_down: float) -> list[Tile]:
+    """Tiles side by side from left to right, `columns` in a row; `step_down` from one row to the next."""
+    return [Tile(at % columns * 1.12, at // columns * step_down, pixels) for at, pixels in enumerate(images)]
+
+
 def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
     """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
     if any(ord(char) not in _glyphs() for char in name):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.onnx.graph import Stage
-from gapgate.report.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 from gapgate.report.tour.convolution import Kernel
 from gapgate.text import number
 
@@ -110,7 +110,7 @@ def similar(
     for data in thumbnails:
         with Image.open(BytesIO(data)) as image:
             pictures.append(np.asarray(image))
-    tiles = [Tile(at % _SHEET_COLUMNS * 1.12, at // _SHEET_COLUMNS * 1.5, pixels) for at, pixels in enumerate(pictures)]
+    tiles = in_rows(pictures, _SHEET_COLUMNS, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = mosaic(figure, tiles, _SHEET_INCHES, {"cmap": "gray", "vmin": 0, "vmax": 255})
