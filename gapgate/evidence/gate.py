@@ -9,47 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from gapgate.evidence.certificate import Certificate, Check, Verdict
 from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
 from gapgate.settings.sections import GateSettings
 from gapgate.text import number
-
-Verdict = Literal["pass", "fail", "undecided"]
-
-
-class Check(BaseModel):
-    """One limit and what was found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str
-    """The setting that is the limit."""
-    verdict: Verdict
-    reason: str
-    """One sentence."""
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    limit: float | None = None
-    images_to_decide: int | None = None
-    """Test images that would decide an undecided check; None where no number would."""
-
-
-class Certificate(BaseModel):
-    """The content of `certificate.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    verdict: Verdict
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass; empty where it did."""
-        return tuple(check.reason for check in self.checks if check.verdict != "pass")
 
 
 class _UnusableError(Exception):

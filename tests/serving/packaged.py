@@ -17,7 +17,7 @@ from PIL import Image
 from components import package, preprocess
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evidence.gate import Certificate, Check, Verdict
+from gapgate.evidence.certificate import Certificate, Check, Verdict
 from gapgate.evidence.receipt import Receipt
 from gapgate.settings.sections import PackageSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
