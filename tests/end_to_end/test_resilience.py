@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import mlflow
 import pytest
@@ -10,22 +9,16 @@ import pytest
 from gapgate import artifacts
 from tests.end_to_end.workspace import QUICK
 from tests.serving.registry_server import RegistryServer
+from tests.waiting import wait_for
 
 STEPS = ("preprocess", "train", "evaluate", "register")
-
-
-def wait_for(folder, pattern, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not any(folder.glob(pattern)):
-        assert time.monotonic() < deadline, f"{pattern} did not appear"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_that_is_killed_at_a_step_can_be_started_again(workspace, step):
     run = workspace.start("run", "digits", *QUICK)
     try:
-        wait_for(workspace.folder, f".gapgate/runs/*/spool/{step}.jsonl")
+        wait_for(lambda: any(workspace.folder.glob(f".gapgate/runs/*/spool/{step}.jsonl")), 120)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
@@ -39,7 +32,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     settings = (*QUICK, "--set", "train.epochs=30", "--set", "train.ema_decay=0.9")
     killed = workspace.start("run", "digits", *settings)
     try:
-        wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
+        wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     finally:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
@@ -61,7 +54,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
 
 def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspace):
     run = workspace.start("run", "digits", *QUICK, "--set", "train.epochs=200")
-    wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
+    wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     os.killpg(run.pid, signal.SIGINT)
     printed, _ = run.communicate(timeout=60)
     assert run.returncode == 130
