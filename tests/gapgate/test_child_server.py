@@ -19,10 +19,7 @@ time.sleep(600)
 """
 
 
-def test_a_server_is_awaited_until_it_answers_and_hears_nothing_of_a_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+def test_a_server_is_awaited_until_it_answers(tmp_path: Path) -> None:
     port, log = child_server.free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
     process = child_server.start([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], log)
