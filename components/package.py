@@ -52,7 +52,7 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path,
         raise GateError(f"the certificate's verdict is {verdict}; only a model that passed the gate is packaged")
     registration = inputs["registration"].read_json("registration.json")
     tag = bento_tag(registration["name"], registration["version"], inputs["model"].digest)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         digest = write(settings, inputs, Path(scratch, "model"))
         _build(Path(scratch), tag, folder / ARCHIVE)
     size_bytes = (folder / ARCHIVE).stat().st_size

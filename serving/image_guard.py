@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
+from gapgate.data.formats import SERVED
 from gapgate.errors import ImageError, ImageFault
 from serving.tiff_guard import check_exif, check_tiff, too_costly, too_many
 
@@ -41,14 +42,15 @@ def check(data: bytes) -> None:
     """Refuse what takes long or much memory to decode, or even to open.
 
     Raises:
-        ImageError: none of the formats PNG, JPEG, WebP, BMP, GIF and TIFF, or the limit that the file exceeds.
+        ImageError: none of the formats that a server takes, or the limit that the file exceeds.
     """
     for signature, examine in _EXAMINERS:
         if data.startswith(signature):
             with suppress(struct.error, IndexError):  # the file ends early, for Pillow as well
                 examine(data)
             return
-    raise ImageError(ImageFault.UNKNOWN_FORMAT, "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF")
+    formats = ", ".join(form.name for form in SERVED)
+    raise ImageError(ImageFault.UNKNOWN_FORMAT, f"not an image in one of the formats {formats}")
 
 
 _PNG_CHUNK = struct.Struct(">I4s").unpack_from

@@ -14,12 +14,10 @@ from gapgate.errors import ImageError, ImageFault
 from serving import image_guard
 from serving.form import FormFile
 from serving.predictor import Predictor
-from serving.request import FORM_TYPE, IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.request import FORM_TYPE, IMAGE_TYPES, OTHER_IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.responses import ApiError
 from serving.work import Cancelled, Work
 
-_ALIASES = ("image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp")
-"""What some clients call formats of `IMAGE_TYPES`."""
 _NO_FILE = "the form holds no file; send the image as one (with curl: -F image=@FILE)"
 _WHOLE = "send the whole file"
 _REMEDIES = {
@@ -62,7 +60,7 @@ async def read_upload(request: Request) -> Upload:
     content_type = request.content_type
     if content_type == FORM_TYPE:
         data = _one_of(await request.files(MAX_FORM_FILES))
-    elif content_type in (*IMAGE_TYPES, *_ALIASES, TENSOR_TYPE):
+    elif content_type in (*IMAGE_TYPES, *OTHER_IMAGE_TYPES, TENSOR_TYPE):
         data = await request.body()
     else:
         raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE))

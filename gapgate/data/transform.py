@@ -18,10 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field, ValidationError
 
 from gapgate.artifacts import write_json
+from gapgate.data import formats
 from gapgate.errors import ArtifactError, ImageError, ImageFault
 from gapgate.settings.base import Count, Section
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = tuple(form.name for form in formats.FORMATS)
 """What Pillow may open; every further format is further attack surface."""
 
 REDUCING_GAP = 2.0

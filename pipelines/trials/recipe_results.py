@@ -71,7 +71,7 @@ def read_yaml(name: str) -> Any:
 
 def read_results() -> dict[str, Row]:
     """Row name → row, as they were measured last."""
-    found: dict[str, Row] = artifacts.read_json(RESULTS) if RESULTS.exists() else {}
+    found: dict[str, Row] = artifacts.read_json(RESULTS, {})
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from gapgate.text import number
 from pipelines.trials.recipe_results import RECIPES, ROOT, SEEDS, Row, ablation_plans, read_yaml, recipe
 
 PAGE = ROOT / "docs" / "recipes.md"
@@ -93,7 +94,7 @@ def _gap(row: Row) -> str:
     """The mean, and the interval from the lowest to the highest end of the seeds' intervals."""
     seeds = row["seeds"]
     low, high = min(seed["gap_low"] for seed in seeds), max(seed["gap_high"] for seed in seeds)
-    return f"{fmean(seed['gap_points'] for seed in seeds):.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+    return f"{number(fmean(seed['gap_points'] for seed in seeds))} ({number(low)} to {number(high)})"
 
 
 def _cost(row: Row) -> str:

@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from gapgate.data.sources.base import IMAGE_SUFFIXES
+from gapgate.data import formats
 from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
 
-_SUFFIXES = IMAGE_SUFFIXES - {".ppm", ".pgm", ".pbm", ".pnm"}
+_SUFFIXES = formats.suffixes(formats.SERVED)
 """Of what `serving.inputs` reads."""
 
 

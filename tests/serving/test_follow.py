@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from gapgate.artifacts import Artifact
 from serving.run import Server, serve
 from tests.serving import packaged
 from tests.serving.registry_server import Publisher, RegistryServer
+from tests.waiting import wait_for
 
 SWAPS = 20
 PICTURE = packaged.picture(16, 16, seed=4)
@@ -49,13 +48,6 @@ def ask(server: Server) -> dict[str, object]:
 
 def version(server: Server) -> str:
     return str(ask(server)["model"]["version"])  # type: ignore[index]
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(

@@ -8,30 +8,13 @@ import struct
 import numpy as np
 import pytest
 
-from gapgate.data.sources import BUILTINS, open_source, write_builtin
+from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.data.sources.builtin import shapes
 from gapgate.errors import DataError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4), dtype=np.uint8)
 LABELS = np.array([0, 1, 0, 1, 0, 1], np.uint8)
-
-
-@pytest.fixture
-def opened(tmp_path, tmp_path_factory):
-    """Opens a source, by default the test's folder `data`, with a scratch folder of its own."""
-
-    def open_it(path=None):
-        return open_source(path or tmp_path / "data", tmp_path_factory.mktemp("scratch"))
-
-    return open_it
-
-
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
 
 
 def pixels_of(source):

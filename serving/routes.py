@@ -1,4 +1,5 @@
-"""The operations of the service, and every error that each can answer with: the table behind `serving.openapi`."""
+"""The routes of the service, and every error that each can answer with: the one table, which `serving.app` answers by
+and `serving.openapi` describes."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ _K = ("k", MAX_NEIGHBOURS, NEIGHBOURS, "Number of training images in the answer.
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation."""
+    """One route; it answers HEAD where it answers GET."""
 
     method: str
     path: str
@@ -58,12 +59,25 @@ class Route:
     """Codes of `ERRORS`."""
     numbers: tuple[tuple[str, int, int, str], ...] = ()
     """Query parameters from 1 on: name, limit, default, meaning."""
+    further_parameters: tuple[str, ...] = ()
+    """Names of the other query parameters."""
     images: str = ""
     """`one` or `many`: what the body holds."""
     is_open: bool = False
     """Whether it answers without a key."""
     is_tagged: bool = False
     """Whether it answers 304 to an `If-None-Match` that still holds."""
+    is_described: bool = True
+    """Whether it is an operation for clients, not a part of the pages."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "HEAD") if self.method == "get" else ("POST",)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of its query parameters."""
+        return (*(name for name, *_ in self.numbers), *self.further_parameters)
 
 
 ROUTES = (
@@ -85,6 +99,7 @@ ROUTES = (
         "Hides one patch of the image after the other and tells how far the probability falls. With `Accept: image/png`"
         " the answer is the heat map itself.",
         {"application/json": Explanation, "image/png": None}, _IMAGE, images="one",
+        further_parameters=("class", "feature_maps"),
     ),
     Route(
         "post", "/v1/similar", "similar", "Find similar training images",
@@ -127,5 +142,9 @@ ROUTES = (
     Route(
         "get", "/docs.json", "openapi", "Get this description", "OpenAPI 3.1.",
         {"application/json": None}, ("internal", "starting", "refused"), is_open=True,
+    ),
+    Route(
+        "get", "/static/{file}", "static", "Get a part of the pages", "A script, a style sheet or an icon.",
+        {"text/plain": None}, ("internal", "not_found"), is_open=True, is_tagged=True, is_described=False,
     ),
 )  # fmt: skip
