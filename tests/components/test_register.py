@@ -30,6 +30,8 @@ from gapgate.evidence.receipt import verify
 from gapgate.onnx.classifier import Classifier
 from tests.serving import packaged
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
+
 NAME = "animals"
 KINDS = ("splits", "policy", "model", "evaluation", "certificate")
 REGISTER = """
