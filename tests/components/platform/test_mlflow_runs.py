@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,14 +35,16 @@ def spool(context: RunContext) -> Spool:
     return Spool(context.spool, "train")
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[RegistryServer]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[RegistryServer]:
     """A real MLflow server, without the processes for jobs that no part of us starts."""
-    shutil.copyfile(empty_store, tmp_path / "server.db")
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    server = RegistryServer(tmp_path)
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "server.db")
+    server = RegistryServer(folder)
     try:
-        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+            server.start()
         yield server
     finally:
         server.stop()
@@ -85,10 +89,13 @@ def test_what_a_step_reports_becomes_one_mlflow_run(context: RunContext, spool: 
 
 def test_sending_again_sends_only_what_is_new(context: RunContext, spool: Spool) -> None:
     report(spool, 1)
+    spool.tags({"note": "a step's"})
     run = mlflow_runs.send(context)
+    mlflow_runs.client().set_tag(run, "note", "a person's")
     report(spool, 2)
     assert mlflow_runs.send(context) == mlflow_runs.send(context) == run
     assert history(run, "val/accuracy") == [(1, 0.1), (2, 0.2)]
+    assert fetch(run).data.tags["note"] == "a person's"
 
 
 @pytest.mark.parametrize("lost", ["the offsets", "the whole record"])
@@ -115,8 +122,23 @@ def test_senders_at_once_make_one_run_and_send_each_figure_once(context: RunCont
     assert len(all_runs()) == 1
 
 
-def test_more_than_mlflow_takes_in_a_call_is_sent_in_several(context: RunContext, spool: Spool) -> None:
-    """1,000 metrics, 100 params, 100 tags."""
+def test_a_sender_waits_for_the_one_before_it(context: RunContext, spool: Spool) -> None:
+    report(spool, 1)
+    sender = threading.Thread(target=mlflow_runs.send, args=[context])
+    with (context.spool / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sender.start()
+        sender.join(0.5)
+        assert mlflow_runs.run_id(context) == ""
+    sender.join()
+    assert mlflow_runs.run_id(context)
+
+
+def test_more_than_a_server_takes_in_a_call_is_sent_in_several(
+    context: RunContext, spool: Spool, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses more than 1,000 metrics, 100 params or 100 tags."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     spool.metrics({f"a/{number}": number for number in range(1203)})
     spool.params({f"train.p{number}": number for number in range(203)})
     spool.tags({f"t{number}": "x" for number in range(303)})
@@ -241,9 +263,10 @@ def test_without_a_server_nothing_is_lost_and_no_run_is_recorded(
 
 
 def test_what_is_reported_while_a_server_is_away_arrives_once_when_it_is_back(
-    context: RunContext, server: RegistryServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    context = RunContext("r2")
     spool = Spool(context.spool, "train", keep_files=True)
     report(spool, 1, 2)
     run = mlflow_runs.send(context)
