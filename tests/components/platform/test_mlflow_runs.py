@@ -137,7 +137,7 @@ def test_a_sender_waits_for_the_one_before_it(context: RunContext, spool: Spool)
 def test_more_than_a_server_takes_in_a_call_is_sent_in_several(
     context: RunContext, spool: Spool, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It refuses more than 1,000 metrics, 100 params or 100 tags."""
+    """It refuses more than 1,000 metrics, 100 params or 100 tags in one call."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     spool.metrics({f"a/{number}": number for number in range(1203)})
     spool.params({f"train.p{number}": number for number in range(203)})
