@@ -128,12 +128,14 @@ class Registry:
                 f"{version.name} version {version.version} has the verdict {version.verdict}; "
                 "only a passed certificate makes a champion"
             )
-        previous = self.champion(version.name)
+        rows = self.versions(version.name)  # `version` may be older than the newest change of an alias
+        previous = next((row for row in rows if CHAMPION in row.aliases), None)
+        challenger = next((row for row in rows if CHALLENGER in row.aliases), None)
         with away_errors():
             if previous and previous.version != version.version:
                 self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous.version)
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
-            if CHALLENGER in version.aliases:
+            if challenger and challenger.version == version.version:
                 self._client.delete_registered_model_alias(version.name, CHALLENGER)
         return previous
 

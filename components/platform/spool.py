@@ -29,7 +29,10 @@ class Spool:
         self.folder = folder
         self.step = step
         self._keep_files = keep_files
-        self._file = os.open(folder / f"{step}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(folder / f"{step}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # ends the half line of a try that was killed; else the next event joins it
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self._write("metrics", values={name: float(value) for name, value in values.items()}, at=step)
@@ -84,4 +87,8 @@ class Reader:
                     if not line.endswith(b"\n"):
                         break
                     self.offsets[path.name] = self.offsets.get(path.name, 0) + len(line)
-                    yield json.loads(line)
+                    try:
+                        event: Event = json.loads(line)
+                    except ValueError:  # half a line, of a step that was killed or a disk that was full
+                        continue
+                    yield event
