@@ -82,9 +82,8 @@ def _register(
 
 def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Aliases of a version that passed; the comparison and the change of the alias are one critical section."""
-    registry.challenge(version)
-    version = registry.find(version.name, version.version)
     with registries.promotion_lock(version.name):
+        registry.challenge(version)
         champion = registry.champion(version.name)
         if champion is None:
             registry.promote(version)
