@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "gapgate.previous_champion"
+"""Tag of a champion with the version that was champion before it; `rollback` goes back to that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version."""
+    """One registered version of a model."""
 
     name: str
     version: str
@@ -34,12 +35,12 @@ class Version:
 
     @property
     def verdict(self) -> str:
-        """The gate's verdict, as it was registered."""
+        """The gate's verdict at registration: pass, fail or undecided; none for a version that others registered."""
         return self.tags.get("gapgate.verdict", "none")
 
 
 class Registry:
-    """What Gapgate needs of a registry; every call may raise `TrackingError`."""
+    """The calls to a model registry that Gapgate needs; each may raise `TrackingError`."""
 
     def __init__(self) -> None:
         with away_errors():
@@ -51,6 +52,7 @@ class Registry:
 
         with away_errors():
             try:
+                # From the model: versions that `search_model_versions` returns have no aliases of their own.
                 aliases: dict[str, list[str]] = {}
                 for alias, version in self._client.get_registered_model(name).aliases.items():
                     aliases.setdefault(str(version), []).append(alias)
@@ -60,6 +62,7 @@ class Registry:
                 raise
             found = self._client.search_model_versions(f"name='{name}'")
         rows = [_version(item, aliases.get(str(item.version), [])) for item in found]
+        # As numbers: as text version 10 would come before version 9.
         return sorted(rows, key=lambda row: int(row.version), reverse=True)
 
     def names(self) -> list[str]:
@@ -68,7 +71,7 @@ class Registry:
             return [model.name for model in self._client.search_registered_models()]
 
     def champion(self, name: str) -> Version | None:
-        """The version that is served."""
+        """The version with the alias `champion`, which is served; None where there is none."""
         return next((row for row in self.versions(name) if CHAMPION in row.aliases), None)
 
     def find(self, name: str, version: str) -> Version:
@@ -85,20 +88,21 @@ class Registry:
         raise RegistryError(f"{name} has no version {version} (known: {known}); `gapgate models` lists them")
 
     def of_run(self, name: str, run_id: str, model_digest: str) -> Version | None:
-        """The version that a run already made of a model: a step may be retried."""
+        """The version that an earlier try of the same run made of the same model; None where there is none."""
         rows = self.versions(name)
         return next(
             (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
         )
 
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
-        """Make a version of a logged model, and the model's name when it is new."""
+        """Make a version of a logged model; a new `name` is made first."""
         from mlflow.exceptions import MlflowException
 
         with away_errors():
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:
+                # Two runs may make the name at once; either of them is enough.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             source = f"models:/{model_id}"
@@ -117,7 +121,7 @@ class Registry:
             self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     def promote(self, version: Version) -> Version | None:
-        """Make a version the champion, and remember the one before it, which is returned.
+        """Make a version the champion; tag it with the champion before it, which is returned.
 
         Raises:
             GateError: its certificate did not pass.
@@ -129,6 +133,7 @@ class Registry:
             )
         previous = self.champion(version.name)
         with away_errors():
+            # The tag before the alias: a failure in between leaves the old champion in its place.
             if previous and previous.version != version.version:
                 self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous.version)
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
@@ -153,7 +158,7 @@ class Registry:
         return current, target
 
     def model_file(self, version: Version, folder: Path) -> Path:
-        """Bring the ONNX file of a version into `folder`."""
+        """Download a version's model into `folder` and return the path of its ONNX file."""
         import mlflow
 
         with away_errors():
@@ -164,8 +169,8 @@ class Registry:
 
 @contextmanager
 def promotion_lock(name: str) -> Iterator[None]:
-    """One change of champion at a time on this machine: hold it from the comparison to the change of the alias, so that
-    of two runs that end at once the second is compared with the first."""
+    """Lock on a model's champion, for the processes of this machine. Hold it from the comparison to the change of the
+    alias, so that of two runs that end at once the second is compared with the first."""
     home().mkdir(parents=True, exist_ok=True)
     with (home() / f"promote-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
