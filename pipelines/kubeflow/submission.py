@@ -1,4 +1,4 @@
-"""From settings to a run on a cluster: compiled, uploaded, with an exact version of the data."""
+"""Submission of a run to a cluster: exact version of the data, compiled pipeline, parameters."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def with_data(
     source: str = "",
     pin: bool = True,
 ) -> Settings:
-    """Settings with data that the cluster can get; with `pin`, at the commit where the revision is now. What is empty
-    is taken from the settings.
+    """Settings with data that the cluster can reach; with `pin`, at the commit that the revision is at now. Empty
+    arguments leave the settings as they are.
 
     Raises:
         DataError: a folder of this machine, or a revision that is not there.
@@ -75,7 +75,7 @@ def parameters_of(settings: Settings, gpu: str = "") -> dict[str, Any]:
 
 
 def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Version:
-    """Compile the pipeline for a cluster and upload it, unless just this one is there."""
+    """Compile the pipeline for a cluster and upload it, unless the same one is there."""
     with tempfile.TemporaryDirectory(prefix="gapgate-") as folder:
         package = Path(folder, "pipeline.yaml")
         compile_pipeline(cluster, package)
@@ -85,9 +85,10 @@ def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Ver
 
 
 def submission_of(settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str) -> Submission:
-    """What KFP is asked to run."""
+    """The submission for KFP; an empty `name` becomes one with the time and a random token."""
     data = settings.data
     what = data.source or f"{data.path} at {data.revision or 'HEAD'} of {data.repository}"
+    # In the description, where `make_once` finds the run by it after a lost answer.
     token = secrets.token_hex(4)
     return Submission(
         name=name or f"gapgate-{datetime.now(UTC):%Y%m%d-%H%M%S}-{token[:4]}",
@@ -99,8 +100,8 @@ def submission_of(settings: Settings, parameters: dict[str, Any], cluster: Clust
 
 
 def same_data(runs: Iterable[Any], settings: Settings) -> Any:
-    """The newest run that has, or is about to have, a result for just this data; None where the data is new. Two
-    commits hold the same data when DVC's hash of the path is the same.
+    """The newest run that succeeded or is at work, if it has the same data; else None. Two commits hold the same data
+    if DVC's hash of the path is the same.
 
     Raises:
         DataError: the settings' commit has no such path.
@@ -115,6 +116,7 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
             continue
         if not data_revision.is_commit(str(had.get("data_revision", ""))):
             continue  # of a schedule: where its branch was then, nobody knows
+        # Only the newest: when the data return to an older version, the newest model is of other data.
         return run if _is_same(data.repository, data.path, str(had.get("data_revision", "")), data.revision) else None
     return None
 
@@ -130,7 +132,8 @@ def _is_same(repository: str, path: str, before: str, now: str) -> bool:
 
 
 def _without_cache(package: Path) -> None:
-    """Every task anew. `kfp.Client.run_pipeline(enable_caching=False)` changes nothing for an uploaded version."""
+    """Switch the cache off for every task. `kfp.Client.run_pipeline(enable_caching=False)` has no effect on an uploaded
+    version."""
     documents = list(yaml.safe_load_all(package.read_text()))
     pipeline = documents[0]
     for component in (pipeline["root"], *pipeline["components"].values()):

@@ -1,4 +1,4 @@
-"""Runs that ended while the tracking server was away."""
+"""Runs that ended while the tracking server was away, and sending them later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pending_runs() -> list[RunContext]:
 
 
 def settle(context: RunContext) -> str:
-    """Send a run's spool, and register and package its model where that could not be done; says what was done.
+    """Send a run's spool, register and package its model if that has failed, and return what was done as text.
 
     Raises:
         TrackingError: the server still does not answer.
