@@ -1,4 +1,4 @@
-"""`gapgate ui`, `clean` and `sync`: what the workspace holds, shown, freed and sent."""
+"""`gapgate ui`, `clean` and `sync`: browse the workspace's runs, free their disk, and send what is left to send."""
 
 from __future__ import annotations
 
