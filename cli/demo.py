@@ -24,6 +24,7 @@ def main() -> int:
     bento = champion_bento("gapgate")
     splits = Splits.open(next(bento.parents[2].glob("preprocess/splits")))
     row = splits.rows("test")[0]
+    # Port 0 takes a free one: `gapgate serve` may be running on its default port.
     with tempfile.TemporaryDirectory() as work, serve(bento, port=0, work_dir=Path(work)) as server:
         server.wait_ready()
         request = urllib.request.Request(

@@ -149,7 +149,7 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
     assert predictor.index is not None
     name, probability = predictor.class_of(pixels)
     heat = predictor.heat(pixels, name, lambda: False)
-    assert heat is not None  # nobody cancels
+    assert heat is not None  # None stands for a cancelled call, and this one never is
     captions = [(name, f"{probability:.0%} sure")]
     captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
     with tempfile.TemporaryDirectory() as scratch:
@@ -237,9 +237,11 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
     from serving.inputs import Upload, decode_all
     from serving.options import Options
 
+    # The server's limit, so that both accept the same files.
     max_pixels = Options.from_environment().max_pixels
     with _named(file):
         (found,) = decode_all(predictor, [Upload(data)], max_pixels, cancelled=lambda: False)
+        # `decode_all` returns errors in the place of images, since a server still answers the others.
         if isinstance(found, ImageError):
             raise found
     return found

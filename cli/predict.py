@@ -62,7 +62,7 @@ def predict(
         typer.Option("--batch-size", min=1, max=4096, help="Images at a time. By default 64.", show_default=False),
     ] = None,
 ) -> None:
-    """Classify images: files and folders, without a server or by one. Exit code 1 where an image has no answer."""
+    """Classify image files and folders, here or by a server. Exit code 1: some images have no answer."""
     from serving.client.output import check_output
     from serving.client.prediction import find_images
 

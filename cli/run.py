@@ -35,6 +35,7 @@ def run(
         result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
     except KeyboardInterrupt:
         console.print("interrupted; a training goes on from its last epoch when you run it again")
+        # 128 + SIGINT, as shells report it.
         raise typer.Exit(130) from None
     print_summary(console, result)
     raise typer.Exit(result.exit_code)

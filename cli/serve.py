@@ -64,16 +64,19 @@ def serve(
     from serving.access import check_address
     from serving.options import Options
 
+    # models:/… may be given in either place; from here on it is the model.
     if bento and bento.startswith(_REGISTRY):
         if model:
             raise SettingsError(f"both {bento} and --model {model} name a model; leave one out")
         bento, model = None, bento
     model = model or os.environ.get("GAPGATE_MODEL") or DEFAULT_MODEL
     uri = model if model.startswith(_REGISTRY) else ""
+    # Text for a person at a terminal; a server by itself logs JSON.
     environment = {"GAPGATE_MODEL": uri, "GAPGATE_LOG_FORMAT": os.environ.get("GAPGATE_LOG_FORMAT") or "text"}
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
     options = Options.from_environment(os.environ | environment)
+    # Before the model is looked up, which takes seconds.
     check_address(host, options)
     # SIGTERM raises SystemExit, so that the blocks below end the servers, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

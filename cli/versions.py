@@ -79,7 +79,7 @@ def promote(
 
 
 def rollback(name: ModelName = DEFAULT_MODEL) -> None:
-    """Give the champion's place back to the version before it."""
+    """Make the previous champion the champion again."""
     from components.platform.mlflow_registry import Registry, promotion_lock
 
     with promotion_lock(name):

@@ -22,16 +22,16 @@ from gapgate.settings.sections import (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the module `components.<name>`."""
+    """Step of the pipeline, which the module `components.<name>` runs."""
 
     name: str
     section: str
     """Name of its section in `params.yaml`."""
     settings: type[Section]
     inputs: tuple[str, ...]
-    """Kinds of artifact it reads; each is the output of exactly one step."""
+    """Kinds of artifact that the step reads; each is the output of exactly one step."""
     output: str
-    """Kind of artifact it writes."""
+    """Kind of artifact that the step writes."""
     trees: tuple[str, ...] = ()
     """Folders in that artifact with many files; each has a file list of its own, beside the manifest."""
 

@@ -20,6 +20,7 @@ UNCACHED = ("ingest", "register", "package")
 def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineConfig | None = None) -> Any:
     """The pipeline for KFP's compiler; `place` is called with each of its tasks, which have the names of the steps."""
 
+    # Inside this function, since the decorator runs the body at once, and `place` must be known by then.
     @dsl.pipeline(
         name="gapgate-training",
         description="Train an image classifier, measure its overfitting gap, and package it only if the gate passes.",
@@ -74,6 +75,7 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
             "num_gpus": num_gpus,
         }
         for step in STEPS.values():
+            # Only package is conditional: a model that did not pass is registered too, without an alias.
             with dsl.If(known["verdict"] == "pass", name="gate-passed") if step.name == "package" else nullcontext():
                 task = _task(step, known | {"settings": sections.get(step.name)})
                 if step.name == "train":

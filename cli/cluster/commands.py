@@ -74,6 +74,7 @@ def submit(
 
     submission.parameters_of(settings, gpu)  # a mistyped --gpu is an error before any request
     given = ClusterSettings.from_file(cluster)
+    # Pinned here: the record of a run names a commit, not a branch that moves.
     with status("finding the commit of the data"):
         settings = submission.with_data(settings, repository=repository, revision=revision, path=path, source=source)
     kfp = connected(host, token, cookie, given.namespace)
@@ -103,6 +104,7 @@ def runs(
     table = Table(box=None, header_style="bold")
     for heading in ("id", "name", "state", "verdict", "started", "seconds", "data"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    # `Kfp.runs` is a generator: only the pages that are shown are requested.
     for run in islice(kfp.runs(experiment), limit):
         had = (run.runtime_config and run.runtime_config.parameters) or {}
         seconds = seconds_of(run)
@@ -171,7 +173,7 @@ def compile_(
     ),
     cluster: Cluster = DEFAULT_CLUSTER,
 ) -> None:
-    """Write the pipeline as Kubeflow Pipelines takes it, with what the cluster gives to each step."""
+    """Write the pipeline as a file for Kubeflow Pipelines, with the cluster's settings for each step."""
     from gapgate.errors import storage_errors
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.compiler import compile_pipeline

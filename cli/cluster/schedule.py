@@ -72,6 +72,7 @@ def schedule(
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 
     given = ClusterSettings.from_file(cluster)
+    # Not pinned: each run of a schedule takes the newest commit.
     with status("finding the data"):
         settings = submission.with_data(
             settings, repository=repository, revision=revision, path=path, source=source, pin=False
@@ -92,6 +93,7 @@ def _schedule(kfp: Kfp, version: Version, submission: Submission, cron: str, eve
     when = f"at {cron}" if cron else f"every {every_s:,} s"
     before = [one for one in kfp.schedules() if one.display_name == submission.name]
     wanted = (version.version_id, submission.parameters, submission.service_account, cron, every_s)
+    # A schedule that is made again would begin its interval anew.
     if len(before) == 1 and before[0].status != "DISABLED" and _content(before[0]) == wanted:
         console.print(f"schedule {escape(submission.name)}, {when}, is there already")
         return

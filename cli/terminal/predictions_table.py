@@ -39,6 +39,7 @@ class Summary:
         self._head += answered[: HEAD - len(self._head)]
         self._errors += failed[: _ERRORS - len(self._errors)]
         self._classes.update(row.class_name for row in answered)
+        # A dict as an ordered set: behind --url the model may change in the middle of the work.
         self._sources |= dict.fromkeys((row.model, row.version, row.receipt) for row in answered)
 
     def show(self, console: Console, seconds: float) -> None:
@@ -51,6 +52,7 @@ class Summary:
         if self.num_errors:
             console.print(f"\n[red]no answer to {self.num_errors:,} of {self.num_images:,}:[/]", highlight=False)
             for row in self._errors:
+                # In a pipe each error stays one line, whatever its length.
                 console.print(Text(f"  {row.file}: {row.error}"), soft_wrap=not console.is_terminal)
             if self.num_errors > len(self._errors):
                 console.print(f"  [dim]… and {self.num_errors - len(self._errors):,} more[/]", highlight=False)

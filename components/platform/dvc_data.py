@@ -257,7 +257,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints on `git add` are ours to give
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # the command prints its own hint on `git add`
     try:
         yield
     except NotDvcRepoError:
@@ -265,7 +265,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     except DataIndexDirError:
         raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
     except (DvcException, SCMError, FileNotFoundError) as error:
-        # Both hold DVC's repository: files of git that close as late as Python ends complain, after our last word.
+        # Context and frames keep DVC's repository open until Python ends, when git's files print warnings.
         error.__context__ = None
         traceback.clear_frames(error.__traceback__)
         raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

@@ -66,7 +66,7 @@ class Registry:
         return sorted(rows, key=lambda row: int(row.version), reverse=True)
 
     def names(self) -> list[str]:
-        """All registered models."""
+        """Names of all registered models."""
         with away_errors():
             return [model.name for model in self._client.search_registered_models()]
 
@@ -75,7 +75,7 @@ class Registry:
         return next((row for row in self.versions(name) if CHAMPION in row.aliases), None)
 
     def find(self, name: str, version: str) -> Version:
-        """One version.
+        """The version `version` of the model `name`.
 
         Raises:
             RegistryError: there is none.

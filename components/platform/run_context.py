@@ -21,7 +21,7 @@ DRAINED_VARIABLE = "GAPGATE_SPOOL_IS_READ"
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """A pipeline run, by its name; everything else follows from it."""
+    """Pipeline run, identified by its name; its folders follow from the name."""
 
     name: str
     experiment: str = "gapgate"
@@ -66,6 +66,6 @@ class RunContext:
         return False
 
     def export(self) -> None:
-        """Make it the current run of this process and its children."""
+        """Make this the current run of this process and its children, by environment variables."""
         os.environ[RUN_VARIABLE] = self.name
         os.environ[EXPERIMENT_VARIABLE] = self.experiment

@@ -92,6 +92,7 @@ def _find(content: dict[str, Any], keys: list[str], defaults: Any) -> list[_Plac
 
 def _open(container: Any, at: Any, default: Any) -> Any:
     """The value at a place, which is set to a copy of its default first if there is none."""
+    # None also stands for a section that is there and empty (`train:`).
     if isinstance(container, dict) and container.get(at) is None:
         container[at] = {} if default is None or isinstance(default, Mapping) else copy.deepcopy(default)
     return container[at]

@@ -49,9 +49,9 @@ class PreprocessSettings(Section):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Filter of the resizing (antialiased when it shrinks)."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of images for testing, unless the data set brings its own test split."""
+    """Share of the images for testing, unless the data set brings its own test split."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the images that are left, for validation, unless the data set brings its own."""
+    """Share of the images that are not for testing, for validation, unless the data set brings its own split."""
     stratify: bool = False
     """False: an image's split depends on its own content alone and never changes. True: the same shares in every class
     exactly, and an image near the border may change its split when the data set grows."""
@@ -119,12 +119,12 @@ class TrainSettings(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a gain in validation loss before training stops; 0: never. The best epoch's weights are kept."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay a step of the moving average of the weights that is then the model; 0: the weights themselves."""
+    """Decay per step of the moving average of the weights, which becomes the model; 0: no average."""
     flip_average: bool = False
     """True: the model answers with the mean of its logits for an image and its mirror image. It doubles the work, and
     suits a network that was trained on both."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device; auto: the GPU where there is one."""
+    """Device for training; auto: the GPU if there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast; auto: on for GPUs that have it."""
     channels_last: Literal["auto", "on", "off"] = "auto"
@@ -132,7 +132,7 @@ class TrainSettings(Section):
     compile: bool = False
     """True: use torch.compile, which is slower for small networks on a CPU."""
     num_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0: the CPU quota of this process."""
+    """CPU threads; 0: as many as the CPU quota of this process."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
 
@@ -143,7 +143,7 @@ class EvaluateSettings(Section):
     max_train_images: Count = 20_000
     """A larger training split is measured on a seeded sample of this size."""
     batch_size: Count = 250
-    """Images in a call of ONNX Runtime."""
+    """Images in each call of ONNX Runtime."""
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence level of every interval."""
     num_resamples: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
@@ -229,6 +229,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     content: Any = {}
     if path is not None:
         try:
+            # An empty file, or one of comments alone, is None.
             content = read_yaml(path.read_bytes(), str(path)) or {}
         except OSError as error:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None

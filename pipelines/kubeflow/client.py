@@ -201,7 +201,7 @@ class Kfp:
     def _experiment(self, name: str) -> Any:
         try:
             return self._client.get_experiment(experiment_name=name, namespace=self._namespace)
-        except ValueError:  # kfp.Client's word for none
+        except ValueError:  # kfp.Client's error if there is none
             return None
 
     def _pipeline(self) -> Any:

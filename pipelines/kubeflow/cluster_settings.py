@@ -77,9 +77,9 @@ class Place(Section):
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which counts towards `memory_limit`; None: 64 MiB."""
     node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels that the node must have."""
+    """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints that the node may have."""
+    """Taints that a node may have."""
     timeout_s: Count = 3_600
     """Timeout of one try, in seconds."""
     retries: Annotated[int, Field(ge=0, le=10)] = 2
@@ -120,9 +120,9 @@ class ClusterSettings(Section):
     service_account: Name = "gapgate-pipeline"
     """Kubernetes service account of the steps."""
     images: Images = Field(default_factory=Images)
-    """The containers."""
+    """Container images."""
     tracking_uri: Annotated[str, Field(pattern=r"^https?://")]
-    """The MLflow server, as the cluster sees it."""
+    """URL of the MLflow server inside the cluster."""
     workspace: Workspace
     """The volume that the steps share."""
     user: User = User()
@@ -136,7 +136,7 @@ class ClusterSettings(Section):
 
     @classmethod
     def from_file(cls, path: Path) -> ClusterSettings:
-        """Read a file.
+        """Read the settings of a cluster from a YAML file.
 
         Raises:
             SettingsError: it is missing, not YAML, or has an unknown name or a value out of range.

@@ -106,10 +106,11 @@ def connect(access: Access) -> tuple[Client, bool]:
         ClusterAwayError: there is none.
         ClusterError: it is not Kubeflow Pipelines that answers, or it refuses the credentials.
     """
+    # A pod's token is a file that Kubernetes renews; these credentials read it again.
     is_file = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or Path(KF_PIPELINES_SA_TOKEN_PATH).exists()
     credentials = set_volume_credentials.ServiceAccountTokenVolumeCredentials() if is_file else None
     url = access.url()
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # one line for each further try
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs a line for each retry
     with asking(url):
         try:
             client = Client(
@@ -134,6 +135,7 @@ def connect(access: Access) -> tuple[Client, bool]:
 def from_ui(client: Client, path: str, query: dict[str, str]) -> str | None:
     """Answer of KFP's UI to a GET request that its API lacks; None if there is no UI or it has no answer."""
     api = client._healthz_api.api_client
+    # The credentials that the API's client sends; its own calls do not know the UI's paths.
     headers = dict(api.default_headers) | ({"Cookie": api.cookie} if api.cookie else {})
     api.update_params_for_auth(headers, None, ["Bearer"])
     # The UI forwards the API's paths, so outside the cluster both have one address.
@@ -179,7 +181,7 @@ def make_once(make: Callable[[], T], find: Callable[[], T | None]) -> T:
         time.sleep(pause_s)
         if (found := find()) is not None:
             return found
-        if isinstance(failure, urllib3.exceptions.ReadTimeoutError):  # the server may still be making it
+        if isinstance(failure, urllib3.exceptions.ReadTimeoutError):  # the server may be creating it still
             break
     raise failure
 
@@ -215,6 +217,7 @@ def _no_answer(host: str, error: urllib3.exceptions.HTTPError) -> ClusterError:
     if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
         why = f"in {TIMEOUT_S[1]} s"
     else:
+        # urllib3's message begins with the connection object's repr; the reason stands after the last colon.
         why = f"({' '.join(str(reason).split()).rpartition(': ')[2]})"
     return ClusterAwayError(
         f"{host} does not answer {why}; check --host, and whether it can be reached, as by "

@@ -26,6 +26,7 @@ def check_reachable(repository: str) -> None:
         DataError: it is a folder of this machine (the message names its remote's URL), or a URL with a password.
     """
     if is_url(repository):
+        # In http(s) URLs any user part, since a token may stand in the place of a name; elsewhere only a password.
         if re.match(r"https?://[^/@]*@|\w+://[^/@]*:[^/@]*@", repository):
             raise DataError(
                 "the repository's URL holds a password or token, which every run would show; leave it out, "
@@ -53,6 +54,7 @@ def exact_commit(repository: str, revision: str) -> str:
     Raises:
         DataError: the repository does not answer, or has no such revision.
     """
+    # ls-remote cannot look up a commit; ingest reports one that is not there.
     if is_commit(revision):
         return revision
     names = _names(revision)
@@ -64,6 +66,7 @@ def exact_commit(repository: str, revision: str) -> str:
             f"git cannot read {repository}: {said[-1] if said else 'no reason given'}; check URL and access"
         )
     found = {name: commit for commit, name in (line.split("\t") for line in done.stdout.splitlines())}
+    # In the order of `names`, where a tag comes before a branch, not in that of the answer.
     for name in names:
         if name in found:
             return found[name]

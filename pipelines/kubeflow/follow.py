@@ -68,6 +68,7 @@ class _Shown:
         return self._states != before
 
     def _event(self, kind: str, step: str, at: datetime | None, **more: str) -> None:
+        # KFP's times, so that a run that is followed late still shows the true durations.
         seconds = at.timestamp() if at else time.time()
         self._display.show({"kind": kind, "step": step, "time": seconds, **more})
 
@@ -135,6 +136,7 @@ def mlflow_url(experiment: str, run_id: str) -> str:
 def _stuck(kfp: Kfp, run: Any, display: Display, waiting: _Waiting, pace: Pace) -> Failure | None:
     """The failure of a step that has waited longer than `pace.pending_s`; None before that. A reason from Kubernetes is
     shown earlier, once."""
+    # Until the workflow controller takes a run up, it has no steps and is PENDING or has no state.
     step = waiting_step(run) or ("pipeline" if run.state in (None, "PENDING") and not steps_of(run) else "")
     seconds = waiting.seconds(step)
     if not step or seconds < min(_ASK_AFTER_S, pace.pending_s):

@@ -19,17 +19,18 @@ from gapgate.errors import ClusterError
 from pipelines.kubeflow.client import Kfp
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+# Groups 1 and 2: an error of gapgate.errors. Groups 3 and 4: any other exception.
 _RAISED = re.compile(r"^(?:gapgate\.errors\.)(\w+): (.+)$|^(\w+(?:\.\w+)*(?:Error|Exception)): (.+)$", re.MULTILINE)
 _MAIN = "main"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a run."""
+    """State of one step in a run."""
 
     name: str
     state: str
-    """KFP's word: PENDING, RUNNING, SUCCEEDED, FAILED …"""
+    """KFP's state: PENDING, RUNNING, SUCCEEDED, FAILED …"""
     started: datetime | None
     ended: datetime | None
     message: str = ""
@@ -148,6 +149,7 @@ def waiting_reason(kfp: Kfp, run: Any, step: str) -> Failure | None:
 
 def log_of(kfp: Kfp, run: Any, step: str) -> str | None:
     """The log of a step's last try; None if KFP's UI has none."""
+    # Kubernetes may have deleted the pods; KFP's UI keeps their logs under the same names.
     names = [name for name, _ in pods_of(kfp, run, step)] or list(pod_names(kfp, run, step))
     return next((log for name in names if (log := kfp.pod_log(name, run)) is not None), None)
 

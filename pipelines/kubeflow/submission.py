@@ -48,6 +48,7 @@ def with_data(
     given = {"source": source, "repository": repository, "revision": revision, "path": path}
     data = data.model_copy(update={name: value for name, value in given.items() if value})
     if data.source:
+        # An absolute path may be a volume in the pods; a relative one can only be meant for this machine.
         if data.source not in BUILTINS and not Path(data.source).is_absolute():
             raise DataError(
                 f"{data.source} is a folder of this machine, which the cluster cannot reach; name a built-in data set "
@@ -115,7 +116,7 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
         if run.state not in ("SUCCEEDED", *_WORKING) or any(had.get(name) != value for name, value in wanted.items()):
             continue
         if not data_revision.is_commit(str(had.get("data_revision", ""))):
-            continue  # of a schedule: where its branch was then, nobody knows
+            continue  # a run of a schedule: its branch may have moved, and the commit is not recorded
         # Only the newest: when the data return to an older version, the newest model is of other data.
         return run if _is_same(data.repository, data.path, str(had.get("data_revision", "")), data.revision) else None
     return None
@@ -124,6 +125,7 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
 def _is_same(repository: str, path: str, before: str, now: str) -> bool:
     if before == now:
         return True
+    # Outside `try`: it is an error if the wanted commit has no such path, but not if an old one has gone.
     current = data_revision.dvc_hash(repository, now, path)
     try:
         return data_revision.dvc_hash(repository, before, path) == current
@@ -134,6 +136,7 @@ def _is_same(repository: str, path: str, before: str, now: str) -> bool:
 def _without_cache(package: Path) -> None:
     """Switch the cache off for every task. `kfp.Client.run_pipeline(enable_caching=False)` has no effect on an uploaded
     version."""
+    # The pipeline spec, and after it the platform spec.
     documents = list(yaml.safe_load_all(package.read_text()))
     pipeline = documents[0]
     for component in (pipeline["root"], *pipeline["components"].values()):

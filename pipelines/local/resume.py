@@ -14,7 +14,7 @@ from pipelines.local.runner import resume_registration
 
 
 def pending_runs() -> list[RunContext]:
-    """Runs whose spool was not sent whole, oldest first."""
+    """Runs whose spool was not sent completely, oldest first; runs at work are left out."""
     names = sorted(folder.parent.name for folder in runs_dir().glob("*/spool"))
     contexts = [RunContext(name) for name in names]
     return [context for context in contexts if not context.is_alive() and not mlflow_runs.is_sent(context)]

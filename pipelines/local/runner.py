@@ -98,6 +98,7 @@ def resume_registration(context: RunContext) -> RunResult:
     context.export()
     settings = artifacts.read_json(context.folder / "settings.json")
     outputs = _outputs(context)
+    # The folder of the pipeline run that KFP made; `_outputs` looks for the new artifacts there.
     root = outputs["certificate"].parent.parent
     for name in ("register", "package"):
         step = STEPS[name]
@@ -137,6 +138,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
 
     compiled = context.folder / "pipeline.yaml"
     with (
+        # Line by line, so that the log of a killed run is whole.
         (context.folder / "log.txt").open("w", buffering=1) as log,
         contextlib.redirect_stdout(log),
         warnings.catch_warnings(),
@@ -150,6 +152,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
+            # KFP colours its messages, also where they go to a file.
             return " ".join(_COLOURS.sub("", str(error)).split())
     return ""
 

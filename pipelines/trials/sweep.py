@@ -40,7 +40,7 @@ Load = Callable[[Sequence[str]], Settings]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A setting, and its values as they were typed (YAML)."""
+    """Axis of a grid: a setting, and its values as they were typed (YAML)."""
 
     name: str
     values: tuple[str, ...]
@@ -85,7 +85,7 @@ class Sweep:
 
     axes: tuple[Axis, ...]
     cells: list[Cell]
-    """Row by row: the last axis changes first."""
+    """Cells, row by row: the last axis changes first."""
     context: RunContext
     """Run of the sweep, parent of the cells' MLflow runs; the same sweep has the same run each time."""
     notice: str = ""
@@ -117,7 +117,7 @@ class Sweep:
 
 
 def plan(load: Load, overs: Sequence[str], num_seeds: int) -> Sweep:
-    """The grid of `NAME=V1,V2,…` texts; every cell's settings are checked before anything is trained.
+    """The sweep for `NAME=V1,V2,…` texts; every cell's settings are checked before anything is trained.
 
     Raises:
         SettingsError: another form, an unknown setting or one that no figure depends on, a value that does not fit, the
@@ -192,7 +192,7 @@ def _cell(axes: Sequence[Axis], values: tuple[str, ...], load: Load, num_seeds: 
     overrides = [f"{axis.name}={value}" for axis, value in zip(axes, values, strict=True)]
     try:
         base = load(overrides)
-    except SettingsError as error:  # each value fits by itself: `_axis` has tried them
+    except SettingsError as error:  # `_axis` has checked each value by itself
         raise SettingsError(f"--over: {' and '.join(overrides)} do not fit each other: {error}") from None
     # A sweep with more seeds contains the trials of the one with fewer, which are then cache hits.
     seeds = range(base.train.seed, base.train.seed + num_seeds)

@@ -153,7 +153,7 @@ def _values(sweep: Sweep, figure: str) -> NDArray[np.float64]:
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0.08 for the least and 0.92 for the greatest, so that every cell is told from an empty one."""
+    """Scale values to 0.08 (least) to 0.92 (greatest), so that the colour of every cell differs from an empty one's."""
     low, high = np.nanmin(values), np.nanmax(values)
     return 0.08 + 0.84 * (values - low) / ((high - low) or 1.0)
 

@@ -179,6 +179,7 @@ def _current(context: RunContext, settings: Settings) -> Iterator[None]:
         # Failed until the block ends well, so that a run that is killed is sent as failed.
         artifacts.write_json(context.folder / "result.json", {"exit_code": 1})
     previous = os.environ.get(RUN_VARIABLE)
+    # `artifacts.create` writes the current run into each manifest.
     os.environ[RUN_VARIABLE] = context.name
     try:
         with context.alive():
