@@ -18,7 +18,7 @@ comma := ,
 
 DATA ?= .
 
-.PHONY: demo test check install bench recipes ablation images tag lock clean
+.PHONY: demo test check mutants install bench recipes ablation images tag lock clean
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
@@ -33,17 +33,20 @@ check: install  ## lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+mutants: install  ## put small faults into the core modules and print the share that their tests miss; MODULES=files
+	$(BIN)/python -m tests.mutants $(MODULES)
+
 install: .venv/.installed
 
 bench: install  ## measure against peers, side by side
-	$(BIN)/python bench/overhead.py
-	$(BIN)/python bench/preprocess.py
-	$(BIN)/python bench/train.py
-	$(BIN)/python bench/recipes.py
-	$(BIN)/python bench/serve.py
-	$(BIN)/python bench/abuse.py
+	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.preprocess
+	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.recipes
+	$(BIN)/python -m bench.serve
+	$(BIN)/python -m bench.abuse
 
-recipes: install  ## measure the recipes that have changed, and write the README's table; DATA=folder of the data sets
+recipes: install  ## measure the recipes that have changed, and write the table of docs/recipes.md; DATA=folder of the data sets
 	$(BIN)/python -m cli.recipes --data $(DATA)
 
 ablation: install  ## the same for what each remedy buys
@@ -73,7 +76,7 @@ lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml, and from it 
 		-o infra/docker/uv.lock infra/docker/uv.in
 
 clean:  ## remove what was installed; runs and data stay
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .uv .mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml | $(UV)

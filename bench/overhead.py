@@ -1,6 +1,6 @@
-"""What the pipeline costs: `gapgate run` on digits over the same eight steps called in one process.
+"""Overhead of the pipeline: `gapgate run` on digits over the same eight steps called in one process.
 
-    python bench/overhead.py [--rounds 3]
+    python -m bench.overhead [--rounds 3]
 
 Both do all the work: the same artifacts, an MLflow run, a registered version and a Bento, each in a workspace of its
 own whose tracking store was made beforehand. Rounds alternate; the ratio is of medians. Target: at most 1.5.
@@ -16,44 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-IN_ONE_PROCESS = """
-import json, sys
-from pathlib import Path
-from components.catalog import STEPS
-from components.execute import execute
-from components.platform import tracking
-from components.platform.run_context import RunContext
-from gapgate.settings.sections import load
-
-settings = load(Path(sys.argv[1]), ["data.source=digits"]).model_dump(mode="json")
-context = RunContext.new()
-context.export()
-for step in STEPS.values():
-    inputs = {kind: f"out/{kind}" for kind in step.inputs}
-    execute(step.name, json.dumps(settings.get(step.section, {})), inputs, f"out/{step.output}")
-tracking.finish(context, succeeded=True)
-"""
+from bench.environments import ROOT
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Time both in turn, and print the medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    rounds = parser.parse_args(argv).rounds
     params = str(ROOT / "params.yaml")
+    gapgate = [sys.executable, "-c", "from cli import main; main()"]
     commands = {
-        "gapgate run": [
-            sys.executable,
-            "-c",
-            "from cli import main; main()",
-            "run",
-            "digits",
-            "--params",
-            params,
-        ],
-        "one process": [sys.executable, "-c", IN_ONE_PROCESS, params],
+        "gapgate run": [*gapgate, "run", "digits", "--params", params],
+        "one process": [sys.executable, "-m", "bench.one_process", params],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds):
@@ -80,4 +56,4 @@ def timed(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Preprocessing JPEG class folders against torchvision's ImageFolder, and whether memory grows with the data set.
+"""Preprocessing of JPEG class folders against torchvision's ImageFolder, and its memory as the data set grows.
 
-    python bench/preprocess.py [--quick] [--images 10000] [--rounds 3] [--workers 2] [--memory-images 10000 100000]
+    python -m bench.preprocess [--quick] [--images 10000] [--rounds 3] [--workers 2] [--memory-images 10000 100000]
 
 Speed: `preprocess` (from folder to Splits files: decode, content hash, resize, split, write) against ImageFolder
 → Resize → CenterCrop → PILToTensor → DataLoader with batches of 256, consumed to the end. Each runs in a process of its
@@ -40,6 +40,7 @@ SAMPLE_INTERVAL_S = 0.02
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Measure speed and memory, or be one measured child (`--child`)."""
     options = _options(argv)
     if options.child:
         name, folder, out_dir, size_px = options.child
@@ -120,7 +121,9 @@ def _child(name: str, folder: Path, out_dir: Path, size_px: int, workers: int) -
     # Compiled modules, as in any installation, even where this shell forbids writing them.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(out_dir.parent / "pycache")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.preprocess", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def _run_child(name: str, folder: Path, out_dir: Path, size_px: int, workers: int) -> float:

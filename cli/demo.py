@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 
 from gapgate.data.splits import Splits
+from gapgate.data.tiles import png
 from pipelines.local.bentos import champion_bento
 from serving.run import serve
 
@@ -28,7 +25,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work, serve(bento, port=0, work_dir=Path(work)) as server:
         server.wait_ready()
         request = urllib.request.Request(
-            f"{server.url}/v1/predict", data=png_of(splits.images[row]), headers={"Content-Type": "image/png"}
+            f"{server.url}/v1/predict", data=png(splits.images[row]), headers={"Content-Type": "image/png"}
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             answer = json.load(response)
@@ -41,13 +38,6 @@ def main() -> int:
         "  [bold].venv/bin/gapgate run ./your-images[/]   one folder of images for each class"
     )
     return 0
-
-
-def png_of(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of one image, (H, W, C) uint8."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def _named(file: Path) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{file}: {error}") from None
+        raise ImageError(error.kind, f"{file}: {error.reason}", error.remedy) from None
 
 
 def _stages(stages: Sequence[Stage]) -> Table:

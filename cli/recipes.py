@@ -23,7 +23,7 @@ def main(
     ] = Path(),
     ablation: Annotated[bool, typer.Option("--ablation", help="The ablation instead of the recipes.")] = False,
 ) -> None:
-    """Measure what has changed, then write the README's tables and the recipes' heads."""
+    """Measure what has changed, then write the tables of docs/recipes.md and the recipes' heads."""
     console = Console()
     plans = {plan.name: plan for plan in (ablation_plans() if ablation else recipe_plans())}
     if unknown := set(names or ()) - set(plans):

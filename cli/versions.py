@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, ModelName
-from gapgate.errors import RegistryError
+from gapgate.errors import ArtifactError, RegistryError
 
 
 def receipt(
@@ -31,7 +31,7 @@ def receipt(
     try:
         # The file's name is the digest, so a changed file is found by hashing its content.
         verify(artifacts.read_json(found[0]), f"sha256:{found[0].stem}")
-    except ValueError as error:
+    except (ArtifactError, ValueError) as error:
         raise RegistryError(f"{found[0]} was changed since it was written: {' '.join(str(error).split())}") from None
     console = Console()
     console.print(f"[bold]sha256:{found[0].stem}[/]  content checked", soft_wrap=True)

@@ -53,7 +53,7 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path,
     registration = inputs["registration"].read_json("registration.json")
     tag = bento_tag(registration["name"], registration["version"], inputs["model"].digest)
     # Beside the artifact, so that a Bento larger than /tmp can be built wherever the artifact fits.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         digest = write(settings, inputs, Path(scratch, "model"))
         _build(Path(scratch), tag, folder / ARCHIVE)
     size_bytes = (folder / ARCHIVE).stat().st_size

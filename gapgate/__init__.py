@@ -1,3 +1,3 @@
 """The domain, from labelled images to evidence. It imports no platform (kfp, mlflow, dvc, bentoml)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

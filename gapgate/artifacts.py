@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import gapgate
-from gapgate.errors import ArtifactError, storage_errors
+from gapgate.errors import ArtifactError
+from gapgate.files import whole_file, whole_folder
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -61,6 +61,7 @@ class Manifest(BaseModel):
     created_at: str
 
 
+_NO_DEFAULT = object()
 _DIGESTED = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
 """Fields of a manifest that go into its digest."""
 
@@ -97,39 +98,29 @@ def create(
     Raises:
         StorageError: the disk is full or the place may not be written.
     """
-    # Beside it, since a rename is atomic only on one file system; with the process id, so that two tries do not mix.
-    partial = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}")
-    with storage_errors(out_dir):
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            yield partial
-            for tree in trees:
-                _list_tree(partial, tree)
-            content = {
-                "kind": kind,
-                "schema_version": SCHEMA_VERSION,
-                "step": step,
-                "settings": dict(settings),
-                "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
-                "files": {name: sha256_file(partial / name) for name in _files_outside(partial, trees)},
-                "trees": list(trees),
-            }
-            manifest = Manifest(
-                **content,
-                digest=digest_of(content),
-                code_revision=code_revision(),
-                image_digest=os.environ.get("GAPGATE_IMAGE_DIGEST", ""),
-                run=os.environ.get(RUN_VARIABLE, ""),
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            # The last file: a process that is killed before this line leaves a folder that `load` refuses.
-            write_text(partial / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-            # rename() replaces an empty folder alone. A process killed in between leaves no artifact, never a mix.
-            shutil.rmtree(out_dir, ignore_errors=True)
-            partial.rename(out_dir)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out_dir) as folder:
+        yield folder
+        for tree in trees:
+            _list_tree(folder, tree)
+        content = {
+            "kind": kind,
+            "schema_version": SCHEMA_VERSION,
+            "step": step,
+            "settings": dict(settings),
+            "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+            "files": {name: sha256_file(folder / name) for name in _files_outside(folder, trees)},
+            "trees": list(trees),
+        }
+        manifest = Manifest(
+            **content,
+            digest=digest_of(content),
+            code_revision=code_revision(),
+            image_digest=os.environ.get("GAPGATE_IMAGE_DIGEST", ""),
+            run=os.environ.get(RUN_VARIABLE, ""),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        # The last file: a process that is killed before this line leaves a folder that `load` refuses.
+        write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
@@ -225,15 +216,8 @@ def sha256_file(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears under its name only when whole."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, fsync=True) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -246,9 +230,20 @@ def json_text(content: Any) -> str:
     return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file."""
-    return json.loads(path.read_text())
+def read_json(path: Path, default: Any = _NO_DEFAULT) -> Any:
+    """The parsed content of a JSON file; `default`, where one is given, when there is no such file.
+
+    Raises:
+        ArtifactError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        if default is _NO_DEFAULT:
+            raise
+        return default
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); run the step that makes it again") from None
 
 
 @cache

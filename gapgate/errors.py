@@ -6,7 +6,7 @@ ends with the class's exit code.
     GapgateError (2)
     ├── SettingsError     an unknown setting, a wrong type, a value out of range
     ├── DataError         a source that is missing, empty, inconsistent or too small
-    ├── ImageError        one image that cannot be used; it is quarantined under the error's reason
+    ├── ImageError        one image that cannot be used, with the kind of its fault
     ├── ArtifactError     a directory that is incomplete, of another kind, or changed since it was written
     ├── StorageError      a full disk, no permission
     ├── AcceleratorError  a requested device that this process does not see
@@ -21,8 +21,9 @@ ends with the class's exit code.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 
@@ -40,8 +41,54 @@ class DataError(GapgateError):
     """A data source that is missing, empty, inconsistent or too small."""
 
 
+class ImageFault(StrEnum):
+    """The kinds of fault that make an image unusable."""
+
+    UNREADABLE = "unreadable"
+    """The file is not there, or may not be read."""
+    EMPTY = "empty"
+    UNKNOWN_FORMAT = "unknown_format"
+    TRUNCATED = "truncated"
+    DAMAGED = "damaged"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    NO_FIXED_RANGE = "no_fixed_range"
+    """Floating-point or 32-bit pixels: nothing says which value is white."""
+    TOO_COSTLY = "too_costly"
+    """A structure that takes far more time or memory to decode than the size of the file lets expect."""
+    WRONG_SIZE = "wrong_size"
+    """A tensor of another number of bytes than whole images have."""
+
+
+IMAGE_REMEDIES: Mapping[ImageFault, str] = {
+    ImageFault.UNREADABLE: "check that the file is there and may be read",
+    ImageFault.EMPTY: "copy the whole file again",
+    ImageFault.UNKNOWN_FORMAT: "save it as PNG or JPEG",
+    ImageFault.TRUNCATED: "copy the whole file again",
+    ImageFault.DAMAGED: "save it anew",
+    ImageFault.TOO_MANY_PIXELS: "make it smaller",
+    ImageFault.NO_FIXED_RANGE: "save the image with 8 or 16 bits",
+    ImageFault.TOO_COSTLY: "save the image anew",
+    ImageFault.WRONG_SIZE: "send them in the order height, width, channel; an image file needs its own content type",
+}
+"""What to do about a fault, where the place that reports it has no better advice."""
+
+
 class ImageError(GapgateError):
-    """One image that cannot be used. `str(error)` is the reason under which it is quarantined."""
+    """One image that cannot be used. `str(error)` is its reason and its remedy: "the image is truncated; ..."."""
+
+    def __init__(self, kind: ImageFault, reason: str, remedy: str = "") -> None:
+        """Take the remedy of the kind where none is given."""
+        super().__init__(kind, reason, remedy)  # all three, so that the error can be pickled
+        self.kind = kind
+        self.reason = reason
+        self.remedy = remedy or IMAGE_REMEDIES[kind]
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+    def advised(self, remedies: Mapping[ImageFault, str]) -> ImageError:
+        """The same error with the remedy that fits where it is reported."""
+        return ImageError(self.kind, self.reason, remedies.get(self.kind, self.remedy))
 
 
 class ArtifactError(GapgateError):

@@ -1,14 +1,8 @@
-"""The REST interface: an ASGI application.
-
-    POST /v1/predict, /v1/predict/batch, /v1/explain, /v1/similar
-    GET  /v1/model, /v1/receipts/{digest}
-    GET  /, /docs, /docs.json, /static/{file}
-    GET  /livez, /readyz, /metrics
+"""The REST interface: an ASGI application that answers the routes of `serving.routes`.
 
 Every answer carries `X-Request-ID`, and every answer from 400 up is an `ErrorAnswer`, but for the preflights of other
-origins that Starlette refuses. Routes are a table and the
-response is written here, without a framework: Starlette's routing and its two middlewares cost a third of the time that
-a 28 px image takes in the network.
+origins that Starlette refuses. Routes are a table and the response is written here, without a framework: Starlette's
+routing and its two middlewares cost a third of the time that a 28 px image takes in the network.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,6 +24,7 @@ from serving.models import Models
 from serving.options import Options
 from serving.request import Buffered, ClientGoneError, Request
 from serving.responses import ApiError, Response, error_response, json_response
+from serving.routes import ROUTES, Route
 from serving.schema import Health
 from serving.work import Work
 
@@ -40,18 +34,6 @@ CLIENT_GONE = 499
 """Status in metrics and log of a request whose client did not wait; the number that nginx uses."""
 LINGER_S = 2.0
 """How long the rest of a refused request is waited for and thrown away, so that its sender gets to read why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route; it answers HEAD where it answers GET."""
-
-    methods: tuple[str, ...]
-    respond: Callable[[Context, Request], Awaitable[Response]]
-    parameters: tuple[str, ...] = ()
-    """Of its query."""
-    is_public: bool = False
-    """Whether it needs no key."""
 
 
 async def live(context: Context, request: Request) -> Response:
@@ -72,21 +54,25 @@ async def metrics(context: Context, request: Request) -> Response:
     return Response(context.metrics.text(), content_type=CONTENT_TYPE)
 
 
-ROUTES = {
-    "/v1/predict": Route(("POST",), endpoints.predict, ("top_k",)),
-    "/v1/predict/batch": Route(("POST",), endpoints.predict_batch, ("top_k",)),
-    "/v1/explain": Route(("POST",), endpoints.explain, ("class", "feature_maps")),
-    "/v1/similar": Route(("POST",), endpoints.similar, ("k",)),
-    "/v1/model": Route(("GET", "HEAD"), lookups.model_card),
-    "/v1/receipts/{digest}": Route(("GET", "HEAD"), lookups.receipt),
-    "/": Route(("GET", "HEAD"), pages.index, is_public=True),
-    "/docs": Route(("GET", "HEAD"), pages.docs, is_public=True),
-    "/docs.json": Route(("GET", "HEAD"), pages.openapi, is_public=True),
-    "/static/{file}": Route(("GET", "HEAD"), pages.static, is_public=True),
-    "/livez": Route(("GET", "HEAD"), live, is_public=True),
-    "/readyz": Route(("GET", "HEAD"), ready, is_public=True),
-    "/metrics": Route(("GET", "HEAD"), metrics),
+_RESPOND: dict[str, Callable[[Context, Request], Awaitable[Response]]] = {
+    "predict": endpoints.predict,
+    "predictBatch": endpoints.predict_batch,
+    "explain": endpoints.explain,
+    "similar": endpoints.similar,
+    "model": lookups.model_card,
+    "receipt": lookups.receipt,
+    "live": live,
+    "ready": ready,
+    "metrics": metrics,
+    "page": pages.index,
+    "docs": pages.docs,
+    "openapi": pages.openapi,
+    "static": pages.static,
 }
+"""Name of a route → what answers it."""
+_BY_PATH = {route.path: route for route in ROUTES}
+_BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.path.endswith("}")}
+"""Routes whose last part of the path is a parameter, by the parts before it."""
 
 
 class App:
@@ -147,10 +133,10 @@ class App:
             allowed = ", ".join(route.methods)
             message = f"{request.method} is not allowed on {request.path[:100]}; use {allowed}"
             raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
-        if not route.is_public:
+        if not route.is_open:
             authorize(request)
             request.check_names(route.parameters)
-        return await route.respond(self.context, request)
+        return await _RESPOND[route.name](self.context, request)
 
     def _count(self, request: Request, template: str, status: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
@@ -186,13 +172,9 @@ def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
 
 def _match(path: str) -> tuple[str, Route | None]:
     """The template of a path and its route; `UNMATCHED` and none for a path that is none of ours."""
-    if route := ROUTES.get(path):
-        return path, route
     parent, _, name = path.rpartition("/")
-    template = {"/v1/receipts": "/v1/receipts/{digest}", "/static": "/static/{file}"}.get(parent)
-    if template and name:
-        return template, ROUTES[template]
-    return UNMATCHED, None
+    route = _BY_PATH.get(path) or (_BY_PARENT.get(parent) if name else None)
+    return (route.path, route) if route else (UNMATCHED, None)
 
 
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:

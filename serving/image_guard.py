@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from gapgate.errors import ImageError
-from serving.tiff_guard import check_exif, check_tiff, too_many
+from gapgate.data.formats import SERVED
+from gapgate.errors import ImageError, ImageFault
+from serving.tiff_guard import check_exif, check_tiff, too_costly, too_many
 
 MAX_CHUNKS = 10_000
 """Chunks of a PNG or WebP file; libpng writes pixels by 8 KiB, 10 MB in 1,300. 830,000 empty ones took 3.6 s."""
@@ -41,14 +42,15 @@ def check(data: bytes) -> None:
     """Refuse what takes long or much memory to decode, or even to open.
 
     Raises:
-        ImageError: none of the formats PNG, JPEG, WebP, BMP, GIF and TIFF, or the limit that the file exceeds.
+        ImageError: none of the formats that a server takes, or the limit that the file exceeds.
     """
     for signature, examine in _EXAMINERS:
         if data.startswith(signature):
             with suppress(struct.error, IndexError):  # the file ends early, for Pillow as well
                 examine(data)
             return
-    raise ImageError("not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF")
+    formats = ", ".join(form.name for form in SERVED)
+    raise ImageError(ImageFault.UNKNOWN_FORMAT, f"not an image in one of the formats {formats}")
 
 
 _PNG_CHUNK = struct.Struct(">I4s").unpack_from
@@ -109,7 +111,7 @@ def _check_jpeg(data: bytes) -> None:
         found = _MARKER.search(data, place, place + fill + 2)
         if found is None:
             if len(data) - place > fill:
-                raise ImageError(f"{fill:,} bytes between segments are the limit; save the image anew")
+                raise too_costly(f"{fill:,} bytes between segments are the limit")
             break
         fill -= found.start() - place
         place = found.end()
@@ -128,7 +130,7 @@ def _check_jpeg(data: bytes) -> None:
         if marker != _EXIF or data.startswith(b"Exif\0\0", place + 2):
             num_bytes[marker] += length
             if num_bytes[marker] > _SEGMENT_BYTES.get(marker, len(data)):
-                raise ImageError(f"segments FF{data[place - 1]:X} are too large; save the image anew")
+                raise too_costly(f"segments FF{data[place - 1]:X} are too large")
             if marker == _EXIF:
                 exif.append(data[place + 8 : place + length])
         place += length
@@ -151,7 +153,7 @@ def _check_scans(data: bytes, place: int, pixels: int) -> None:
         num_segments += 1
         num_scans += marker == _SCAN
         if num_scans > most:
-            raise ImageError(f"more than {most} scans of {pixels:,} pixels; save the image as a baseline JPEG file")
+            raise too_costly(f"more than {most} scans of {pixels:,} pixels", "save the image as a baseline JPEG file")
         if num_segments > MAX_SEGMENTS:
             raise too_many("segments", MAX_SEGMENTS)
         if marker == _END:
@@ -214,7 +216,7 @@ def _check_bmp(data: bytes) -> None:
         return
     pixels = abs(width * height)
     if pixels > MAX_RLE_PIXELS or len(data) > 2**17 + 4 * pixels:
-        raise ImageError(f"{pixels:,} pixels are too many for run lengths; save the image as a PNG file")
+        raise too_costly(f"{pixels:,} pixels are too many for run lengths", "save the image as a PNG file")
 
 
 _EXAMINERS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (

@@ -10,18 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from gapgate.errors import ImageError
+from gapgate.errors import ImageError, ImageFault
 from serving import image_guard
 from serving.form import FormFile
 from serving.predictor import Predictor
-from serving.request import FORM_TYPE, IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.request import FORM_TYPE, IMAGE_TYPES, OTHER_IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.responses import ApiError
 from serving.work import Cancelled, Work
 
-_ALIASES = ("image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp")
-"""What some clients call formats of `IMAGE_TYPES`."""
 _NO_FILE = "the form holds no file; send the image as one (with curl: -F image=@FILE)"
-_EMPTY = "the image is empty, 0 bytes; send the whole file"
+_WHOLE = "send the whole file"
+_REMEDIES = {
+    ImageFault.EMPTY: _WHOLE,
+    ImageFault.TRUNCATED: _WHOLE,
+    ImageFault.TOO_MANY_PIXELS: "send a smaller image",
+}
+"""What a client can do, where `gapgate.errors.IMAGE_REMEDIES` speaks of files."""
+_EMPTY = "the image is empty, 0 bytes"
 MAX_FORM_FILES = 8
 """Files of a form of which one is the image."""
 INLINE_BYTES = 64 * 1024
@@ -55,12 +60,12 @@ async def read_upload(request: Request) -> Upload:
     content_type = request.content_type
     if content_type == FORM_TYPE:
         data = _one_of(await request.files(MAX_FORM_FILES))
-    elif content_type in (*IMAGE_TYPES, *_ALIASES, TENSOR_TYPE):
+    elif content_type in (*IMAGE_TYPES, *OTHER_IMAGE_TYPES, TENSOR_TYPE):
         data = await request.body()
     else:
         raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE))
     if not data:
-        raise ApiError(400, "missing_image", _EMPTY)
+        raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     return Upload(data, is_tensor=content_type == TENSOR_TYPE)
 
 
@@ -76,7 +81,7 @@ async def read_uploads(request: Request, max_files: int) -> list[Upload]:
     elif content_type == TENSOR_TYPE:
         uploads = [Upload(await request.body(), is_tensor=True)]
         if not uploads[0].data:
-            raise ApiError(400, "missing_image", _EMPTY)
+            raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     else:
         raise _unsupported(content_type, (FORM_TYPE, TENSOR_TYPE))
     if not uploads:
@@ -115,7 +120,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
             pixels = predictor.pixels(image)
         return pixels[np.newaxis]
     except ImageError as error:
-        raise invalid_image(_with_remedy(error)) from None
+        raise invalid_image(error.advised(_REMEDIES)) from None
 
 
 def decode_all(
@@ -129,7 +134,7 @@ def decode_all(
         try:
             decoded.append(predictor.pixels(_open(predictor, upload, max_pixels)))
         except ImageError as error:
-            decoded.append(_with_remedy(error))
+            decoded.append(error.advised(_REMEDIES))
     return decoded
 
 
@@ -140,7 +145,7 @@ def _open(predictor: Predictor, upload: Upload, max_pixels: int) -> Image.Image:
         ImageError: as `Predictor.open`, and for what takes long or much memory to find out.
     """
     if not upload.data:
-        raise ImageError(_EMPTY)
+        raise ImageError(ImageFault.EMPTY, _EMPTY)
     image_guard.check(upload.data)
     return predictor.open(upload.data, max_pixels)
 
@@ -160,18 +165,6 @@ def from_tensor(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
 def invalid_image(error: ImageError) -> ApiError:
     """What is wrong with an image, as an answer."""
     return ApiError(400, "invalid_image", str(error))
-
-
-def _with_remedy(error: ImageError) -> ImageError:
-    """A reason of `gapgate.data.transform`, which is short because it heads a list there, with what to do about it."""
-    text = str(error)
-    if text == "truncated":
-        return ImageError("the image is truncated; send the whole file")
-    if text.startswith("corrupt"):
-        return ImageError(f"the image is {text}; save it anew")
-    if "exceed the limit" in text:
-        return ImageError(f"{text}; send a smaller image")
-    return error
 
 
 def _unsupported(content_type: str, accepted: tuple[str, ...]) -> ApiError:

@@ -1,5 +1,5 @@
 """The OpenAPI 3.1 description of the service, made from the models in `serving.schema` and the table in
-`serving.openapi_routes`."""
+`serving.routes`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json
 
 import gapgate
 from serving.openapi_examples import example, samples
-from serving.openapi_routes import ERRORS, ROUTES, Route
+from serving.routes import ERRORS, ROUTES, Route
 from serving.schema import Answer, ErrorAnswer, ModelCard
 
 Json = dict[str, Any]
@@ -52,7 +52,7 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
 
 def _paths(card: ModelCard, url: str, keys_required: bool) -> Json:
     paths: Json = {}
-    for route in ROUTES:
+    for route in (route for route in ROUTES if route.is_described):
         operation: Json = {
             "operationId": route.name,
             "summary": route.summary,

@@ -62,7 +62,9 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
     figures = (0.9271, 0.0514, 0.0125)
     ranked = dict(zip(card.classes, figures, strict=False))
     best: dict[str, Any] = {"class_name": card.classes[0], "confidence": figures[0]}
-    failed = Problem(code="invalid_image", message="truncated", request_id=_REQUEST_ID)
+    failed = Problem(
+        code="invalid_image", message="the image is truncated; send the whole file", request_id=_REQUEST_ID
+    )
     answers: list[Answer] = [
         card,
         Prediction(**best, probabilities=ranked, **signed),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
 from gapgate.data.transform import Transform, load_image, read_header
-from gapgate.errors import ArtifactError, GateError, ImageError
+from gapgate.errors import ArtifactError, GateError, ImageError, ImageFault
 from gapgate.evidence import seal
 from gapgate.evidence.golden import check_golden
 from gapgate.evidence.receipt import Receipt, verify
@@ -117,10 +117,8 @@ class Predictor:
         shape = self.classifier.image_shape
         size = shape[0] * shape[1] * shape[2]
         if not data or len(data) % size:
-            raise ImageError(
-                f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image; "
-                "send them in the order height, width, channel; an image file needs its own content type"
-            )
+            reason = f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image"
+            raise ImageError(ImageFault.WRONG_SIZE, reason)
         return np.frombuffer(data, np.uint8).reshape(-1, *shape)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from gapgate import child_server
 from gapgate.errors import ServeError
 from serving.access import check_address
 from serving.archive import unpack
 from serving.listening import listen
 from serving.options import Options
 from serving.privacy import QUIET
-
-_POLL_S = 0.02
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""No proxy of the environment leads to our own server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +38,25 @@ class Server:
         Raises:
             ServeError: the server ended, refuses its model, or is not ready after `timeout_s` seconds; with the reason.
         """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            problem = self._problem()
-            if self.process.poll() is not None:  # a worker may answer for a moment longer
-                raise ServeError(f"the server ended with code {self.process.returncode}: {self._last_line()}")
-            if problem is None:
-                return
-            code, reason = problem
-            if code == "refused":
-                raise ServeError(f"the server refuses the model: {reason}")
-            if time.monotonic() > deadline:
-                raise ServeError(f"the server is not ready after {timeout_s:g} s: {reason}; see {self.log}")
-            time.sleep(_POLL_S)
+        child_server.wait(self.process, self.log, "the server", self._problem, timeout_s)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the server and every process that it started: SIGTERM, and SIGKILL after `timeout_s` seconds."""
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout_s)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        child_server.stop(self.process, timeout_s)
 
-    def _problem(self) -> tuple[str, str] | None:
-        """Code and message of why the server is not ready; None when it is."""
+    def _problem(self) -> child_server.Problem | None:
+        """Why the server is not ready; None when it is."""
         try:
-            _OPENER.open(f"{self.url}/readyz", timeout=1.0).close()
+            child_server.get(f"{self.url}/readyz")
         except urllib.error.HTTPError as answer:
             with answer, suppress(ValueError, KeyError, TypeError):
                 error = json.load(answer)["error"]
-                return error["code"], error["message"]
-            return "starting", f"/readyz answers {answer.code}"
+                refused = error["code"] == "refused"
+                return ServeError(f"the server refuses the model: {error['message']}") if refused else error["message"]
+            return f"/readyz answers {answer.code}"
         except OSError:
-            return "starting", self._last_line()
+            return child_server.last_line(self.log)
         return None
-
-    def _last_line(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-        return lines[-1].removeprefix("error: ")
 
     def __enter__(self) -> Server:
         return self
@@ -116,16 +90,13 @@ def serve(
     check_address(host, Options.from_environment(variables))
     source = unpack(bento_path, work_dir / "bento") / "src"
     log = work_dir / "server.log"
-    with listen(host, port) as listener, log.open("wb") as output:
-        process = subprocess.Popen(
+    with listen(host, port) as listener:
+        process = child_server.start(
             [sys.executable, "-m", "serving", "--fd", str(listener.fileno()), "--end-with-parent"],
+            log,
             cwd=source,
             env=_environment(variables),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
             pass_fds=[listener.fileno()],
-            start_new_session=True,
         )
         bound_port = listener.getsockname()[1]
     return Server(process, f"http://{f'[{host}]' if ':' in host else host}:{bound_port}", log)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from gapgate.evidence.certificate import Check, Verdict
+
 # Bounds that are described and not checked: the server's own figures need no second look at each answer.
 Fraction = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Digest = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})]
@@ -200,31 +202,14 @@ class Gap(Answer):
     """Upper end of its 95 % interval, which the gate judges."""
 
 
-class GateCheck(Answer):
+class GateCheck(Check):
     """One limit and what was found."""
-
-    name: str
-    """The setting that is the limit."""
-    verdict: Literal["pass", "fail", "undecided"]
-    """Whether the figure keeps the limit."""
-    reason: str
-    """One sentence."""
-    value: float | None = None
-    """The figure."""
-    low: float | None = None
-    """Lower end of its interval."""
-    high: float | None = None
-    """Upper end of its interval."""
-    limit: float | None = None
-    """The limit."""
-    images_to_decide: int | None = None
-    """Test images that would decide an undecided check."""
 
 
 class Gate(Answer):
     """The certificate of the model."""
 
-    verdict: Literal["pass", "fail", "undecided"]
+    verdict: Verdict
     """`pass`: every check passed. The server answers with no other model."""
     checks: list[GateCheck]
     """What was checked."""

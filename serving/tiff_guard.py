@@ -7,7 +7,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gapgate.errors import ImageError
+from gapgate.errors import ImageError, ImageFault
 
 MAX_TAGS = 1_000
 """Tags in a directory of a TIFF file or of EXIF data; a raw photo has 150. 65,535 took 0.7 s."""
@@ -64,7 +64,7 @@ class _Directory:
         for at in range(place, min(place + step * num_tags, len(data) - step + 1), step):
             tag, kind, count = self._unpack(entry, at)
             if tag in self.tags and tag in _UNIQUE:
-                raise ImageError(f"corrupt: tag {tag} twice")
+                raise _corrupt(f"tag {tag} twice")
             self.tags.setdefault(tag, _Tag(kind, count, at + value_at))
 
     def _unpack(self, layout: str, place: int) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class _Directory:
             return default
         found = self.tags[tag]
         if found.kind not in _NUMBERS or not found.count:
-            raise ImageError(f"corrupt: tag {tag} is no number")
+            raise _corrupt(f"tag {tag} is no number")
         layout = f"{min(found.count, 16)}{_NUMBERS[found.kind]}"
         place = found.place
         if struct.calcsize(f"={found.count}{_NUMBERS[found.kind]}") > (8 if self._is_big else 4):
@@ -114,10 +114,10 @@ def check_tiff(data: bytes) -> None:
         directory = _Directory(data)
         _check_parts(directory)
     except (struct.error, IndexError):  # libtiff needs all of it
-        raise ImageError("truncated") from None
+        raise ImageError(ImageFault.TRUNCATED, "the image is truncated") from None
     for tag, found in directory.tags.items():
         if directory.num_values(tag) > (MAX_VALUES if found.kind in _FRACTIONS else MAX_LISTED_VALUES):
-            raise ImageError(f"{found.count:,} values of tag {tag} are too many; save the image anew")
+            raise too_costly(f"{found.count:,} values of tag {tag} are too many")
     for further in directory.further():
         for last in (further, *further.further()):
             if sum(map(last.num_values, last.tags)) > MAX_VALUES:
@@ -128,7 +128,7 @@ def _check_parts(directory: _Directory) -> None:
     """TIFF 6.0, sections 3 and 15: strips, tiles."""
     width, height = directory.number(_WIDTH, 0), directory.number(_HEIGHT, 0)
     if width <= 0 or height <= 0:
-        raise ImageError(f"corrupt: {width} x {height} pixels")
+        raise _corrupt(f"{width} x {height} pixels")
     samples, are_planes = max(1, directory.number(_SAMPLES, 1)), directory.number(_PLANES, 1) == 2
     pixel_bits = max(1, directory.number(_BITS, 1)) * (1 if are_planes else samples)
     if directory.number(_PHOTOMETRIC, 0) == _YCBCR:
@@ -138,10 +138,10 @@ def _check_parts(directory: _Directory) -> None:
         parts.append((directory.number(_TILE_WIDTH, width), directory.number(_TILE_HEIGHT, height)))
     for part_width, part_height in parts:
         if part_width <= 0 or part_height <= 0:
-            raise ImageError(f"corrupt: tiles of {part_width} x {part_height} pixels")
+            raise _corrupt(f"tiles of {part_width} x {part_height} pixels")
         pixels = part_width * part_height
         if pixels > max(MIN_TILE_PIXELS, 2 * width * height) or pixels * pixel_bits > 8 * MAX_PART_BYTES:
-            raise ImageError(f"tiles of {part_width} x {part_height} pixels are too large; save the image anew")
+            raise too_costly(f"tiles of {part_width} x {part_height} pixels are too large")
         num_parts = -(-width // part_width) * -(-height // part_height) * (samples if are_planes else 1)
         if max(num_parts, *map(directory.num_values, (_STRIP_OFFSETS, _TILE_OFFSETS))) > MAX_PARTS:
             raise too_many("strips or tiles", MAX_PARTS)
@@ -149,4 +149,13 @@ def _check_parts(directory: _Directory) -> None:
 
 def too_many(what: str, most: int) -> ImageError:
     """The error for more than `most` of something."""
-    return ImageError(f"more than {most:,} {what}; save the image anew")
+    return too_costly(f"more than {most:,} {what}")
+
+
+def too_costly(reason: str, remedy: str = "") -> ImageError:
+    """The error for a structure that takes long or much memory to decode."""
+    return ImageError(ImageFault.TOO_COSTLY, reason, remedy)
+
+
+def _corrupt(what: str) -> ImageError:
+    return ImageError(ImageFault.DAMAGED, f"the image is corrupt: {what}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -274,7 +273,3 @@ def _conclude(outcome: Outcome, console: Console) -> int:
         return 0
     console.print("[red bold]gate not passed[/]: registered without alias, not packaged")
     return 3
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (submit, runs, logs, cancel)
-"""`compile_` goes by the name `compile`, and `schedule` is in its own module."""

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from gapgate.data.sources import BUILTINS, is_hidden, open_source, write_builtin
-from gapgate.errors import DataError, storage_errors
+from gapgate.errors import DataError
+from gapgate.files import whole_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def add(source: str, root: Path, path: str = "data") -> Pin:
     with _dvc_errors(root):
         repo = Repo(str(root))
     with repo:
-        with _replacing(root / path) as fresh:
+        with whole_folder(root / path) as fresh:
             stage(source, fresh, link=False)
         with _dvc_errors(root):
             repo.add(str(root / path))
@@ -168,26 +169,12 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
 
 
 def _rebuild(pin: Pin, data: Path) -> None:
-    with _replacing(data) as fresh:
+    with whole_folder(data) as fresh:
         write_builtin(pin.source, fresh)
         if (found := dvc_hash(fresh)) != pin.hash:
             raise DataError(
                 f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
             )
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` when the block ends well, and goes when it does not."""
-    fresh = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    with storage_errors(folder):
-        try:
-            fresh.mkdir(parents=True)
-            yield fresh
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _pull(pin: Pin, root: Path, path: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from components.platform.mlflow_runs import away_errors, client
 from components.platform.workspace import home
@@ -172,8 +173,7 @@ def promotion_lock(name: str) -> Iterator[None]:
     """Lock on a model's champion, for the processes of this machine. Hold it from the comparison to the change of the
     alias, so that of two runs that end at once the second is compared with the first."""
     home().mkdir(parents=True, exist_ok=True)
-    with (home() / f"promote-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(home() / f"promote-{name}.lock"):
         yield
 
 

@@ -6,19 +6,20 @@ idempotent. The MLflow run is made on the first contact, so a server that was aw
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Event, Reader
 from components.platform.workspace import home, local_store, tracking_uri
-from gapgate.artifacts import write_json
+from gapgate.artifacts import read_json, write_json
 from gapgate.errors import TrackingError
+from gapgate.files import whole_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,14 +58,12 @@ def _make_local_store() -> None:
     import mlflow
 
     home().mkdir(parents=True, exist_ok=True)
-    with (home() / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(home() / "mlflow.lock"):
         if local_store().exists():
             return
-        fresh = local_store().with_suffix(".partial")
-        fresh.unlink(missing_ok=True)
-        mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
-        fresh.rename(local_store())
+        with whole_file(local_store()) as fresh:
+            fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
+            mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
 
 
 @contextmanager
@@ -212,16 +211,12 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
 
 
 def _read_state(spool: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((spool / STATE).read_text())
-    except FileNotFoundError:
-        return {}
+    state: dict[str, Any] = read_json(spool / STATE, {})
     return state
 
 
 @contextmanager
 def _locked(spool: Path) -> Iterator[None]:
     spool.mkdir(parents=True, exist_ok=True)
-    with (spool / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(spool / "lock"):
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from components.platform.workspace import runs_dir
 from gapgate.artifacts import RUN_VARIABLE
@@ -50,20 +51,22 @@ class RunContext:
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Mark the run as at work, for as long as the block or the process lives."""
-        with (self.folder / "alive.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self._lock):
             yield
 
     def is_alive(self) -> bool:
         """True if a process is at work on the run."""
-        try:
-            with (self.folder / "alive.lock").open("r") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
+        if not self._lock.exists():  # else it would be made here
             return False
-        except BlockingIOError:
+        try:
+            with FileLock(self._lock, blocking=False):
+                return False
+        except Timeout:
             return True
-        return False
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder / "alive.lock"
 
     def export(self) -> None:
         """Make this the current run of this process and its children, by environment variables."""

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from gapgate.data.tiles import tile, whole_factor
+from gapgate.text import shortened
+
 MAX_CLASSES = 50
 """Rows on a sheet; with more classes the sheet says how many are not shown."""
 
@@ -33,39 +36,29 @@ def contact_sheet(samples: Sequence[ClassSample]) -> Image.Image:
     """A row for each class: its name, its counts and its sample images. The same input gives the same pixels."""
     shown = samples[:MAX_CLASSES]
     side = max((max(image.shape[:2]) for sample in shown for image in sample.images), default=_TILE_PX[0])
-    tile = _tile_side(side)
+    tile_px = _tile_side(side)
     text, small = ImageFont.load_default(_TEXT_PX), ImageFont.load_default(_SMALL_PX)
-    labels = [(_shorten(sample.name), _counts(sample.counts)) for sample in shown]
+    labels = [(shortened(sample.name, _NAME_CHARS), _counts(sample.counts)) for sample in shown]
     label_width = int(max(max(text.getlength(name), small.getlength(counts)) for name, counts in labels)) + _MARGIN_PX
     columns = max(1, *(len(sample.images) for sample in shown))
-    left, step = _MARGIN_PX + label_width, tile + _GAP_PX
+    left, step = _MARGIN_PX + label_width, tile_px + _GAP_PX
     footer = f"… and {len(samples) - len(shown)} more classes" if len(samples) > len(shown) else ""
     height = 2 * _MARGIN_PX + step * len(shown) - _GAP_PX + (_MARGIN_PX if footer else 0)
     sheet = Image.new("RGB", (left + step * columns - _GAP_PX + _MARGIN_PX, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (sample, (name, counts)) in enumerate(zip(shown, labels, strict=True)):
         top = _MARGIN_PX + step * row
-        draw.text((_MARGIN_PX, top + tile / 2 - 1), name, _INK, text, anchor="lb")
-        draw.text((_MARGIN_PX, top + tile / 2 + 4), counts, _FAINT, small, anchor="lt")
+        draw.text((_MARGIN_PX, top + tile_px / 2 - 1), name, _INK, text, anchor="lb")
+        draw.text((_MARGIN_PX, top + tile_px / 2 + 4), counts, _FAINT, small, anchor="lt")
         for column, image in enumerate(sample.images):
-            sheet.paste(_tile(image, tile), (left + step * column, top))
+            sheet.paste(tile(image, tile_px, tile_px), (left + step * column, top))
     draw.text((_MARGIN_PX, height - _MARGIN_PX), footer, _FAINT, small, anchor="lb")
     return sheet
 
 
 def _tile_side(side: int) -> int:
     smallest, largest = _TILE_PX
-    return min(side * -(-smallest // side) if side < smallest else side, largest)
-
-
-def _tile(image: NDArray[np.uint8], side: int) -> Image.Image:
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    # Pixels of a tiny image stay visible; a large one is antialiased.
-    return picture.resize((side, side), Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…"
+    return min(side * whole_factor(side, smallest), largest)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -26,7 +26,7 @@ from xxhash import xxh3_128
 
 from gapgate.data.sources.base import Pixels, Reader
 from gapgate.data.transform import Transform
-from gapgate.errors import DataError, ImageError
+from gapgate.errors import DataError, ImageError, ImageFault
 
 CHUNK_IMAGES = 32
 """Images in one message to a worker."""
@@ -34,6 +34,8 @@ CHUNKS_IN_FLIGHT = 4
 """Messages underway for each worker: enough that none waits, few enough that memory stays flat."""
 MIN_IMAGES_FOR_WORKERS = 2000
 """Fewer images are decoded in this process before workers have started."""
+
+_REMEDIES = {ImageFault.TOO_MANY_PIXELS: "make it smaller, or raise preprocess.max_pixels"}
 
 Job = tuple[int, str]
 """(row, locator)"""
@@ -51,7 +53,7 @@ class Decoded(NamedTuple):
     squares: tuple[int, ...]
     """(C,) sum of their squares."""
     reason: str
-    """Why the image cannot be used, else empty."""
+    """Why the image cannot be used and what to do about it, else empty."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class Decoder:
         try:
             stored = self.reader.read(locator, self.transform.max_pixels)
         except ImageError as error:
-            return Decoded(row, None, None, None, (), (), str(error))
+            return Decoded(row, None, None, None, (), (), str(error.advised(_REMEDIES)))
         if isinstance(stored, Image.Image):
             (width, height), pixels = stored.size, self.transform.apply_to_image(stored)
         else:

@@ -167,9 +167,9 @@ def _refuse_rejects(index: Index, max_rejects: int) -> None:
     rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'")
     if rejects > max_rejects:
         first = index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
-        examples = "; ".join(f"{name}: {reason}" for name, reason in first)
+        examples = ", ".join(f"{name} ({reason})" for name, reason in first)
         raise DataError(
-            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects} ({examples}); "
+            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {examples}; "
             "mend or remove them, or raise preprocess.max_rejects"
         )
 

@@ -18,10 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field, ValidationError
 
 from gapgate.artifacts import write_json
-from gapgate.errors import ArtifactError, ImageError
+from gapgate.data import formats
+from gapgate.errors import ArtifactError, ImageError, ImageFault
 from gapgate.settings.base import Count, Section
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = tuple(form.name for form in formats.FORMATS)
 """What Pillow may open; every further format is further attack surface."""
 
 REDUCING_GAP = 2.0
@@ -35,23 +36,11 @@ PIECE_PIXELS = 2**20
 """Pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
 
 
-def decode(data: bytes | Path, *, max_pixels: int, fill: int = 0) -> NDArray[np.uint8]:
-    """The first frame of an image file, upright by its EXIF orientation, on a background of value `fill` (0..255).
-
-    Returns:
-        (H, W) uint8 for a gray image, (H, W, 3) RGB otherwise.
+def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
+    """The first frame of an image file, upright by its EXIF orientation, of mode L, LA, RGB or RGBA, 8 bits a channel.
 
     Raises:
         ImageError: another format, truncated, corrupt, or more than `max_pixels` pixels (found before decoding).
-    """
-    return np.asarray(on_background(open_image(data, max_pixels=max_pixels), fill))
-
-
-def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
-    """As `decode`, with transparency kept: an upright image of mode L, LA, RGB or RGBA, 8 bits a channel.
-
-    Raises:
-        ImageError: as `decode`.
     """
     image = load_image(read_header(data, max_pixels=max_pixels))
     with _damage_named():
@@ -83,10 +72,12 @@ def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:
         try:
             image = Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise ImageError(f"more pixels than the limit of {max_pixels:,} pixels") from None
+            reason = f"more pixels than the limit of {max_pixels:,} pixels"
+            raise ImageError(ImageFault.TOO_MANY_PIXELS, reason) from None
         if image.width * image.height > max_pixels:
             image.close()
-            raise ImageError(f"{image.width} x {image.height} pixels exceed the limit of {max_pixels:,} pixels")
+            reason = f"{image.width} x {image.height} pixels exceed the limit of {max_pixels:,} pixels"
+            raise ImageError(ImageFault.TOO_MANY_PIXELS, reason)
         return image
 
 
@@ -98,9 +89,10 @@ def _damage_named() -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+        reason = f"not an image in one of the formats {', '.join(FORMATS)}"
+        raise ImageError(ImageFault.UNKNOWN_FORMAT, reason) from None
     except Exception as error:  # damaged files make them raise about any type
-        raise ImageError(_reason(error)) from None
+        raise _damage(error) from None
 
 
 def on_background(image: Image.Image, fill: int) -> Image.Image:
@@ -161,7 +153,7 @@ class Transform(Section):
         """An image file as (size_px, size_px, C) uint8.
 
         Raises:
-            ImageError: as the function `decode`.
+            ImageError: as `open_image`.
         """
         return self.apply_to_image(load_image(read_header(data, max_pixels=self.max_pixels)))
 
@@ -257,7 +249,7 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
     if mode.startswith("I"):
         return _from_sixteen_bits(np.asarray(image))
     if mode == "F":
-        raise ImageError("floating-point pixels have no fixed range; save the image with 8 or 16 bits")
+        raise ImageError(ImageFault.NO_FIXED_RANGE, "floating-point pixels have no fixed range")
     gray = mode in ("1", "L", "LA", "La")
     target = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
     return image if mode == target else image.convert(target)
@@ -266,19 +258,16 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
 def _from_sixteen_bits(values: NDArray[Any]) -> Image.Image:
     """Gray values 0..65535 → the nearest of 0..255 (65535 / 255 = 257); Pillow's own conversion clips at 255."""
     if values.size and (values.min() < 0 or values.max() > 65_535):
-        raise ImageError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
+        raise ImageError(ImageFault.NO_FIXED_RANGE, "32-bit pixels have no fixed range")
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _reason(error: Exception) -> str:
-    """A short text without paths or addresses, the same on every machine."""
+def _damage(error: Exception) -> ImageError:
+    """What Pillow raised, with a short reason without paths or addresses, the same on every machine."""
     if isinstance(error, OSError) and error.errno is not None:
-        return f"cannot be read: {error.strerror}"
+        return ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror}")
     text = " ".join(str(error).split())
-    if "truncated" in text.lower():
-        return "truncated"
-    return (
-        f"corrupt: {text[:100]}"
-        if isinstance(error, (OSError, SyntaxError)) and text
-        else f"corrupt: {type(error).__name__}"
-    )
+    if "truncated" in text.lower():  # Pillow has no type of error for it
+        return ImageError(ImageFault.TRUNCATED, "the image is truncated")
+    named = text[:100] if isinstance(error, (OSError, SyntaxError)) and text else type(error).__name__
+    return ImageError(ImageFault.DAMAGED, f"the image is corrupt: {named}")

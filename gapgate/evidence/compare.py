@@ -32,17 +32,13 @@ class Comparison(BaseModel):
 
 
 def compare(
-    champion: Classifier,
-    challenger: Classifier,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    batch_size: int = 250,
+    champion: Classifier, challenger: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int32]
 ) -> Comparison:
     """Run both models on images (N, H, W, C) with labels (N,) that neither was trained on."""
     if (reason := _incomparable(champion, challenger, images)) is not None:
         return Comparison(comparable=False, not_worse=False, reason=reason, num_images=len(images))
-    old = champion.logits(images, batch_size).argmax(axis=1) == labels
-    new = challenger.logits(images, batch_size).argmax(axis=1) == labels
+    old = champion.logits(images).argmax(axis=1) == labels
+    new = challenger.logits(images).argmax(axis=1) == labels
     not_worse = bool(new.sum() >= old.sum())
     return Comparison(
         comparable=True,

@@ -6,7 +6,6 @@ be computed are null, never NaN.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from gapgate.artifacts import MANIFEST, write_json
+from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
-from gapgate.errors import ArtifactError, DataError
+from gapgate.errors import DataError
 from gapgate.evidence import calibration, gap, metrics, mistakes
 from gapgate.evidence.learning_curve import parting
 from gapgate.evidence.predictions import Predictions, predict_all, write_predictions
@@ -87,7 +86,7 @@ def assess(
     num_train = len(rows["train"])
     rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
     found = dict(zip(SPLIT_NAMES, predict_all(classifier, splits, rows, settings.batch_size, tracker), strict=True))
-    history = _read_json(model.folder / "history.json", [])
+    history = read_json(model.folder / "history.json", [])
     curve = metrics.learning_curve(history)
     parts = parting(history, curve)
     layers = open_embedding(model.graph, available_cpus())
@@ -175,7 +174,7 @@ def draw(
 ) -> None:
     """Write the figures; those that a model has nothing to show for are left out."""
     folder.mkdir()
-    figures.learning_curves(folder, _read_json(model.folder / "history.json", []), evaluation["learning_curve"])
+    figures.learning_curves(folder, read_json(model.folder / "history.json", []), evaluation["learning_curve"])
     figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
     figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
     worst = mistakes.confident_mistakes(test, settings.worst_errors)
@@ -187,7 +186,7 @@ def draw(
         test.confidence[worst],
         splits.class_names,
     )
-    fill = _read_json(model.folder / "transform.json", {}).get("fill", 0)
+    fill = read_json(model.folder / "transform.json", {}).get("fill", 0)
     drawn = mistakes.draw(evaluation["looked_at"], model.classifier, splits, fill)
     figures.looked_at(folder, drawn, splits.class_names)
     if (filters := feature_maps.first_filters(model.graph)) is not None:
@@ -235,31 +234,21 @@ def _fields(interval: gap.Interval, name: str = "value") -> dict[str, Any]:
 
 def _provenance(artifact: Path) -> dict[str, Any] | None:
     """The digest and the settings in an artifact's manifest; None for a folder without one."""
-    manifest = _read_json(artifact / MANIFEST, None)
+    manifest = read_json(artifact / MANIFEST, None)
     return None if manifest is None else {key: manifest[key] for key in ("digest", "settings", "inputs")}
 
 
 def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
     """What the report says about the data and the model."""
-    architecture = _read_json(model_dir / "architecture.json", {})
+    architecture = read_json(model_dir / "architecture.json", {})
     return {
         "image_shape": list(splits.image_shape),
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},
         "num_parameters": architecture.get("num_parameters"),
-        "dataset": _read_json(splits.path / "dataset.json", {}),
-        "environment": _read_json(model_dir / "environment.json", {}),
+        "dataset": read_json(splits.path / "dataset.json", {}),
+        "environment": read_json(model_dir / "environment.json", {}),
     }
-
-
-def _read_json(path: Path, default: Any) -> Any:
-    """The content of a JSON file, `default` where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return default
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); run the step that makes it again") from None
 
 
 def _tell(tracker: Tracker, evaluation: Mapping[str, Any]) -> None:

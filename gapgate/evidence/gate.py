@@ -9,46 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from gapgate.evidence.certificate import Certificate, Check, Verdict
 from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
 from gapgate.settings.sections import GateSettings
-
-Verdict = Literal["pass", "fail", "undecided"]
-
-
-class Check(BaseModel):
-    """One limit and what was found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str
-    """The setting that is the limit."""
-    verdict: Verdict
-    reason: str
-    """One sentence."""
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    limit: float | None = None
-    images_to_decide: int | None = None
-    """Test images that would decide an undecided check; None where no number would."""
-
-
-class Certificate(BaseModel):
-    """The content of `certificate.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    verdict: Verdict
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass; empty where it did."""
-        return tuple(check.reason for check in self.checks if check.verdict != "pass")
+from gapgate.text import number
 
 
 class _UnusableError(Exception):
@@ -84,8 +50,8 @@ def _judge_gap(limit: float, evaluation: Any) -> Check:
     gap = _interval(evaluation, "gap", value_key="points", least=-100, most=100)
     train = _interval(evaluation, "accuracy", "train")
     decide = _images_to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, train=train)
-    said = f"gap {_points(gap.value)} points ({_points(gap.low)} to {_points(gap.high)})"
-    return _judge_interval("max_gap_points", said, gap, limit, _points(limit), decide, upper=True)
+    said = f"gap {number(gap.value)} points ({number(gap.low)} to {number(gap.high)})"
+    return _judge_interval("max_gap_points", said, gap, limit, number(limit), decide, upper=True)
 
 
 def _judge_test_accuracy(limit: float, evaluation: Any) -> Check:
@@ -218,10 +184,6 @@ def _not_finite(content: Any, path: str = "") -> Iterator[str]:
             yield from _not_finite(value, f"{path}.{index}")
     elif isinstance(content, float) and not math.isfinite(content):
         yield path
-
-
-def _points(value: float) -> str:
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # + 0.0 makes -0.0 a plain zero
 
 
 def _percent(fraction: float) -> str:

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gapgate.artifacts import write_json
+from gapgate.data.formats import SERVED
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, ImageError
 from gapgate.onnx.classifier import Classifier
@@ -109,7 +110,7 @@ def _decode(path: Path, transform: Transform) -> NDArray[np.uint8]:
     try:
         return transform.decode(path)
     except ImageError as error:
-        raise ArtifactError(f"golden image {path.name}: {error}; package the model again") from None
+        raise ArtifactError(f"golden image {path.name}: {error.reason}; package the model again") from None
 
 
 def _files(side: int) -> Iterator[tuple[str, bytes]]:
@@ -179,4 +180,4 @@ _ENCODERS: dict[str, Callable[[Image.Image], bytes]] = {
     "palette.png": _palette_png,
     "picture.webp": _webp,
 }
-_CONTENT_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+_CONTENT_TYPES = {suffix: form.media_type for form in SERVED for suffix in form.suffixes}

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gapgate.text import number
+
 LEAST_SPACE = 0.01
 """Accuracies that end closer than this have not parted, unless the validation loss says so."""
 EPOCHS_AFTER = 2
@@ -81,7 +83,9 @@ def in_words(parts: Parting | None, curve: Mapping[str, Any], train_settings: Ma
 
 
 def _in_figures(parts: Parting) -> str:
-    train, val = (f"from {a * 100:.1f} to {b * 100:.1f} % ({_signed(b - a)} points)" for a, b in parts.ends)
+    train, val = (
+        f"from {a * 100:.1f} to {b * 100:.1f} % ({number((b - a) * 100, '+.1f')} points)" for a, b in parts.ends
+    )
     return (
         f"Since epoch {parts.epoch}, {WORDS[parts.reason][0]}, train accuracy went {train} "
         f"and validation accuracy {val}: they end {abs(parts.space_points):.1f} points apart."
@@ -95,7 +99,3 @@ def _stopping(curve: Mapping[str, Any], train_settings: Mapping[str, Any]) -> li
     early = curve["num_epochs"] < train_settings["epochs"]
     lead = f"Early stopping ended the training after {curve['num_epochs']} epochs: the" if early else "The"
     return [f"{lead} model has the weights of epoch {curve['best_epoch']}, the best on validation."]
-
-
-def _signed(change: float) -> str:
-    return f"{change * 100:+.1f}".replace("-", "−")

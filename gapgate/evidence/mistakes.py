@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gapgate.data.splits import Splits
 from gapgate.evidence.predictions import Predictions
 from gapgate.onnx.classifier import Classifier
+from gapgate.onnx.embedding_index import cosines
 from gapgate.onnx.inner_layers import InnerLayers
 from gapgate.onnx.occlusion import heat_pixels, occlusion
 
@@ -89,15 +90,13 @@ def nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """For each of `rows` (q,) the places in `train_rows` (n,) of its nearest images, and the cosines of their
     embeddings with its own: (q, k) each, nearest first, ties in order of place; k is `NUM_NEAREST` or n."""
-    queries = _unit(layers.embeddings(splits.images[rows]))  # (q, D)
-    cosines = np.empty((len(rows), len(train_rows)))
+    queries = layers.embeddings(splits.images[rows])  # (q, D)
+    similarities = np.empty((len(rows), len(train_rows)))
     for start in range(0, len(train_rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        embeddings = _unit(layers.embeddings(splits.images[train_rows[block]], _BATCH_SIZE))
-        # Not BLAS: equal images get equal cosines, whatever their place.
-        cosines[:, block] = np.einsum("qd,nd->qn", queries, embeddings)
-    places = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEAREST]
-    return places, np.take_along_axis(cosines, places, axis=1)
+        similarities[:, block] = cosines(queries, layers.embeddings(splits.images[train_rows[block]], _BATCH_SIZE))
+    places = np.argsort(-similarities, axis=1, kind="stable")[:, :NUM_NEAREST]
+    return places, np.take_along_axis(similarities, places, axis=1)
 
 
 def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -105,7 +104,7 @@ def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArra
     logits: the last layer makes those of the embedding, so near images have near answers. All, with few classes."""
     if answers.shape[1] < _MIN_CLASSES:
         return np.arange(len(answers))
-    likeness = np.einsum("qk,nk->qn", _unit(_centred_logits(queries)), _unit(_centred_logits(answers)))
+    likeness = cosines(_centred_logits(queries), _centred_logits(answers))
     return np.unique(np.argsort(-likeness, axis=1, kind="stable")[:, :_NUM_ALIKE])
 
 
@@ -135,11 +134,3 @@ def draw(found: Sequence[dict[str, Any]], classifier: Classifier, splits: Splits
             )
         )
     return mistakes
-
-
-def _unit(vectors: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, D) → of unit length; a zero vector stays zero."""
-    wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = wide / np.where(lengths > 0, lengths, 1)
-    return unit

@@ -127,10 +127,6 @@ class Dropout(nn.Module):
         threshold = round(self.probability * 2**16) - 2**15
         return (words.view(torch.int16)[: shape.numel()] >= threshold).view(shape)
 
-    def extra_repr(self) -> str:
-        """What torch prints between the brackets."""
-        return f"{self.probability:g}, unit={self.unit}"
-
 
 class GlobalAveragePool(nn.Module):
     """The mean of each feature map."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class EmbeddingIndex:
         least = np.partition(similarities, -k)[-k]
         # Equal vectors get unequal last bits from BLAS, by their place; the few that are near are computed afresh.
         rows = np.flatnonzero(similarities >= least - _ROUNDING)
-        distances = _cosine_distances(self.embeddings[rows], query)
+        distances = np.clip(1 - cosines(query[np.newaxis], self.embeddings[rows])[0], 0, 2)
         nearest = np.argsort(distances, kind="stable")[:k]
         return [
             Neighbour(int(row), self.ids[row], int(self.labels[row]), float(distance))
@@ -119,13 +120,19 @@ def unit_vectors(embeddings: NDArray[np.float32], projection: Projection | None)
     return unit
 
 
-def _cosine_distances(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, D) and (D,) → (n,) in 0..2; equal vectors give equal distances."""
-    exact, wanted = vectors.astype(np.float64), query.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(wanted)
-    cosines = (exact * wanted).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-    distances: NDArray[np.float64] = np.clip(1 - cosines, 0, 2)
-    return distances
+def cosines(queries: NDArray[Any], vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """The cosine of each query (q, D) with each vector (n, D), as (q, n). 0 for a zero vector."""
+    # Not BLAS: equal vectors get equal cosines, whatever their place.
+    found: NDArray[np.float64] = np.einsum("qd,nd->qn", _unit(queries), _unit(vectors))
+    return found
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """(n, D) → of unit length; a zero vector stays zero."""
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = wide / np.where(lengths > 0, lengths, 1)
+    return unit
 
 
 def _load_projection(path: Path) -> Projection | None:

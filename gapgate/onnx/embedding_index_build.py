@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from gapgate.data.splits import Splits
+from gapgate.data.tiles import picture
 from gapgate.onnx.embedding_index import MAX_DIMENSIONS, Projection, unit_vectors
 from gapgate.onnx.inner_layers import InnerLayers
 
@@ -99,8 +100,8 @@ def _write_thumbnails(splits: Splits, rows: NDArray[np.int64], thumbnail_px: int
 
 def _thumbnail(image: NDArray[np.uint8], side_px: int) -> bytes:
     """An image (H, W, 1 or 3) as a JPEG file with full colour resolution, which tiny images need."""
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    small = picture(image)
+    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     data = BytesIO()
-    picture.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+    small.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
     return data.getvalue()

@@ -25,11 +25,9 @@ def first_filters(model: onnx.ModelProto) -> NDArray[np.float32] | None:
     return None
 
 
-def early_feature_maps(
-    model: onnx.ModelProto, image: NDArray[np.uint8], num_layers: int = MAX_LAYERS
-) -> list[FeatureMaps]:
-    """What the first layers with feature maps, `num_layers` at most, make of one image (H, W, C) uint8.
+def early_feature_maps(model: onnx.ModelProto, image: NDArray[np.uint8]) -> list[FeatureMaps]:
+    """Feature maps of one image (H, W, C) uint8 in the first layers that have any, `MAX_LAYERS` at most.
 
     A network without a convolution gives an empty list.
     """
-    return open_inner_layers(model).feature_maps(image, num_layers)
+    return open_inner_layers(model).feature_maps(image, MAX_LAYERS)

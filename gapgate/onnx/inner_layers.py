@@ -76,11 +76,6 @@ class InnerLayers:
         except FileNotFoundError as error:
             raise ArtifactError(f"{error.filename} is missing; package the model again") from None
 
-    @property
-    def layer_names(self) -> list[str]:
-        """`1 convolution`, `2 ReLU` …, in the network's order."""
-        return [layer["name"] for layer in self._layers]
-
     def feature_maps(self, image: NDArray[np.uint8], max_layers: int | None = None) -> list[FeatureMaps]:
         """What the first `max_layers` layers, or all, make of one image (H, W, C) uint8; empty without convolutions."""
         layers = self._layers[:max_layers]

@@ -33,15 +33,15 @@ def write_inner_layers(model_path: Path, folder: Path) -> None:
     (folder / OUTPUTS_FILE).write_bytes(outputs)
 
 
-def open_inner_layers(model: onnx.ModelProto, num_threads: int = 1) -> InnerLayers:
-    """The inner layers of an ONNX model that is in no package yet, with `num_threads` threads for each call."""
+def open_inner_layers(model: onnx.ModelProto) -> InnerLayers:
+    """The inner layers of an ONNX model that is in no package yet."""
     names, outputs = _find(model)
-    return InnerLayers(names, outputs, model.SerializeToString, num_threads)
+    return InnerLayers(names, outputs, model.SerializeToString)
 
 
 def open_embedding(model: onnx.ModelProto, num_threads: int = 1) -> InnerLayers:
-    """As `open_inner_layers`, with the embedding alone: ONNX Runtime fuses layers whose maps nobody asks for, and is as
-    fast as without (the tutorial CNN took 1.5 times as long with them)."""
+    """The embedding alone, with `num_threads` threads for each call. ONNX Runtime fuses layers whose maps nobody asks
+    for; with the maps the tutorial CNN took 1.5 times as long."""
     names = _find(model)[0] | {"layers": []}
     embedding = names["embedding"]
     outputs = _outputs(model, [embedding] * (embedding is not None))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gapgate.data.tiles import picture, png, whole_factor
 from gapgate.onnx.classifier import Classifier, softmax
 from gapgate.onnx.inner_layers import stretched
 
@@ -105,7 +105,7 @@ def patch_grid(side_px: int) -> tuple[int, int]:
 
 def heat_png(image: NDArray[np.uint8], heat: Heat) -> bytes:
     """`heat_pixels` as a PNG file; equal inputs give equal bytes."""
-    return _png(heat_pixels(image, heat))
+    return png(heat_pixels(image, heat))
 
 
 def heat_pixels(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
@@ -115,11 +115,10 @@ def heat_pixels(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
     least), and where nothing changes the image shows through.
     """
     height, width = heat.map.shape
-    factor = max(1, math.ceil(MIN_HEAT_PX / min(height, width)))
+    factor = whole_factor(min(height, width), MIN_HEAT_PX)
     size = (width * factor, height * factor)
-    picture = Image.fromarray(image[:, :, 0]) if image.shape[2] == 1 else Image.fromarray(image).convert("L")
     black, white = _GRAY_RANGE
-    gray = np.asarray(picture.resize(size, Image.Resampling.NEAREST), np.float32)[:, :, np.newaxis]
+    gray = np.asarray(picture(image).convert("L").resize(size, Image.Resampling.NEAREST), np.float32)[:, :, np.newaxis]
     gray = gray * np.float32((white - black) / 255) + np.float32(black)
     shares = np.asarray(_smoothed(heat).resize(size, Image.Resampling.BILINEAR))[:, :, np.newaxis]  # -1..1
     colours = np.where(shares > 0, np.array(_RED, np.float32), np.array(_BLUE, np.float32))
@@ -140,7 +139,7 @@ def feature_maps_png(maps: NDArray[np.float32]) -> tuple[bytes, int]:
     tiles = np.zeros((rows * columns, height, width), np.uint8)
     tiles[:count] = np.rint(stretched(maps) * 255)
     sheet = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-    return _png(sheet), columns
+    return png(sheet[:, :, np.newaxis]), columns
 
 
 def _starts(side_px: int, patch_px: int, stride_px: int) -> list[int]:
@@ -166,9 +165,3 @@ def _smoothed(heat: Heat) -> Image.Image:
     cells = [min(side, max(1, round(2 * side / heat.stride_px))) for side in (width, height)]
     scale = max(float(np.abs(heat.map).max()), MIN_SCALE)
     return Image.fromarray(heat.map / np.float32(scale)).resize((cells[0], cells[1]), Image.Resampling.BOX)
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    data = BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()

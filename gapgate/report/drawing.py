@@ -20,6 +20,7 @@ from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 from gapgate.report.html import FIGURE_DPI
+from gapgate.text import shortened
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so the same text has the same pixels everywhere."""
@@ -59,11 +60,16 @@ class Tile:
         return (self.left, self.left + self.width, self.top + self.height, self.top)
 
 
+def in_rows(images: Sequence[NDArray[Any]], columns: int, step_down: float) -> list[Tile]:
+    """Tiles side by side from left to right, `columns` in a row; `step_down` from one row to the next."""
+    return [Tile(at % columns * 1.12, at // columns * step_down, pixels) for at, pixels in enumerate(images)]
+
+
 def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
     """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
     if any(ord(char) not in _glyphs() for char in name):
         return f"#{index}"
-    return name if len(name) <= max_chars else name[: max_chars - 1] + "…"
+    return shortened(name, max_chars)
 
 
 @cache

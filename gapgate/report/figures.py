@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gapgate.evidence.learning_curve import WORDS, Parting, parting
 from gapgate.evidence.mistakes import NUM_NEAREST, Mistake
 from gapgate.onnx.inner_layers import FeatureMaps, stretched
-from gapgate.report.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 
 MAX_NUMBERED_CLASSES = 20
 """A confusion matrix of more classes shows colours alone."""
@@ -119,7 +119,7 @@ def worst_errors(
     """Mistaken images (n, H, W, C), most confident first, in rows of 8. Nothing without mistakes."""
     if len(images) == 0:
         return
-    tiles = [Tile(index % 8 * 1.12, index // 8 * 1.5, image) for index, image in enumerate(images)]
+    tiles = in_rows(list(images), 8, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
@@ -136,7 +136,7 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
     shown = weights[:MAX_FILTERS]
     largest = float(np.abs(shown).max()) or 1.0
     pixels = shown.transpose(0, 2, 3, 1) / largest / 2 + 0.5 if shown.shape[1] == 3 else shown.mean(axis=1) / largest
-    tiles = [Tile(index % 16 * 1.12, index // 16 * 1.12, tile) for index, tile in enumerate(pixels)]
+    tiles = in_rows(list(pixels), 16, 1.12)
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gapgate.evidence.learning_curve import Parting, in_words
 from gapgate.evidence.metrics import finite
+from gapgate.text import number
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = (
@@ -173,7 +174,7 @@ def _number(value: float | None, decimals: int = 3) -> str:
 
 def _signed(value: float | None) -> str:
     """Points, with a true minus sign and no negative zero."""
-    return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+    return "–" if value is None else number(value)
 
 
 def _thousands(value: int | None) -> str:

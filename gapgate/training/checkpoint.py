@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from gapgate.errors import storage_errors
+from gapgate.files import sync, whole_file
 
 FILE = "checkpoint.safetensors"
 _FORMAT = "gapgate-checkpoint-1"
@@ -52,18 +52,12 @@ def save(folder: Path, identity: str, tensors: Mapping[str, Tensor], progress: M
         "progress": json.dumps(progress),
         "sha256": _sha256(stored),
     }
-    partial = folder / f"{FILE}.partial-{os.getpid()}"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:  # safetensors' own writer hides the errno of a full disk
-                file.write(serialised(stored, metadata=header))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(folder / FILE)
-            _sync(folder)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(folder / FILE, fsync=True) as partial:
+            # safetensors' own writer hides the errno of a full disk
+            partial.write_bytes(serialised(stored, metadata=header))
+        sync(folder)  # else a power cut may undo the rename
 
 
 def load(folder: Path, identity: str) -> Checkpoint | None:
@@ -107,12 +101,3 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

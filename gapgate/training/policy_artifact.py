@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from gapgate.artifacts import write_json
 from gapgate.data.splits import Splits
+from gapgate.data.tiles import tile, whole_factor
 from gapgate.network.modules import to_float
 from gapgate.settings.sections import AugmentSettings
 from gapgate.tracking import NullTracker, Tracker
@@ -136,7 +137,7 @@ def _in_words(operation: Operation) -> str:
 def _draw_sheet(title: list[str], columns: list[NDArray[np.uint8]], captions: list[list[str]]) -> Image.Image:
     """Tiles in a grid, each with its caption below, under the lines of `title`."""
     count, height, width, _ = columns[0].shape
-    factor = max(1, -(-_TILE_PX // max(height, width)))
+    factor = whole_factor(max(height, width), _TILE_PX)
     tile_width, tile_height = width * factor, height * factor
     top = _MARGIN_PX + _LABEL_PX * (len(title) + 1) + _GAP_PX
     step_x, step_y = tile_width + _GAP_PX, tile_height + _LABEL_PX + _GAP_PX
@@ -153,15 +154,9 @@ def _draw_sheet(title: list[str], columns: list[NDArray[np.uint8]], captions: li
         draw.text((left, top - _LABEL_PX), heading, fill=_FAINT, font=plain)
         for row, (image, text) in enumerate(zip(images, texts, strict=True)):
             y = top + row * step_y
-            sheet.paste(_tile(image, tile_width, tile_height), (left, y))
+            sheet.paste(tile(image, tile_width, tile_height), (left, y))
             draw.text((left, y + tile_height + 1), _fitted(text, plain, tile_width), fill=_INK, font=plain)
     return sheet
-
-
-def _tile(image: NDArray[np.uint8], width: int, height: int) -> Image.Image:
-    """(H, W, 1 or 3) uint8, enlarged without smoothing."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    return picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
 
 
 def _fitted(text: str, font: Any, width: int) -> str:

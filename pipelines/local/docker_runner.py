@@ -1,16 +1,23 @@
 """Running the steps in containers on this machine: under KFP's own DockerRunner, with what each container may do.
 
-KFP gives every task the same arguments, counts a container that vanished as a success, and asks a registry for what is
-not there. So the function that starts a container is ours while a run lasts.
+What is the same for all steps goes through `DockerRunner(**container_run_args)`. The rest has no public place in kfp
+2.17.0: every task gets the same arguments; a subclass of DockerRunner finds no handler, because the dispatcher looks it
+up by the exact type; an image that is named by its id or a short name is pulled from a registry; and a container that
+vanishes before its end is counted as a success. KFP reaches Docker by the public `docker.from_env()` alone, so while a
+run lasts that function gives an engine of ours, which adds what one step needs.
+
+The limit: a kfp that makes its client in another way would not meet this engine. Its containers would still have no
+network, no capability and no workspace, so the run would fail, not run unlocked; tests/docker/test_runner.py would say.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,20 +43,34 @@ def containers(settings: Settings, context: RunContext) -> Iterator[Any]:
     Raises:
         SettingsError: no Docker engine answers, or an image is not there.
     """
+    import docker
     from kfp import local
-    from kfp.local import docker_task_handler
 
-    steps = _Steps(settings, context, _find_images())
-    kfps = docker_task_handler.run_docker_container
-    docker_task_handler.run_docker_container = steps.run
+    steps = Steps(settings, context, _find_images())
+    from_env = docker.from_env
+    docker.from_env = lambda: _Engine(from_env(), steps)
     try:
-        yield local.DockerRunner()
+        yield local.DockerRunner(**_locked())
     finally:
-        docker_task_handler.run_docker_container = kfps
+        docker.from_env = from_env
+
+
+def _locked() -> dict[str, Any]:
+    """What a container of any step may do: nothing but work in its folders, as the calling user."""
+    return {
+        "user": f"{os.getuid()}:{os.getgid()}",
+        "working_dir": str(Path.cwd()),
+        "network_mode": "none",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,mode=1777"},
+        "init": True,
+    }
 
 
 def _find_images() -> dict[str, str]:
-    """Image → its id, of all steps."""
+    """The image of each step, named as KFP names it, and its id."""
     import docker
 
     try:
@@ -58,7 +79,12 @@ def _find_images() -> dict[str, str]:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(f"no Docker engine answers ({reason}); start one, or leave --runner out") from None
     with closing(client):
-        return {image: _image_id(client, image) for image in {built(kind_of(step)) for step in STEPS}}
+        return {_tagged(image): _image_id(client, image) for image in {built(kind_of(step)) for step in STEPS}}
+
+
+def _tagged(image: str) -> str:
+    """An image as KFP names it to Docker."""
+    return image if ":" in image else f"{image}:latest"
 
 
 def _image_id(client: Any, image: str) -> str:
@@ -72,29 +98,74 @@ def _image_id(client: Any, image: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
-    """Starts the containers of one run."""
+class _Engine:
+    """A Docker client with what KFP asks of one: `info`, `images.list`, `containers.run` and `close`."""
 
-    settings: Settings
-    context: RunContext
-    images: Mapping[str, str]
+    client: Any
+    steps: Steps
 
-    def run(self, client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **_: Any) -> int:
-        """Run one step to its end, in the place of KFP's function; returns the exit status."""
+    @property
+    def containers(self) -> _Containers:
+        return _Containers(self.client, self.steps)
+
+    @property
+    def images(self) -> _Images:
+        return _Images(tuple(self.steps.images))
+
+    def info(self) -> Any:
+        return self.client.info()
+
+    def close(self) -> None:
+        self.client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The images of the steps. All of them are on this machine, so that KFP pulls none."""
+
+    names: Sequence[str]
+
+    def list(self) -> Sequence[Any]:
+        return [SimpleNamespace(tags=list(self.names), attrs={"RepoDigests": []})]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A container that has ended, and whose log was shown."""
+
+    status: int
+
+    def logs(self, stream: bool) -> Iterable[bytes]:
+        return ()
+
+    def wait(self) -> Mapping[str, int]:
+        return {"StatusCode": self.status}
+
+
+@dataclass(frozen=True, slots=True)
+class _Containers:
+    """The place where KFP starts a container."""
+
+    client: Any
+    steps: Steps
+
+    def run(
+        self,
+        *,
+        image: str,
+        command: list[str],
+        volumes: Mapping[str, Any],
+        detach: bool,
+        stdout: bool,
+        stderr: bool,
+        auto_remove: bool,
+        **arguments: Any,
+    ) -> _Ended:
+        """Run one step to its end; `arguments` are those of the runner."""
         step = command[command.index("--function_to_execute") + 1]
-        container = client.containers.create(
-            image=image,
-            command=command,
-            volumes={**volumes, **self._volumes(step)},
-            environment=self._environment(step, image),
-            user=f"{os.getuid()}:{os.getgid()}",
-            working_dir=str(Path.cwd()),
-            network_mode=self._network(step),
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            read_only=True,
-            tmpfs={"/tmp": "rw,mode=1777"},
-            init=True,
+        own = {"environment": self.steps.environment(step, image), "network_mode": self.steps.network(step)}
+        container = self.client.containers.create(
+            image=image, command=command, volumes={**volumes, **self.steps.volumes(step)}, **arguments | own
         )
         try:
             container.start()
@@ -103,12 +174,22 @@ class _Steps:
             status = int(container.wait()["StatusCode"])
             container.reload()
             if container.attrs["State"]["OOMKilled"]:
-                Spool(self.context.spool, step).failed(_OUT_OF_MEMORY, 2)
-            return status
+                Spool(self.steps.context.spool, step).failed(_OUT_OF_MEMORY, 2)
+            return _Ended(status)
         finally:
             container.remove(force=True)
 
-    def _volumes(self, step: str) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the container of each step of one run sees of this machine."""
+
+    settings: Settings
+    context: RunContext
+    images: Mapping[str, str]
+    """Image → its id."""
+
+    def volumes(self, step: str) -> dict[str, Any]:
         """The workspace's own folder, at its own place; and for ingest what it reads."""
         shared = {str(home()): {"bind": str(home()), "mode": "rw"}}
         if step != "ingest":
@@ -121,7 +202,8 @@ class _Steps:
         folder = str(Path(data.repository if Path(data.repository).is_dir() else ".").absolute())
         return shared | {folder: {"bind": folder, "mode": "rw"}}  # what is not there yet is restored
 
-    def _environment(self, step: str, image: str) -> dict[str, str]:
+    def environment(self, step: str, image: str) -> dict[str, str]:
+        """The variables of a step: the run, and the credentials of those that ask somebody."""
         passed_on = {"ingest": _REMOTE, "register": ("MLFLOW_",)}.get(step, ())
         return {
             **{name: value for name, value in os.environ.items() if name.startswith(passed_on)},
@@ -133,8 +215,8 @@ class _Steps:
             "HOME": "/tmp",
         }
 
-    def _network(self, step: str) -> str:
-        """None, but for the data's remote, the tracking server and pretrained weights."""
+    def network(self, step: str) -> str:
+        """The network of a step: none, except to reach the data's remote, the tracking server or pretrained weights."""
         server = urlsplit(tracking_uri())
         if step == "register" and server.scheme in ("http", "https"):
             return "host" if is_loopback(server.hostname or "") else "bridge"

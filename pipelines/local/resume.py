@@ -38,5 +38,5 @@ def settle(context: RunContext) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = artifacts.read_json(path) if path.exists() else {}
+    found: dict[str, Any] = artifacts.read_json(path, {})
     return found

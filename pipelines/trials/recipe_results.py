@@ -1,5 +1,5 @@
 """The recipes and the ablation: every row measured with three seeds, kept in `recipes/table/results.json`, and shown in
-the README and at each recipe's head.
+docs/recipes.md and at each recipe's head.
 
 A row whose settings, code and data are what they were is read back, not run again. Where only the code is another, the
 first seed is trained again, and the other seeds stay when its figures are the same.
@@ -71,7 +71,7 @@ def read_yaml(name: str) -> Any:
 
 def read_results() -> dict[str, Row]:
     """Row name → row, as last measured."""
-    found: dict[str, Row] = artifacts.read_json(RESULTS) if RESULTS.exists() else {}
+    found: dict[str, Row] = artifacts.read_json(RESULTS, {})
     return found
 
 

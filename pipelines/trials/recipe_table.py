@@ -1,4 +1,4 @@
-"""The recipes' results for people: the README's two tables, and the comment at each recipe's head."""
+"""The recipes' results for people: the two tables of docs/recipes.md, and the comment at each recipe's head."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from gapgate.text import number
 from pipelines.trials.recipe_results import RECIPES, ROOT, SEEDS, Row, ablation_plans, read_yaml, recipe
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "recipes.md"
 _HEAD = re.compile(r"\A(#.*\n)*\n*")
 
 
 def write(results: Mapping[str, Row]) -> None:
-    """Write both tables into the README, and the head of every recipe that was measured."""
-    replace_between(README, "recipes", recipes_table(results))
-    replace_between(README, "ablation", ablation_table(results))
+    """Write both tables into docs/recipes.md, and the head of every recipe that was measured."""
+    replace_between(PAGE, "recipes", recipes_table(results))
+    replace_between(PAGE, "ablation", ablation_table(results))
     for name, entry in read_yaml("rows.yaml").items():
         file = RECIPES / f"{name}.yaml"
         # Only the comment at the head is replaced; a person's lines below it stay as they are.
@@ -32,7 +33,7 @@ def recipes_table(results: Mapping[str, Row]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in read_yaml("rows.yaml").items():
-        cells = [f"[{name}](recipes/{name}.yaml)", entry["system"], entry.get("reported", "")]
+        cells = [f"[{name}](../recipes/{name}.yaml)", entry["system"], entry.get("reported", "")]
         row, better = results.get(name), entry.get("improved", "")
         cells += [*_figures(row), _cost(row)] if row else ["not measured", "", "", "", ""]
         cells.append(
@@ -94,7 +95,7 @@ def _gap(row: Row) -> str:
     """Mean gap in points, with the lowest and the highest end of the seeds' intervals."""
     seeds = row["seeds"]
     low, high = min(seed["gap_low"] for seed in seeds), max(seed["gap_high"] for seed in seeds)
-    return f"{fmean(seed['gap_points'] for seed in seeds):.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+    return f"{number(fmean(seed['gap_points'] for seed in seeds))} ({number(low)} to {number(high)})"
 
 
 def _cost(row: Row) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gapgate import artifacts
 from gapgate.report.drawing import Theme, save
 from gapgate.report.html import render_page
+from gapgate.text import number, shortened
 from pipelines.trials.sweep import FIGURES, Axis, Cell, Sweep
 
 TITLES = {"val_accuracy": "accuracy on val", "gap_points": "gap between train and test, in points"}
@@ -47,7 +48,7 @@ def shown(cell: Cell, figure: str) -> str:
     """A figure of a cell as text, with its standard deviation over several seeds."""
     mean, spread = cell.mean(figure), cell.spread(figure)
     scale, unit = (1, "") if figure == "gap_points" else (100, " %")
-    text = f"{round(mean * scale, 1) + 0.0:.1f}".replace("-", "−")
+    text = number(mean * scale)
     return text + unit if spread is None else f"{text} ± {spread * scale:.1f}{unit}"
 
 
@@ -168,7 +169,7 @@ def _name_columns(axes: Axes, axis: Axis) -> None:
 
 
 def _labels(axis: Axis) -> list[str]:
-    return [value if len(value) <= _MAX_LABEL_CHARS else f"{value[: _MAX_LABEL_CHARS - 1]}…" for value in axis.values]
+    return [shortened(value, _MAX_LABEL_CHARS) for value in axis.values]
 
 
 def _is_number(value: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from gapgate.errors import SettingsError, storage_errors
+from gapgate.errors import SettingsError
+from gapgate.files import whole_file
 from serving.client.prediction import Row
 
 Write = Callable[[list[Row]], None]
@@ -121,16 +121,11 @@ def to_file(path: Path, top_k: int) -> Iterator[Write]:
     Raises:
         StorageError: the disk is full, or the folder may not be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with storage_errors(path):
-        try:
-            if path.suffix.lower() == ".parquet":
-                with parquet_to(partial) as write:
-                    yield write
-            else:
-                form = csv_to if path.suffix.lower() == ".csv" else json_to
-                with partial.open("w", encoding="utf-8", newline="") as file, form(file, top_k) as write:
-                    yield write
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        if path.suffix.lower() == ".parquet":
+            with parquet_to(partial) as write:
+                yield write
+        else:
+            form = csv_to if path.suffix.lower() == ".csv" else json_to
+            with partial.open("w", encoding="utf-8", newline="") as file, form(file, top_k) as write:
+                yield write

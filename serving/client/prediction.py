@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from gapgate.data.sources.base import IMAGE_SUFFIXES
-from gapgate.errors import DataError
+from gapgate.data import formats
+from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
 
-_SUFFIXES = IMAGE_SUFFIXES - {".ppm", ".pgm", ".pbm", ".pnm"}
+_SUFFIXES = formats.suffixes(formats.SERVED)
 """Of what `serving.inputs` reads."""
 
 
@@ -186,7 +186,7 @@ def read(file: Path) -> bytes | str:
     try:
         return file.read_bytes()
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror or error}"))
 
 
 def name_of(file: Path) -> str:

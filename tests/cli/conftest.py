@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
 
-from cli.cluster import commands, schedule
+from cli import app
 from gapgate.errors import GapgateError
 from pipelines.kubeflow import compiler as cluster_compiler
 from pipelines.kubeflow import connection, submission
@@ -14,10 +13,6 @@ from tests.pipelines.kubeflow.cluster_calls import commit, git
 from tests.pipelines.kubeflow.kfp_server import serving
 
 ROOT = Path(__file__).parents[2]
-app = typer.Typer()
-for command in (*commands.COMMANDS, schedule.schedule):
-    app.command()(command)
-app.command("compile")(commands.compile_)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, only, serve_pods, wait_for
+from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, only, serve_pods
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 

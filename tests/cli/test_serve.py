@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from tests.end_to_end.workspace import ROOT, Workspace
 from tests.serving.packaged import picture
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,7 @@ def test_from_the_registry_it_follows_a_promotion_and_sigterm_ends_it_whole(work
         try:
             promoted = workspace.gapgate("promote", "2")
             assert promoted.returncode == 0, promoted.stderr
-            deadline = time.monotonic() + 20
-            while serving.version() != "2":
-                assert time.monotonic() < deadline, serving.log
-                time.sleep(0.1)
+            wait_for(lambda: serving.version() == "2")
             assert any("gapgate version 2 is served" in line for line in serving.log)
         finally:
             assert workspace.gapgate("promote", "1").returncode == 0
@@ -111,10 +108,7 @@ def test_a_server_that_ends_by_itself_is_said(workspace, tmp_path):
         server = next(process for process in serving.family if process.ppid() == serving.process.pid)
         server.kill()
         assert serving.process.wait(20) == 2
-        deadline = time.monotonic() + 5
-        while not any("ended with code -9" in line for line in serving.log):
-            assert time.monotonic() < deadline, serving.log
-            time.sleep(0.05)
+        wait_for(lambda: any("ended with code -9" in line for line in serving.log))
 
 
 def refused(workspace, *arguments, **extra):

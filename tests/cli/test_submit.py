@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from pipelines.kubeflow import connection, follow
-from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_pods, wait_for
+from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_pods
 from tests.serving.registry_server import RegistryServer
+from tests.waiting import wait_for
 
 
 def test_submit_hands_over_settings_data_and_gpus(call, server, repository):

@@ -22,7 +22,7 @@ from gapgate.artifacts import Artifact, digest_of, load, read_json
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError
-from gapgate.evidence.gate import Verdict
+from gapgate.evidence.certificate import Verdict
 from gapgate.evidence.golden import check_golden
 from gapgate.evidence.seal import verify
 from gapgate.onnx.classifier import Classifier

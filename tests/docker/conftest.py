@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ import pytest
 from docker.client import DockerClient
 from docker.errors import ImageNotFound
 from docker.models.images import Image
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -57,8 +57,7 @@ def build(engine: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Bui
 
     def make(target: str) -> Image:
         tag = run("make", "--silent", "tag")
-        with (Path(tempfile.gettempdir()) / "gapgate-images.lock").open("w") as lock:  # test processes take turns
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(Path(tempfile.gettempdir()) / "gapgate-images.lock"):  # test processes take turns
             base = f"BASE_IMAGE={_base_image(engine, run)}"
             run("make", f"image-{target}", f"TAG={tag}", base, "BUILD_OPTIONS=--network host")
         return engine.images.get(f"gapgate/{target}:{tag}")

@@ -48,7 +48,7 @@ def image(request: pytest.FixtureRequest) -> Image:
 
 def test_the_labels_name_version_and_revision(image: Image) -> None:
     labels = image.labels
-    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.version"] == "0.2.0"
     assert labels["org.opencontainers.image.revision"] == code_revision()
     assert labels["org.opencontainers.image.title"] == image.tags[0].partition(":")[0]
     assert labels["org.opencontainers.image.base.name"]
@@ -103,7 +103,7 @@ for folder, folders, names in os.walk("/"):
 
 def test_the_steps_without_torch_run_in_step(engine: DockerClient, step_image: Image) -> None:
     modules = ["ingest", "preprocess", "evaluate", "gate", "register", "package"]
-    python(engine, step_image, "import components.execute, components.platform.tensorboard")
+    python(engine, step_image, "import components.execute, components.platform.tensorboard, tensorboardX")
     python(engine, step_image, f"from components import {', '.join(modules)}")
     python(engine, step_image, "import bentoml, boto3, dvc.api, kfp.dsl.executor_main, mlflow.onnx, psycopg")
     assert python(engine, step_image, "import importlib.util as u; print(u.find_spec('torch'))") == "None\n"

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from gapgate import child_server
 
 INGEST = """
 import json, sys
@@ -71,20 +72,20 @@ def commits(folder):
 @pytest.fixture(scope="module")
 def repository(folder, commits):
     """Its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = child_server.free_port()
     command = ["git", "daemon", "--export-all", f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
-    daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log = folder / "daemon.log"
+    daemon = child_server.start(command, log)
+
+    def problem():
+        with socket.socket() as tried:
+            return None if tried.connect_ex(("127.0.0.1", port)) == 0 else "it refuses connections"
+
     try:
-        for _ in range(100):
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        child_server.wait(daemon, log, "git's daemon", problem, 10)
         yield f"git://127.0.0.1:{port}/images.git"
     finally:
-        daemon.terminate()
-        daemon.communicate()
+        child_server.stop(daemon)
 
 
 def ingest(step_image, folder, **data):

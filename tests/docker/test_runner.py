@@ -1,14 +1,19 @@
 """`gapgate run --runner docker`: the pipeline in the project's own images, against the same in subprocesses."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+import docker
 import pytest
 
+from components.platform.run_context import RunContext
 from gapgate import artifacts
+from gapgate.settings.sections import Settings
+from pipelines.local.docker_runner import containers
 from tests.end_to_end.workspace import QUICK, Workspace
 
 USER = 12_345
@@ -112,6 +117,20 @@ def test_steps_have_no_network_no_capabilities_and_a_root_that_nobody_can_write(
         assert host["ReadonlyRootfs"]
         assert host["SecurityOpt"] == ["no-new-privileges"]
         assert not host["Privileged"]
+
+
+def test_without_our_engine_kfps_containers_would_be_locked_too(engine, images, monkeypatch):
+    """A kfp that makes its Docker client in another way gives containers these arguments alone."""
+    for name, image in images.items():
+        monkeypatch.setenv(name, image)
+    before = docker.from_env
+    with containers(Settings(), RunContext("run")) as runner:
+        given = runner.container_run_args
+        with contextlib.closing(docker.from_env()) as ours:
+            assert {tag for found in ours.images.list() for tag in found.tags} == set(images.values())
+    assert docker.from_env is before
+    assert (given["network_mode"], given["cap_drop"], given["read_only"]) == ("none", ["ALL"], True)
+    assert given["user"] == f"{os.getuid()}:{os.getgid()}"
 
 
 def test_a_mistake_inside_a_container_is_told_in_its_own_words(user, images):

@@ -2,33 +2,23 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import mlflow
 import pytest
 
 from gapgate import artifacts
 from tests.end_to_end.workspace import QUICK
+from tests.serving.registry_server import RegistryServer
+from tests.waiting import wait_for
 
 STEPS = ("preprocess", "train", "evaluate", "register")
-
-
-def wait_for(folder, pattern, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not any(folder.glob(pattern)):
-        assert time.monotonic() < deadline, f"{pattern} did not appear"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_that_is_killed_at_a_step_can_be_started_again(workspace, step):
     run = workspace.start("run", "digits", *QUICK)
     try:
-        wait_for(workspace.folder, f".gapgate/runs/*/spool/{step}.jsonl")
+        wait_for(lambda: any(workspace.folder.glob(f".gapgate/runs/*/spool/{step}.jsonl")), 120)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
@@ -42,7 +32,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     settings = (*QUICK, "--set", "train.epochs=30", "--set", "train.ema_decay=0.9")
     killed = workspace.start("run", "digits", *settings)
     try:
-        wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
+        wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     finally:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
@@ -64,7 +54,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
 
 def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspace):
     run = workspace.start("run", "digits", *QUICK, "--set", "train.epochs=200")
-    wait_for(workspace.folder, ".gapgate/checkpoints/*/*.safetensors")
+    wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     os.killpg(run.pid, signal.SIGINT)
     printed, _ = run.communicate(timeout=60)
     assert run.returncode == 130
@@ -85,53 +75,22 @@ def test_two_runs_at_once_both_end_and_leave_one_champion(workspace):
 
 
 @pytest.fixture
-def server_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def server(tmp_path):
+    """A real MLflow server that is not started."""
+    found = RegistryServer(tmp_path)
+    yield found
+    found.stop()
 
 
-@pytest.fixture
-def start_server(tmp_path, server_port):
-    """A function that starts a real MLflow server on `server_port`."""
-    started = []
-
-    def start():
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(server_port)]
-        store = [
-            "--backend-store-uri",
-            f"sqlite:///{tmp_path}/server.db",
-            "--artifacts-destination",
-            str(tmp_path / "store"),
-        ]
-        with (tmp_path / "server.log").open("w") as log:
-            process = subprocess.Popen(
-                [*command, *store, "--workers", "1"], stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
-            )
-        started.append(process)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{server_port}/health", timeout=1).read()
-            except OSError:
-                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-                time.sleep(0.2)
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def test_a_run_without_its_tracking_server_is_kept_and_sent_later(workspace, server_port, start_server):
-    uri = f"http://127.0.0.1:{server_port}"
+def test_a_run_without_its_tracking_server_is_kept_and_sent_later(workspace, server):
+    uri = server.url
     away = workspace.gapgate("run", "digits", *QUICK, MLFLOW_TRACKING_URI=uri)
     assert away.returncode == 4, away.stdout + away.stderr
     assert "gapgate sync" in away.stdout
     assert "gate: pass" in away.stdout
     still_away = workspace.gapgate("sync", MLFLOW_TRACKING_URI=uri)
     assert still_away.returncode == 4
-    start_server()
+    server.start()
     synced = workspace.gapgate("sync", MLFLOW_TRACKING_URI=uri)
     assert synced.returncode == 0, synced.stdout + synced.stderr
     client = mlflow.MlflowClient(uri)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from gapgate.child_server import free_port
 
 _PASSWORD = "p%40ss"
 """As an address has it: with a character that must be escaped."""
@@ -70,9 +71,7 @@ def running() -> Iterator[Postgres]:
             binaries / "initdb", "--no-sync", "--username=postgres", "--auth=scram-sha-256", f"--pwfile={password}",
             "--encoding=UTF8", "--locale=C", "--pgdata", folder / "data",
         )  # fmt: skip
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
         control = (binaries / "pg_ctl", "--wait", "--pgdata", folder / "data")
         as_owner(*control, "--log", folder / "server.log", "--options", options, "start")

@@ -206,10 +206,10 @@ def test_what_the_settings_of_runs_name_is_there(overlay: str) -> None:
     there = {title(found) for found in render(overlay) if found["metadata"].get("namespace") == "kubeflow"}
     assert f"PersistentVolumeClaim/{_PIPELINE['workspace']['claim']}" in there
     assert f"ServiceAccount/{_PIPELINE['service_account']}" in there
-    readme = (INFRA / "README.md").read_text()
+    page = (INFRA.parent / "docs" / "kubernetes.md").read_text()
     for step in _PIPELINE["steps"].values():
         for secret, keys in step.get("secrets", {}).items():
-            (command,) = re.findall(rf"-n kubeflow create secret generic {secret} (.*)", readme)
+            (command,) = re.findall(rf"-n kubeflow create secret generic {secret} (.*)", page)
             assert all(f"--from-literal={key}=" in command for key in keys)
     service = one(overlay, "Service", "mlflow")
     address = f"http://mlflow.{service['metadata']['namespace']}.svc:{service['spec']['ports'][0]['port']}"

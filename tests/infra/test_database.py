@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
+from gapgate import child_server
 from tests.infra.postgres import Postgres, running
 from tests.infra.rendered import Object, environment, of_kind, one
 
@@ -170,7 +169,7 @@ def test_the_newest_dumps_are_kept(postgres: Postgres, scripts: Path, store: str
 def test_no_dump_takes_a_place_when_the_database_is_away(postgres: Postgres, scripts: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow-20200101T021700Z.dump").write_text("x")
     job = container("CronJob", "mlflow-backup")
-    away = f"postgresql://mlflow@127.0.0.1:{_free_port()}/mlflow"
+    away = f"postgresql://mlflow@127.0.0.1:{child_server.free_port()}/mlflow"
     assert run(postgres, job, away, scripts, {"BACKUP_DIR": str(tmp_path), "BACKUP_KEEP": "1"}).returncode != 0
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow-20200101T021700Z.dump"]
 
@@ -178,17 +177,15 @@ def test_no_dump_takes_a_place_when_the_database_is_away(postgres: Postgres, scr
 def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
     postgres: Postgres, scripts: Path, store: str, run_id: str, tmp_path: Path
 ) -> None:
-    port = _free_port()
+    port = child_server.free_port()
     server = container("Deployment", "mlflow")
     words = [str(port) if word == "5000" else word for word in command(server, store, scripts)]
     variables = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts")}
-    log = (tmp_path / "server.log").open("wb")
-    process = subprocess.Popen(
-        words, env=os.environ | settings() | variables, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-    )
+    log, url = tmp_path / "server.log", f"http://127.0.0.1:{port}"
+    process = child_server.start(words, log, env=os.environ | settings() | variables, cwd=tmp_path)
     try:
-        with log, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
-            _wait_for(client, process, tmp_path / "server.log")
+        child_server.wait(process, log, "MLflow's server", lambda: child_server.unanswered(f"{url}/health"), 60)
+        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
             runs = f"/api/2.0/mlflow/runs/get?run_id={run_id}"
             for host in ("mlflow.gapgate.svc:5000", "mlflow:5000", "localhost:5000"):
                 assert client.get(runs, headers={"host": host}).status_code == 200
@@ -200,22 +197,4 @@ def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
             assert client.put(artifact, content=b"<html>", headers=named).status_code == 200
             assert (tmp_path / "artifacts/flowers/report.html").read_bytes() == b"<html>"
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
-
-
-def _wait_for(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    pytest.fail(f"the server does not answer: {log.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        child_server.stop(process, 20, whole_group=True)

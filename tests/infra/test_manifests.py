@@ -25,8 +25,9 @@ from tests.infra.rendered import (
     title,
 )
 
+PAGE = INFRA.parent / "docs" / "kubernetes.md"
 KUBERNETES = ("1.30", "1.34")
-"""The oldest that infra/README.md promises, and a newer one."""
+"""The oldest that docs/kubernetes.md promises, and a newer one."""
 CUSTOM = {
     "ServiceMonitor": {"selector", "endpoints", "namespaceSelector", "jobLabel"},
     "PrometheusRule": {"groups"},
@@ -128,15 +129,15 @@ def test_every_mount_has_its_volume_and_every_volume_its_source(overlay: str) ->
 
 
 @both
-def test_every_secret_that_is_named_is_made_by_a_command_of_the_readme(overlay: str) -> None:
-    text = (INFRA / "README.md").read_text()
+def test_every_secret_that_is_named_is_made_by_a_command_of_the_page(overlay: str) -> None:
+    text = PAGE.read_text()
     listed = dict(re.findall(r"secret (?:generic|tls) ([\w-]+)(.*?)(?=secret \w+ |```)", text, re.S))
     named = dict(_named_secrets(render(overlay)))
     assert named.keys() >= {"gapgate-mlflow", "gapgate-serve"}
     assert named.keys() <= listed.keys()
     for name, keys in named.items():
         for key in keys:
-            assert key in listed[name], f"{name} lacks {key} in infra/README.md"
+            assert key in listed[name], f"{name} lacks {key} in docs/kubernetes.md"
 
 
 @both
@@ -222,7 +223,7 @@ def test_kfp_is_installed_in_the_version_of_its_package() -> None:
     locked = re.search(r"^kfp==([\d.]+)", (ROOT / "requirements.lock").read_text(), re.M)
     assert locked
     assert f"KFP_VERSION={locked[1]} " in (INFRA / "up").read_text()
-    assert f"ref={locked[1]}" in (INFRA / "README.md").read_text()
+    assert f"ref={locked[1]}" in PAGE.read_text()
 
 
 def _named_secrets(value: Any) -> list[tuple[str, set[str]]]:

@@ -18,7 +18,7 @@ from components import package
 from components.execute import make
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evidence.gate import Certificate, Check, Verdict
+from gapgate.evidence.certificate import Certificate, Check, Verdict
 from gapgate.evidence.receipt import Receipt
 from gapgate.settings.sections import PackageSettings, PreprocessSettings
 from gapgate.tracking import NullTracker

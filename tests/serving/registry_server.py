@@ -6,22 +6,19 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gapgate import artifacts
+from gapgate import artifacts, child_server
 from gapgate.evidence import seal
 from gapgate.evidence.receipt import Receipt
 from serving.stored_xz import StoredXz
@@ -34,8 +31,7 @@ class RegistryServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        self._port = child_server.free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -44,28 +40,14 @@ class RegistryServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
         command += ["--artifacts-destination", str(self._folder / "store")]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, stdout=output, stderr=output, cwd=self._folder, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        self._process = child_server.start(command, log, cwd=self._folder)
+        problem = partial(child_server.unanswered, f"{self.url}/health")
+        child_server.wait(self._process, log, "MLflow's server", problem, 120)
 
     def stop(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
+            child_server.stop(self._process, whole_group=True)
             self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=1):
-                return True
-        except OSError:
-            return False
 
 
 class Publisher:
@@ -75,7 +57,7 @@ class Publisher:
         os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
         from mlflow import MlflowClient
 
-        self.name = name
+        self.name, self.url = name, server.url
         self.client = MlflowClient(server.url)
         self.client.create_registered_model(name)
         self._source, self._scratch = source, scratch

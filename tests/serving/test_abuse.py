@@ -1,4 +1,4 @@
-"""What a server must not do, whatever it is sent. `bench/abuse.py` does the same at length, with figures."""
+"""What a server must not do, whatever it is sent. `python -m bench.abuse` does the same at length, with figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import _hostile, _load
-from bench._hostile import http
-from bench._raw import Answer, Connection, ask
-from bench._victim import Connects, Victim, started, victim
+from bench import http_load
+from bench.abuse import hostile_requests
+from bench.abuse.raw_client import Answer, Connection, ask
+from bench.abuse.victim import Connects, Victim, started, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal
@@ -50,8 +51,8 @@ def assert_is_error(answer: Answer, status: int, code: str) -> None:
 def test_damaged_images_and_bodies_are_the_clients_errors_and_crash_nothing(running: Victim) -> None:
     number = 2_000
     pids = [worker.pid for worker in running.workers()]
-    requests = list(itertools.islice(_hostile.mutants(running.url, 5, SIZE_PX * SIZE_PX), number))
-    load = _load.run(running.url, requests, concurrency=8, num_requests=number)
+    requests = list(itertools.islice(hostile_requests.mutants(running.url, 5, SIZE_PX * SIZE_PX), number))
+    load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
     assert set(load.statuses) <= {200, 400, 403, 413, 415, 422}  # 403: some say that a proxy passed them on
     assert load.statuses[400] > number / 2
     assert sum(load.statuses.values()) == number
@@ -59,9 +60,9 @@ def test_damaged_images_and_bodies_are_the_clients_errors_and_crash_nothing(runn
     assert [worker.pid for worker in running.workers()] == pids
 
 
-@pytest.mark.parametrize("name", _hostile.bombs())
+@pytest.mark.parametrize("name", hostile_requests.bombs())
 def test_a_decompression_bomb_is_refused_soon_and_small(running: Victim, name: str) -> None:
-    content_type, data = _hostile.bombs()[name]
+    content_type, data = hostile_requests.bombs()[name]
     begun = time.perf_counter()
     with running.growth() as grown:
         answer = ask(running.url, http(running.url, "/v1/predict", data, content_type))
@@ -107,7 +108,7 @@ def test_no_address_in_any_field_is_ever_asked(running: Victim) -> None:
         port = canary.getsockname()[1]
         for target in (f"http://127.0.0.1:{port}/a.png", "http://gapgate-canary.example/a.png", "file:///etc/passwd"):
             headers = f"Referer: {target}\r\nOrigin: {target}\r\nX-Forwarded-Host: {target}\r\nLink: <{target}>\r\n"
-            form, form_type = _load.forms(target, {target: picture(16, 16)})
+            form, form_type = http_load.forms(target, {target: picture(16, 16)})
             for path in ("/v1/predict", "/v1/explain", "/v1/similar"):
                 image = picture(16, 16)
                 ask(running.url, http(running.url, f"{path}?url={target}&class={target}", image, "image/png"))
@@ -131,8 +132,8 @@ def test_paths_at_random_add_nothing_to_the_metrics(running: Victim) -> None:
     for path in ("/none", "/static/none", "/v1/receipts/none", "/metrics"):
         ask(running.url, get(path))
     before = series()
-    requests = [get(path) for path in itertools.islice(_hostile.random_paths(7), 1_000)]
-    load = _load.run(running.url, requests, concurrency=8, num_requests=1_000)
+    requests = [get(path) for path in itertools.islice(hostile_requests.random_paths(7), 1_000)]
+    load = http_load.run(running.url, requests, concurrency=8, num_requests=1_000)
     assert sum(load.statuses.values()) == 1_000
     assert series() == before
 
@@ -223,7 +224,7 @@ def test_an_unfit_request_id_is_not_sent_back(running: Victim, given: str) -> No
 
 def test_a_client_that_goes_away_stops_its_batch(running: Victim) -> None:
     name = 'gapgate_requests_total{route="/v1/predict/batch",status="499"}'
-    form, form_type = _load.forms("f", {f"{index}.png": _hostile.large_png(3_000) for index in range(100)})
+    form, form_type = http_load.forms("f", {f"{index}.png": hostile_requests.large_png(3_000) for index in range(100)})
     request = http(running.url, "/v1/predict/batch", form, form_type)
     with Connection(running.url) as connection:
         connection.send(request)

@@ -174,10 +174,10 @@ def test_every_option_is_in_the_table_with_its_meaning() -> None:
     assert all(meaning.endswith(".") for meaning in rows.values())
 
 
-def test_the_readme_has_the_table_of_options() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_of_the_service_has_the_table_of_options() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     for name, default, meaning in table():
-        assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in readme
+        assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in page
 
 
 def test_the_description_of_a_server_with_keys_tells_of_the_model_only_with_one(package_dir: Path) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench._load import Load, form, request, run
+from bench.http_load import Load, form, http, run
 from gapgate.artifacts import Artifact
 from serving.run import Server, serve
 from tests.serving import packaged
 from tests.serving.registry_server import Publisher, RegistryServer
+from tests.waiting import wait_for
 
 SWAPS = 20
 PICTURE = packaged.picture(16, 16, seed=4)
@@ -51,13 +50,6 @@ def version(server: Server) -> str:
     return str(ask(server)["model"]["version"])  # type: ignore[index]
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(
     bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
@@ -85,7 +77,7 @@ def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_versi
 
         def load() -> None:
             body, content_type = form("image", PICTURE)
-            asked = [request(f"{server.url}/v1/predict", body, content_type)]
+            asked = [http(server.url, "/v1/predict", body, content_type)]
             while not stop.is_set():
                 loads.append(run(server.url, asked, concurrency=8, seconds=1.0, on_answer=note))
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import _hostile, _load
-from bench._hostile import http
-from bench._raw import Connection, SlowClients, ask
-from bench._victim import Victim, victim
+from bench import http_load
+from bench.abuse import hostile_requests
+from bench.abuse.raw_client import Connection, SlowClients, ask
+from bench.abuse.victim import Victim, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import SIZE_PX, picture
 
@@ -35,9 +36,9 @@ def predictions(running: Victim) -> list[bytes]:
 
 def test_beyond_its_capacity_a_server_answers_429_and_the_accepted_do_not_wait(running: Victim) -> None:
     requests = predictions(running)
-    capacity = _load.run(running.url, requests, concurrency=SLOTS, seconds=1)
+    capacity = http_load.run(running.url, requests, concurrency=SLOTS, seconds=1)
     assert set(capacity.statuses) == {200}
-    beyond = _load.run(running.url, requests, concurrency=8 * SLOTS, seconds=2)
+    beyond = http_load.run(running.url, requests, concurrency=8 * SLOTS, seconds=2)
     assert set(beyond.statuses) == {200, 429}
     assert beyond.dropped == 0
     assert p99(beyond.accepted_s) < 10 * p99(capacity.accepted_s) + 0.1
@@ -60,9 +61,9 @@ def test_a_refusal_for_load_says_when_to_come_back(running: Victim) -> None:
 @pytest.mark.parametrize("head", [HEAD, HEADERS], ids=["headers", "bodies"])
 def test_slow_clients_slow_nobody_and_are_closed_in_the_end(running: Victim, head: bytes) -> None:
     requests = predictions(running)
-    alone = _load.run(running.url, requests, concurrency=1, seconds=1)
+    alone = http_load.run(running.url, requests, concurrency=1, seconds=1)
     with SlowClients(running.url, 200, head) as slow:
-        beside = _load.run(running.url, requests, concurrency=1, seconds=1)
+        beside = http_load.run(running.url, requests, concurrency=1, seconds=1)
         assert slow.num_open == 200
         assert slow.wait_closed(TIMEOUT_S + 15) == 0
     assert set(beside.statuses) == {200}
@@ -105,8 +106,8 @@ def connected(running: Victim) -> set[int]:
 
 def test_many_requests_leave_no_memory_behind(running: Victim) -> None:
     url = running.url
-    form, form_type = _load.form("image", picture(16, 16))
-    requests = [http(url, "/v1/predict", data, "image/png") for data in _hostile.pictures(16)]
+    form, form_type = http_load.form("image", picture(16, 16))
+    requests = [http(url, "/v1/predict", data, "image/png") for data in hostile_requests.pictures(16)]
     requests += [
         http(url, "/v1/predict", form, form_type),
         http(url, "/v1/predict/batch", bytes(4 * SIZE_PX * SIZE_PX), "application/octet-stream"),
@@ -115,9 +116,9 @@ def test_many_requests_leave_no_memory_behind(running: Victim) -> None:
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ]
-    _load.run(url, requests, concurrency=4, num_requests=2_000)
+    http_load.run(url, requests, concurrency=4, num_requests=2_000)
     before, _ = running.memory_mb()
-    load = _load.run(url, requests, concurrency=4, num_requests=8_000)
+    load = http_load.run(url, requests, concurrency=4, num_requests=8_000)
     after, _ = running.memory_mb()
     assert load.dropped == 0
     assert after < 1.05 * before

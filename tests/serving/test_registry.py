@@ -21,6 +21,7 @@ from serving.registry import MlflowRegistry, ModelUri
 from serving.watcher import Watcher
 from tests.serving import packaged
 from tests.serving.registry_server import ALIAS, Publisher, RegistryServer, pack, proxy
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,11 +114,9 @@ def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_downl
     assert [record.__dict__["version"] for record in switched] == [first, second, first]
 
 
-def test_a_version_is_followed_by_its_number(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
-) -> None:
+def test_a_version_is_followed_by_its_number(publisher: Publisher, tmp_path: Path) -> None:
     version = publisher.publish()
-    registry = MlflowRegistry(mlflow_server.url, tmp_path / "cache")
+    registry = MlflowRegistry(publisher.url, tmp_path / "cache")
     resolved = registry.resolve(ModelUri.parse(f"models:/{publisher.name}/{version}"))
     assert (resolved.name, resolved.version, resolved.verdict) == (publisher.name, version, "pass")
     assert resolved.receipt.startswith("sha256:")
@@ -236,13 +235,12 @@ def test_a_bad_version_is_refused_once_and_the_old_one_goes_on(
 @pytest.mark.parametrize("error", [ArtifactError("golden image a.png: logits differ"), KeyError("logits")], ids=repr)
 def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
     error: Exception,
-    mlflow_server: RegistryServer,
     publisher: Publisher,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     good, bad = publisher.promote(publisher.publish()), publisher.publish()
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(publisher.url, publisher, tmp_path / "cache")
     served.broken[bad] = error
     watcher.poll_once()
     publisher.promote(bad)
@@ -257,23 +255,21 @@ def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
     assert (served.version, watcher.refused) == (third, "")
 
 
-def test_a_start_with_a_refused_version_serves_the_last_good_one(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
-) -> None:
+def test_a_start_with_a_refused_version_serves_the_last_good_one(publisher: Publisher, tmp_path: Path) -> None:
     good, bad = publisher.promote(publisher.publish()), publisher.publish(verdict="fail")
-    watch(mlflow_server.url, publisher, tmp_path / "cache")[0].poll_once()
+    watch(publisher.url, publisher, tmp_path / "cache")[0].poll_once()
     publisher.promote(bad)
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(publisher.url, publisher, tmp_path / "cache")
     watcher.poll_once()
     assert served.switches == [good]
     assert f"version {bad} is refused" in watcher.refused
 
 
 def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = publisher.promote(publisher.register())
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(publisher.url, publisher, tmp_path / "cache")
 
     def waits_for(what: str) -> None:
         for _ in range(2):
@@ -283,7 +279,7 @@ def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
 
     waits_for("no tag gapgate.receipt")
     folder = publisher.make_package(version)
-    waits_for("no tag seal.digest")
+    waits_for("no tag package.digest")
     publisher.log_digest(version, seal.verify(folder))
     waits_for("no artifact package/model.bento")
     publisher.log_archive(version, pack(folder, tmp_path))
@@ -393,11 +389,9 @@ def answer(worker: subprocess.Popen[str]) -> None:
     worker.stdin.flush()
 
 
-def test_the_thread_follows_and_stops_promptly(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
-) -> None:
+def test_the_thread_follows_and_stops_promptly(publisher: Publisher, tmp_path: Path) -> None:
     first, second = publisher.promote(publisher.publish()), publisher.publish()
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache", poll_s=0.1)
+    watcher, served = watch(publisher.url, publisher, tmp_path / "cache", poll_s=0.1)
     watcher.start()
     try:
         wait_for(lambda: served.version == first)
@@ -410,13 +404,6 @@ def test_the_thread_follows_and_stops_promptly(
     publisher.promote(first)
     time.sleep(0.3)
     assert served.version == second
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(
@@ -473,15 +460,13 @@ def test_a_server_that_is_not_mlflow_is_named(mlflow_server: RegistryServer, tmp
         MlflowRegistry(f"{mlflow_server.url}/elsewhere", tmp_path).resolve(uri)
 
 
-def test_a_cache_folder_of_somebody_else_is_not_used(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
-) -> None:
+def test_a_cache_folder_of_somebody_else_is_not_used(publisher: Publisher, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     publisher.promote(publisher.publish())
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 12345, -1)
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "cache")
+    watcher, served = watch(publisher.url, publisher, tmp_path / "cache")
     watcher.poll_once()
     assert "belongs to the user 12345, not to 0; choose another GAPGATE_MODEL_CACHE" in watcher.problem
     assert served.version is None

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from gapgate import child_server
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError, ServeError
 from serving.run import Server, serve, unpack
@@ -63,19 +64,11 @@ def test_sigterm_ends_the_server_which_leaves_no_process_and_nothing_in_the_home
 
 def test_bentoml_serve_takes_the_unpacked_bento_from_any_folder_and_ends_whole(bento: Artifact, tmp_path: Path) -> None:
     folder = unpack(bento.path / "model.bento", tmp_path / "bento")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = child_server.free_port()
     environment = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)],
-            cwd="/",
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    process = child_server.start(command, log, cwd="/", env=environment)
     with Server(process, f"http://127.0.0.1:{port}", log) as server:
         server.wait_ready()
         answer = httpx.post(
@@ -159,14 +152,8 @@ def test_a_foreign_child_that_ends_is_no_worker(unpacked: Path, tmp_path: Path) 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serve_it = f"exec {sys.executable} -m serving --fd {listener.fileno()} --package {unpacked}"
         log = tmp_path / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["bash", "-c", f"sleep 1.5 & {serve_it}"],
-                stdout=output,
-                stderr=output,
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-            )
+        command = ["bash", "-c", f"sleep 1.5 & {serve_it}"]
+        process = child_server.start(command, log, pass_fds=[listener.fileno()])
         port = listener.getsockname()[1]
     with Server(process, f"http://127.0.0.1:{port}", log) as server:
         server.wait_ready()

@@ -7,8 +7,6 @@ import fcntl
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +20,7 @@ from serving.registry import MlflowRegistry, ModelUri
 from serving.watcher import Watcher
 from tests.serving import packaged
 from tests.serving.registry_server import ALIAS, Publisher, RegistryServer, proxy
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def publisher(mlflow_server: RegistryServer, source: Path, tmp_path: Path) -> Pu
 
 
 def follow(
-    url: str, publisher: Publisher, cache_dir: Path, errors: list[Exception] | None = None
+    publisher: Publisher, cache_dir: Path, errors: list[Exception] | None = None
 ) -> tuple[Watcher[Predictor], list[Predictor]]:
     """A watcher, whose first loads meet `errors`, and what it served."""
     served: list[Predictor] = []
@@ -48,15 +47,8 @@ def follow(
             raise errors.pop(0)
         return Predictor.load(folder)
 
-    registry, uri = MlflowRegistry(url, cache_dir), ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
+    registry, uri = MlflowRegistry(publisher.url, cache_dir), ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
     return Watcher(registry, uri, 60, load, served.append, lambda: served[-1] if served else None), served
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_restart_serves_the_last_model_at_once_while_the_registry_never_answers_and_another_process_downloads(
@@ -87,12 +79,12 @@ def test_a_restart_serves_the_last_model_at_once_while_the_registry_never_answer
 
 
 def test_a_package_damaged_in_the_cache_is_not_served_by_a_restart_and_is_fetched_again(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+    publisher: Publisher, tmp_path: Path
 ) -> None:
-    follow(mlflow_server.url, publisher, tmp_path / "cache")[0].poll_once()
+    follow(publisher, tmp_path / "cache")[0].poll_once()
     (model,) = (tmp_path / "cache").rglob("model.onnx")
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    watcher, served = follow(mlflow_server.url, publisher, tmp_path / "cache")
+    watcher, served = follow(publisher, tmp_path / "cache")
     watcher.serve_last()
     assert (served, watcher.refused) == ([], "")
     watcher.poll_once()
@@ -104,12 +96,11 @@ def test_a_package_damaged_in_the_cache_is_not_served_by_a_restart_and_is_fetche
 )
 def test_a_model_that_this_machine_has_no_room_for_is_tried_again_at_the_next_poll_and_then_served(
     error: Exception,
-    mlflow_server: RegistryServer,
     publisher: Publisher,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watcher, served = follow(mlflow_server.url, publisher, tmp_path / "cache", [error])
+    watcher, served = follow(publisher, tmp_path / "cache", [error])
     watcher.poll_once()
     assert (served, watcher.refused) == ([], "")
     assert watcher.problem == f"{type(error).__name__}: {error}; it is tried again"
@@ -118,7 +109,7 @@ def test_a_model_that_this_machine_has_no_room_for_is_tried_again_at_the_next_po
 
     caplog.set_level(logging.WARNING, "gapgate.serving")
     caplog.clear()
-    restarted, served = follow(mlflow_server.url, publisher, tmp_path / "cache", [error, error])
+    restarted, served = follow(publisher, tmp_path / "cache", [error, error])
     for _ in range(3):
         assert (served, restarted.refused) == ([], "")
         restarted.serve_last()
@@ -132,19 +123,19 @@ def test_a_model_that_this_machine_has_no_room_for_is_tried_again_at_the_next_po
     ids=["empty", "no text", "nested", "list", "nothing", "numbers"],
 )
 def test_garbage_where_the_last_version_is_noted_is_passed_over_and_written_anew(
-    garbage: bytes, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+    garbage: bytes, publisher: Publisher, tmp_path: Path
 ) -> None:
     cache_dir = tmp_path / "cache"
-    follow(mlflow_server.url, publisher, cache_dir)[0].poll_once()
+    follow(publisher, cache_dir)[0].poll_once()
     (pointer,) = cache_dir.glob("*/followed-*.json")
     for path in (pointer, pointer.with_name("followed-another.json")):
         path.write_bytes(garbage)
-    watcher, served = follow(mlflow_server.url, publisher, cache_dir)
+    watcher, served = follow(publisher, cache_dir)
     watcher.serve_last()
     assert served == []
     watcher.poll_once()
     assert (len(served), watcher.refused, watcher.problem) == (1, "", "")
-    restarted, served = follow(mlflow_server.url, publisher, cache_dir)
+    restarted, served = follow(publisher, cache_dir)
     restarted.serve_last()
     assert len(served) == 1
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench import _load
-from bench._hostile import http
-from bench._raw import Connection
-from bench._victim import Victim, victim
+from bench import http_load
+from bench.abuse.raw_client import Connection
+from bench.abuse.victim import Victim, victim
+from bench.http_load import http
 from gapgate.artifacts import Artifact
 from tests.serving.packaged import picture
 
@@ -22,13 +22,13 @@ CONNECTIONS = 16
 
 
 @contextmanager
-def loaded(running: Victim, seconds: float) -> Iterator[list[_load.Load]]:
+def loaded(running: Victim, seconds: float) -> Iterator[list[http_load.Load]]:
     """The load of so many seconds is in the list at the end of this context."""
-    loads: list[_load.Load] = []
+    loads: list[http_load.Load] = []
     requests = [http(running.url, "/v1/predict", picture(16, 16), "image/png")]
 
     def drive() -> None:
-        loads.append(_load.run(running.url, requests, concurrency=CONNECTIONS, seconds=seconds))
+        loads.append(http_load.run(running.url, requests, concurrency=CONNECTIONS, seconds=seconds))
 
     thread = threading.Thread(target=drive)
     thread.start()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gapgate.data.formats import FORMATS, suffixes
 from gapgate.data.transform import open_image
 from gapgate.errors import DataError
 
@@ -28,9 +29,7 @@ SPLIT_ALIASES = {
 }
 """How people name splits (compared in lower case) → how Gapgate does."""
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
+IMAGE_SUFFIXES = suffixes(FORMATS)
 
 
 class Record(NamedTuple):

@@ -22,8 +22,8 @@ SHAPE_CLASSES = ("circle", "square", "triangle")
 _F8 = NDArray[np.float64]
 
 
-def write_builtin(name: str, folder: Path, *, images_per_class: int = 200, size_px: int = 128, seed: int = 0) -> None:
-    """Write a built-in data set into an existing folder. The keyword arguments are those of `shapes`.
+def write_builtin(name: str, folder: Path) -> None:
+    """Write a built-in data set into an existing folder.
 
     digits: the 1,797 handwritten 8 × 8 digits that scikit-learn carries (UCI Optical Recognition, 1998).
     shapes: circles, squares and triangles, drawn in colour.
@@ -35,7 +35,7 @@ def write_builtin(name: str, folder: Path, *, images_per_class: int = 200, size_
         images, labels = _digits()
         classes = tuple("0123456789")
     elif name == "shapes":
-        images, labels = shapes(images_per_class, size_px, seed)
+        images, labels = shapes(images_per_class=200, size_px=128, seed=0)
         classes = SHAPE_CLASSES
     else:
         raise DataError(f"{name!r} is no built-in data set; take one of {', '.join(BUILTINS)}")

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from gapgate.errors import DataError
-
 Kernel = tuple[tuple[Fraction | int, ...], ...]
 
 
@@ -41,49 +39,20 @@ pixels; sobel-x and sobel-y answer to brightness that rises to the right and dow
 """
 
 
-def output_size(size: int, window: int, stride: int = 1, padding: int = 0) -> int:
-    """Places of a window of `window` along a side of `size`: (size + 2 · padding − window) / stride + 1, rounded down.
-
-    Raises:
-        DataError: the window is larger than the padded side.
-    """
-    if window > size + 2 * padding:
-        raise DataError(
-            f"a window of {window} does not fit into a side of {size} with a padding of {padding}; take a larger image"
-        )
-    return (size + 2 * padding - window) // stride + 1
-
-
-def convolve(
-    image: NDArray[np.floating], kernel: NDArray[np.floating], stride: int = 1, padding: int = 0
-) -> NDArray[np.float64]:
-    """At each place the sum of what lies under the kernel times the kernel.
-
-    Args:
-        image: (H, W)
-        kernel: (f_h, f_w)
-        stride: pixels from one place to the next, in both directions.
-        padding: rows and columns of zeros put around the image.
+def convolve(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The sum of products at each place where the kernel (f_h, f_w) lies wholly on the image (H, W).
 
     Returns:
-        (H', W') with the sides `output_size`.
-
-    Raises:
-        DataError: the kernel is larger than the padded image.
+        (H − f_h + 1, W − f_w + 1)
     """
-    windows = _windows(np.pad(image, padding), kernel.shape, stride)
-    sums: NDArray[np.float64] = np.einsum("yxij,ij->yx", windows, kernel, dtype=np.float64)
+    sums: NDArray[np.float64] = np.einsum("yxij,ij->yx", _windows(image, kernel.shape), kernel, dtype=np.float64)
     return sums
 
 
-def max_pool(image: NDArray[np.floating], size: int = 2, stride: int | None = None) -> NDArray[np.floating]:
-    """The largest value of each window of `size` × `size` of an image (H, W), windows `stride` apart (`size` by
-    default); (H', W') with the sides `output_size`, so a last row or column that fills no window is left out.
-
-    Raises:
-        DataError: the window is larger than the image.
-    """
-    largest: NDArray[np.floating] = _windows(image, (size, size), stride or size).max(axis=(2, 3))
+def max_pool(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The largest value of each window of 2 × 2 of an image (H, W), side by side: (H // 2, W // 2), so a last row or
+    column that fills no window is left out."""
+    largest: NDArray[np.floating] = _windows(image, (2, 2))[::2, ::2].max(axis=(2, 3))
     return largest
 
 
@@ -94,7 +63,7 @@ def relu(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> str:
-    """`output_size` with its figures: `(28 − 3) / 1 + 1 = 26`; `padding` is before and behind."""
+    """Places of a window along a side, with its figures: `(28 − 3) / 1 + 1 = 26`; `padding` is before and behind."""
     added = f" + {padding[0]} + {padding[1]}" if any(padding) else ""
     rest = size + sum(padding) - window
     found = rest // stride + 1
@@ -102,9 +71,7 @@ def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, i
     return f"({size}{added} − {window}) / {stride} + 1 = {rounded}{found}"
 
 
-def _windows(image: NDArray[np.floating], shape: tuple[int, ...], stride: int) -> NDArray[np.floating]:
-    """A view (H', W', f_h, f_w) of an image (H, W)."""
-    for side, window in zip(image.shape, shape, strict=True):
-        output_size(side, window, stride)
-    windows: NDArray[np.floating] = sliding_window_view(image, shape)[::stride, ::stride]
+def _windows(image: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """A view (H − f_h + 1, W − f_w + 1, f_h, f_w) of an image (H, W)."""
+    windows: NDArray[np.floating] = sliding_window_view(image, shape)
     return windows

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.onnx.graph import Stage
-from gapgate.report.drawing import Theme, Tile, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 from gapgate.report.tour.convolution import Kernel
+from gapgate.text import number
 
 _SIDE_INCHES = 2.0
 _FULL_COLOUR = 99.5
@@ -109,7 +110,7 @@ def similar(
     for data in thumbnails:
         with Image.open(BytesIO(data)) as image:
             pictures.append(np.asarray(image))
-    tiles = [Tile(at % _SHEET_COLUMNS * 1.12, at // _SHEET_COLUMNS * 1.5, pixels) for at, pixels in enumerate(pictures)]
+    tiles = in_rows(pictures, _SHEET_COLUMNS, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = mosaic(figure, tiles, _SHEET_INCHES, {"cmap": "gray", "vmin": 0, "vmax": 255})
@@ -135,4 +136,4 @@ def _number(value: float | Fraction) -> str:
     """`−3`, `1/9` or `12.4`."""
     if isinstance(value, Fraction) and value.denominator > 1:
         return f"{value.numerator}/{value.denominator}"
-    return f"{round(float(value), 1) + 0.0:g}".replace("-", "−")
+    return number(round(float(value), 1), "zg")

@@ -37,7 +37,7 @@ def gray_image(data: bytes) -> NDArray[np.uint8]:
     """An image file in gray, upright and in its own proportions, (H, W) uint8 with sides up to `MAX_SIDE_PX`.
 
     Raises:
-        ImageError: as `gapgate.data.transform.decode`.
+        ImageError: as `gapgate.data.transform.open_image`.
     """
     picture = on_background(open_image(data, max_pixels=_MAX_PIXELS), _WHITE).convert("L")
     picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)

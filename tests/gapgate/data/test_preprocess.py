@@ -17,7 +17,7 @@ from gapgate.data.preprocess import preprocess
 from gapgate.data.sources import write_builtin
 from gapgate.data.splits import SPLIT_NAMES
 from gapgate.data.transform import Transform
-from gapgate.errors import DataError, ImageError, StorageError
+from gapgate.errors import DataError, ImageError, ImageFault, StorageError
 from gapgate.settings.sections import PreprocessSettings
 
 FILES = [
@@ -234,9 +234,10 @@ def test_unreadable_images_are_quarantined_by_name_and_reason(run):
     splits = run(max_pixels=10_000, val_fraction=0.2, max_rejects=3)
     reasons = {entry["name"]: entry["reason"] for entry in splits.info["quarantined"]}
     assert reasons == {
-        "a/00.png": "truncated",
-        "b/01.png": "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM",
-        "b/huge.png": "101 x 100 pixels exceed the limit of 10,000 pixels",
+        "a/00.png": "the image is truncated; copy the whole file again",
+        "b/01.png": "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
+        "b/huge.png": "101 x 100 pixels exceed the limit of 10,000 pixels; "
+        "make it smaller, or raise preprocess.max_pixels",
     }
     assert splits.info["counts"]["quarantined"] == 3
     for line in lines(splits):
@@ -249,7 +250,7 @@ def test_more_rejects_than_allowed_fail_and_leave_nothing_behind(run):
     write_photos(run.data, 12)
     for number in range(3):
         (run.data / "a" / f"x{number}.png").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"^3 images cannot be used, preprocess\.max_rejects=2 \(a/x0\.png: not"):
+    with pytest.raises(DataError, match=r"^3 images cannot be used, preprocess\.max_rejects=2: a/x0\.png \(not"):
         run(max_rejects=2)
     assert [path.name for path in run.out.iterdir()] == ["images.npy"]
 
@@ -306,7 +307,7 @@ class _Suicidal:
         if multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.001)
-        raise ImageError("not here")
+        raise ImageError(ImageFault.UNREADABLE, "not here")
 
 
 def test_splits_json_is_readable_on_its_own(digits, run):

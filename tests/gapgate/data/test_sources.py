@@ -8,25 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gapgate.data.sources import open_source
 from gapgate.errors import DataError, ImageError
-
-
-@pytest.fixture
-def opened(tmp_path, tmp_path_factory):
-    """Opens a source, by default the test's folder `data`, with a scratch folder of its own."""
-
-    def open_it(path=None):
-        return open_source(path or tmp_path / "data", tmp_path_factory.mktemp("scratch"))
-
-    return open_it
-
-
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
 
 
 def write_image(path, value=0, size=(6, 4)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gapgate.data.transform import Transform, decode
+from gapgate.data.transform import Transform, on_background, open_image
 from gapgate.errors import ArtifactError, ImageError
 
 CORNERS = np.array([[10, 60, 110], [160, 200, 250]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)  # (16, 24)
@@ -22,8 +22,9 @@ def encoded(image, format="PNG", **options):
     return buffer.getvalue()
 
 
-def read(data, **options):
-    return decode(data, max_pixels=1_000_000, **options)
+def read(data, max_pixels=1_000_000, fill=0):
+    """The pixels of an image file on a plain background."""
+    return np.asarray(on_background(open_image(data, max_pixels=max_pixels), fill))
 
 
 def stored_as(upright, orientation):
@@ -140,7 +141,7 @@ def test_a_decompression_bomb_is_refused_at_once_and_without_memory(side):
     tracemalloc.start()
     start = time.perf_counter()
     with pytest.raises(ImageError, match=r"limit of 50,000,000 pixels"):
-        decode(data, max_pixels=50_000_000)
+        read(data, max_pixels=50_000_000)
     elapsed_s, (_, peak_bytes) = time.perf_counter() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert elapsed_s < 0.05
@@ -149,9 +150,9 @@ def test_a_decompression_bomb_is_refused_at_once_and_without_memory(side):
 
 def test_an_image_of_exactly_the_limit_is_read():
     data = encoded(Image.new("L", (10, 10)))
-    assert decode(data, max_pixels=100).shape == (10, 10)
+    assert read(data, max_pixels=100).shape == (10, 10)
     with pytest.raises(ImageError, match="10 x 10 pixels exceed the limit of 99 pixels"):
-        decode(data, max_pixels=99)
+        read(data, max_pixels=99)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
@@ -190,7 +191,7 @@ def test_random_damage_never_raises_anything_but_image_error():
             damaged = data.copy()
             damaged[rng.integers(0, min(len(data), 200), 4)] = rng.integers(0, 256, 4)
             try:
-                pixels = decode(damaged.tobytes(), max_pixels=100_000)
+                pixels = read(damaged.tobytes(), max_pixels=100_000)
             except ImageError:
                 continue
             assert pixels.dtype == np.uint8

@@ -54,6 +54,11 @@ def check_of(certificate: Certificate, name: str) -> Check:
     return next(check for check in certificate.checks if check.name == name)
 
 
+def reasons(certificate: Certificate) -> tuple[str, ...]:
+    """Why it did not pass; empty where it did."""
+    return tuple(check.reason for check in certificate.checks if check.verdict != "pass")
+
+
 JUDGED = [
     ("accuracy", "test", "value"),
     ("accuracy", "test", "low"),
@@ -77,14 +82,14 @@ SECTIONS = [("accuracy",), ("accuracy", "test"), ("gap",), ("classes",), ("calib
 def test_the_fashion_mnist_tutorial_cnn_fails_on_its_gap() -> None:
     certificate = judge(LIMITS, evaluation_of(0.956, 20_000, 0.916, 10_000))
     assert certificate.verdict == "fail"
-    assert certificate.reasons == ("gap 4.0 points (3.4 to 4.6) is wholly above the limit 3.0",)
+    assert reasons(certificate) == ("gap 4.0 points (3.4 to 4.6) is wholly above the limit 3.0",)
 
 
 @pytest.mark.parametrize("figures", [(0.935, 20_000, 0.923, 10_000), (0.999, 1200, 0.987, 450)])
 def test_fashion_mnist_with_flips_and_shifts_and_digits_pass(figures: tuple[float, int, float, int]) -> None:
     certificate = judge(LIMITS, evaluation_of(*figures))
     assert certificate.verdict == "pass"
-    assert certificate.reasons == ()
+    assert reasons(certificate) == ()
     assert [check.name for check in certificate.checks] == [
         "max_gap_points",
         "min_test_accuracy",
@@ -123,12 +128,12 @@ def test_a_low_accuracy_fails_and_a_wavering_one_is_undecided() -> None:
 def test_the_weakest_class_is_named() -> None:
     certificate = judge(LIMITS, changed(("classes", 0, "recall"), 0.4))
     assert certificate.verdict == "fail"
-    assert certificate.reasons == ("recall 40.0 % of the weakest class 'cat' breaks the limit 50.0 %",)
+    assert reasons(certificate) == ("recall 40.0 % of the weakest class 'cat' breaks the limit 50.0 %",)
 
 
 def test_a_class_without_test_images_fails_and_is_named() -> None:
     evaluation = changed(("classes", 1), {"name": "dog", "recall": None, "support": 0})
-    assert "class 'dog' has no test images" in judge(LIMITS, evaluation).reasons[0]
+    assert "class 'dog' has no test images" in reasons(judge(LIMITS, evaluation))[0]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_the_limit_itself_is_kept(path: tuple[str, ...], value: float) -> None:
 def test_a_missing_or_malformed_figure_fails_with_a_reason(path: tuple[str | int, ...], value: Any) -> None:
     certificate = judge(LIMITS, changed(path, value))
     assert certificate.verdict == "fail"
-    assert all(reason and "\n" not in reason for reason in certificate.reasons)
+    assert all(reason and "\n" not in reason for reason in reasons(certificate))
 
 
 def test_an_empty_evaluation_fails_every_check() -> None:
@@ -158,7 +163,7 @@ def test_an_empty_evaluation_fails_every_check() -> None:
 
 
 def test_an_interval_that_does_not_hold_its_value_fails() -> None:
-    assert "is no interval" in judge(LIMITS, changed(("gap", "points"), 2.9)).reasons[0]
+    assert "is no interval" in reasons(judge(LIMITS, changed(("gap", "points"), 2.9)))[0]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda inner: st.lists(inner)

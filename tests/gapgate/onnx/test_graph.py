@@ -32,7 +32,8 @@ def test_the_weights_add_up_to_the_networks_with_batch_norm_folded_into_its_conv
     stages = graph_layers(onnx.load(tmp_path / "model.onnx"))
     assert sum(stage.num_weights for stage in stages) == expected
     numbered = [stage.name for stage in stages if stage.name[0].isdigit()]
-    assert numbered == open_inner_layers(onnx.load(tmp_path / "model.onnx")).layer_names
+    maps = open_inner_layers(onnx.load(tmp_path / "model.onnx")).feature_maps(np.zeros(SHAPE, np.uint8))
+    assert numbered == [found.layer for found in maps]
 
 
 def test_a_layer_says_what_it_does_how_large_it_is_and_how_its_figures_come_about(tmp_path):

@@ -44,7 +44,7 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_half_a_file_beside_the_checkpoint_does_not_matter(tmp_path):
     checkpoint.save(tmp_path, "mine", TENSORS, PROGRESS)
-    (tmp_path / f"{checkpoint.FILE}.partial-1").write_bytes(b"half")
+    (tmp_path / f".{checkpoint.FILE}.partial-1").write_bytes(b"half")
     assert checkpoint.load(tmp_path, "mine").progress == PROGRESS
 
 
@@ -83,7 +83,7 @@ def test_tensors_of_another_shape_are_refused_before_any_is_copied():
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_earlier_checkpoint(tmp_path):
     checkpoint.save(tmp_path, "mine", TENSORS, PROGRESS)
-    (tmp_path / f"{checkpoint.FILE}.partial-{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f".{checkpoint.FILE}.partial-{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="the disk is full; free space"):
         checkpoint.save(tmp_path, "mine", TENSORS, {"epoch": 2})
     assert checkpoint.load(tmp_path, "mine").progress == PROGRESS

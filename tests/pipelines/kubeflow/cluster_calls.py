@@ -1,7 +1,6 @@
 """What the tests of the commands for a cluster share."""
 
 import subprocess
-import time
 
 DIGITS = ("--data-source", "digits")
 WAIT = (*DIGITS, "--wait", "--poll", "0.01")
@@ -42,10 +41,3 @@ def serve_pods(server, step, content, kept):
         return run
 
     server.create_run = create_run
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

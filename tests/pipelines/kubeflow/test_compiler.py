@@ -22,7 +22,7 @@ DIGEST = "@sha256:" + "a" * 64
 CONTENT = {
     "images": {
         "step": f"registry.example:5000/gapgate/step{DIGEST}",
-        "train": "registry.example:5000/gapgate/train:0.1.0",
+        "train": "registry.example:5000/gapgate/train:0.2.0",
         "pull_policy": "Always",
         "pull_secrets": ["registry"],
     },

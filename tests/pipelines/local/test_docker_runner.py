@@ -4,11 +4,11 @@ import pytest
 
 from components.platform.run_context import RunContext
 from gapgate.settings.sections import DataSettings, Settings, TrainSettings
-from pipelines.local.docker_runner import _Steps
+from pipelines.local.docker_runner import Steps
 
 
 def steps(**sections):
-    return _Steps(Settings(**sections), RunContext("run"), {})
+    return Steps(Settings(**sections), RunContext("run"), {})
 
 
 @pytest.fixture(autouse=True)
@@ -25,25 +25,25 @@ def test_ingest_sees_its_source_to_read_a_table_with_what_lies_beside_it(workspa
     (photos / "table.csv").write_text("path,label\n")
     read = {str(photos): {"bind": str(photos), "mode": "ro"}}
     for source in ("photos", "photos/table.csv"):
-        assert steps(data=DataSettings(source=source))._volumes("ingest") == home | read
-        assert steps(data=DataSettings(source=source))._volumes("preprocess") == home
-    assert steps(data=DataSettings(source="digits"))._volumes("ingest") == home
+        assert steps(data=DataSettings(source=source)).volumes("ingest") == home | read
+        assert steps(data=DataSettings(source=source)).volumes("preprocess") == home
+    assert steps(data=DataSettings(source="digits")).volumes("ingest") == home
 
 
 def test_ingest_sees_the_repository_that_is_named(workspace):
     other = workspace / "other"
     other.mkdir()
-    assert str(other) in steps(data=DataSettings(repository=str(other)))._volumes("ingest")
-    assert str(workspace) in steps()._volumes("ingest")
+    assert str(other) in steps(data=DataSettings(repository=str(other))).volumes("ingest")
+    assert str(workspace) in steps().volumes("ingest")
 
 
 def test_only_steps_that_ask_somebody_have_a_network(monkeypatch):
     offline = steps(data=DataSettings(source="digits"))
-    assert {offline._network(step) for step in ("ingest", "train", "evaluate", "register", "package")} == {"none"}
-    assert steps()._network("ingest") == "bridge"
-    assert steps(train=TrainSettings(pretrained=True))._network("train") == "bridge"
+    assert {offline.network(step) for step in ("ingest", "train", "evaluate", "register", "package")} == {"none"}
+    assert steps().network("ingest") == "bridge"
+    assert steps(train=TrainSettings(pretrained=True)).network("train") == "bridge"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    assert offline._network("register") == "host"  # the loopback of a bridge is the container's own
+    assert offline.network("register") == "host"  # the loopback of a bridge is the container's own
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
-    assert offline._network("register") == "bridge"
-    assert offline._network("train") == "none"
+    assert offline.network("register") == "bridge"
+    assert offline.network("train") == "none"

@@ -1,4 +1,4 @@
-"""The README's tables and the recipes' heads say what was measured, and what was measured is not measured again."""
+"""The tables of docs/recipes.md and the recipes' heads say what was measured, which is not measured again."""
 
 import re
 from dataclasses import replace
@@ -17,7 +17,7 @@ from pipelines.trials.recipe_results import (
     read_yaml,
     recipe_plans,
 )
-from pipelines.trials.recipe_table import README, ablation_table, head, recipes_table, replace_between
+from pipelines.trials.recipe_table import PAGE, ablation_table, head, recipes_table, replace_between
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_another_name_in_the_registry_is_no_other_row(row):
     assert list(measure(replace(plan, settings=renamed), Path(), row, quietly)) == [row]
 
 
-def test_the_readme_shows_what_was_measured():
-    content = README.read_text()
+def test_the_page_of_recipes_shows_what_was_measured():
+    content = PAGE.read_text()
     for name, table in (("recipes", recipes_table), ("ablation", ablation_table)):
         shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", content, re.DOTALL)
         assert shown is not None

@@ -1,0 +1,20 @@
+import pytest
+
+from gapgate.data.sources import open_source
+
+
+@pytest.fixture
+def opened(tmp_path, tmp_path_factory):
+    """Opens a source, by default the test's folder `data`, with a scratch folder of its own."""
+
+    def open_it(path=None):
+        return open_source(path or tmp_path / "data", tmp_path_factory.mktemp("scratch"))
+
+    return open_it
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
