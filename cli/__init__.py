@@ -1,4 +1,4 @@
-"""The command line. A command imports what it needs when it runs, so `--help` is quick."""
+"""The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -55,12 +55,14 @@ app.command("compile", rich_help_panel="On a cluster")(commands.compile_)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and an exit code."""
+    """Run the command line; a `GapgateError` becomes one line on stderr and its exit code."""
     try:
         app()
     except GapgateError as error:
+        # Escaped: a message may hold brackets, as of a list, which rich would take for markup.
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        # The reader has gone (`gapgate runs | head`). Python flushes stdout again at its end, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

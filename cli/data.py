@@ -1,4 +1,4 @@
-"""`gapgate data`: which data set the workspace pins, and bringing it back."""
+"""`gapgate data`: pin the workspace's data set, compare it with the pin, and restore it."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def show(source: Annotated[str, typer.Argument(help="A source; by default the pi
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = _ROOT / "data"
+        # Staged as ingest does it, so that hidden files are left out here too.
         if source:
             folder = Path(scratch, "files")
             folder.mkdir()

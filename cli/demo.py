@@ -1,4 +1,4 @@
-"""`make demo`: serve what the last run packaged, ask it about one image it has not seen, and say what to do next."""
+"""`make demo`: serve the champion, predict one held-out image, and name the next commands."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from serving.run import serve
 
 
 def main() -> int:
-    """Predict one held-out image by HTTP."""
+    """Serve the champion and predict one test image over HTTP; returns the exit code."""
     console = Console()
     bento = champion_bento("gapgate")
     splits = Splits.open(next(bento.parents[2].glob("preprocess/splits")))
     row = splits.rows("test")[0]
+    # Port 0 takes a free one: `gapgate serve` may be running on its default port.
     with tempfile.TemporaryDirectory() as work, serve(bento, port=0, work_dir=Path(work)) as server:
         server.wait_ready()
         request = urllib.request.Request(

@@ -1,4 +1,4 @@
-"""`gapgate look` and `gapgate similar`: what a network does with an image, and which training images are like it."""
+"""`gapgate look` and `gapgate similar`: a network's layers on an image, and the training images most like it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _LEARNED = "learned"
 _DEFAULT_KERNEL = "edge"
 _MAX_NEIGHBOURS = 1000
-"""Most neighbours; a sheet of more is no picture."""
+"""Largest number of neighbours, since a sheet of more images cannot be read."""
 
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
 Bento = Annotated[
@@ -92,6 +92,7 @@ def look(
             console.print(escape(answer), highlight=False)
         else:
             if predictor:
+                # A kernel takes one channel: the network's transform with gray in the place of its own mode.
                 gray = replace(predictor, transform=predictor.transform.model_copy(update={"mode": "gray"}))
                 plane = _decoded(gray, image, data)[:, :, 0]
             else:
@@ -148,10 +149,11 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
     assert predictor.index is not None
     name, probability = predictor.class_of(pixels)
     heat = predictor.heat(pixels, name, lambda: False)
-    assert heat is not None  # nobody cancels
+    assert heat is not None  # None stands for a cancelled call, and this one never is
     captions = [(name, f"{probability:.0%} sure")]
     captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
     with tempfile.TemporaryDirectory() as scratch:
+        # Drawn aside, since a version for dark pages is drawn too, which a person who looks at files does not need.
         draw(Path(scratch), pixels, [predictor.index.thumbnail(near.row) for near in found], captions)
         with storage_errors(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -161,11 +163,11 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
 
 @contextmanager
 def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predictor | None]:
-    """The model of `bento`, or else the champion's, proven as a server does; unpacked for the time of the block. None
-    where there is no champion and none is needed.
+    """Open the model of `bento`, or else the champion's, with a server's checks, for the time of the block. Yields None
+    if there is no champion and `must` is False.
 
     Raises:
-        RegistryError: there is no champion, and one must be.
+        RegistryError: there is no champion, and `must` is True.
         ArtifactError, GateError: as `serving.predictor.Predictor.load`.
     """
     from serving.archive import unpack_model
@@ -186,9 +188,14 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
 
 
 def _in(path: Path) -> Path:
-    """The package's folder, or the .bento file, that a user's path means."""
+    """The package's folder or .bento file at a user's path.
+
+    Raises:
+        ArtifactError: the folder holds no package.
+    """
     if not path.is_dir():
         return path
+    # The artifact of `package`, an unpacked Bento, and the package itself.
     for candidate in (path / "model.bento", path / "src" / "model", path):
         if candidate.is_file() or (candidate / "model.onnx").is_file():
             return candidate
@@ -196,15 +203,21 @@ def _in(path: Path) -> Path:
 
 
 def _check_out(out: Path) -> None:
-    """Raises:
-    SettingsError: a file has this name."""
+    """Check that `out` can be a folder.
+
+    Raises:
+        SettingsError: a file has this name.
+    """
     if out.exists() and not out.is_dir():
         raise SettingsError(f"--out {out} is a file; name a folder")
 
 
 def _read(file: Path) -> bytes:
-    """Raises:
-    DataError: no such file, a folder, or no permission."""
+    """The bytes of a file.
+
+    Raises:
+        DataError: no such file, a folder, or no permission.
+    """
     if file.is_dir():
         raise DataError(f"{file} is a folder; name one image file")
     try:
@@ -216,13 +229,19 @@ def _read(file: Path) -> bytes:
 
 
 def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
-    """The image (H, W, C) uint8 as the network takes it, decoded as a server does."""
+    """Decode an image as a server does, to the network's input: (H, W, C) uint8.
+
+    Raises:
+        ImageError: the image cannot be decoded, or has too many pixels.
+    """
     from serving.inputs import Upload, decode_all
     from serving.options import Options
 
+    # The server's limit, so that both accept the same files.
     max_pixels = Options.from_environment().max_pixels
     with _named(file):
         (found,) = decode_all(predictor, [Upload(data)], max_pixels, cancelled=lambda: False)
+        # `decode_all` returns errors in the place of images, since a server still answers the others.
         if isinstance(found, ImageError):
             raise found
     return found
@@ -230,7 +249,7 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """An image's error, which names no file, with the file before it."""
+    """Put the file's name before the message of an `ImageError`, which names no file."""
     try:
         yield
     except ImageError as error:
@@ -251,7 +270,7 @@ def _stages(stages: Sequence[Stage]) -> Table:
 
 
 def _neighbours(found: Sequence[Neighbour], class_names: Sequence[str], answer: str) -> Table:
-    """Labels that are not the answer's stand out."""
+    """Table of the neighbours; labels other than the model's answer are in colour."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("training image", overflow="fold")

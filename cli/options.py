@@ -43,23 +43,24 @@ ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of
 
 
 def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
-    """The settings of a command: `--params` or `params.yaml`, then each `--set`."""
+    """Settings of a command: the file `--params` or `params.yaml`, then each `--set`."""
     if params is None and Path("params.yaml").exists():
         params = Path("params.yaml")
     return load(params, overrides or [])
 
 
 def with_source(settings: Settings, source: str | None) -> Settings:
-    """The settings with the source that a command names, if it does.
+    """Settings with the source that a command names, if it names one.
 
     Raises:
-        DataError: there is none; said at once, before any step starts.
+        DataError: there is no such source.
     """
     if source is None:
         return settings
     from gapgate.data.sources import BUILTINS
     from gapgate.errors import DataError
 
+    # Checked here, so that a mistyped path is an error before any step starts.
     if source not in BUILTINS and not Path(source).exists():
         raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
     return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
@@ -67,7 +68,8 @@ def with_source(settings: Settings, source: str | None) -> Settings:
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
-    """What takes a moment, on a terminal alone."""
+    """Show a spinner with `text` during the block, on a terminal only."""
+    # On stderr, since stdout may be a file or a pipe.
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -77,7 +79,7 @@ def status(text: str) -> Iterator[None]:
 
 
 def find_champion(name: str) -> Path:
-    """The Bento of a model's champion; says so while it looks, since MLflow takes seconds to start.
+    """Path of the champion's Bento; a spinner is shown, since MLflow takes seconds to start.
 
     Raises:
         RegistryError: as `pipelines.local.bentos.champion_bento`.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """What `predict` prints."""
+    """Output formats of `gapgate predict` on the terminal."""
 
     TABLE = "table"
     CSV = "csv"
@@ -62,7 +62,7 @@ def predict(
         typer.Option("--batch-size", min=1, max=4096, help="Images at a time. By default 64.", show_default=False),
     ] = None,
 ) -> None:
-    """Classify images: files and folders, without a server or by one. Exit code 1 where an image has no answer."""
+    """Classify image files and folders, here or by a server. Exit code 1: some images have no answer."""
     from serving.client.output import check_output
     from serving.client.prediction import find_images
 
@@ -73,7 +73,7 @@ def predict(
     if output:
         check_output(output)
     files = find_images(images)
-    # So that a SIGTERM leaves neither the unpacked model nor a part of the output.
+    # SIGTERM raises SystemExit, so that the unpacked model and a half-written output are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         if url:
@@ -84,13 +84,14 @@ def predict(
         else:
             answerer = stack.enter_context(_local(bento, model or DEFAULT_MODEL, top_k, batch_size))
         num_errors = _predict(answerer, files, top_k, output, form)
+    # After the `with`: the output has its name before the exit code says that it is there.
     raise typer.Exit(1 if num_errors else 0)
 
 
 @contextmanager
 def _local(bento: Path | None, model: str, top_k: int, batch_size: int | None) -> Iterator[Answerer]:
-    """The model of a Bento in this process, unpacked for the time of the block."""
-    # Before numpy is imported: the threads of `predict` are enough for the processors.
+    """Unpack a Bento's model for the time of the block, and yield an answerer that runs it in this process."""
+    # Set before numpy is imported, which reads it once: `predict` has a thread for each processor already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from serving.archive import unpack_model
     from serving.client.prediction import Local
@@ -103,14 +104,14 @@ def _local(bento: Path | None, model: str, top_k: int, batch_size: int | None) -
 
 
 def _predict(answerer: Answerer, files: list[Path], top_k: int, output: Path | None, form: Format) -> int:
-    """Answer all files, to the file and to the terminal; returns how many have no answer."""
+    """Predict all files, write the rows to `output` and the terminal, and return how many files have no answer."""
     import warnings
 
     from cli.terminal.predictions_table import Summary
     from serving.client.output import csv_to, json_to, to_file
     from serving.client.prediction import predict as rows_of
 
-    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, in the middle of the table
+    warnings.filterwarnings("ignore", module="PIL")  # warnings on damaged files would stand in the middle of the table
     summary = Summary()
     begun = time.perf_counter()
     with ExitStack() as stack:
@@ -136,7 +137,7 @@ def _predict(answerer: Answerer, files: list[Path], top_k: int, output: Path | N
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, and nothing elsewhere; the block gets the function that moves it."""
+    """Show a progress bar, on a terminal only; yields the function that advances it by a number of images."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)

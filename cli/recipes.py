@@ -34,6 +34,7 @@ def main(
             with console.status(name) as status:
                 for row in measure(plans[name], data, results.get(name), status.update):
                     results[name] = row
+                    # After each seed: an interrupted measurement resumes with the next one.
                     artifacts.write_json(RESULTS, results)
                     write(results)
         except GapgateError as error:

@@ -1,4 +1,4 @@
-"""`gapgate run` and `gapgate step`."""
+"""`gapgate run` and `gapgate step`: the whole pipeline, or one step of it, on this machine."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ def run(
     ] = "subprocess",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
+    # Before the imports below, which take seconds: a mistake is reported at once.
     settings = with_source(settings_of(params, overrides), source)
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline
 
-    console = Console(file=sys.stdout)  # this one: while KFP runs, sys.stdout is the log
+    console = Console(file=sys.stdout)  # bound now: while KFP runs, sys.stdout is the log file
     try:
         result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
     except KeyboardInterrupt:
         console.print("interrupted; a training goes on from its last epoch when you run it again")
+        # 128 + SIGINT, as shells report it.
         raise typer.Exit(130) from None
     print_summary(console, result)
     raise typer.Exit(result.exit_code)

@@ -1,4 +1,4 @@
-"""`gapgate serve`: a packaged model over HTTP."""
+"""`gapgate serve`: serve a packaged model over HTTP."""
 
 from __future__ import annotations
 
@@ -64,18 +64,21 @@ def serve(
     from serving.access import check_address
     from serving.options import Options
 
+    # models:/… may be given in either place; from here on it is the model.
     if bento and bento.startswith(_REGISTRY):
         if model:
             raise SettingsError(f"both {bento} and --model {model} name a model; leave one out")
         bento, model = None, bento
     model = model or os.environ.get("GAPGATE_MODEL") or DEFAULT_MODEL
     uri = model if model.startswith(_REGISTRY) else ""
+    # Text for a person at a terminal; a server by itself logs JSON.
     environment = {"GAPGATE_MODEL": uri, "GAPGATE_LOG_FORMAT": os.environ.get("GAPGATE_LOG_FORMAT") or "text"}
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
     options = Options.from_environment(os.environ | environment)
+    # Before the model is looked up, which takes seconds.
     check_address(host, options)
-    # A SIGTERM ends the servers with us, as Ctrl-C does.
+    # SIGTERM raises SystemExit, so that the blocks below end the servers, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with ExitStack() as stack:
@@ -89,7 +92,7 @@ def serve(
 
 
 def _archive(bento: str | None, model: str) -> Path:
-    """The Bento to start: any one is enough where the model comes from the registry, since it only brings the code."""
+    """Path of the Bento to start. With a model from the registry any Bento will do, since only its code is used."""
     from pipelines.local.bentos import newest_bento
 
     if bento:
@@ -101,11 +104,11 @@ def _archive(bento: str | None, model: str) -> Path:
 
 @contextmanager
 def _registry(uri: str, work: Path) -> Iterator[dict[str, str]]:
-    """The variables by which a server finds its registry: the tracking server, or MLflow's own on the local store for
-    the time of the block.
+    """Yield the environment variables with the registry's address: the tracking server's, or that of an MLflow server
+    on the local store, which runs for the time of the block.
 
     Raises:
-        RegistryError: the store has no such version, or its package is still to come.
+        RegistryError: the store has no such version, or the version has no package yet.
         GateError: the version's verdict is not pass.
     """
     from components.platform import mlflow_server
@@ -123,12 +126,18 @@ def _registry(uri: str, work: Path) -> Iterator[dict[str, str]]:
         with status("starting MLflow's server on the local store"):
             address = stack.enter_context(mlflow_server.running(work / "mlflow.log"))
         _check(parsed, address, work)
-        # Packages are kept by the registry's address, and this one is new each time.
+        # The cache is keyed by the registry's address, and this port is new each time: it would only grow.
         yield {"MLFLOW_TRACKING_URI": address, "GAPGATE_MODEL_CACHE": str(work / "models")}
 
 
 def _check(uri: Any, address: str, work: Path) -> None:
-    """Say at once what the server would go on waiting for. Where the registry is away, it may know the model still."""
+    """Raise at once for a version that the server would wait for without end. A registry that is away is only a
+    warning, since the server may have the model in its cache.
+
+    Raises:
+        RegistryError: there is no such version, or it has no package yet.
+        GateError: the version's verdict is not pass.
+    """
     from serving.registry import MlflowRegistry
 
     try:
@@ -145,7 +154,7 @@ def _check(uri: Any, address: str, work: Path) -> None:
 def _serve(
     archive: Path, host: str, port: int, work: Path, environment: dict[str, str], what: str, has_keys: bool
 ) -> None:
-    """Start the server, say where it is, and pass its log on until it ends."""
+    """Start the server, print its addresses, and print its log until it ends."""
     from serving.run import serve as start
 
     with start(archive, host=host, port=port, work_dir=work / "server", environment=environment) as server:
@@ -159,13 +168,14 @@ def _serve(
         console.print(f"docs:    {url}/docs")
         console.print(f"try it:  curl {header}-F image=@IMAGE.png {url}/v1/predict")
         _pass_log_on(server)
-        server.wait_ready()  # raises, with the reason: nobody asked it to end
+        server.wait_ready()  # raises with the reason, since the server ended by itself
 
 
 def _pass_log_on(server: Server) -> None:
     """Print what the server logs, such as a change of model, until it ends."""
     with server.log.open(errors="replace") as log:
         while True:
+            # Asked before the read, so that the last lines of a server that has ended are printed too.
             ended = server.process.poll() is not None
             if text := log.read():
                 sys.stderr.write(text)

@@ -34,7 +34,7 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Train every cell of a grid over one or two settings, and show which is best on val."""
-    with_source(settings_of(params, overrides), source)  # their mistakes are none of --over
+    with_source(settings_of(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
@@ -57,7 +57,7 @@ def sweep(
 
 
 def _command(grid: Sweep, source: str | None, params: Path | None, overrides: list[str] | None) -> str:
-    """What runs the best cell for good."""
+    """The `gapgate run` command with the best cell's settings."""
     settings = [part for one in [*(overrides or []), *grid.overrides(grid.best)] for part in ("--set", one)]
     named = ["--params", str(params)] if params else []
     return shlex.join(["gapgate", "run", *([source] if source else []), *named, *settings])

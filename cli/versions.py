@@ -1,4 +1,4 @@
-"""`gapgate receipt`, `models`, `promote` and `rollback`."""
+"""`gapgate receipt`, `models`, `promote` and `rollback`: receipts, and versions in the registry."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def receipt(
     from gapgate.evidence.receipt import verify
 
     prefix = digest.removeprefix("sha256:").lower()
+    # `isalnum` also keeps the wildcards of glob out of the pattern.
     found = sorted(receipts_dir().glob(f"{prefix}*.json")) if len(prefix) >= 6 and prefix.isalnum() else []
     if not found:
         raise RegistryError(f"no receipt {digest} in {receipts_dir()}; give 6 or more of its first characters")
     if len(found) > 1:
         raise RegistryError(f"{len(found)} receipts begin with {digest}; give more of its characters")
     try:
+        # The file's name is the digest, so a changed file is found by hashing its content.
         verify(artifacts.read_json(found[0]), f"sha256:{found[0].stem}")
     except (ArtifactError, ValueError) as error:
         raise RegistryError(f"{found[0]} was changed since it was written: {' '.join(str(error).split())}") from None
@@ -77,7 +79,7 @@ def promote(
 
 
 def rollback(name: ModelName = DEFAULT_MODEL) -> None:
-    """Give the champion's place back to the version before it."""
+    """Make the previous champion the champion again."""
     from components.platform.mlflow_registry import Registry, promotion_lock
 
     with promotion_lock(name):

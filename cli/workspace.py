@@ -1,4 +1,4 @@
-"""`gapgate ui`, `clean` and `sync`: what the workspace holds, shown, freed and sent."""
+"""`gapgate ui`, `clean` and `sync`: browse the workspace's runs, free their disk, and send what is left to send."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def clean(
 
 
 def sync() -> None:
-    """Send what a tracking server that was away has not got, and register what could not be registered."""
+    """Send what the tracking server missed while it was away, and register models that could not be registered."""
     from pipelines.local.resume import pending_runs, settle
 
     console = Console()

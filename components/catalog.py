@@ -22,18 +22,18 @@ from gapgate.settings.sections import (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the module `components.<name>`."""
+    """Step of the pipeline, which the module `components.<name>` runs."""
 
     name: str
     section: str
-    """Its settings in `params.yaml`."""
+    """Name of its section in `params.yaml`."""
     settings: type[Section]
     inputs: tuple[str, ...]
-    """Kinds of artifact it reads; each is the output of exactly one step."""
+    """Kinds of artifact that the step reads; each is the output of exactly one step."""
     output: str
-    """Kind of artifact it writes."""
+    """Kind of artifact that the step writes."""
     trees: tuple[str, ...] = ()
-    """Folders of that artifact with many files, which its manifest lists in a file of their own."""
+    """Folders in that artifact with many files; each has a file list of its own, beside the manifest."""
 
 
 STEPS = {
@@ -49,10 +49,12 @@ STEPS = {
             "register",
             "registry",
             RegistrySettings,
+            # All five: the receipt names the digest of each and the settings of the step that made it.
             ("splits", "policy", "model", "evaluation", "certificate"),
             "registration",
         ),
+        # Splits, for the training images in the index of similar images.
         Step("package", "package", PackageSettings, ("splits", "model", "certificate", "registration"), "bento"),
     )
 }
-"""In the order in which they run."""
+"""Name → step, in the order in which the steps run."""

@@ -29,7 +29,7 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path
 
 
 def headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """The few figures that are compared between runs (`dvc metrics diff`, the MLflow run list, KFP's metrics)."""
+    """Figures by which runs are compared in `dvc metrics diff`, MLflow's run list and KFP's metrics."""
     gap = evaluation["gap"]
     figures = {f"{split}_accuracy": evaluation["accuracy"][split]["value"] for split in SPLIT_NAMES}
     figures |= {"gap_points": gap["points"], "gap_low": gap["low"], "gap_high": gap["high"]}

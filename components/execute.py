@@ -35,9 +35,13 @@ def execute(
     experiment: str = "",
     tensorboard: bool = False,
 ) -> Artifact:
-    """Run the step `name` with its settings (JSON) on artifact folders (kind → path); the result is at `output`, and
-    what it reports in the MLflow experiment, by default the one that the environment names, and for TensorBoard in
-    event files where that is asked for.
+    """Run the step `name` and write its artifact to the folder `output`.
+
+    Args:
+        settings: the step's section of the settings, as JSON.
+        inputs: kind of artifact → its folder.
+        experiment: MLflow experiment; empty: the one that the environment names.
+        tensorboard: True to write event files for TensorBoard too.
 
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
@@ -50,8 +54,10 @@ def execute(
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
         return make(name, section, load(inputs), Path(output), NullTracker())[0]
+    # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
+    # Where the step is alone it may be a pod, whose disk is gone before a later step could upload a file.
     spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone)
     artifact = None
     with _sent(context) if is_alone else nullcontext():
@@ -83,6 +89,7 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
     except GapgateError as error:
         spool.failed(str(error), error.exit_code)
         raise
+    # A fault of the code, not of the user: the traceback goes with it.
     except Exception as error:
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         raise
@@ -114,8 +121,11 @@ def make(
         inputs=inputs,
         trees=step.trees,
     ) as folder:
+        # By name, so that a step without torch never imports the module that needs it.
         facts: Facts = importlib.import_module(f"components.{name}").run(settings, inputs, folder, tracker)
+    # `create` has just hashed every file; `artifacts.load` would read and hash them all again.
     artifact = Artifact(output, artifacts.read_manifest(output))
+    # After the rename: checkpoints that go earlier could not resume a step whose disk was full at the end.
     facts.when_complete()
     tracker.tags({f"{step.output}.digest": artifact.digest, **facts.tags})
     for file, place in facts.files.items():
@@ -124,10 +134,11 @@ def make(
 
 
 def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
-    """Outside a pipeline run (as a DVC stage), a training begins a run and what is made from its model belongs to it;
-    the steps before it are shared by many runs and belong to none."""
+    """The run of a step that no pipeline started, such as a DVC stage: a training begins a run, what is made from its
+    model belongs to that run, and the steps before it belong to none, since many runs share them."""
     if name == "train":
         return RunContext.new()
+    # Only the manifests: `load` checks every file afterwards.
     runs = (artifacts.read_manifest(Path(path)).run for path in inputs.values())
     return next((RunContext(run) for run in runs if run), None)
 
@@ -136,6 +147,7 @@ def _outcome(name: str, artifact: Artifact | None) -> bool | None:
     """True: the run finished with this step; False: it failed; None: more steps follow."""
     if artifact is None:
         return False
+    # No further step follows a model that did not pass: `package` is behind the gate.
     if name == "register" and artifact.read_json("receipt.json")["verdict"] != "pass":
         return False
     return True if name == "package" else None
@@ -143,8 +155,8 @@ def _outcome(name: str, artifact: Artifact | None) -> bool | None:
 
 @contextmanager
 def _sent(context: RunContext) -> Iterator[None]:
-    """Where no parent process does it: send the spool while the block runs, and let SIGTERM end it by an exception: a
-    pod that is cancelled has 30 s to say so."""
+    """Send the spool to MLflow while the block runs, and let SIGTERM end the block by an exception. Only for a step
+    whose spool no parent process sends."""
     from components.platform import mlflow_runs
 
     stop = threading.Event()
@@ -155,6 +167,8 @@ def _sent(context: RunContext) -> Iterator[None]:
                 mlflow_runs.send(context)
 
     thread = threading.Thread(target=send, daemon=True)
+    # Kubernetes sends a cancelled pod SIGTERM, and SIGKILL 30 s later. SIGTERM's default action ends the process at
+    # once; `sys.exit` runs the `finally` block in `execute`, which reports the failure.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     thread.start()
     try:
@@ -166,8 +180,11 @@ def _sent(context: RunContext) -> Iterator[None]:
 
 
 def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool) -> None:
-    """Send the rest of the spool, and close the MLflow run where it ends. A server that is away gets it later, by the
-    next step; after the last one of a pipeline nobody comes, and the step fails, to be tried again."""
+    """Send the rest of the spool, and close the MLflow run if `succeeded` is not None.
+
+    Raises:
+        TrackingError: the server is away after a last step that succeeded, and `must_arrive` is set.
+    """
     from components.platform import mlflow_runs
 
     try:
@@ -176,6 +193,7 @@ def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool
         else:
             mlflow_runs.finish(context, succeeded=succeeded)
     except TrackingError as error:
+        # Otherwise the next step sends it. After the last step none follows, so it fails, for KFP to try again.
         if succeeded and must_arrive:
             raise
         print(error)

@@ -1,4 +1,4 @@
-"""Facts: what a step says of the artifact that it has filled."""
+"""Facts about an artifact, which a step returns after it has filled the folder."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class Facts:
     """File in the artifact → the folder of the MLflow run that it is uploaded to. A tracker reads files later, so they
     are handed to it when the artifact has its final place."""
     when_complete: Callable[[], None] = lambda: None
-    """Called when the artifact is complete, such as to remove what could have resumed it."""
+    """Called when the artifact is complete; train removes its checkpoints then."""

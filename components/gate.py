@@ -20,6 +20,7 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     evaluation = inputs["evaluation"].read_json("evaluation.json")
     certificate = judge(settings, evaluation).model_dump(mode="json")
     artifacts.write_json(folder / "certificate.json", certificate)
+    # Here and not in evaluate, so that the report is rendered once and shows the verdict.
     artifacts.write_text(folder / "report.html", render(evaluation, inputs["evaluation"].path / "figures", certificate))
     passed = sum(check["verdict"] == "pass" for check in certificate["checks"])
     return Facts(

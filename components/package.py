@@ -52,6 +52,7 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path,
         raise GateError(f"the certificate's verdict is {verdict}; only a model that passed the gate is packaged")
     registration = inputs["registration"].read_json("registration.json")
     tag = bento_tag(registration["name"], registration["version"], inputs["model"].digest)
+    # Beside the artifact, so that a Bento larger than /tmp can be built wherever the artifact fits.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         digest = write(settings, inputs, Path(scratch, "model"))
         _build(Path(scratch), tag, folder / ARCHIVE)
@@ -72,7 +73,7 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path,
 
 
 def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path) -> str:
-    """Write the package, which is the Bento's `model` folder and all that serving reads; returns its digest.
+    """Write the package (the Bento's `model` folder, which is all that serving reads) and return its digest.
 
     Raises:
         ArtifactError: the inputs are not of one chain.
@@ -83,6 +84,7 @@ def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Pat
         for name in names:
             shutil.copyfile(inputs[kind].path / name, folder / name)
     artifacts.write_json(folder / artifacts.LINEAGE, lineage)
+    # From the copies in `folder`: the golden answers are those of the files that will be served.
     write_golden(folder, Transform.from_file(folder / "transform.json"), Classifier.load(folder / "model.onnx"))
     write_inner_layers(folder / "model.onnx", folder)
     layers = InnerLayers.load(folder)
@@ -94,6 +96,7 @@ def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Pat
             max_images=settings.similar_images,
             thumbnail_px=settings.thumbnail_px,
         )
+    # Last: the seal is a digest over every file above.
     return seal(folder)
 
 
@@ -109,10 +112,12 @@ def _build(scratch: Path, tag: str, archive: Path) -> None:
     # A process of its own, see `serving.bento`; run where the source is, so that it finds the packages of this one.
     root = Path(gapgate.__file__).parent.parent
     command = [sys.executable, "-m", "serving.bento", str(scratch.resolve() / "model"), tag, str(archive.resolve())]
+    # BentoML's own temporary files stay inside `scratch` too, which is removed whole.
     environment = os.environ | {"TMPDIR": str(scratch.resolve())}
     built = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     if built.returncode == 0:
         return
+    # The last line of stderr has the reason; the lines before it are warnings and the traceback.
     reason = next(iter(built.stderr.strip().splitlines()[-1:]), f"exit code {built.returncode}")
     if "No space left on device" in reason:
         raise StorageError(f"cannot write {archive}: the disk is full; free space or choose another folder")

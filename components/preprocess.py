@@ -23,6 +23,7 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
     """
     dataset = inputs["dataset"]
     splits = preprocess(settings, dataset.path / "files", folder, tracker)
+    # `register` writes it into the receipt, and does not read the dataset itself.
     shutil.copyfile(dataset.path / "dataset.json", folder / "dataset.json")
     artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(inputs))
     counts = {name: len(splits.rows(name)) for name in SPLIT_NAMES}

@@ -35,6 +35,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     context = RunContext.current() or RunContext.new()
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
     tracker.tags({"code.revision": code_revision()})
+    # The MLflow run may not exist yet: it is made on the first contact with the server.
     run_id = mlflow_runs.send(context)
     registry = Registry()
     version = _register(registry, settings.model_name, context, run_id, inputs, verdict)
@@ -47,6 +48,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     artifacts.write_json(folder / "receipt.json", content)
     artifacts.write_json(folder / artifacts.LINEAGE, lineage)
     receipts_dir().mkdir(parents=True, exist_ok=True)
+    # Also outside the run: `gapgate receipt` finds it after `gapgate clean` has removed the artifacts.
     artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
     alias = decision["alias"]
     return Facts(
@@ -64,6 +66,7 @@ def _register(
     import onnx
 
     model = inputs["model"]
+    # An earlier try of this step may have registered the model and failed after that.
     if made := registry.of_run(name, run_id, model.digest):
         return made
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
@@ -74,6 +77,7 @@ def _register(
         logged = mlflow.onnx.log_model(
             onnx.load(model.path / "model.onnx"),
             name="model",
+            # MLflow's default writes a second file of weights; `Registry.model_file` and serving take one file.
             save_as_external_data=False,
             pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
         )
@@ -81,13 +85,15 @@ def _register(
 
 
 def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Aliases of a version that passed; the comparison and the change of the alias are one critical section."""
+    """Set the aliases of a version that passed, and return the decision with its reason."""
+    # One lock from the comparison to the change: of two runs that end at once, the second meets the new champion.
     with registries.promotion_lock(version.name):
         registry.challenge(version)
         champion = registry.champion(version.name)
         if champion is None:
             registry.promote(version)
             return {"alias": registries.CHAMPION, "reason": "the first version that passed"}
+        # A retried step; comparing the model with itself would say nothing.
         if champion.version == version.version:
             return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
         comparison = _compare(registry, champion, inputs)
@@ -102,7 +108,7 @@ def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact
 
 
 def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Both ONNX files on this run's test images; models of other classes cannot be compared."""
+    """Compare both ONNX files on this run's test images; a champion of other classes cannot be compared."""
     if champion.tags.get("gapgate.classes") != _classes(inputs["model"]):
         return {"not_worse": False, "reason": "it knows other classes; `gapgate promote` if the new ones are meant"}
     splits = Splits.open(inputs["splits"].path)
@@ -124,6 +130,7 @@ def _receipt(
 ) -> Receipt:
     splits, model, evaluation = inputs["splits"], inputs["model"], inputs["evaluation"]
     digests = {kind: artifact.digest for kind, artifact in inputs.items()}
+    # `register` does not read the dataset, the first link of the chain; the manifest of the splits has its digest.
     digests |= {"dataset": splits.manifest.inputs["dataset"]}
     return Receipt(
         model_name=version.name,

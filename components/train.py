@@ -28,17 +28,19 @@ NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
 
 
 def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
-    """Train on `inputs["splits"]` under `inputs["policy"]`; a training that was killed goes on from its last epoch.
+    """Train on `inputs["splits"]` with the operations of `inputs["policy"]`; a killed training resumes.
 
     Raises:
         AcceleratorError: a GPU is asked for, by `train.accelerator: cuda` or of the cluster, and none is seen here;
             before anything is read.
         SettingsError: the architecture or batch size does not fit the images.
     """
+    # Before the splits are read: a pod without the GPU that it asked for must not train for hours on the CPU.
     device.select("cuda" if int(os.environ.get(NUM_GPUS_VARIABLE, "0")) else settings.accelerator)
     splits, policy = inputs["splits"], inputs["policy"]
     content = {key: value for key, value in policy.read_json("policy.json").items() if key == "operations"}
     operations = parse(AugmentSettings, content, "augment").operations
+    # The same key means the same training, so a retry in another pod finds the checkpoints on the shared volume.
     key = artifacts.digest_of(
         {"splits": splits.digest, "policy": policy.digest, "settings": settings.model_dump(mode="json")}
     )
@@ -56,12 +58,13 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[Path]:
-    """Lock the checkpoint folder for this process; a second run of the same training at once gets a temporary one."""
+    """Lock the checkpoint folder for this process; a second process with the same training gets a temporary folder."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(FileLock(folder.with_suffix(".lock"), blocking=False))
+            # Two writers would mix their checkpoints; waiting would take as long as the other training.
             except Timeout:
                 folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=folder.parent)))
             yield folder

@@ -1,3 +1,3 @@
-"""The domain: labelled images in, evidence out. No platform (kfp, mlflow, dvc, bentoml) is imported here."""
+"""The domain, from labelled images to evidence. It imports no platform (kfp, mlflow, dvc, bentoml)."""
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""What passes between steps: a directory whose `manifest.json` is written last.
+"""Artifacts, which pass between steps: a directory whose `manifest.json` is written last.
 
-Without a manifest a directory is incomplete and refused. The manifest names the kind, the sha256 of each file, the
+A directory without a manifest is incomplete and refused. The manifest names the kind, the sha256 of each file, the
 digests of the inputs and the settings of the step; the sha256 over these is the artifact's own digest, so the lineage
 of anything built from it is a chain of digests that anyone can check. The code revision, the image and the time are
 recorded beside it and are no part of the digest: the same content made twice has the same digest.
@@ -32,7 +32,7 @@ from gapgate.files import whole_file, whole_folder
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LINEAGE = "lineage.json"
-"""What an artifact keeps of the artifacts behind it, where a later step needs it and does not read them itself."""
+"""File of an artifact with the lineage of its inputs, for a later step that does not read these itself."""
 RUN_VARIABLE = "GAPGATE_RUN"
 """Environment variable with the name of the pipeline run."""
 
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
 
 _NO_DEFAULT = object()
 _DIGESTED = {"kind", "schema_version", "step", "settings", "inputs", "files", "trees"}
-"""The fields of a manifest that its digest is taken over."""
+"""Fields of a manifest that go into its digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def create(
     inputs: Mapping[str, Artifact],
     trees: tuple[str, ...] = (),
 ) -> Iterator[Path]:
-    """Write an artifact: yields an empty folder beside `out_dir`; when the block ends well, that folder gets its
-    manifest and takes the name `out_dir`, replacing what was there. When the block fails, nothing is left.
+    """Write an artifact: yields an empty folder beside `out_dir`, which gets its manifest and the name `out_dir` when
+    the block ends without an error, replacing what was there. After an error nothing is left.
 
     Raises:
         StorageError: the disk is full or the place may not be written.
@@ -119,6 +119,7 @@ def create(
             run=os.environ.get(RUN_VARIABLE, ""),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        # The last file: a process that is killed before this line leaves a folder that `load` refuses.
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
@@ -136,6 +137,7 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}; run the step again"
         )
+    # First the manifest itself: its sha256 values are worth no more than it is.
     if digest_of(manifest.model_dump(mode="json", include=_DIGESTED)) != manifest.digest:
         raise ArtifactError(f"{path / MANIFEST} was changed since it was written; run the step again")
     _check_files(path, manifest.files.items())
@@ -146,10 +148,10 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the artifact at `path`; whether the files are what it says is not looked at.
+    """The manifest of the artifact at `path`; the files are not checked against it.
 
     Raises:
-        ArtifactError: there is no manifest, or it is none.
+        ArtifactError: there is no manifest, or the file is not one.
     """
     try:
         return Manifest.model_validate_json((path / MANIFEST).read_text())
@@ -164,11 +166,11 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def lineage(given: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
-    """Every artifact behind `given` and these themselves: kind → the part of its manifest that its digest is over, and
-    the digest. No time or revision is in it, so equal content has an equal lineage.
+    """Lineage of `given`: kind → digest and digested part of the manifest, for these artifacts and all behind them. It
+    holds no time and no revision, so equal content has an equal lineage.
 
     Raises:
-        ArtifactError: as `check_lineage`.
+        ArtifactError: the lineage is not one whole chain, see `check_lineage`.
     """
     entries: dict[str, dict[str, Any]] = {}
     for artifact in given.values():
@@ -200,7 +202,8 @@ def check_lineage(entries: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def digest_of(content: Any) -> str:
-    """`sha256:<hex>` of JSON-able content, independent of key order."""
+    """`sha256:<hex>` of content that JSON can hold, independent of the order of keys."""
+    # One text for equal content, byte by byte. NaN is not JSON, and other readers could not check its digest.
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -245,16 +248,18 @@ def read_json(path: Path, default: Any = _NO_DEFAULT) -> Any:
 
 @cache
 def code_revision() -> str:
-    """The git revision of this code (`+dirty` when tracked files differ), `GAPGATE_CODE_REVISION`, or the version."""
+    """Revision of this code: `GAPGATE_CODE_REVISION`, git's (`+dirty` when tracked files differ), or the version."""
     if revision := os.environ.get("GAPGATE_CODE_REVISION"):
         return revision
     root = Path(gapgate.__file__).parent.parent
+    # An installed copy may lie inside another project's repository, whose revision is not this code's.
     if not (root / ".git").exists():
         return f"gapgate {gapgate.__version__}"
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode != 0:
         return f"gapgate {gapgate.__version__}"
+    # Data and results beside the code are untracked, and do not make it another code.
     status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
     return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
 
@@ -265,7 +270,7 @@ def _files_outside(root: Path, trees: tuple[str, ...]) -> list[str]:
 
 
 def _list_tree(root: Path, tree: str) -> None:
-    """Write `<tree>.sha256`, one line a file, sorted by path within each folder; memory is one folder's names."""
+    """Write `<tree>.sha256`, one line a file, sorted within each folder; it needs memory for one folder's names."""
     with (root / f"{tree}.sha256").open("w") as listing:
         for folder, subfolders, names in os.walk(root / tree):
             subfolders.sort()
@@ -277,6 +282,7 @@ def _list_tree(root: Path, tree: str) -> None:
 def _read_tree(root: Path, tree: str) -> Iterator[tuple[str, str]]:
     with (root / f"{tree}.sha256").open() as listing:
         for line in listing:
+            # Split once: a file name may hold two spaces. `stage` refuses names with line breaks.
             sha256, name = line.rstrip("\n").split("  ", 1)
             yield name, sha256
 

@@ -1,4 +1,5 @@
-"""What a step may say while it works. Whoever runs the step decides where it goes (see `components.tracking`)."""
+"""Interface by which a step reports while it works. The caller of the step decides where reports go (see
+`components.platform.spool`)."""
 
 from __future__ import annotations
 
@@ -8,26 +9,26 @@ from typing import Protocol
 
 
 class Tracker(Protocol):
-    """Receives what a step reports; no call blocks on a server or fails because of one."""
+    """Receiver of a step's reports; no call waits for a server or fails because of one."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Slash-grouped figures (`train/loss`) at an epoch, counted from 1, or 0 for a figure of the whole run."""
+        """Report slash-grouped figures (`train/loss`) of the epoch `step`, counted from 1; 0: of the whole run."""
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Resolved settings, by dotted path."""
+        """Report resolved settings, by dotted path."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Facts to search runs by."""
+        """Report facts by which runs are searched."""
 
     def file(self, path: Path, folder: str = "") -> None:
-        """A file to keep with the run, in `folder`; it must not change afterwards."""
+        """Report a file to keep with the run, in `folder`; it must not change afterwards."""
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """`done` of `total` units (`epochs`, `images`) of the running step; `note` is a short figure to show."""
+        """Report `done` of `total` units (`epochs`, `images`) of the running step; `note` is a short text to show."""
 
 
 class NullTracker:
-    """Tells nobody."""
+    """Tracker that drops all reports."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
 

@@ -1,1 +1,1 @@
-"""The KFP graph and the command line."""
+"""The KFP graph, and runs of it on this machine, on a cluster and in trials."""

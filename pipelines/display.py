@@ -1,4 +1,4 @@
-"""The display of a run: what shows its events to a person. `cli.terminal.progress` has the one for a terminal."""
+"""Interface of the displays that show a run to a person. `cli.terminal.progress` has the one for a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Display(Protocol):
     """Shows a run while it works."""
 
     def live(self, run: str) -> AbstractContextManager[None]:
-        """Enclose the run named `run`."""
+        """Context manager around the run named `run`."""
         ...
 
     def show(self, event: Event) -> None:

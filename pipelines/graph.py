@@ -1,4 +1,4 @@
-"""The graph: from a data set to a packaged model, with the gate in it."""
+"""The KFP graph: from a data set to a packaged model, with the gate in it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,14 +12,15 @@ from gapgate.settings.sections import Settings
 from pipelines import steps
 
 Placed = Callable[[dsl.PipelineTask], None]
-"""Says where a task runs, with what: its image, its limits, its secrets."""
+"""Function that sets the image, limits and secrets of a task."""
 UNCACHED = ("ingest", "register", "package")
-"""Steps that must run each time: a branch moves on, and the registry is outside of the pipeline."""
+"""Steps that must run each time: a branch moves on, and the registry is outside the pipeline."""
 
 
 def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineConfig | None = None) -> Any:
-    """The pipeline, for KFP's compiler; `place` is called with each of its tasks, by the names of the steps."""
+    """The pipeline for KFP's compiler; `place` is called with each of its tasks, which have the names of the steps."""
 
+    # Inside this function, since the decorator runs the body at once, and `place` must be known by then.
     @dsl.pipeline(
         name="gapgate-training",
         description="Train an image classifier, measure its overfitting gap, and package it only if the gate passes.",
@@ -74,32 +75,36 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
             "num_gpus": num_gpus,
         }
         for step in STEPS.values():
+            # Only package is conditional: a model that did not pass is registered too, without an alias.
             with dsl.If(known["verdict"] == "pass", name="gate-passed") if step.name == "package" else nullcontext():
                 task = _task(step, known | {"settings": sections.get(step.name)})
                 if step.name == "train":
+                    # Kind and number are parameters, so that one compiled pipeline trains with and without a GPU.
                     task.set_accelerator_type(gpu_kind).set_accelerator_limit(num_gpus)
                 if step.name in UNCACHED:
                     task.set_caching_options(False)
                 place(task)
             known[step.output] = task.outputs[step.output]
             if "Output" in task.outputs:
+                # Digests are parameters of the next step: KFP's cache key does not see the content of artifacts.
                 known["verdict" if step.name == "gate" else f"{step.output}_digest"] = task.outputs["Output"]
 
     return gapgate_training
 
 
 def _task(step: Step, known: Mapping[str, Any]) -> dsl.PipelineTask:
-    """The task of a step, with those of `known` that its component takes."""
+    """Make the task of a step from those values of `known` that its component takes as inputs."""
     component = getattr(steps, step.name)
     return component(**{name: known[name] for name in component.component_spec.inputs})
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """The pipeline's parameters for settings."""
+    """The pipeline's parameters, by name, for these settings."""
     sections = settings.model_dump(mode="json")
     return {
         **{f"data_{name}": value for name, value in sections["data"].items()},
         **{
+            # As text: KFP turns the whole numbers of a dict parameter into floats.
             name: json.dumps(sections[name])
             for name in ("preprocess", "augment", "train", "evaluate", "gate", "package")
         },

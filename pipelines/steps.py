@@ -5,13 +5,13 @@ cluster. KFP copies the source of each function into its pod, so each imports wh
 looks up what it may take from its cache by a step's parameters and image, not by the content of its artifacts. So each
 step answers with a digest of what it made, and the next takes it as the parameter `<kind>_digest`.
 
-`pipelines.graph` connects them by the names of their parameters.
+`pipelines.graph` connects the steps by the names of their parameters.
 """
 
 from kfp import dsl
 
 STEP_IMAGE, TRAIN_IMAGE = "gapgate/step", "gapgate/train"
-"""Images without torch, and of augment and train, which need it; a run names them exactly."""
+"""Default images, without torch and with it (for augment and train); a run sets them to exact versions."""
 
 
 @dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)

@@ -1,1 +1,1 @@
-"""The commands for a cluster."""
+"""Commands that run the pipeline on a cluster."""

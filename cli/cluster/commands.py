@@ -71,8 +71,9 @@ def submit(
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.follow import Pace
 
-    submission.parameters_of(settings, gpu)  # a mistyped --gpu is said before any request
+    submission.parameters_of(settings, gpu)  # a mistyped --gpu is an error before any request
     given = ClusterSettings.from_file(cluster)
+    # Pinned here: the record of a run names a commit, not a branch that moves.
     with status("finding the commit of the data"):
         settings = submission.with_data(settings, repository=repository, revision=revision, path=path, source=source)
     kfp = connected(host, token, cookie, given.namespace)
@@ -102,6 +103,7 @@ def runs(
     table = Table(box=None, header_style="bold")
     for heading in ("id", "name", "state", "verdict", "started", "seconds", "data"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    # `Kfp.runs` is a generator: only the pages that are shown are requested.
     for run in islice(kfp.runs(experiment), limit):
         had = (run.runtime_config and run.runtime_config.parameters) or {}
         seconds = seconds_of(run)
@@ -140,6 +142,7 @@ def logs(
     begun = run_status.steps_of(found)
     if not begun or (step and step not in begun):
         raise ClusterError(f"{step or 'no step'} of run {found.run_id} has begun; {kfp.run_url(found.run_id)} shows it")
+    # The dict has the order of the pipeline, so the last step that began is the newest.
     step = step or next((name for name, one in begun.items() if one.state == "FAILED"), list(begun)[-1])
     text = run_status.log_of(kfp, found, step)
     if text is None:
@@ -169,7 +172,7 @@ def compile_(
     ),
     cluster: Cluster = DEFAULT_CLUSTER,
 ) -> None:
-    """Write the pipeline as Kubeflow Pipelines takes it, with what the cluster gives to each step."""
+    """Write the pipeline as a file for Kubeflow Pipelines, with the cluster's settings for each step."""
     from gapgate.errors import storage_errors
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.compiler import compile_pipeline
@@ -184,7 +187,7 @@ def compile_(
 
 
 def start_changed(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_cache: bool) -> None:
-    """Start a run, where the data at the settings' revision is new.
+    """Start a run if the data at the settings' revision is new.
 
     Raises:
         DataError: git or DVC cannot read the repository.
@@ -197,7 +200,7 @@ def start_changed(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str
 
 
 def _is_known(kfp: Kfp, settings: Settings, console: Console) -> bool:
-    """Whether the newest run had, or is about to have, the data of the settings; says so."""
+    """True, with a printed line, if the newest run succeeded or is at work with the data of the settings."""
     from pipelines.kubeflow import submission
 
     if (same := submission.same_data(kfp.runs(), settings)) is None:
@@ -208,7 +211,7 @@ def _is_known(kfp: Kfp, settings: Settings, console: Console) -> bool:
 
 
 def _start(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_cache: bool, name: str) -> Any:
-    """Upload, start a run, and say where it is."""
+    """Upload the pipeline, start a run, print its addresses, and return it."""
     from pipelines.kubeflow import submission
 
     console = Console(highlight=False, soft_wrap=True)
@@ -229,12 +232,13 @@ def _data(settings: Settings) -> str:
 
 
 def _follow(kfp: Kfp, run_id: str, experiment: str, console: Console, pace: Pace) -> int:
-    """Show the run to its end; returns the exit code."""
+    """Show a run until it ends; returns the exit code."""
     from cli.terminal.progress import TerminalDisplay
     from pipelines.kubeflow.follow import follow, mlflow_url
 
     shown: list[str] = []
 
+    # The first step makes the MLflow run, so its page is looked up after each step until it is there.
     def show_mlflow() -> None:
         if not shown and (url := mlflow_url(experiment, run_id)):
             shown.append(url)
@@ -244,6 +248,7 @@ def _follow(kfp: Kfp, run_id: str, experiment: str, console: Console, pace: Pace
     try:
         with display.live(run_id):
             outcome = follow(kfp, run_id, display, pace, show_mlflow)
+    # Ctrl-C ends only the watching; the run is the cluster's.
     except KeyboardInterrupt:
         console.print(f"the run goes on; `gapgate cancel {run_id[:8]}` ends it")
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""Options and beginnings that the commands for a cluster share."""
+"""Options and helpers that the commands for a cluster share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, also 
 
 
 def connected(host: str, token: str, cookie: str, namespace: str) -> Kfp:
-    """The cluster's Kubeflow Pipelines, after its first answer."""
+    """Connect to the cluster's Kubeflow Pipelines."""
     with status("asking Kubeflow Pipelines"):
         from pipelines.kubeflow.client import Kfp
         from pipelines.kubeflow.connection import Access
@@ -70,16 +70,17 @@ def connected(host: str, token: str, cookie: str, namespace: str) -> Kfp:
 
 
 def namespace_of(cluster: Path) -> str:
-    """Where runs are; a command that only reads does without the file."""
+    """Namespace of the runs, from the cluster file; `gapgate` if the default file is not there."""
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 
+    # A command that only reads needs no file; one that is named by the user must be there.
     if cluster == DEFAULT_CLUSTER and not cluster.exists():
         return "gapgate"
     return ClusterSettings.from_file(cluster).namespace
 
 
 def experiment_of(settings: Settings, experiment: str) -> Settings:
-    """The settings with `--experiment`, where it is given."""
+    """Settings with the experiment of `--experiment`, if it is given."""
     if not experiment:
         return settings
     return settings.model_copy(update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})})

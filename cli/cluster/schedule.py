@@ -63,6 +63,7 @@ def schedule(
         kfp = shared.connected(host, token, cookie, shared.namespace_of(cluster))
         return _delete(kfp, delete) if delete else _list(kfp)
     every_s = _seconds(every) if every else 0
+    # True where neither or both are given.
     if bool(cron) == bool(every_s) or (when_data_changed and cron):
         raise SettingsError("give --cron EXPR or --every TIME, one of the two; --when-data-changed takes --every")
     cron = _six_fields(cron) if cron else ""
@@ -71,6 +72,7 @@ def schedule(
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 
     given = ClusterSettings.from_file(cluster)
+    # Not pinned: each run of a schedule takes the newest commit.
     with status("finding the data"):
         settings = submission.with_data(
             settings, repository=repository, revision=revision, path=path, source=source, pin=False
@@ -86,16 +88,17 @@ def schedule(
 
 
 def _schedule(kfp: Kfp, version: Version, submission: Submission, cron: str, every_s: int) -> None:
-    """Make a schedule in the place of those of its name; nothing where just this one is there."""
+    """Make a schedule and delete others of its name; do nothing if the same one is there."""
     console = Console(soft_wrap=True, highlight=False)
     when = f"at {cron}" if cron else f"every {every_s:,} s"
     before = [one for one in kfp.schedules() if one.display_name == submission.name]
     wanted = (version.version_id, submission.parameters, submission.service_account, cron, every_s)
+    # A schedule that is made again would begin its interval anew.
     if len(before) == 1 and before[0].status != "DISABLED" and _content(before[0]) == wanted:
         console.print(f"schedule {escape(submission.name)}, {when}, is there already")
         return
     kfp.schedule(version, submission, cron=cron, every_s=every_s)
-    for old in before:  # after the new one: without an answer in between there are two, not none
+    for old in before:  # after the new one is there: a failure in between leaves two schedules, not none
         kfp.delete_schedule(old.recurring_run_id)
     console.print(f"schedule {escape(submission.name)}: {when}{', in the place of the one before' if before else ''}")
     console.print("`gapgate schedule --list` shows it, `gapgate runs` its runs")
@@ -112,7 +115,7 @@ def _content(schedule: Any) -> tuple[Any, ...]:
 
 
 def _trigger(trigger: Any) -> tuple[str, int]:
-    """Cron expression, and seconds between two runs."""
+    """Cron expression (empty: none) and seconds between two runs (0: none) of a schedule."""
     cron = trigger.cron_schedule.cron if trigger and trigger.cron_schedule else ""
     periodic = trigger.periodic_schedule if trigger else None
     return cron, int(periodic.interval_second) if periodic else 0
@@ -140,7 +143,7 @@ def _delete(kfp: Kfp, name: str) -> None:
 
 
 def _watch(look: Callable[[], None], every_s: int) -> None:
-    """Look until Ctrl-C; what is away for a while is only said."""
+    """Call `look` every `every_s` seconds until Ctrl-C; a repository or cluster that is away is only a warning."""
     try:
         while True:
             try:
@@ -160,8 +163,9 @@ def _seconds(text: str) -> int:
 
 
 def _six_fields(cron: str) -> str:
-    """KFP's form, which begins with the seconds."""
+    """A cron expression in KFP's form, with a field for the seconds at the beginning."""
     fields = cron.split()
+    # KFP takes @daily and "@every 6h" as they are.
     if cron.startswith("@") and len(fields) <= 2:
         return cron
     if len(fields) not in (5, 6):

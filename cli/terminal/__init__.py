@@ -1,1 +1,1 @@
-"""What a person sees on the terminal: progress, tables and summaries."""
+"""Output on the terminal: progress, tables and summaries."""

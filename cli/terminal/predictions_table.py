@@ -1,4 +1,4 @@
-"""The table of predictions that a person sees at the end of `gapgate predict`."""
+"""Table of predictions at the end of `gapgate predict`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.text import Text
 from serving.client.prediction import Row
 
 HEAD = 20
-"""Rows that the table shows."""
+"""Most images that the table shows."""
 _ERRORS = 10
-"""Errors that it shows."""
+"""Most errors that are shown."""
 _BESIDE_FILE = 45
-"""Columns of the terminal that the rest of a table's row may take."""
+"""Columns of the terminal for the cells beside the file's name."""
 
 
 class Summary:
-    """What a person sees in the end: each image of a few, the first ones and a count by class of many."""
+    """Tables of predictions: a row for each image; of more than `HEAD` images the first ones, and counts by class."""
 
     def __init__(self) -> None:
         self.num_images = 0
@@ -31,7 +31,7 @@ class Summary:
         self._sources: dict[tuple[str, str, str], None] = {}
 
     def write(self, rows: list[Row]) -> None:
-        """Take further rows into account."""
+        """Add rows of predictions."""
         answered = [row for row in rows if not row.error]
         failed = [row for row in rows if row.error]
         self.num_images += len(rows)
@@ -39,10 +39,11 @@ class Summary:
         self._head += answered[: HEAD - len(self._head)]
         self._errors += failed[: _ERRORS - len(self._errors)]
         self._classes.update(row.class_name for row in answered)
+        # A dict as an ordered set: behind --url the model may change in the middle of the work.
         self._sources |= dict.fromkeys((row.model, row.version, row.receipt) for row in answered)
 
     def show(self, console: Console, seconds: float) -> None:
-        """Print the tables, the errors, and who answered how fast."""
+        """Print the tables, the errors, the models that answered, and the rate in images/s."""
         if self._head:
             console.print(self._images(max(20, console.width - _BESIDE_FILE)))
         if (rest := self.num_images - self.num_errors - len(self._head)) > 0:
@@ -51,13 +52,14 @@ class Summary:
         if self.num_errors:
             console.print(f"\n[red]no answer to {self.num_errors:,} of {self.num_images:,}:[/]", highlight=False)
             for row in self._errors:
+                # In a pipe each error stays one line, whatever its length.
                 console.print(Text(f"  {row.file}: {row.error}"), soft_wrap=not console.is_terminal)
             if self.num_errors > len(self._errors):
                 console.print(f"  [dim]… and {self.num_errors - len(self._errors):,} more[/]", highlight=False)
         console.print()
         for model, version, receipt in self._sources:
             console.print(f"[bold]{escape(model)} version {version}[/]  receipt {receipt[:19]}", highlight=False)
-        # Of a few images the rate is that of loading.
+        # With few images the time is mostly that of loading the model.
         rate = f", {self.num_images / seconds:,.0f} a second" if self.num_images >= 100 else ""
         images = f"{self.num_images:,} image{'s' * (self.num_images != 1)}"
         console.print(f"{images} in {seconds:.1f} s{rate}", highlight=False)
@@ -91,5 +93,5 @@ class Summary:
 
 
 def _end_of(name: str, width: int) -> str:
-    """The end of a path, which tells files apart."""
+    """The last `width` characters of a path, where files of one folder differ."""
     return name if len(name) <= width else "…" + name[1 - width :]

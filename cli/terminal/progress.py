@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a line for each step, and a bar where a step counts."""
+"""Progress of a run on the terminal: a line for each step, and a bar for a step that counts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class TerminalDisplay:
 
     @contextmanager
     def live(self, run: str) -> Iterator[None]:
-        """While a run works; at its end, also a bad one, the bar goes."""
+        """Show the bar during the block; it is removed at the end, also after an error."""
         self.console.print(f"[bold]Run {run}[/]")
         with self._progress:
             yield
 
     def show(self, event: Event) -> None:
-        """Show one event; kinds that say nothing to a person are passed over."""
+        """Show one event; metrics, params, tags and files are ignored."""
         if event["kind"] == "started":
             self._started(event)
         elif event["kind"] == "progress":
@@ -68,6 +68,7 @@ class TerminalDisplay:
             self._progress.update(self._running, total=total, completed=done, counted=counted, note=event["note"])
         if self.console.is_terminal:
             return
+        # Without a bar, as in a CI log, ten lines of a training are enough.
         tenth = 10 * done // max(total, 1)
         if event["step"] == "train" and tenth > self._shown_tenth:
             self._shown_tenth = tenth

@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""Summary at the end of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 def print_summary(console: Console, result: RunResult) -> None:
-    """Accuracies, gap, verdict check by check, version, places and receipt; or why the run ended."""
+    """Print accuracies, gap, verdict of each check, version, places and receipt; or the reason why the run failed."""
     if "certificate" in result.outputs:
         console.print()
         console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))
@@ -29,7 +29,7 @@ def print_summary(console: Console, result: RunResult) -> None:
     if result.failure:
         if result.failure.get("trace"):
             console.print(f"[red]{escape(result.failure['trace'])}[/]")
-        elif result.failure["step"] == "pipeline":  # no step has said it
+        elif result.failure["step"] == "pipeline":  # no step has printed it
             console.print(f"[red]{escape(result.failure['message'])}[/]", soft_wrap=True)
         console.print(f"the log is {relative(result.context.folder / 'log.txt')}", soft_wrap=True)
     elif result.exit_code == 3:
@@ -37,14 +37,14 @@ def print_summary(console: Console, result: RunResult) -> None:
 
 
 def gate_reason(result: RunResult) -> str:
-    """Why the gate did not let the model through, in one line."""
+    """Reasons of the checks that did not pass, in one line."""
     certificate = artifacts.read_json(result.outputs["certificate"] / "certificate.json")
     reasons = "; ".join(check["reason"] for check in certificate["checks"] if check["verdict"] != "pass")
     return f"gate {certificate['verdict']}: {reasons}. Registered without alias, not packaged."
 
 
 def relative(path: Path) -> str:
-    """A path as seen from here, where it is below here."""
+    """A path relative to the current folder if it is below it, else as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -75,7 +75,7 @@ def _checks(certificate: dict) -> Table:  # type: ignore[type-arg]
 
 
 def _places(result: RunResult) -> Iterator[tuple[str, str]]:
-    """What the run made, and where it is."""
+    """(name, text) of each result of the run and its place."""
     outputs = result.outputs
     registration = (
         artifacts.read_json(outputs["registration"] / "registration.json") if "registration" in outputs else {}

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep on the terminal: a bar over its cells, then a table and where everything is."""
+"""Output of a sweep on the terminal: a bar over its cells, then a table and the places of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.trials.sweep_report import shown
 
 @contextmanager
 def live(console: Console, sweep: Sweep) -> Iterator[tuple[Callable[[str], None], Callable[[Cell], None]]]:
-    """While the sweep works: what to call with what it is at, and with each cell that has ended."""
+    """Show a bar during the block; yields two functions, one for a text on the progress, one for each ended cell."""
     seeds = f" × {sweep.num_seeds} seeds" if sweep.num_seeds > 1 else ""
     console.print(f"[bold]Sweep of {len(sweep.cells)} cells{seeds}[/]")
     columns = (SpinnerColumn(), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -33,9 +33,10 @@ def live(console: Console, sweep: Sweep) -> Iterator[tuple[Callable[[str], None]
 
 
 def print_summary(console: Console, sweep: Sweep, command: str) -> None:
-    """The table, the best cell, the places, and the command that runs it for good."""
+    """Print the table, the best cell, the places of the results, and the command that runs the best cell."""
     console.print()
     console.print(_across(sweep) if len(sweep.axes) == 2 else _down(sweep))
+    # Said beside the best, whose lead may be chance.
     rivals = f"; val does not tell {len(sweep.rivals)} more from it" if sweep.rivals else ""
     places = {"best on val": f"{sweep.best.label}{rivals}", "report": relative(sweep.context.folder / "sweep.html")}
     if path := mlflow_runs.run_path(sweep.context):
@@ -55,7 +56,7 @@ def _ended(cell: Cell) -> str:
 
 
 def _across(sweep: Sweep) -> Table:
-    """Accuracy on val and gap, the second setting across."""
+    """Table of accuracy on val and gap: the first setting down, the second across."""
     rows, columns = sweep.axes
     table = Table(title="accuracy on val, gap in points", title_justify="left", box=None)
     table.add_column(escape(f"{rows.name} ↓  {columns.name} →"))

@@ -1,1 +1,1 @@
-"""Where steps meet the platforms: the workspace's folders, the event spool, MLflow and DVC."""
+"""The platforms that steps use: the workspace's folders, the event spool, MLflow and DVC."""

@@ -1,4 +1,4 @@
-"""DVC: which data there is, under which hash, and how it comes back.
+"""Data under DVC: its pin, its hash, and how it is staged, restored and fetched.
 
 The hash of a folder is DVC's own (the md5 of its list of md5s and paths), computed by DVC's library; it is the same
 whether DVC tracks the folder or not.
@@ -26,12 +26,12 @@ from gapgate.files import whole_folder
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What a `.dvc` file says."""
+    """Content of a `.dvc` file."""
 
     hash: str
-    """DVC's hash: md5, `.dir` at its end for a folder."""
+    """DVC's hash: an md5 in hex, with `.dir` at its end for a folder."""
     source: str
-    """The built-in data set that rebuilds it, or an empty string."""
+    """Built-in data set that rebuilds the files; empty: none does."""
     num_files: int
     size_bytes: int
 
@@ -42,11 +42,11 @@ class Status:
 
     pin: Pin | None
     hash: str
-    """Of the files that are there; empty when there are none."""
+    """DVC's hash of the files in the workspace; empty when there are none."""
 
     @property
     def is_dirty(self) -> bool:
-        """Whether the files differ from what is pinned."""
+        """True if there are files and they differ from the pin."""
         return bool(self.hash) and (self.pin is None or self.hash != self.pin.hash)
 
 
@@ -57,13 +57,18 @@ def dvc_hash(path: Path) -> str:
     from dvc_objects.fs.local import LocalFileSystem
     from dvc_objects.fs.memory import MemoryFileSystem
 
+    # A dry run into a database in memory: DVC computes the hash and writes nothing, so no repository is needed.
     nowhere = HashFileDB(MemoryFileSystem(), "/nowhere")
     _, _, tree = build(nowhere, str(path), LocalFileSystem(), "md5", dry_run=True)
     return str(tree.hash_info.value)
 
 
 def pin_of(root: Path, path: str = "data") -> Pin | None:
-    """What `<path>.dvc` in the folder `root` pins, or None when there is no such file."""
+    """The pin in `<path>.dvc` of the folder `root`; None when there is no such file.
+
+    Raises:
+        DataError: the file is not a DVC file of one folder.
+    """
     file = root / f"{path}.dvc"
     try:
         content = yaml.safe_load(file.read_text())
@@ -85,7 +90,7 @@ def status(root: Path, path: str = "data") -> Status:
 def stage(source: str, target: Path, *, link: bool) -> None:
     """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
     table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk
-    allows it: for an artifact, whose digests tell when somebody wrote into one.
+    allows it; the digests of an artifact tell when a file was changed through its other name.
 
     Raises:
         DataError: there is no such source, or it is empty.
@@ -124,14 +129,16 @@ def add(source: str, root: Path, path: str = "data") -> Pin:
 
 
 def restore(root: Path, path: str = "data") -> Pin:
-    """Bring back exactly what is pinned: from DVC's cache, by building it again, or from the DVC remote.
+    """Restore exactly the pinned data: from the built-in data set that made it, else from DVC's cache, else from its
+    remote.
 
     Raises:
-        DataError: nothing is pinned, or none of the three gives the pinned hash.
+        DataError: nothing is pinned, or the pinned files cannot be had.
     """
     pin = pin_of(root, path)
     if pin is None:
         raise DataError(f"{root / path}.dvc is not there; pin data with `gapgate data add SOURCE`")
+    # A repeated `restore` costs one read of the files and no write.
     if (root / path).exists() and dvc_hash(root / path) == pin.hash:
         return pin
     if pin.source:
@@ -142,8 +149,8 @@ def restore(root: Path, path: str = "data") -> Pin:
 
 
 def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str, str]:
-    """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; returns its hash
-    and the commit.
+    """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; return its hash and the
+    commit.
 
     Raises:
         DataError: no such repository, revision or path, or its remote does not have the files.
@@ -152,6 +159,7 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
 
     where = f"{path} at {revision or 'HEAD'} of {repository}"
     with _dvc_errors(where):
+        # The revision is read without a checkout, so a repository on this machine stays as it is.
         fs = DVCFileSystem(repository, rev=revision or None)
         info = fs.info(path)
         source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
@@ -177,12 +185,13 @@ def _pull(pin: Pin, root: Path, path: str) -> None:
     with _dvc_errors(target), Repo(str(root)) as repo:
         with suppress(CheckoutError):  # the cache lacks files
             repo.checkout([target], force=True)
+        # A checkout of a partly filled cache leaves some files behind, so the hash decides and not the exception.
         if not (root / path).exists() or dvc_hash(root / path) != pin.hash:
             repo.pull([target], force=True)
 
 
 def _note_source(file: Path, source: str) -> None:
-    """Keep in the `.dvc` file which built-in rebuilds the data; DVC leaves `meta` to its users."""
+    """Write the name of a built-in data set into the `.dvc` file, under `meta`, which DVC leaves to its users."""
     content: dict[str, Any] = yaml.safe_load(file.read_text())
     content.pop("meta", None)
     if source:
@@ -191,11 +200,16 @@ def _note_source(file: Path, source: str) -> None:
 
 
 def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of a source, with its path in the data set."""
+    """Each file of a source with its path in the data set; hidden files are left out.
+
+    Raises:
+        DataError: a file name has a line break, which the file list of the artifact could not hold.
+    """
     if origin.is_file():
         yield from ((origin.parent / name, name) for name in _names_with(origin))
         return
     for folder, subfolders, names in os.walk(origin, followlinks=True):
+        # In place, as os.walk asks: it then skips hidden folders and goes through the rest in a fixed order.
         subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         for name in sorted(name for name in names if not is_hidden(name)):
             if "\n" in name:
@@ -205,7 +219,7 @@ def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _names_with(file: Path) -> Iterator[str]:
-    """A single file brings what it needs beside it: a table its images, an archive its class names."""
+    """Names of a single source file and the files that it needs: a table's images, an archive's class names."""
     yield file.name
     if file.suffix.lower() == ".npz":
         yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
@@ -230,7 +244,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints on `git add` are ours to give
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # the command prints its own hint on `git add`
     try:
         yield
     except NotDvcRepoError:
@@ -238,7 +252,7 @@ def _dvc_errors(what: object) -> Iterator[None]:
     except DataIndexDirError:
         raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
     except (DvcException, SCMError, FileNotFoundError) as error:
-        # Both hold DVC's repository: files of git that close as late as Python ends complain, after our last word.
+        # Context and frames keep DVC's repository open until Python ends, when git's files print warnings.
         error.__context__ = None
         traceback.clear_frames(error.__traceback__)
         raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

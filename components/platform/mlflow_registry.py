@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "gapgate.previous_champion"
+"""Tag of a champion with the version that was champion before it; `rollback` goes back to that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One registered version."""
+    """One registered version of a model."""
 
     name: str
     version: str
@@ -35,12 +36,12 @@ class Version:
 
     @property
     def verdict(self) -> str:
-        """The gate's verdict, as it was registered."""
+        """The gate's verdict at registration: pass, fail or undecided; none for a version that others registered."""
         return self.tags.get("gapgate.verdict", "none")
 
 
 class Registry:
-    """What Gapgate needs of a registry; every call may raise `TrackingError`."""
+    """The calls to a model registry that Gapgate needs; each may raise `TrackingError`."""
 
     def __init__(self) -> None:
         with away_errors():
@@ -52,6 +53,7 @@ class Registry:
 
         with away_errors():
             try:
+                # From the model: versions that `search_model_versions` returns have no aliases of their own.
                 aliases: dict[str, list[str]] = {}
                 for alias, version in self._client.get_registered_model(name).aliases.items():
                     aliases.setdefault(str(version), []).append(alias)
@@ -61,19 +63,20 @@ class Registry:
                 raise
             found = self._client.search_model_versions(f"name='{name}'")
         rows = [_version(item, aliases.get(str(item.version), [])) for item in found]
+        # As numbers: as text version 10 would come before version 9.
         return sorted(rows, key=lambda row: int(row.version), reverse=True)
 
     def names(self) -> list[str]:
-        """All registered models."""
+        """Names of all registered models."""
         with away_errors():
             return [model.name for model in self._client.search_registered_models()]
 
     def champion(self, name: str) -> Version | None:
-        """The version that is served."""
+        """The version with the alias `champion`, which is served; None where there is none."""
         return next((row for row in self.versions(name) if CHAMPION in row.aliases), None)
 
     def find(self, name: str, version: str) -> Version:
-        """One version.
+        """The version `version` of the model `name`.
 
         Raises:
             RegistryError: there is none.
@@ -86,20 +89,21 @@ class Registry:
         raise RegistryError(f"{name} has no version {version} (known: {known}); `gapgate models` lists them")
 
     def of_run(self, name: str, run_id: str, model_digest: str) -> Version | None:
-        """The version that a run already made of a model: a step may be retried."""
+        """The version that an earlier try of the same run made of the same model; None where there is none."""
         rows = self.versions(name)
         return next(
             (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
         )
 
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
-        """Make a version of a logged model, and the model's name when it is new."""
+        """Make a version of a logged model; a new `name` is made first."""
         from mlflow.exceptions import MlflowException
 
         with away_errors():
             try:
                 self._client.create_registered_model(name)
             except MlflowException as error:
+                # Two runs may make the name at once; either of them is enough.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             source = f"models:/{model_id}"
@@ -118,7 +122,7 @@ class Registry:
             self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     def promote(self, version: Version) -> Version | None:
-        """Make a version the champion, and remember the one before it, which is returned.
+        """Make a version the champion; tag it with the champion before it, which is returned.
 
         Raises:
             GateError: its certificate did not pass.
@@ -132,6 +136,7 @@ class Registry:
         previous = next((row for row in rows if CHAMPION in row.aliases), None)
         challenger = next((row for row in rows if CHALLENGER in row.aliases), None)
         with away_errors():
+            # The tag before the alias: a failure in between leaves the old champion in its place.
             if previous and previous.version != version.version:
                 self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous.version)
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
@@ -156,7 +161,7 @@ class Registry:
         return current, target
 
     def model_file(self, version: Version, folder: Path) -> Path:
-        """Bring the ONNX file of a version into `folder`."""
+        """Download a version's model into `folder` and return the path of its ONNX file."""
         import mlflow
 
         with away_errors():
@@ -167,8 +172,8 @@ class Registry:
 
 @contextmanager
 def promotion_lock(name: str) -> Iterator[None]:
-    """One change of champion at a time on this machine: hold it from the comparison to the change of the alias, so that
-    of two runs that end at once the second is compared with the first."""
+    """Lock on a model's champion, for the processes of this machine. Hold it from the comparison to the change of the
+    alias, so that of two runs that end at once the second is compared with the first."""
     home().mkdir(parents=True, exist_ok=True)
     with FileLock(home() / f"promote-{name}.lock"):
         yield

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 STATE = "mlflow.json"
+"""File of a spool with the MLflow run's id and the bytes that were sent of each event file."""
 _BATCH = 500  # MLflow takes at most 1,000 metrics and 100 params or tags in a call
 
 
 def client() -> MlflowClient:
-    """A client of the configured store, quick to give up: the spool, not the client, is what waits."""
+    """A client of the configured tracking store with few retries, since the spool keeps what could not be sent."""
+    # MLflow's defaults are 7 retries of 120 s each; a step would wait that long for a server that is away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -41,6 +43,7 @@ def client() -> MlflowClient:
 
     import mlflow
 
+    # After the import of mlflow, which configures its own loggers.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     if tracking_uri() == f"sqlite:///{local_store()}":
@@ -50,8 +53,8 @@ def client() -> MlflowClient:
 
 
 def _make_local_store() -> None:
-    """Make the local database where there is none: whole or not at all, also when two runs begin at once or one is
-    killed. MLflow takes seconds for it, and cannot go on with one that is half made."""
+    """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
+    once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
     import mlflow
 
     home().mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,7 @@ def _make_local_store() -> None:
 
 @contextmanager
 def away_errors() -> Iterator[None]:
-    """Turn a store that cannot be reached, or that refuses a call, into a `TrackingError`."""
+    """Raise `TrackingError` for a tracking store that cannot be reached or refuses a call."""
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -93,6 +96,7 @@ def send(context: RunContext) -> str:
         with away_errors():
             mlflow_client = client()
             if not state.get("run_id"):
+                # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
                 write_json(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
@@ -100,11 +104,14 @@ def send(context: RunContext) -> str:
             send_values(mlflow_client, state["run_id"], events)
             files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
+                # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
                 if path.exists():
                     mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
+            # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
             write_json(spool / STATE, state)
             for path, _ in files:
+                # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
                     path.unlink(missing_ok=True)
         return str(state["run_id"])
@@ -119,11 +126,12 @@ def finish(context: RunContext, *, succeeded: bool) -> None:
     run = send(context)
     with away_errors():
         client().set_terminated(run, "FINISHED" if succeeded else "FAILED")
+    # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
     write_json(context.spool / STATE, _read_state(context.spool) | {"ended": True})
 
 
 def is_sent(context: RunContext) -> bool:
-    """Whether everything in the spool was sent and the MLflow run was closed."""
+    """True if everything in the spool was sent and the MLflow run was closed."""
     state = _read_state(context.spool)
     waiting = (
         any(path.stat().st_size > state["offsets"].get(path.name, 0) for path in context.spool.glob("*.jsonl"))
@@ -139,17 +147,18 @@ def run_id(context: RunContext) -> str:
 
 
 def run_path(context: RunContext) -> str:
-    """Where the run is shown, below the address of the MLflow UI; empty before the first contact."""
+    """Path of the run's page below the address of the MLflow UI; empty before the first contact."""
     state = _read_state(context.spool)
     return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
 
 
 def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
-    """The id of an experiment, made when it is not there; safe when two runs make it at once."""
+    """The id of the experiment `name`, which is made when it is new; two runs may do so at once."""
     from mlflow.exceptions import MlflowException
 
     if found := mlflow_client.get_experiment_by_name(name):
         return str(found.experiment_id)
+    # For a local store MLflow would otherwise make `mlruns/` in the current folder.
     location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
     try:
         kind = {
@@ -163,11 +172,13 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
 
 
 def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
-    """Resume `MLFLOW_RUN_ID` where the platform injects one, or the run of this name, else make it."""
+    """Find or make the MLflow run and return a new state: the run `MLFLOW_RUN_ID` where the platform sets it, else the
+    run with this context's tag, else a new one."""
     if injected := os.environ.get("MLFLOW_RUN_ID"):
         run = mlflow_client.get_run(injected)
     else:
         experiment = experiment_id(mlflow_client, context.experiment)
+        # By tag, not by name: MLflow allows several runs of one name.
         found = mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{context.name}'", max_results=1)
         tags = {"gapgate.run": context.name}
         run = found[0] if found else mlflow_client.create_run(experiment, run_name=context.name, tags=tags)
@@ -181,6 +192,7 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
     metrics, params, tags = [], [], []
     for event in events:
         if event["kind"] == "metrics":
+            # MLflow's timestamps are in milliseconds.
             at = int(event["time"] * 1000)
             metrics += [Metric(name, value, at, event["at"]) for name, value in event["values"].items()]
         elif event["kind"] == "params":

@@ -23,21 +23,23 @@ _TIED = (
 
 def command(port: int) -> list[str]:
     """Arguments after the Python executable that start the server on a loopback port."""
+    # One worker, not MLflow's four: one person looks at one SQLite file.
     store = ["--backend-store-uri", tracking_uri(), "--default-artifact-root", (home() / "mlartifacts").as_uri()]
     return ["-m", "mlflow", "server", *store, "--host", child_server.LOOPBACK, "--port", str(port), "--workers", "1"]
 
 
 def environment() -> dict[str, str]:
-    """This process's, with usage statistics off, and without the second process for jobs that no part of us starts."""
+    """The environment of this process, with MLflow's usage statistics and its second process for jobs switched off."""
     return os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @contextmanager
 def running(log: Path, timeout_s: float = 120.0) -> Iterator[str]:
-    """The server on a free port, as long as the block: its address, once it answers. What it prints goes to `log`.
+    """Run the server on a free port for the time of the block; yields its address once it answers. Its output goes to
+    `log`.
 
     Raises:
-        ServeError: it does not start.
+        ServeError: it ends, or does not answer in `timeout_s` seconds.
     """
     port = child_server.free_port()
     address = f"http://{child_server.LOOPBACK}:{port}"

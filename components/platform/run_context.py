@@ -1,4 +1,4 @@
-"""Which pipeline run a step belongs to."""
+"""The pipeline run that a step belongs to."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from gapgate.artifacts import RUN_VARIABLE
 
 EXPERIMENT_VARIABLE = "GAPGATE_EXPERIMENT"
 DRAINED_VARIABLE = "GAPGATE_SPOOL_IS_READ"
-"""Set where a parent process sends the spool while the step works."""
+"""Environment variable that a parent process sets when it sends the spool itself while the step works."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """A pipeline run, by its name; everything else follows from it."""
+    """Pipeline run, identified by its name; its folders follow from the name."""
 
     name: str
     experiment: str = "gapgate"
 
     @classmethod
     def new(cls, experiment: str = "gapgate") -> RunContext:
-        """A run with a fresh name: when it began (UTC), and four random digits."""
+        """A run with a new name: the time (UTC) and four random hexadecimal digits."""
         return cls(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", experiment)
 
     @classmethod
     def current(cls) -> RunContext | None:
-        """The run that the environment names."""
+        """The run that the environment names; None outside a run."""
         name = os.environ.get(RUN_VARIABLE)
         return cls(name, os.environ.get(EXPERIMENT_VARIABLE, "gapgate")) if name else None
 
     @property
     def folder(self) -> Path:
-        """Everything of this run on this machine."""
+        """Folder of this run on this machine."""
         return runs_dir() / self.name
 
     @property
     def spool(self) -> Path:
-        """Where its steps report."""
+        """Folder that the run's steps report to."""
         return self.folder / "spool"
 
     @contextmanager
@@ -55,7 +55,7 @@ class RunContext:
             yield
 
     def is_alive(self) -> bool:
-        """Whether a process is at work on the run."""
+        """True if a process is at work on the run."""
         if not self._lock.exists():  # else it would be made here
             return False
         try:
@@ -69,6 +69,6 @@ class RunContext:
         return self.folder / "alive.lock"
 
     def export(self) -> None:
-        """Make it the current run of this process and its children."""
+        """Make this the current run of this process and its children, by environment variables."""
         os.environ[RUN_VARIABLE] = self.name
         os.environ[EXPERIMENT_VARIABLE] = self.experiment

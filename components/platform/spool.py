@@ -1,4 +1,4 @@
-"""The spool: what steps report, as JSON lines on the local disk, before anything is sent anywhere.
+"""The spool: the events that steps report, as JSON lines on the local disk, from where they are sent.
 
 Each step appends to `<step>.jsonl`. Readers (the progress display, the sender to MLflow) follow the files at their own
 pace, so a tracking server that is slow or away costs a step nothing.
@@ -17,14 +17,15 @@ from typing import Any
 
 Event = dict[str, Any]
 KEPT = "files"
-"""Folder of a spool with copies of files, until they are sent."""
+"""Folder in a spool with copies of files that are not sent yet."""
 
 
 class Spool:
     """A `gapgate.tracking.Tracker` that writes one line an event, each in a single append."""
 
     def __init__(self, folder: Path, step: str, *, keep_files: bool = False) -> None:
-        """`keep_files` copies each file into the spool: where a step's own disk ends with it, as a pod's does."""
+        """Open the spool in `folder` for the events of `step`. `keep_files` copies each reported file into the spool,
+        for a step whose disk ends with it, as a pod's does."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.step = step
@@ -54,33 +55,35 @@ class Spool:
         self._write("progress", done=done, total=total, unit=unit, note=note)
 
     def started(self) -> None:
-        """The step begins (again, when it is retried)."""
+        """Report that the step begins, or begins again."""
         self._write("started")
 
     def finished(self, summary: str) -> None:
-        """The step ended well; `summary` is a few words to show."""
+        """Report that the step ended well; `summary` is one line for people."""
         self._write("finished", summary=summary)
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
-        """The step ended with an error; `trace` only when the error is not the user's."""
+        """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""
         self._write("failed", message=message, exit_code=exit_code, trace=trace)
 
     def _write(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}
+        # One unbuffered write in O_APPEND mode: lines of two processes never mix, and a killed step loses no event.
         os.write(self._file, (json.dumps(event) + "\n").encode())
 
 
 @dataclass
 class Reader:
-    """Follows all files of a spool; `read` gives what came since the last call, file by file in order."""
+    """Follows the event files of a spool."""
 
     folder: Path
     offsets: dict[str, int] = field(default_factory=dict)
     """File name → bytes already read."""
 
     def read(self) -> Iterator[Event]:
-        """New whole lines; a line that is still being written waits for the next call."""
+        """The events since the last call, file by file; a line that is still being written waits for the next call."""
         for path in sorted(self.folder.glob("*.jsonl")):
+            # In bytes, so that an offset is exact; text mode allows no `tell` while it iterates.
             with path.open("rb") as file:
                 file.seek(self.offsets.get(path.name, 0))
                 for line in file:

@@ -1,10 +1,10 @@
-"""Where a workspace keeps what runs write: `GAPGATE_HOME`, by default `.gapgate` in the current folder.
+"""The folders of a workspace, where runs write: `GAPGATE_HOME`, by default `.gapgate` in the current folder.
 
 runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, result.json
 mlflow.db           the local tracking store, with mlartifacts/ beside it
-checkpoints/<key>/  of a training that has not ended, by the digest of what it trains from
+checkpoints/<key>/  checkpoints of a training that has not ended; the key is a digest of its inputs and settings
 receipts/           <digest>.json
-trials/             artifacts that the trials of recipes and sweeps share, by what they are made from
+trials/             artifacts that the trials of recipes and sweeps share, by a digest of their inputs and settings
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ def home() -> Path:
 
 
 def runs_dir() -> Path:
-    """One folder for each run."""
+    """Folder with one folder for each run."""
     return home() / "runs"
 
 
 def trials_dir() -> Path:
-    """One folder for each kind of artifact, with one folder for each of them."""
+    """Folder of the trials' artifacts: <kind>/<key>/."""
     return home() / "trials"
 
 
 def receipts_dir() -> Path:
-    """One file for each receipt."""
+    """Folder with one file for each receipt."""
     return home() / "receipts"
 
 
 def checkpoint_dir(key: str) -> Path:
-    """Checkpoints of the training that `key` (a `sha256:…` digest) names."""
+    """Folder for the checkpoints of the training with the digest `key` (`sha256:…`)."""
+    # 128 bits of the digest keep the path short.
     return home() / "checkpoints" / key.removeprefix("sha256:")[:32]
 
 
@@ -45,9 +46,10 @@ def local_store() -> Path:
 
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the workspace's own store."""
+    # `or`: an empty variable means not set.
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_store()}"
 
 
 def has_store() -> bool:
-    """Whether there is a tracking store to ask: a server, or the file of the workspace's own."""
+    """True if there is a tracking store to ask: a server, or the workspace's own file."""
     return tracking_uri() != f"sqlite:///{local_store()}" or local_store().exists()

@@ -1,1 +1,1 @@
-"""Settings: every section of `params.yaml` with its defaults and limits, and `--set`."""
+"""Settings: the sections of `params.yaml` with their defaults and limits, and `--set`."""

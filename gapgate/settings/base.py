@@ -1,4 +1,4 @@
-"""The base of every group of settings: frozen, checked when built, unknown names refused."""
+"""Base of every group of settings: frozen, checked when built, unknown names refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A group of settings; the docstring under each field says what it is and in what unit."""
+    """Group of settings; the docstring under each field says what it is and in what unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 

@@ -18,13 +18,14 @@ import yaml
 from gapgate.errors import SettingsError
 
 _Place: TypeAlias = tuple[Any, Any]
-"""A dict and a key, or a list and an index."""
+"""Place of a value: a dict and a key, or a list and an index."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as 1.2 reads it: `off` is a word and 1e-3 a number. To PyYAML's 1.1 they are false and text."""
+    """Loader of YAML 1.2, to which `off` is text and 1e-3 a number; to PyYAML's 1.1 they are False and text."""
 
 
+# Of YAML 1.1's rules for plain words these two differ: yes, no, on and off, and numbers such as 1e-3.
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
@@ -35,7 +36,7 @@ _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
 
 
 def read_yaml(text: str | bytes, name: str) -> Any:
-    """The content of a YAML document, which `name` names in the error.
+    """The content of a YAML document; `name` stands for it in the error.
 
     Raises:
         SettingsError: not YAML.
@@ -47,10 +48,10 @@ def read_yaml(text: str | bytes, name: str) -> Any:
 
 
 def apply(content: dict[str, Any], override: str, defaults: Mapping[str, Any]) -> None:
-    """Set what one `SECTION.NAME=VALUE` names in `content`; `defaults` are the settings where it says nothing.
+    """Apply one `SECTION.NAME=VALUE` to `content`; `defaults` are the settings that `content` leaves out.
 
     Raises:
-        SettingsError: another form, a value that is not YAML, or a path that leads nowhere.
+        SettingsError: another form, a value that is not YAML, or a path to a setting that is not there.
     """
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
@@ -62,11 +63,12 @@ def apply(content: dict[str, Any], override: str, defaults: Mapping[str, Any]) -
     except LookupError as error:
         raise SettingsError(f"--set {override}: {error.args[0]}") from None
     for container, key in places:
+        # A copy for each place: layers that shared one list would change together.
         container[key] = copy.deepcopy(value)
 
 
 def _find(content: dict[str, Any], keys: list[str], defaults: Any) -> list[_Place]:
-    """Every place that the path names.
+    """Places that the path names.
 
     Raises:
         LookupError: there is none.
@@ -74,6 +76,7 @@ def _find(content: dict[str, Any], keys: list[str], defaults: Any) -> list[_Plac
     places: list[_Place] = [(content, keys[0])]
     for depth, key in enumerate(keys[1:], start=1):
         path, last = ".".join(keys[:depth]), keys[depth - 1]
+        # After a type, a number counts among the elements of that type (`conv.1`), not in the whole list.
         if isinstance(places[0][0], list) and not last.isdecimal() and key.isdecimal():
             if int(key) >= len(places):
                 raise LookupError(f"there is no {path}.{key}; the last is {path}.{len(places) - 1}")
@@ -88,7 +91,8 @@ def _find(content: dict[str, Any], keys: list[str], defaults: Any) -> list[_Plac
 
 
 def _open(container: Any, at: Any, default: Any) -> Any:
-    """The value at a place; its default where there is none yet."""
+    """The value at a place, which is set to a copy of its default first if there is none."""
+    # None also stands for a section that is there and empty (`train:`).
     if isinstance(container, dict) and container.get(at) is None:
         container[at] = {} if default is None or isinstance(default, Mapping) else copy.deepcopy(default)
     return container[at]
@@ -115,7 +119,7 @@ def _without_classifier(places: list[_Place]) -> list[_Place]:
 
 
 def _nothing(path: str, key: str, value: Any) -> str:
-    """Why `key` leads nowhere in the value at `path`."""
+    """Message that says why the value at `path` has nothing at `key`."""
     if path == "train.architecture" and isinstance(value, str):
         return f"{path}={value} names a network whose layers cannot be set; give a list of layers, as recipes/ do"
     if not isinstance(value, list):
@@ -128,7 +132,7 @@ def _nothing(path: str, key: str, value: Any) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as text of at most 60 characters."""
+    """A value as text of at most 60 characters, for messages."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

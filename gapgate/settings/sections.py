@@ -1,4 +1,4 @@
-"""Every setting, with its unit, its default and its limits; `params.yaml` is read here.
+"""All settings with their units, defaults and limits, and reading them from `params.yaml`.
 
 A step receives its own section and nothing else, so that changing a setting re-runs what depends on it and no more.
 """
@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Section)
 
 
 class DataSettings(Section):
-    """Which data the ingest step takes."""
+    """Data that the ingest step takes."""
 
     source: str = ""
     """A folder, a file, or the name of a built-in data set (`digits`, `shapes`); empty: what DVC tracks at `path`."""
@@ -31,17 +31,17 @@ class DataSettings(Section):
     revision: str = ""
     """Git revision of the `.dvc` file; empty: the workspace as it is."""
     path: str = "data"
-    """What DVC tracks in that repository."""
+    """Path that DVC tracks in that repository."""
 
 
 class PreprocessSettings(Section):
-    """From image files to arrays of one size, and which image is in which split."""
+    """Decoding image files to arrays of one size, and splitting them."""
 
     size_px: Annotated[int, Field(ge=8, le=512)] | Literal["auto"] = "auto"
     """Side of the square images; auto: the source's own size where all its first 256 images share one of 8 to 224 px,
     else 64."""
     mode: Literal["auto", "gray", "rgb"] = "auto"
-    """Channels: 1 or 3; auto: gray where the first 256 images are."""
+    """Channels: gray has 1, rgb has 3; auto: gray if the first 256 images are gray."""
     fit: Literal["pad", "crop"] = "pad"
     """An image that is not square is padded to a square with `fill`, or cropped to its central square."""
     fill: Annotated[int, Field(ge=0, le=255)] = 0
@@ -49,18 +49,18 @@ class PreprocessSettings(Section):
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Filter of the resizing (antialiased when it shrinks)."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of images for testing, unless the data set brings its own test split."""
+    """Share of the images for testing, unless the data set brings its own test split."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the images that are left, for validation, unless the data set brings its own."""
+    """Share of the images that are not for testing, for validation, unless the data set brings its own split."""
     stratify: bool = False
     """False: an image's split depends on its own content alone and never changes. True: the same shares in every class
     exactly, and an image near the border may change its split when the data set grows."""
     salt: str = ""
-    """Mixed into the split's hash; another salt gives another split."""
+    """Text that is mixed into the split's hash; another salt gives another split."""
     min_class_images: Annotated[int, Field(ge=1)] = 1
     """Fewest images of each class in each split."""
     max_rejects: Annotated[int, Field(ge=0)] = 10
-    """Unreadable images above this number fail the run."""
+    """Most unreadable images; with more the run fails."""
     max_pixels: Count = 50_000_000
     """An image with more pixels is rejected before it is decoded."""
     num_workers: Annotated[int, Field(ge=0)] = 0
@@ -74,10 +74,10 @@ class PreprocessSettings(Section):
 
 
 class AugmentSettings(Section):
-    """What training does to each batch; validation and evaluation never see it."""
+    """Augmentation of the training batches; validation and evaluation use none."""
 
     operations: tuple[Operation, ...] = ()
-    """Applied in this order, drawn afresh for each image in each epoch."""
+    """Operations, applied in this order and drawn afresh for each image in each epoch."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the preview and of `materialize`; training draws from `train.seed`."""
     preview_images: Count = 8
@@ -92,18 +92,18 @@ class TrainSettings(Section):
     architecture: str | Annotated[tuple[Layer, ...], Field(min_length=1)] = "small"
     """The name of a preset, `torchvision/NAME` (resnet18, …), or a list of layers."""
     pretrained: bool = False
-    """Start from torchvision's weights (downloaded once)."""
+    """True: start from torchvision's weights (downloaded once)."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Images in a step."""
+    """Images in a training step."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """AdamW (Loshchilov and Hutter 2017); Muon (Jordan et al. 2024) for convolutions, with AdamW for the rest; or SGD
     with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD; AdamW has (0.9, 0.999), Muon 0.95."""
+    """Momentum of SGD; AdamW has (0.9, 0.999), Muon 0.95."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of weights; biases and normalisation have none."""
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
@@ -115,37 +115,37 @@ class TrainSettings(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """Balanced: each class weighs N / (classes × its images) in the loss."""
     max_gradient_norm: Annotated[float, Field(ge=0)] = 0.0
-    """Gradients are scaled down to this global norm; 0: never."""
+    """Largest global norm of the gradients, which are scaled down to it; 0: no limit."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a gain in validation loss before training stops; 0: never. The best epoch's weights are kept."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay a step of the moving average of the weights that is then the model; 0: the weights themselves."""
+    """Decay per step of the moving average of the weights, which becomes the model; 0: no average."""
     flip_average: bool = False
-    """The model answers with the mean of its logits for an image and its mirror image: twice the work, for a network
-    that was trained on both."""
+    """True: the model answers with the mean of its logits for an image and its mirror image. It doubles the work, and
+    suits a network that was trained on both."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device; auto: the GPU where there is one."""
+    """Device for training; auto: the GPU if there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 autocast; auto: on GPUs that have it."""
+    """bfloat16 autocast; auto: on for GPUs that have it."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """NHWC memory; auto: on, it is faster on both devices."""
     compile: bool = False
-    """torch.compile; slower for small networks on a CPU."""
+    """True: use torch.compile, which is slower for small networks on a CPU."""
     num_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0: the CPU quota of this process."""
+    """CPU threads; 0: as many as the CPU quota of this process."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
+    """Seed of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
 
 
 class EvaluateSettings(Section):
-    """How the ONNX file is measured."""
+    """Measurement of the ONNX file."""
 
     max_train_images: Count = 20_000
     """A larger training split is measured on a seeded sample of this size."""
     batch_size: Count = 250
-    """Images in a call of ONNX Runtime."""
+    """Images in each call of ONNX Runtime."""
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of every interval."""
+    """Confidence level of every interval."""
     num_resamples: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
     """Bootstrap resamples."""
     calibration_bins: Annotated[int, Field(ge=2, le=100)] = 15
@@ -153,11 +153,11 @@ class EvaluateSettings(Section):
     worst_errors: Annotated[int, Field(ge=0, le=400)] = 40
     """Images in the grid of confident mistakes."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the sample and the bootstrap."""
+    """Seed of the sample and the bootstrap."""
 
 
 class GateSettings(Section):
-    """The limits that a model has to keep."""
+    """Limits that a model has to keep."""
 
     max_gap_points: float = 3.0
     """Largest gap between train and test accuracy, in percentage points; the interval's upper end is judged."""
@@ -172,14 +172,14 @@ class GateSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Where the model is kept."""
+    """Place of the model in the registry."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] = "gapgate"
-    """Name in the registry."""
+    """Name of the model in the registry."""
 
 
 class PackageSettings(Section):
-    """What the package holds beside the model."""
+    """Content of the package beside the model."""
 
     similar_images: Annotated[int, Field(ge=0)] = 100_000
     """Training images in the index of similar images, as embeddings and thumbnails; of more a stratified sample. 0: no
@@ -189,35 +189,35 @@ class PackageSettings(Section):
 
 
 class TrackingSettings(Section):
-    """Where the run is shown."""
+    """Display of the run in MLflow and TensorBoard."""
 
     experiment: Annotated[str, Field(min_length=1)] = "gapgate"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     tensorboard: bool = False
-    """Whether event files for TensorBoard are written beside the run."""
+    """True: event files for TensorBoard are written beside the run."""
 
 
 class Settings(Section):
     """The whole of `params.yaml`."""
 
     data: DataSettings = DataSettings()
-    """Which data."""
+    """Data."""
     preprocess: PreprocessSettings = PreprocessSettings()
     """Files → arrays and splits."""
     augment: AugmentSettings = AugmentSettings()
-    """What training does to each batch."""
+    """Augmentation of the training batches."""
     train: TrainSettings = TrainSettings()
     """Network, optimizer, loop."""
     evaluate: EvaluateSettings = EvaluateSettings()
-    """How the model is measured."""
+    """Measurement of the model."""
     gate: GateSettings = GateSettings()
     """Limits that a model has to keep."""
     registry: RegistrySettings = RegistrySettings()
-    """Where the model is kept."""
+    """Place of the model in the registry."""
     package: PackageSettings = PackageSettings()
-    """What the package holds beside the model."""
+    """Content of the package beside the model."""
     tracking: TrackingSettings = TrackingSettings()
-    """Where the run is shown."""
+    """Display of the run."""
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -229,6 +229,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     content: Any = {}
     if path is not None:
         try:
+            # An empty file, or one of comments alone, is None.
             content = read_yaml(path.read_bytes(), str(path)) or {}
         except OSError as error:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None
@@ -240,12 +241,13 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
 
 
 def parse(section: type[S], content: Any, prefix: str = "") -> S:
-    """Check `content` (as from JSON or YAML) against a section.
+    """Check `content` (as read from JSON or YAML) against a section; `prefix` stands before paths in the error.
 
     Raises:
-        SettingsError: with the setting's path, the value, the limit and the remedy.
+        SettingsError: a setting does not fit; the message gives its path, the value, the limit and the remedy.
     """
     try:
+        # Strict, so that "3" is no number; by way of JSON, in whose strict mode a list is accepted for a tuple.
         return section.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise SettingsError(_explain(error, content, prefix)) from None
@@ -262,7 +264,8 @@ _LIMITS = {
 
 
 def _explain(error: ValidationError, content: Any, prefix: str) -> str:
-    """The most specific problem in one line: path, value, limit, remedy."""
+    """The most specific problem as one line: path, value, limit, remedy."""
+    # Of a union every branch that failed reports an error; the longest path is of the branch that fitted best.
     problem = max(error.errors(include_url=False), key=lambda p: len(_path_of(p, content)))
     path = ".".join(filter(None, [prefix, *_path_of(problem, content)])) or "settings"
     kind, value = problem["type"], shorten(problem["input"])
@@ -281,7 +284,7 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
 
 
 def _path_of(problem: Any, content: Any) -> list[str]:
-    """The location as the user wrote it, without the names that pydantic gives to the branches of a union."""
+    """Path of a problem as the user wrote it, without the names that pydantic gives to the branches of a union."""
     path: list[str] = []
     for part in problem["loc"]:
         if _has(content, part):

@@ -1,1 +1,1 @@
-"""Runs on a cluster: compiled for it, submitted, followed and read back."""
+"""Runs on a cluster: compiling, submitting, following and reading them."""

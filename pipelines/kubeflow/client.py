@@ -1,7 +1,7 @@
-"""What Gapgate asks of Kubeflow Pipelines, by `kfp.Client`.
+"""The calls to Kubeflow Pipelines that Gapgate needs, made with `kfp.Client`.
 
-A request that only reads is tried again a few times. One that makes something is not: after a failure that leaves open
-whether it was made, it is looked for first.
+A request that only reads is retried a few times. A request that creates something is not: after a failure that leaves
+open whether it was created, the object is looked up first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ID_LENGTH = 36
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An uploaded pipeline version."""
+    """A pipeline version on the server."""
 
     pipeline_id: str
     version_id: str
@@ -34,21 +34,21 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a run, or each run of a schedule, is given."""
+    """Name, parameters and account of a run, or of each run of a schedule."""
 
     name: str
     experiment: str
     parameters: dict[str, Any]
     service_account: str
     note: str
-    """Shown as the description; after a failure it tells which run is ours, since names may repeat."""
+    """Description of the run, with a random token that finds it after a lost answer; names may repeat."""
 
 
 class Kfp:
     """Kubeflow Pipelines. Every method may raise `ClusterAwayError` (no answer) and `ClusterError` (refused)."""
 
     def __init__(self, access: Access, namespace: str = "") -> None:
-        """`namespace` is where runs are; a KFP for a single user takes none."""
+        """Connect. `namespace` is that of the runs; a KFP for a single user ignores it."""
         self._url = access.url()
         self.host = self._url or "the cluster's Kubeflow Pipelines"
         self._client, is_shared = connect(access)
@@ -57,12 +57,13 @@ class Kfp:
         self._models = self._client.api_models
 
     def run_url(self, run_id: str) -> str:
-        """The run's page; from a pod of the cluster, KF_PIPELINES_UI_ENDPOINT says where the UI is for others."""
+        """URL of the run's page; in a pod of the cluster KF_PIPELINES_UI_ENDPOINT is the UI's address for others."""
         base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self._url
         return f"{base.rstrip('/')}/#/runs/details/{run_id}"
 
     def upload(self, package: Path, description: str = "") -> Version:
-        """The version that holds exactly this compiled pipeline: the one that is there, or a new one."""
+        """The version with exactly this compiled pipeline: an existing one, or else a new one."""
+        # Named by content: a second submit of the same pipeline uploads nothing.
         name = f"sha256-{hashlib.sha256(package.read_bytes()).hexdigest()[:16]}"
         with asking(self.host):
             pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(description), self._pipeline)
@@ -119,12 +120,12 @@ class Kfp:
         yield from self._pages(self._client.list_runs, "runs", sort_by="created_at desc", **where)
 
     def cancel(self, run_id: str) -> None:
-        """Ask a run to end."""
+        """Ask KFP to terminate a run."""
         with asking(self.host):
             self._client.terminate_run(run_id)
 
     def schedule(self, version: Version, submission: Submission, *, cron: str = "", every_s: int = 0) -> Any:
-        """Start runs by the clock; returns KFP's `V2beta1RecurringRun`."""
+        """Make a schedule, by a cron expression or an interval in seconds; returns KFP's `V2beta1RecurringRun`."""
         models = self._models
         trigger = (
             models.V2beta1Trigger(cron_schedule=models.V2beta1CronSchedule(cron=cron))
@@ -135,6 +136,7 @@ class Kfp:
             **self._body(version, submission),
             trigger=trigger,
             mode=models.RecurringRunMode.ENABLE,
+            # A slow run is not overtaken by the next, and the runs that an outage has missed are not made up for.
             max_concurrency="1",
             no_catchup=True,
         )
@@ -146,16 +148,17 @@ class Kfp:
             )
 
     def schedules(self) -> list[Any]:
-        """All schedules of this pipeline's users."""
+        """All schedules in the namespace."""
         return list(self._pages(self._client.list_recurring_runs, "recurring_runs", **self._here()))
 
     def delete_schedule(self, recurring_run_id: str) -> None:
-        """Stop a schedule; its runs stay."""
+        """Delete a schedule; its runs stay."""
         with asking(self.host):
             self._client.delete_recurring_run(recurring_run_id)
 
     def spec(self, run: Any) -> dict[str, Any]:
-        """What was compiled for a run, as KFP keeps it: `pipeline_spec` and `platform_spec`."""
+        """The compiled pipeline of a run as KFP keeps it, with `pipeline_spec` and `platform_spec`."""
+        # A run from an uploaded version holds a reference; only a run without one holds the spec itself.
         used = run.pipeline_version_reference
         if used is None:
             return run.pipeline_spec or {}
@@ -163,7 +166,7 @@ class Kfp:
             return self._client.get_pipeline_version(used.pipeline_id, used.pipeline_version_id).pipeline_spec or {}
 
     def pod(self, name: str) -> dict[str, Any]:
-        """What Kubernetes says of a pod, by KFP's UI; empty where there is no UI or no such pod."""
+        """Kubernetes' record of a pod, from KFP's UI; empty if there is no UI or no such pod."""
         text = from_ui(self._client, "/k8s/pod", {"podname": name, "podnamespace": self.pod_namespace})
         try:
             found = json.loads(text or "{}")
@@ -172,13 +175,13 @@ class Kfp:
         return found if isinstance(found, dict) else {}
 
     def pod_log(self, name: str, run: Any) -> str | None:
-        """A pod's log, by KFP's UI, since its API has none; None where there is no UI or no such pod."""
+        """A pod's log from KFP's UI, since the API has none; None if there is no UI or no such pod."""
         created = run.created_at.date().isoformat() if run.created_at else ""
         query = {"podname": name, "runid": run.run_id, "podnamespace": self.pod_namespace, "createdat": created}
         return from_ui(self._client, "/k8s/pod/logs", query)
 
     def _body(self, version: Version, submission: Submission) -> dict[str, Any]:
-        """What a run and a schedule have in common; makes the experiment where it is new."""
+        """Fields that a run and a schedule have in common; a new experiment is made first."""
         name = submission.experiment
         with asking(self.host):
             experiment = self._experiment(name) or make_once(
@@ -198,7 +201,7 @@ class Kfp:
     def _experiment(self, name: str) -> Any:
         try:
             return self._client.get_experiment(experiment_name=name, namespace=self._namespace)
-        except ValueError:  # kfp.Client's word for none
+        except ValueError:  # kfp.Client's error if there is none
             return None
 
     def _pipeline(self) -> Any:
@@ -206,7 +209,7 @@ class Kfp:
         return next(found, None)
 
     def _new_pipeline(self, description: str) -> Any:
-        """Without a version: an upload that makes both gives the version the pipeline's name."""
+        """Make the pipeline without a version: an upload that makes both gives the version the pipeline's name."""
         body = self._models.V2beta1Pipeline(
             display_name=PIPELINE, name=PIPELINE, description=description, namespace=self._namespace
         )
@@ -222,11 +225,11 @@ class Kfp:
         return next((item for item in found if item.description == submission.note), None)
 
     def _here(self) -> dict[str, str]:
-        """Of a list: KFP for several users wants a namespace, KFP for one refuses it."""
+        """Namespace argument of a list call: KFP for several users requires it, KFP for one user refuses it."""
         return {"namespace": self._namespace} if self._namespace else {}
 
     def _pages(self, call: Callable[..., Any], kind: str, **query: Any) -> Iterator[Any]:
-        """Every item of a list, page after page."""
+        """Items of a list call, page after page."""
         token = ""
         while True:
             with asking(self.host):
@@ -237,6 +240,6 @@ class Kfp:
 
 
 def _named(name: str) -> str:
-    """KFP's filter for one display name."""
+    """KFP's filter for one display name, as JSON."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})

@@ -1,4 +1,4 @@
-"""What a cluster gives to each step: `infra/pipeline.yaml`."""
+"""Settings of a cluster for each step: the content of `infra/pipeline.yaml`."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ from gapgate.settings.sections import parse
 from pipelines.container_images import built
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kKMGTP]i?)?$")]
-"""Of Kubernetes: `500m` is half a core, `4Gi` four gibibytes."""
+"""Quantity in Kubernetes' notation: `500m` is half a core, `4Gi` is 4 × 2³⁰ bytes."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-"""Of a Kubernetes object."""
+"""Name of a Kubernetes object."""
 Image = Annotated[str, Field(pattern=r"^[^\s:@]+(:[0-9]+/[^\s:@]+)?(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")]
-"""Of a container, with a tag or better a digest."""
+"""Name of a container image, with a tag or, better, a digest."""
 
 
 class Images(Section):
-    """The containers that the steps run in."""
+    """Container images of the steps."""
 
     step: Image = Field(default_factory=lambda: built("step"))
-    """Of the steps without torch; by default what `make images` builds of this code."""
+    """Image of the steps without torch; by default the one that `make images` builds of this code."""
     train: Image = Field(default_factory=lambda: built("train"))
-    """Of augment and train."""
+    """Image of augment and train, with torch."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When a node fetches an image."""
+    """Kubernetes' rule for when a node pulls an image."""
     pull_secrets: tuple[Name, ...] = ()
-    """Secrets of the registry."""
+    """Secrets with the credentials of the container registry."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Images:
         for name in ("step", "train"):
             image = getattr(self, name)
+            # The part after the last slash: a registry's port (host:5000/name) has a colon too.
             if "@" not in image and (":" not in image.rpartition("/")[2] or image.endswith(":latest")):
                 raise ValueError(f"{name}: {image} names no version; give it a tag other than latest, or a digest")
         return self
 
 
 class Toleration(Section):
-    """Of a taint that a node has."""
+    """Toleration of a taint, so that a step may run on a node that has it."""
 
     key: str
     """The taint's key."""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Whether its value matters."""
+    """Exists: any value of the taint; Equal: only `value`."""
     value: str = ""
-    """Its value, where that matters."""
+    """The taint's value, for the operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute", ""] = ""
     """The taint's effect; empty: any."""
 
@@ -63,47 +64,47 @@ class Toleration(Section):
 
 
 class Place(Section):
-    """Where a step runs, and with what."""
+    """Resources, nodes, retries and environment of a step."""
 
     cpu_request: Quantity = "500m"
-    """Cores that a node must have free."""
+    """Cores that a node must have free for the step."""
     cpu_limit: Quantity = "2"
-    """Most cores."""
+    """Most cores that the step may use."""
     memory_request: Quantity = "1Gi"
-    """Memory that a node must have free."""
+    """Memory that a node must have free for the step."""
     memory_limit: Quantity = "4Gi"
-    """Most memory; a step that takes more is killed."""
+    """Most memory that the step may use; with more it is killed."""
     shared_memory: Quantity | None = None
-    """Size of /dev/shm, out of `memory_limit`; without it, 64 MiB."""
+    """Size of /dev/shm, which counts towards `memory_limit`; None: 64 MiB."""
     node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels that the node must have."""
+    """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints that the node may have."""
+    """Taints that a node may have."""
     timeout_s: Count = 3_600
-    """Seconds after which a try is ended."""
+    """Timeout of one try, in seconds."""
     retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """Further tries; a training goes on from its last checkpoint on the workspace."""
+    """Retries; a training resumes from its last checkpoint on the workspace."""
     backoff_s: Count = 30
-    """Seconds before the first further try; twice as long before each next one."""
+    """Seconds before the first retry; doubled before each further one."""
     secrets: dict[Name, dict[str, str]] = Field(default_factory=dict)
     """Secret → key in it → environment variable."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Of the step's pod."""
+    """Labels of the step's pod."""
     environment: dict[str, str] = Field(default_factory=dict)
-    """Variables without secrets."""
+    """Environment variables that hold no secrets."""
 
 
 class Workspace(Section):
     """A volume that all steps share: reports for MLflow until they are sent, checkpoints, receipts."""
 
     claim: Name
-    """Its PersistentVolumeClaim."""
+    """Name of the volume's PersistentVolumeClaim."""
     mount_path: Annotated[str, Field(pattern=r"^/.+")] = "/gapgate"
-    """Where the steps see it."""
+    """Folder in the containers at which the volume is mounted."""
 
 
 class User(Section):
-    """Who the steps run as."""
+    """User and group that the steps run as."""
 
     run_as_user: Count = 65_532
     """User id; 0 is refused."""
@@ -115,27 +116,27 @@ class ClusterSettings(Section):
     """The whole of `infra/pipeline.yaml`."""
 
     namespace: Name = "gapgate"
-    """Where runs are, in a KFP for several users; a KFP for one ignores it."""
+    """Namespace of the runs in a KFP for several users; a KFP for one user ignores it."""
     service_account: Name = "gapgate-pipeline"
-    """Which account the steps run under."""
+    """Kubernetes service account of the steps."""
     images: Images = Field(default_factory=Images)
-    """The containers."""
+    """Container images."""
     tracking_uri: Annotated[str, Field(pattern=r"^https?://")]
-    """The MLflow server, as the cluster sees it."""
+    """URL of the MLflow server inside the cluster."""
     workspace: Workspace
     """The volume that the steps share."""
     user: User = User()
-    """Who the steps run as."""
+    """User and group that the steps run as."""
     run_ttl_s: Count = 604_800
-    """Seconds after which the pods of a run that has ended are taken away; KFP and MLflow keep its record."""
+    """Seconds after which the pods of an ended run are deleted; KFP and MLflow keep its record."""
     defaults: Place = Place()
-    """For each step that `steps` says nothing else of."""
+    """Place of every step, except for what `steps` changes."""
     steps: dict[str, Place] = Field(default_factory=dict)
-    """Step → what differs for it; `secrets`, `labels` and `environment` are added to those of `defaults`."""
+    """Step → its own values; `secrets`, `labels` and `environment` are added to those of `defaults`."""
 
     @classmethod
     def from_file(cls, path: Path) -> ClusterSettings:
-        """Read a file.
+        """Read the settings of a cluster from a YAML file.
 
         Raises:
             SettingsError: it is missing, not YAML, or has an unknown name or a value out of range.
@@ -156,10 +157,11 @@ class ClusterSettings(Section):
         return self
 
     def place(self, step: str) -> Place:
-        """What a step gets."""
+        """The place of a step: `defaults` with the step's own values."""
         own = self.steps.get(step)
         if own is None:
             return self.defaults
+        # Only what the file sets: a field's default in `steps` must not undo the value in `defaults`.
         changes = {name: getattr(own, name) for name in own.model_fields_set}
         for name in ("secrets", "labels", "environment"):
             changes[name] = getattr(self.defaults, name) | getattr(own, name)

@@ -1,4 +1,4 @@
-"""The pipeline for a cluster: the same graph, with what `infra/pipeline.yaml` gives to each step, in one file of KFP's
+"""Compiling the pipeline for a cluster: the same graph with the settings of `infra/pipeline.yaml`, in one file of KFP's
 intermediate representation and its Kubernetes platform spec."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipelines.graph import training_pipeline
 from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
 
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
-"""Where KFP writes the run's id on each pod."""
+"""Field of a pod in which KFP writes the run's id."""
 _LONGEST_BACKOFF_S = 600
 
 
@@ -32,7 +32,7 @@ def compile_pipeline(cluster: ClusterSettings, path: Path) -> None:
 
 
 def _run_in(task: dsl.PipelineTask, image: str, cluster: ClusterSettings) -> None:
-    """What is the same for every step: image, user, volume, and which run it belongs to."""
+    """Set what is the same for every step: image, user, volume, and the run that it belongs to."""
     task.set_container_image(image)
     kubernetes.set_image_pull_policy(task, cluster.images.pull_policy)
     if cluster.images.pull_secrets:
@@ -42,20 +42,23 @@ def _run_in(task: dsl.PipelineTask, image: str, cluster: ClusterSettings) -> Non
         task, run_as_user=user.run_as_user, run_as_group=user.run_as_group, run_as_non_root=True
     )
     kubernetes.mount_pvc(task, cluster.workspace.claim, cluster.workspace.mount_path)
+    # From a field of the pod: as a parameter the run's id would make every cache key new.
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, _RUN_LABEL)
     task.set_env_variable("GAPGATE_HOME", cluster.workspace.mount_path)
     task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
     if digest := image.partition("@")[2]:
         task.set_env_variable("GAPGATE_IMAGE_DIGEST", digest)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "gapgate")
+    # `gapgate logs` names this label for kubectl where KFP's UI has no log.
     kubernetes.add_pod_label(task, "gapgate/step", task.name)
 
 
 def _give(task: dsl.PipelineTask, place: Place) -> None:
-    """Resources, nodes, time, further tries, secrets."""
+    """Set resources, nodes, timeout, retries, secrets and labels of a task."""
     task.set_cpu_request(place.cpu_request).set_cpu_limit(place.cpu_limit)
     task.set_memory_request(place.memory_request).set_memory_limit(place.memory_limit)
     if place.shared_memory:
+        # In the place of the container runtime's /dev/shm of 64 MiB.
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=place.shared_memory)
     for label, value in place.node_selector.items():
         kubernetes.add_node_selector(task, label, value)
@@ -64,7 +67,9 @@ def _give(task: dsl.PipelineTask, place: Place) -> None:
             task, key=taint.key, operator=taint.operator, value=taint.value or None, effect=taint.effect or None
         )
     kubernetes.set_timeout(task, place.timeout_s)
+    # KFP 2.17's manifests set retryPolicy OnError: a lost pod is retried, a container that ends with an error is not.
     if place.retries:
+        # The upper bound must not cut a first pause that is longer.
         longest = max(_LONGEST_BACKOFF_S, place.backoff_s)
         task.set_retry(
             place.retries,

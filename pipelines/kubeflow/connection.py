@@ -1,4 +1,4 @@
-"""A connection to Kubeflow Pipelines: `kfp.Client` with requests that end, and errors that say what to do."""
+"""Connection to Kubeflow Pipelines: `kfp.Client` with timeouts, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gapgate.errors import ClusterAwayError, ClusterError, SettingsError
 
 T = TypeVar("T")
 TIMEOUT_S = (10, 60)
-"""To connect, and to wait for an answer; without it kfp.Client waits for ever."""
+"""Seconds to connect, and to wait for an answer; without a timeout kfp.Client waits for ever."""
 _PAUSES_S = (0.5, 2.0)
 _PASSING = (429, 502, 503, 504)
 _SIGN_IN = (
@@ -36,17 +36,18 @@ _SIGN_IN = (
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where Kubeflow Pipelines is, and who asks."""
+    """Address of Kubeflow Pipelines, and credentials."""
 
     host: str = ""
     """URL of its UI or API; empty in a pod of the cluster."""
     token: str = ""
     """Bearer token."""
     cookie: str = ""
-    """Of a session in the browser, `name=value`."""
+    """Cookie of a browser's session, `name=value`."""
 
     def url(self) -> str:
-        """The host as `kfp.Client` takes it, also of an address copied from the browser; empty in a pod of the cluster.
+        """The host in the form that `kfp.Client` takes, also of an address copied from the browser; empty in a pod of
+        the cluster.
 
         Raises:
             SettingsError: it is no URL, or missing outside of a cluster.
@@ -62,12 +63,13 @@ class Access:
 
 
 class _Rest(RESTClientObject):  # type: ignore[misc]
-    """HTTP of the API's client: every request ends, and a web page is not taken for an empty answer."""
+    """HTTP layer of the API's client, with a timeout for every request; a web page is an error, not an empty answer."""
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """One request; `options` as the base class has them."""
+        """Send one request; `options` are those of the base class."""
         options["_request_timeout"] = options.get("_request_timeout") or TIMEOUT_S
         answer = super().request(method, url, **options)
+        # A login page has status 200, and the API's client reads an object without any field out of it.
         if "text/html" in (answer.getheader("content-type") or ""):
             place = urlsplit(url)
             raise ClusterError(
@@ -78,16 +80,17 @@ class _Rest(RESTClientObject):  # type: ignore[misc]
 
 
 class Client(kfp.Client):  # type: ignore[misc]
-    """`kfp.Client`, which asks for the server's health once: the original asks five times, 5 s apart."""
+    """`kfp.Client` that asks for the server's health once; the original asks five times, 5 s apart."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-        """Whether it is there, and for several users."""
+        """The server's answer on its health, which also says if it is for several users."""
         return self._healthz_api.healthz_service_get_healthz(_request_timeout=TIMEOUT_S)
 
     def _load_config(self, *arguments: Any) -> Any:
         config = super()._load_config(*arguments)
         config.retries = urllib3.Retry(
             total=len(_PAUSES_S) + 1,
+            # Only reads: a POST that was lost on the way back would be made twice. `make_once` retries those.
             allowed_methods=["GET"],
             status_forcelist=(500, *_PASSING),
             backoff_factor=_PAUSES_S[0],
@@ -97,16 +100,17 @@ class Client(kfp.Client):  # type: ignore[misc]
 
 
 def connect(access: Access) -> tuple[Client, bool]:
-    """A client that has had an answer, and whether the server is one for several users.
+    """Connect; returns the client after the server's first answer, and True if the server is for several users.
 
     Raises:
         ClusterAwayError: there is none.
         ClusterError: it is not Kubeflow Pipelines that answers, or it refuses the credentials.
     """
+    # A pod's token is a file that Kubernetes renews; these credentials read it again.
     is_file = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or Path(KF_PIPELINES_SA_TOKEN_PATH).exists()
     credentials = set_volume_credentials.ServiceAccountTokenVolumeCredentials() if is_file else None
     url = access.url()
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # one line for each further try
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs a line for each retry
     with asking(url):
         try:
             client = Client(
@@ -117,6 +121,7 @@ def connect(access: Access) -> tuple[Client, bool]:
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
             )
             api = client._healthz_api.api_client
+            # All parts of kfp.Client share this one API client, so one exchange covers every request.
             api.rest_client = _Rest(api.configuration)
             return client, bool(client.get_kfp_healthz().multi_user)
         except OSError as error:
@@ -128,10 +133,12 @@ def connect(access: Access) -> tuple[Client, bool]:
 
 
 def from_ui(client: Client, path: str, query: dict[str, str]) -> str | None:
-    """What KFP's UI says where its API says nothing; None where there is no UI, or it does not know."""
+    """Answer of KFP's UI to a GET request that its API lacks; None if there is no UI or it has no answer."""
     api = client._healthz_api.api_client
+    # The credentials that the API's client sends; its own calls do not know the UI's paths.
     headers = dict(api.default_headers) | ({"Cookie": api.cookie} if api.cookie else {})
     api.update_params_for_auth(headers, None, ["Bearer"])
+    # The UI forwards the API's paths, so outside the cluster both have one address.
     url = os.environ.get("KF_PIPELINES_UI_ENDPOINT", api.configuration.host).rstrip("/") + path
     pool = api.rest_client.pool_manager
     try:
@@ -147,7 +154,7 @@ def from_ui(client: Client, path: str, query: dict[str, str]) -> str | None:
 
 @contextlib.contextmanager
 def asking(host: str) -> Iterator[None]:
-    """While the block asks: what kfp.Client prints is dropped, and what fails becomes a `ClusterError`."""
+    """Drop what kfp.Client prints in the block, and raise `ClusterError` for a request that fails."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -159,12 +166,13 @@ def asking(host: str) -> Iterator[None]:
 
 
 def make_once(make: Callable[[], T], find: Callable[[], T | None]) -> T:
-    """Make something. After a failure that leaves open whether it was made, it is looked for; only what is not there is
-    made again."""
+    """Call `make`; after a failure that leaves open whether the object was made, call `find`, and retry only if that
+    returns None."""
     for pause_s in (*_PAUSES_S, 0.0):
         try:
             return make()
         except ApiException as error:
+            # 409 and 5xx leave open whether it was made: another process may have, or a proxy lost the answer.
             if error.status != 409 and (error.status or 0) < 500:
                 raise
             failure: Exception = error
@@ -173,7 +181,7 @@ def make_once(make: Callable[[], T], find: Callable[[], T | None]) -> T:
         time.sleep(pause_s)
         if (found := find()) is not None:
             return found
-        if isinstance(failure, urllib3.exceptions.ReadTimeoutError):  # the server may still be making it
+        if isinstance(failure, urllib3.exceptions.ReadTimeoutError):  # the server may be creating it still
             break
     raise failure
 
@@ -190,7 +198,7 @@ def _refusal(host: str, error: Any) -> ClusterError:
 
 
 def _said(error: Any) -> str:
-    """What the answer's body says, as a part of a line."""
+    """The message in the body of an error's answer, as the end of a line; empty if there is none."""
     try:
         content = json.loads(error.body or "")
         text = content.get("message") or content.get("error_message") or content.get("error") or ""
@@ -209,6 +217,7 @@ def _no_answer(host: str, error: urllib3.exceptions.HTTPError) -> ClusterError:
     if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
         why = f"in {TIMEOUT_S[1]} s"
     else:
+        # urllib3's message begins with the connection object's repr; the reason stands after the last colon.
         why = f"({' '.join(str(reason).split()).rpartition(': ')[2]})"
     return ClusterAwayError(
         f"{host} does not answer {why}; check --host, and whether it can be reached, as by "

@@ -1,4 +1,4 @@
-"""Which exact version of the data a cluster gets: a repository that it can reach, and a commit."""
+"""Exact version of the data for a cluster: a repository that it can reach, and a commit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _TIMEOUT_S = 60
 
 
 def is_url(repository: str) -> bool:
-    """Whether git takes it for a place on the network (`https://…`, `file://…`, `git@host:…`), not for a folder."""
+    """True if git takes it for a URL (`https://…`, `file://…`, `git@host:…`), not for a folder."""
     return _URL.fullmatch(repository) is not None
 
 
 def check_reachable(repository: str) -> None:
-    """Refuse a folder of this machine, and a URL that gives a secret away.
+    """Check that a repository is a URL without a password.
 
     Raises:
-        DataError: it is one (the message names the URL of its remote, where it has one), or a URL with a password.
+        DataError: it is a folder of this machine (the message names its remote's URL), or a URL with a password.
     """
     if is_url(repository):
+        # In http(s) URLs any user part, since a token may stand in the place of a name; elsewhere only a password.
         if re.match(r"https?://[^/@]*@|\w+://[^/@]*:[^/@]*@", repository):
             raise DataError(
                 "the repository's URL holds a password or token, which every run would show; leave it out, "
@@ -43,19 +44,21 @@ def check_reachable(repository: str) -> None:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether it is the whole name of a commit."""
+    """True if it is a full commit id, 40 hexadecimal digits."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def exact_commit(repository: str, revision: str) -> str:
-    """The commit (40 hexadecimal digits) that a branch, a tag or HEAD is at now; a commit stays as it is.
+    """The commit (40 hexadecimal digits) of a branch, a tag or HEAD now; a commit is returned as it is.
 
     Raises:
         DataError: the repository does not answer, or has no such revision.
     """
+    # ls-remote cannot look up a commit; ingest reports one that is not there.
     if is_commit(revision):
         return revision
     names = _names(revision)
+    # ls-remote reads the refs alone, without a clone; `--` keeps a URL that begins with a dash from being an option.
     done = _git("ls-remote", "--", repository, *names)
     if done.returncode:
         said = done.stderr.strip().splitlines()
@@ -63,6 +66,7 @@ def exact_commit(repository: str, revision: str) -> str:
             f"git cannot read {repository}: {said[-1] if said else 'no reason given'}; check URL and access"
         )
     found = {name: commit for commit, name in (line.split("\t") for line in done.stdout.splitlines())}
+    # In the order of `names`, where a tag comes before a branch, not in that of the answer.
     for name in names:
         if name in found:
             return found[name]
@@ -94,7 +98,8 @@ def dvc_hash(repository: str, commit: str, path: str) -> str:
 
 
 def _names(revision: str) -> list[str]:
-    """Full names of what a short one may mean, in git's own order; of an annotated tag first the commit."""
+    """Full ref names that a short one may mean, in git's order: tags before branches (gitrevisions(7)). `^{}` is the
+    commit of an annotated tag."""
     if not revision or revision == "HEAD":
         return ["HEAD"]
     if revision.startswith("refs/"):
@@ -104,6 +109,7 @@ def _names(revision: str) -> list[str]:
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     # Without a terminal to ask at, git says that it lacks a password instead of waiting for one.
+    # The user's own GIT_SSH_COMMAND wins; the last two must hold, as messages are shown and nobody can type.
     environment = {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes"} | os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         return subprocess.run(

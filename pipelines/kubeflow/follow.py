@@ -20,10 +20,10 @@ _ASK_AFTER_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often, and for how long."""
+    """Intervals and timeouts of following a run, in seconds."""
 
     poll_s: float = 5.0
-    """Seconds between two looks."""
+    """Seconds between two requests for the run."""
     pending_s: float = 600.0
     """Seconds that a step may wait for a node or an image."""
     away_s: float = 300.0
@@ -32,17 +32,17 @@ class Pace:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended, or why it is no longer followed."""
+    """End of a run, or the reason why it is no longer followed."""
 
     run: Any
     failure: Failure | None = None
     is_shown: bool = True
-    """Whether the failure is on the screen already, as the end of a step."""
+    """True if the failure was shown already, as the end of a step."""
     has_ended: bool = True
 
 
 class _Shown:
-    """What of a run is on the screen."""
+    """States of the steps that the display has shown."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
@@ -50,7 +50,7 @@ class _Shown:
         self.failure: Failure | None = None
 
     def update(self, kfp: Kfp, run: Any) -> bool:
-        """Show what has changed since the last look; whether anything has."""
+        """Show what has changed since the last call; returns True if anything has."""
         before = dict(self._states)
         for name, step in steps_of(run).items():
             if before.get(name) in ENDED:
@@ -68,12 +68,13 @@ class _Shown:
         return self._states != before
 
     def _event(self, kind: str, step: str, at: datetime | None, **more: str) -> None:
+        # KFP's times, so that a run that is followed late still shows the true durations.
         seconds = at.timestamp() if at else time.time()
         self._display.show({"kind": kind, "step": step, "time": seconds, **more})
 
 
 class _Waiting:
-    """For how long which step has been waiting for its pod."""
+    """Stopwatch for the step that waits for its pod."""
 
     def __init__(self) -> None:
         self._step = ""
@@ -81,13 +82,14 @@ class _Waiting:
         self.is_said = False
 
     def seconds(self, step: str) -> float:
+        # monotonic(): a step of an hour must not seem stuck when the clock is set.
         if step != self._step:
             self._step, self._since, self.is_said = step, time.monotonic(), False
         return time.monotonic() - self._since if step else 0.0
 
 
 def follow(kfp: Kfp, run_id: str, display: Display, pace: Pace, on_step: Callable[[], None]) -> Outcome:
-    """Show the steps of a run until it ends; `on_step` is called after each look that showed one.
+    """Show the steps of a run until it ends; `on_step` is called after each request that showed a change.
 
     Raises:
         ClusterAwayError: KFP was away for longer than `pace` allows; the run goes on.
@@ -100,6 +102,7 @@ def follow(kfp: Kfp, run_id: str, display: Display, pace: Pace, on_step: Callabl
             run = kfp.run(run_id)
             answered = time.monotonic()
         except ClusterAwayError as error:
+            # The run does not need this process, so a short outage is waited out.
             if time.monotonic() - answered > pace.away_s:
                 raise ClusterAwayError(f"{error}; the run goes on, `gapgate runs` shows it later") from None
             time.sleep(pace.poll_s)
@@ -115,7 +118,7 @@ def follow(kfp: Kfp, run_id: str, display: Display, pace: Pace, on_step: Callabl
 
 
 def mlflow_url(experiment: str, run_id: str) -> str:
-    """The page of a run in MLflow; empty without MLFLOW_TRACKING_URI, before it is there, and where MLflow is away."""
+    """URL of a run's page in MLflow; empty without MLFLOW_TRACKING_URI, before the run is there, or if it is away."""
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address.startswith(("http://", "https://")):
         return ""
@@ -131,7 +134,9 @@ def mlflow_url(experiment: str, run_id: str) -> str:
 
 
 def _stuck(kfp: Kfp, run: Any, display: Display, waiting: _Waiting, pace: Pace) -> Failure | None:
-    """Why a run does not get on, when it has not for too long; says so before, where Kubernetes knows the reason."""
+    """The failure of a step that has waited longer than `pace.pending_s`; None before that. A reason from Kubernetes is
+    shown earlier, once."""
+    # Until the workflow controller takes a run up, it has no steps and is PENDING or has no state.
     step = waiting_step(run) or ("pipeline" if run.state in (None, "PENDING") and not steps_of(run) else "")
     seconds = waiting.seconds(step)
     if not step or seconds < min(_ASK_AFTER_S, pace.pending_s):
@@ -140,6 +145,7 @@ def _stuck(kfp: Kfp, run: Any, display: Display, waiting: _Waiting, pace: Pace) 
     if reason and not waiting.is_said:
         waiting.is_said = True
         display.note(f"{step} waits: {reason.message}")
+    # The reason is shown after 20 s, but the wait goes on: a node may be on its way, or a Secret be made.
     if seconds < pace.pending_s:
         return None
     message = reason.message if reason else f"`kubectl -n {kfp.pod_namespace} get pods,events` says for what"

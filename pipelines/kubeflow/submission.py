@@ -1,4 +1,4 @@
-"""From settings to a run on a cluster: compiled, uploaded, with an exact version of the data."""
+"""Submission of a run to a cluster: exact version of the data, compiled pipeline, parameters."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def with_data(
     source: str = "",
     pin: bool = True,
 ) -> Settings:
-    """Settings with data that the cluster can get; with `pin`, at the commit where the revision is now. What is empty
-    is taken from the settings.
+    """Settings with data that the cluster can reach; with `pin`, at the commit that the revision is at now. Empty
+    arguments leave the settings as they are.
 
     Raises:
         DataError: a folder of this machine, or a revision that is not there.
@@ -48,6 +48,7 @@ def with_data(
     given = {"source": source, "repository": repository, "revision": revision, "path": path}
     data = data.model_copy(update={name: value for name, value in given.items() if value})
     if data.source:
+        # An absolute path may be a volume in the pods; a relative one can only be meant for this machine.
         if data.source not in BUILTINS and not Path(data.source).is_absolute():
             raise DataError(
                 f"{data.source} is a folder of this machine, which the cluster cannot reach; name a built-in data set "
@@ -75,7 +76,7 @@ def parameters_of(settings: Settings, gpu: str = "") -> dict[str, Any]:
 
 
 def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Version:
-    """Compile the pipeline for a cluster and upload it, unless just this one is there."""
+    """Compile the pipeline for a cluster and upload it, unless the same one is there."""
     with tempfile.TemporaryDirectory(prefix="gapgate-") as folder:
         package = Path(folder, "pipeline.yaml")
         compile_pipeline(cluster, package)
@@ -85,9 +86,10 @@ def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Ver
 
 
 def submission_of(settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str) -> Submission:
-    """What KFP is asked to run."""
+    """The submission for KFP; an empty `name` becomes one with the time and a random token."""
     data = settings.data
     what = data.source or f"{data.path} at {data.revision or 'HEAD'} of {data.repository}"
+    # In the description, where `make_once` finds the run by it after a lost answer.
     token = secrets.token_hex(4)
     return Submission(
         name=name or f"gapgate-{datetime.now(UTC):%Y%m%d-%H%M%S}-{token[:4]}",
@@ -99,8 +101,8 @@ def submission_of(settings: Settings, parameters: dict[str, Any], cluster: Clust
 
 
 def same_data(runs: Iterable[Any], settings: Settings) -> Any:
-    """The newest run that has, or is about to have, a result for just this data; None where the data is new. Two
-    commits hold the same data when DVC's hash of the path is the same.
+    """The newest run that succeeded or is at work, if it has the same data; else None. Two commits hold the same data
+    if DVC's hash of the path is the same.
 
     Raises:
         DataError: the settings' commit has no such path.
@@ -114,7 +116,8 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
         if run.state not in ("SUCCEEDED", *_WORKING) or any(had.get(name) != value for name, value in wanted.items()):
             continue
         if not data_revision.is_commit(str(had.get("data_revision", ""))):
-            continue  # of a schedule: where its branch was then, nobody knows
+            continue  # a run of a schedule: its branch may have moved, and the commit is not recorded
+        # Only the newest: when the data return to an older version, the newest model is of other data.
         return run if _is_same(data.repository, data.path, str(had.get("data_revision", "")), data.revision) else None
     return None
 
@@ -122,6 +125,7 @@ def same_data(runs: Iterable[Any], settings: Settings) -> Any:
 def _is_same(repository: str, path: str, before: str, now: str) -> bool:
     if before == now:
         return True
+    # Outside `try`: it is an error if the wanted commit has no such path, but not if an old one has gone.
     current = data_revision.dvc_hash(repository, now, path)
     try:
         return data_revision.dvc_hash(repository, before, path) == current
@@ -130,7 +134,9 @@ def _is_same(repository: str, path: str, before: str, now: str) -> bool:
 
 
 def _without_cache(package: Path) -> None:
-    """Every task anew. `kfp.Client.run_pipeline(enable_caching=False)` changes nothing for an uploaded version."""
+    """Switch the cache off for every task. `kfp.Client.run_pipeline(enable_caching=False)` has no effect on an uploaded
+    version."""
+    # The pipeline spec, and after it the platform spec.
     documents = list(yaml.safe_load_all(package.read_text()))
     pipeline = documents[0]
     for component in (pipeline["root"], *pipeline["components"].values()):

@@ -1,4 +1,4 @@
-"""The Bentos that runs on this machine packaged."""
+"""Bentos that runs on this machine have packaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def champion_bento(name: str) -> Path:
     from components.platform.run_context import RunContext
     from components.platform.workspace import has_store
 
-    champion = Registry().champion(name) if has_store() else None  # a look would make an empty one
+    champion = Registry().champion(name) if has_store() else None  # a look would make an empty store
     if champion is None:
         raise RegistryError(f"{name} has no champion; `gapgate run` makes one when the gate passes")
     folder = RunContext(champion.tags.get("gapgate.run", "")).folder
@@ -29,7 +29,7 @@ def champion_bento(name: str) -> Path:
 
 
 def newest_bento() -> Path:
-    """The Bento that was packaged last, of any model.
+    """The newest Bento on this machine, of any model.
 
     Raises:
         RegistryError: there is none.

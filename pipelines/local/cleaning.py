@@ -1,4 +1,4 @@
-"""Freeing the disk of old runs; what a champion stands on is never touched."""
+"""Removal of old runs' artifacts; those of a champion are never removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.platform.workspace import runs_dir, trials_dir
 
 @dataclass(frozen=True, slots=True)
 class OldRun:
-    """A run whose artifacts can go; its log, result and receipt stay."""
+    """A run whose artifacts can be removed; its log, result and receipt stay."""
 
     name: str
     artifacts: Path
@@ -21,16 +21,18 @@ class OldRun:
 
 
 def old_runs(keep: int) -> list[OldRun]:
-    """Runs with artifacts, oldest first, without the newest `keep`, those at work, and those of any champion; then what
-    the trials of recipes and sweeps have made, as one, unless some run is at work.
+    """Runs with artifacts, oldest first, except the newest `keep`, those at work and those of any champion. The
+    artifacts of trials come last, as one entry, unless some run is at work.
 
     Raises:
-        TrackingError: the registry does not answer, so nobody knows which runs are champions.
+        TrackingError: the registry does not answer, so the champions are not known.
     """
+    # A run's name begins with the time (UTC), so names sort by age.
     names = sorted((folder.parent.name for folder in runs_dir().glob("*/artifacts")), reverse=True)
     champions = champion_runs()
     old = [name for name in names[keep:] if name not in champions and not RunContext(name).is_alive()]
     folders = [(name, runs_dir() / name / "artifacts") for name in reversed(old)]
+    # A trial at work reads artifacts that another trial made; which ones is not recorded.
     if trials_dir().exists() and not any(RunContext(folder.name).is_alive() for folder in runs_dir().iterdir()):
         folders.append(("trials", trials_dir()))
     return [OldRun(name, folder, size_of(folder)) for name, folder in folders]

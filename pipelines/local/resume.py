@@ -1,4 +1,4 @@
-"""Runs that ended while the tracking server was away."""
+"""Runs that ended while the tracking server was away, and sending them later."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipelines.local.runner import resume_registration
 
 
 def pending_runs() -> list[RunContext]:
-    """Runs whose spool was not sent whole, oldest first."""
+    """Runs whose spool was not sent completely, oldest first; runs at work are left out."""
     names = sorted(folder.parent.name for folder in runs_dir().glob("*/spool"))
     contexts = [RunContext(name) for name in names]
     return [context for context in contexts if not context.is_alive() and not mlflow_runs.is_sent(context)]
 
 
 def settle(context: RunContext) -> str:
-    """Send a run's spool, and register and package its model where that could not be done; says what was done.
+    """Send a run's spool, register and package its model if that has failed, and return what was done as text.
 
     Raises:
         TrackingError: the server still does not answer.

@@ -1,4 +1,4 @@
-"""Running the pipeline on this machine: the compiled graph, under KFP's own local runner, without any service."""
+"""Runs of the pipeline on this machine: the compiled graph under KFP's own local runner, without any service."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from pipelines.display import Display
 
 _SEND_EVERY_S = 2.0
 ARTIFACTS = "artifacts"
-"""Folder of a run that KFP puts the artifacts in."""
+"""Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
-"""Kind of artifact → the file of it that people open."""
+"""Kind of artifact → the file in it that people open."""
 
 
 @dataclass(slots=True)
 class RunResult:
-    """How a run ended."""
+    """Result of a run."""
 
     context: RunContext
     failure: Event | None = None
     """The `failed` event of the step that ended the run."""
     tracking_notice: str = ""
-    """Why what the tracking server should get is still here, or empty."""
+    """Reason why reports have not reached the tracking server; empty if they have."""
     outputs: dict[str, Path] = field(default_factory=dict)
     """Kind of artifact → its folder, for every step that ended well."""
 
     @property
     def exit_code(self) -> int:
-        """0 passed, 2 a user's mistake, 3 the gate did not pass, 4 not registered yet, 1 anything else."""
+        """0: passed; 2: a user's mistake; 3: the gate did not pass; 4: not registered yet; 1: anything else."""
         if self.failure:
             return int(self.failure["exit_code"])
         verdict = artifacts.read_json(self.outputs["certificate"] / "certificate.json")["verdict"]
@@ -69,15 +69,18 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
 def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     with storage_errors(context.folder):
         context.spool.mkdir(parents=True)
-        (context.folder / ARTIFACTS).mkdir()  # here, or Docker makes it and it is root's
+        (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
     context.export()
+    # `_followed` sends for all steps, which then end without waiting for the server.
     os.environ[DRAINED_VARIABLE] = "1"
     result = RunResult(context)
     with context.alive(), display.live(context.name), _followed(context, display, result):
         crash = _execute(settings, context, runner)
+    # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = _outputs(context)
     _link_results(result)
+    # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
         message = crash or "the run ended without a certificate"
         result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
@@ -95,6 +98,7 @@ def resume_registration(context: RunContext) -> RunResult:
     context.export()
     settings = artifacts.read_json(context.folder / "settings.json")
     outputs = _outputs(context)
+    # The folder of the pipeline run that KFP made; `_outputs` looks for the new artifacts there.
     root = outputs["certificate"].parent.parent
     for name in ("register", "package"):
         step = STEPS[name]
@@ -113,7 +117,7 @@ def resume_registration(context: RunContext) -> RunResult:
 
 @contextlib.contextmanager
 def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Iterator[Any]:
-    """KFP's runner of the steps."""
+    """KFP's local runner for the steps, in subprocesses or in containers."""
     from kfp import local
 
     if not in_containers:
@@ -129,7 +133,7 @@ def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Ite
 
 
 def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
-    """Run the compiled graph; returns what KFP says when it ends badly, or an empty string."""
+    """Run the compiled graph; returns KFP's error message, or an empty string if the graph ended well."""
     from kfp import compiler, components, local
 
     from pipelines.container_images import built, kind_of
@@ -137,6 +141,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
 
     compiled = context.folder / "pipeline.yaml"
     with (
+        # Line by line, so that the log of a killed run is whole.
         (context.folder / "log.txt").open("w", buffering=1) as log,
         contextlib.redirect_stdout(log),
         warnings.catch_warnings(),
@@ -150,19 +155,21 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
+            # KFP colours its messages, also where they go to a file.
             return " ".join(_COLOURS.sub("", str(error)).split())
     return ""
 
 
 @contextlib.contextmanager
 def _followed(context: RunContext, display: Display, result: RunResult) -> Iterator[None]:
-    """While the block runs: show what the steps report, to the last word, and send it to MLflow."""
+    """Show the events of the steps and send them to MLflow while the block runs, the last event included."""
     stop = threading.Event()
     reader = Reader(context.spool)
 
     def show() -> None:
         ended = False
         while not ended:
+            # Asked before the read: the last round reads what the steps wrote before `stop` was set.
             ended = stop.wait(0.1)
             for event in reader.read():
                 display.show(event)
@@ -170,11 +177,13 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
                     result.failure = event
 
     def send() -> None:
+        # In a thread of its own: a call to a server that is away takes 15 s or more, and the display must not wait.
         while not stop.wait(_SEND_EVERY_S):
             with contextlib.suppress(TrackingError):
                 mlflow_runs.send(context)
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
+    # SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does, so that the `finally` block below runs.
     previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     for thread in threads:
         thread.start()
@@ -188,7 +197,7 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
 
 
 def _outputs(context: RunContext) -> dict[str, Path]:
-    """The complete artifacts of a run: KFP lays them out as <pipeline run>/<step>/<kind>."""
+    """Kind → folder of each complete artifact of a run; KFP lays them out as <pipeline run>/<step>/<kind>."""
     found = {}
     for step in STEPS.values():
         manifests = (context.folder / ARTIFACTS).glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
@@ -198,11 +207,13 @@ def _outputs(context: RunContext) -> dict[str, Path]:
 
 
 def _link_results(result: RunResult) -> None:
-    """What people open, under short names in the run's folder."""
+    """Link the files that people open into the run's folder, under short names."""
     for kind, name in RESULT_FILES.items():
         if kind in result.outputs:
             place = result.context.folder / name
+            # `resume_registration` links a second time.
             place.unlink(missing_ok=True)
+            # Relative, so that the workspace can be moved.
             place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
 
 
@@ -221,5 +232,6 @@ def _write_result(result: RunResult) -> None:
         "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
         "ended_at": time.time(),
     }
+    # Written last: a run without a result was killed.
     with storage_errors(result.context.folder):
         artifacts.write_json(result.context.folder / "result.json", content)

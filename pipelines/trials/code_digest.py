@@ -1,4 +1,4 @@
-"""The digest of the code that a result was computed by."""
+"""Digest of the code that a result was computed with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 CODE = ("gapgate.data", "gapgate.evidence", "gapgate.network", "gapgate.onnx", "gapgate.training")
-"""The packages that decide on the figures of a training and its evaluation."""
+"""Packages whose code the figures of a training and its evaluation depend on."""
 
 
 @cache
@@ -18,5 +18,6 @@ def code_digest(packages: tuple[str, ...] = CODE, root: Path = _ROOT) -> str:
     for package in packages:
         for file in sorted(root.joinpath(*package.split(".")).rglob("*.py")):
             content = file.read_bytes()
+            # Name and length before the bytes, so that text which moves to another file gives another digest.
             sha256.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return sha256.hexdigest()

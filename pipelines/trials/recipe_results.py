@@ -29,16 +29,16 @@ RESULTS = RECIPES / "table" / "results.json"
 SEEDS = (0, 1, 2)
 
 Row = dict[str, Any]
-"""`settings`, `code` and `data` say what the row belongs to; `seeds` holds the figures of each seed, `machine` where
-they were measured."""
+"""Measured row: `settings`, `code` and `data` are digests of what it was measured with, `seeds` holds the figures of
+each seed, and `machine` names the hardware."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A row that should be there."""
+    """A row of the tables, with the settings to measure it by."""
 
     name: str
-    """Of the recipe, or `ablation/<remedy>`."""
+    """Name of the recipe, or `ablation/<remedy>`."""
     settings: Settings
 
 
@@ -65,22 +65,22 @@ def ablation_plans() -> list[Plan]:
 
 
 def read_yaml(name: str) -> Any:
-    """A file of `recipes/table/`."""
+    """The content of a YAML file in `recipes/table/`."""
     return yaml.safe_load((RECIPES / "table" / name).read_text())
 
 
 def read_results() -> dict[str, Row]:
-    """Row name → row, as they were measured last."""
+    """Row name → row, as last measured."""
     found: dict[str, Row] = artifacts.read_json(RESULTS, {})
     return found
 
 
 def measure(plan: Plan, data: Path, known: Row | None, watch: Callable[[str], None]) -> Iterator[Row]:
-    """The row after each of its seeds; at once, and once, where it is known and nothing has changed.
+    """Measure a row and yield it after each seed; a known row of which nothing has changed is yielded once, at once.
 
     Args:
         data: the folder in which the recipe's `data.source` is found, unless it is a built-in data set.
-        watch: called with what is being done, for people.
+        watch: called with a few words for people on the training at work.
 
     Raises:
         DataError: the data are not there.
@@ -105,7 +105,9 @@ def measure(plan: Plan, data: Path, known: Row | None, watch: Callable[[str], No
             watch=lambda text, name=name: watch(f"{name}: {text}"),  # type: ignore[misc]
         )
         figures = figures_of(trial, seed)
+        # A training is deterministic on one machine: equal figures show that the change of the code had no effect.
         if known and is_known and seed == SEEDS[0] and _without_seconds(known["seeds"][0]) == _without_seconds(figures):
+            # The new digest is kept, and the next call is a cache hit.
             yield known | {"code": row["code"]}
             return
         row["seeds"].append(figures)
@@ -114,7 +116,7 @@ def measure(plan: Plan, data: Path, known: Row | None, watch: Callable[[str], No
 
 
 def figures_of(trial: Trial, seed: int) -> dict[str, Any]:
-    """What a table shows of a trial: accuracies as fractions, the gap in points, seconds of the training."""
+    """Figures of a trial for the tables: accuracies as fractions, the gap in points, the training in seconds."""
     evaluation = trial.evaluation
     return {
         "seed": seed,
@@ -135,11 +137,12 @@ def _without_seconds(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def machine(trial: Trial) -> str:
-    """What a trial ran on, for people: its GPU, or threads and processor."""
+    """Hardware of a trial as text for people: its GPU, or threads and processor."""
     environment = trial.evaluation["facts"]["environment"]
     if environment["device"] != "cpu":
         return str(environment["device"])
     cpuinfo = Path("/proc/cpuinfo")
+    # Python's platform.processor() is empty or "x86_64" on Linux; the kernel has the model's name.
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{environment['num_threads']} threads of {next(models, platform.machine())}, no GPU"
@@ -155,7 +158,7 @@ def _with_source(settings: Settings, data: Path) -> Settings:
 
 
 def _hash(source: str) -> str:
-    """DVC's hash of the data; a built-in data set is its name, since its code is digested."""
+    """DVC's hash of the data; for a built-in data set its name, since the code that makes it is in the code digest."""
     return source if source in BUILTINS else dvc_hash(Path(source).resolve())
 
 

@@ -21,6 +21,7 @@ def write(results: Mapping[str, Row]) -> None:
     replace_between(PAGE, "ablation", ablation_table(results))
     for name, entry in read_yaml("rows.yaml").items():
         file = RECIPES / f"{name}.yaml"
+        # Only the comment at the head is replaced; a person's lines below it stay as they are.
         settings = _HEAD.sub("", file.read_text())
         file.write_text(f"{head(name, entry, results.get(name))}\n{settings}")
 
@@ -43,7 +44,7 @@ def recipes_table(results: Mapping[str, Row]) -> str:
 
 
 def ablation_table(results: Mapping[str, Row]) -> str:
-    """The ablation, as Markdown."""
+    """The table of the ablation, as Markdown."""
     lines = [
         "| remedy | test accuracy | train accuracy | gap, points | gate | calibration error | epochs |",
         "|---|---|---|---|---|---|---|",
@@ -58,7 +59,7 @@ def ablation_table(results: Mapping[str, Row]) -> str:
 
 
 def head(name: str, entry: Mapping[str, str], row: Row | None) -> str:
-    """The comment that a recipe begins with."""
+    """The comment at the head of a recipe file."""
     source = recipe(name).data.source
     where = "" if source == "shapes" else f" path/to/{source}"
     lines = [f"{name}: {entry['system']}", f"gapgate run{where} --params recipes/{name}.yaml"]
@@ -79,7 +80,7 @@ def replace_between(file: Path, name: str, text: str) -> None:
 
 
 def _figures(row: Row) -> list[str]:
-    """Test and train accuracy, gap and verdict over the seeds."""
+    """Four table cells over the seeds: test accuracy, train accuracy, gap and verdict."""
     verdicts = [seed["verdict"] for seed in row["seeds"]]
     counts = {verdict: verdicts.count(verdict) for verdict in verdicts}
     gate = verdicts[0] if len(counts) == 1 else ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
@@ -91,14 +92,14 @@ def _percent(row: Row, split: str) -> str:
 
 
 def _gap(row: Row) -> str:
-    """The mean, and the interval from the lowest to the highest end of the seeds' intervals."""
+    """Mean gap in points, with the lowest and the highest end of the seeds' intervals."""
     seeds = row["seeds"]
     low, high = min(seed["gap_low"] for seed in seeds), max(seed["gap_high"] for seed in seeds)
     return f"{number(fmean(seed['gap_points'] for seed in seeds))} ({number(low)} to {number(high)})"
 
 
 def _cost(row: Row) -> str:
-    """Seconds and images/s of a training; of the seeds that were not interrupted."""
+    """Mean seconds and images/s of a training, over the seeds that were not interrupted."""
     rate = _mean(row["seeds"], "images_per_s")
     seconds = _mean(row["seeds"], "wall_s")
     return f"{f'{seconds:,.0f} s, ' if seconds else ''}{rate:,.0f} images/s"

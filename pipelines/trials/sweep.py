@@ -1,6 +1,6 @@
-"""A grid over one or two settings: which trainings it is, checked before the first of them, and what came of each.
+"""A grid over one or two settings: its cells, checked before the first training, and their results.
 
-Accuracy on val alone says which cell is best.
+The best cell is chosen by accuracy on val alone.
 """
 
 from __future__ import annotations
@@ -30,66 +30,66 @@ FIGURES = {
     "val_loss": "eval_val/loss",
     "test_ece": "test/ece",
 }
-"""What cells are compared by → the metric of that name in MLflow."""
+"""Figure by which cells are compared → its metric in MLflow."""
 _SECTIONS = ("data", "preprocess", "augment", "train", "evaluate")
-_LARGEST_LOSS = 1e9  # of a model whose loss is not finite
+_LARGEST_LOSS = 1e9  # takes the place of a loss that is not finite, so that `best` can compare it
 
 Load = Callable[[Sequence[str]], Settings]
-"""The settings with some `NAME=VALUE` more than the command's own."""
+"""Function that loads the command's settings with further `NAME=VALUE` overrides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A setting, and its values as they were typed (YAML)."""
+    """Axis of a grid: a setting, and its values as they were typed (YAML)."""
 
     name: str
     values: tuple[str, ...]
 
     @property
     def short_name(self) -> str:
-        """Without its section."""
+        """Name of the setting without its section."""
         return self.name.partition(".")[2]
 
 
 @dataclass(slots=True)
 class Cell:
-    """One value of each axis."""
+    """Cell of a grid: one value of each axis, and the trials with it."""
 
     values: tuple[str, ...]
     settings: list[Settings]
-    """One for each seed."""
+    """Settings of each seed."""
     label: str
-    """`epochs=3, batch_size=32`"""
+    """Text for people, such as `epochs=3, batch_size=32`."""
     trials: list[Trial] = field(default_factory=list)
     failure: str = ""
-    """Why it cannot be trained with these values; empty where it can."""
+    """Reason why the cell cannot be trained with these values; empty if it can."""
 
     def mean(self, figure: str) -> float:
-        """One of `FIGURES`, over the seeds."""
+        """Mean over the seeds of one of `FIGURES`."""
         return statistics.fmean(figures(trial)[figure] for trial in self.trials)
 
     def spread(self, figure: str) -> float | None:
-        """Its standard deviation over the seeds; None of one seed."""
+        """Standard deviation over the seeds of one of `FIGURES`; None if there is one seed."""
         found = [figures(trial)[figure] for trial in self.trials]
         return statistics.stdev(found) if len(found) > 1 else None
 
     def interval(self, figure: str) -> tuple[float, float]:
-        """What the evaluation gives for `val_accuracy` or `gap_points`, its ends as means over the seeds."""
+        """Interval of `val_accuracy` or `gap_points` from the evaluation, each end as the mean over the seeds."""
         found = [_interval(trial.evaluation, figure) for trial in self.trials]
         return statistics.fmean(low for low, _ in found), statistics.fmean(high for _, high in found)
 
 
 @dataclass(slots=True)
 class Sweep:
-    """A grid, and what came of it."""
+    """A grid with its results."""
 
     axes: tuple[Axis, ...]
     cells: list[Cell]
-    """Row by row: the last axis changes first."""
+    """Cells, row by row: the last axis changes first."""
     context: RunContext
-    """Of the MLflow run that the cells are shown below; the same each time that the same sweep is made."""
+    """Run of the sweep, parent of the cells' MLflow runs; the same sweep has the same run each time."""
     notice: str = ""
-    """Why what the tracking server should get is still here, or empty."""
+    """Reason why reports have not reached the tracking server; empty if they have."""
 
     @property
     def num_seeds(self) -> int:
@@ -97,27 +97,27 @@ class Sweep:
 
     @property
     def done(self) -> list[Cell]:
-        """The cells with figures."""
+        """Cells that were trained without failure."""
         return [cell for cell in self.cells if cell.trials and not cell.failure]
 
     @property
     def best(self) -> Cell:
-        """Of the highest accuracy on val, then of the lowest loss on it."""
+        """Cell with the highest accuracy on val; of equal ones, the one with the lowest loss on val."""
         return max(self.done, key=lambda cell: (cell.mean("val_accuracy"), -cell.mean("val_loss")))
 
     @property
     def rivals(self) -> list[Cell]:
-        """Cells that this val split does not tell from the best: inside the interval of its accuracy."""
+        """Cells whose accuracy on val is inside the interval of the best cell's, so that val cannot tell them apart."""
         low = self.best.interval("val_accuracy")[0]
         return [cell for cell in self.done if cell is not self.best and cell.mean("val_accuracy") >= low]
 
     def overrides(self, cell: Cell) -> list[str]:
-        """What `--set` needs to be told for a cell."""
+        """Values of `--set` that give a cell's settings."""
         return [f"{axis.name}={value}" for axis, value in zip(self.axes, cell.values, strict=True)]
 
 
 def plan(load: Load, overs: Sequence[str], num_seeds: int) -> Sweep:
-    """The grid of `NAME=V1,V2,…` texts; every cell's settings are checked before anything is trained.
+    """The sweep for `NAME=V1,V2,…` texts; every cell's settings are checked before anything is trained.
 
     Raises:
         SettingsError: another form, an unknown setting or one that no figure depends on, a value that does not fit, the
@@ -135,7 +135,7 @@ def plan(load: Load, overs: Sequence[str], num_seeds: int) -> Sweep:
 
 
 def figures(trial: Trial) -> dict[str, float]:
-    """What cells are compared by: accuracies as fractions, the gap in points."""
+    """Values of `FIGURES` for a trial: accuracies as fractions, the gap in points."""
     evaluation = trial.evaluation
     found = {f"{split}_accuracy": evaluation["accuracy"][split]["value"] for split in ("train", "val", "test")}
     found |= {"gap_points": evaluation["gap"]["points"], "test_ece": evaluation["calibration"]["ece"]}
@@ -158,6 +158,7 @@ def _axis(over: str, load: Load) -> Axis:
     axis = Axis(name.strip(), _split(text, over))
     seen: dict[str, str] = {}
     for value in axis.values:
+        # Compared as settings, not as text: 1e-3 and 0.001 are one value, and would train the same cell twice.
         settings = _load(load, [f"{axis.name}={value}"]).model_dump_json()
         if settings in seen:
             raise SettingsError(f"--over {over}: {seen[settings]} and {value} are the same; leave one out")
@@ -173,8 +174,9 @@ def _load(load: Load, overrides: Sequence[str]) -> Settings:
 
 
 def _split(text: str, over: str) -> tuple[str, ...]:
-    """The values of a comma-separated YAML list, each as it is written."""
+    """The values of a comma-separated YAML list, each as the text that was typed."""
     try:
+        # `compose` keeps the position of each value, so that its text can be cut out: `on` must not become True.
         listed = yaml.compose(f"[{text}]", yaml.SafeLoader)
     except yaml.YAMLError:
         listed = None
@@ -182,6 +184,7 @@ def _split(text: str, over: str) -> tuple[str, ...]:
         raise SettingsError(f"--over {over}: the values are no list; write them like 2,4,8")
     if not listed.value:
         raise SettingsError(f"--over {over} has no value; write them like 2,4,8")
+    # One less, for the bracket that was put before the text.
     return tuple(text[node.start_mark.index - 1 : node.end_mark.index - 1].strip() for node in listed.value)
 
 
@@ -189,8 +192,9 @@ def _cell(axes: Sequence[Axis], values: tuple[str, ...], load: Load, num_seeds: 
     overrides = [f"{axis.name}={value}" for axis, value in zip(axes, values, strict=True)]
     try:
         base = load(overrides)
-    except SettingsError as error:  # each value fits by itself: `_axis` has tried them
+    except SettingsError as error:  # `_axis` has checked each value by itself
         raise SettingsError(f"--over: {' and '.join(overrides)} do not fit each other: {error}") from None
+    # A sweep with more seeds contains the trials of the one with fewer, which are then cache hits.
     seeds = range(base.train.seed, base.train.seed + num_seeds)
     settings = [base.model_copy(update={"train": base.train.model_copy(update={"seed": seed})}) for seed in seeds]
     label = ", ".join(f"{axis.short_name}={value}" for axis, value in zip(axes, values, strict=True))
@@ -198,7 +202,7 @@ def _cell(axes: Sequence[Axis], values: tuple[str, ...], load: Load, num_seeds: 
 
 
 def _name(axes: Sequence[Axis], base: Settings, num_seeds: int) -> str:
-    """The same for the same sweep with the same code on the same tracking server."""
+    """Name of the sweep's run, the same for the same sweep with the same code on the same tracking server."""
     content = {
         "axes": [[axis.name, *axis.values] for axis in axes],
         "settings": base.model_dump(mode="json"),

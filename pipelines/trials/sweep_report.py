@@ -27,10 +27,10 @@ _MAX_CELLS_WITH_TEXT = 150
 
 
 def write(sweep: Sweep, folder: Path, command: str) -> list[Path]:
-    """Write all files into `folder`, over those of a former report, and return what should be kept elsewhere too.
+    """Write all files into `folder`, over those of an earlier report, and return those to keep with the MLflow run.
 
     Args:
-        command: runs the best cell for good.
+        command: the `gapgate run` command with the best cell's settings.
     """
     drawings = folder / "figures"
     draw = draw_heat_map if len(sweep.axes) == 2 else draw_values
@@ -53,7 +53,7 @@ def shown(cell: Cell, figure: str) -> str:
 
 
 def as_json(sweep: Sweep) -> dict[str, Any]:
-    """Every cell with its figures, and which is best."""
+    """The sweep as JSON content: axes, cells with their figures, and the best cell."""
     return {
         "over": [{"name": axis.name, "values": list(axis.values)} for axis in sweep.axes],
         "num_seeds": sweep.num_seeds,
@@ -63,7 +63,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
 
 
 def as_csv(sweep: Sweep) -> str:
-    """A line for each cell."""
+    """The sweep as CSV text: a header, and a line for each cell."""
     table = io.StringIO()
     names = [axis.name for axis in sweep.axes]
     lines = csv.writer(table, lineterminator="\n")
@@ -75,7 +75,7 @@ def as_csv(sweep: Sweep) -> str:
 
 
 def draw_heat_map(folder: Path, sweep: Sweep, figure: str) -> None:
-    """A square for each cell, in the colour of its figure; the cell that is best on val has a frame."""
+    """Draw a heat map, with a square for each cell in the colour of its figure; the best cell on val has a frame."""
     rows, columns = sweep.axes
     shape = len(rows.values), len(columns.values)
     values = _values(sweep, figure).reshape(shape)
@@ -96,6 +96,7 @@ def draw_heat_map(folder: Path, sweep: Sweep, figure: str) -> None:
         axes.set_title(TITLES[figure], loc="left")
         for index, cell in enumerate(sweep.cells) if has_text else ():
             row, column = divmod(index, shape[1])
+            # From about half of the colour map on, the theme's ink does not stand out.
             ink = theme.surface if share[row, column] > 0.55 else theme.ink
             axes.text(column, row, _text(sweep, cell, figure), ha="center", va="center", fontsize=8, color=ink)
         axes.add_patch(
@@ -107,7 +108,7 @@ def draw_heat_map(folder: Path, sweep: Sweep, figure: str) -> None:
 
 
 def draw_values(folder: Path, sweep: Sweep, figure: str) -> None:
-    """The figure over the values of the only axis, each with its interval; the one that is best on val is filled."""
+    """Draw the figure over the values of the only axis, with intervals; the best cell on val has a filled marker."""
     axis = sweep.axes[0]
     values = _values(sweep, figure)
     places = np.arange(len(values))
@@ -115,6 +116,7 @@ def draw_values(folder: Path, sweep: Sweep, figure: str) -> None:
     def paint(drawn: Figure, theme: Theme) -> None:
         axes = drawn.subplots()
         colour = theme.blue if figure == "val_accuracy" else theme.orange
+        # A line between categories, such as optimizers, would show values that do not exist.
         if all(map(_is_number, axis.values)):
             axes.plot(places, values, color=colour, linewidth=1)
         for place, cell in zip(places, sweep.cells, strict=True):
@@ -147,12 +149,12 @@ def _text(sweep: Sweep, cell: Cell, figure: str) -> str:
 
 
 def _values(sweep: Sweep, figure: str) -> NDArray[np.float64]:
-    """(cells,) in order; NaN for a failed one."""
+    """The figure of each cell in order, (cells,) float64; NaN for a failed cell."""
     return np.array([np.nan if cell.failure else cell.mean(figure) for cell in sweep.cells])
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0.08 for the least and 0.92 for the greatest, so that every cell is told from an empty one."""
+    """Scale values to 0.08 (least) to 0.92 (greatest), so that the colour of every cell differs from an empty one's."""
     low, high = np.nanmin(values), np.nanmax(values)
     return 0.08 + 0.84 * (values - low) / ((high - low) or 1.0)
 

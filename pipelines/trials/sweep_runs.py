@@ -1,6 +1,6 @@
-"""The trainings of a sweep, one after the other, and their MLflow runs below one run of the sweep.
+"""The trainings of a sweep, one after the other; their MLflow runs are children of the sweep's run.
 
-Cells are trials, so what was made before is read back, and a sweep that was interrupted goes on where it was.
+Cells are trials, so earlier results are cache hits, and a sweep that was interrupted resumes where it was.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from pipelines.trials.sweep import FIGURES, Cell, Sweep, figures
 from pipelines.trials.trial import STEP_NAMES, Trial, Watch, run_trial
 
 Report = Callable[[Sweep, Path], Sequence[Path]]
-"""Writes a sweep's files into a folder."""
+"""Function that writes a sweep's files into a folder and returns those to keep with the MLflow run."""
 
 
 def run(sweep: Sweep, report: Report, watch: Watch, ended: Callable[[Cell], None]) -> None:
-    """Train, or find, every cell; `ended` hears of each. The files of `report` are kept with the MLflow run.
+    """Train or find every cell, and call `ended` after each. The files of `report` are kept with the MLflow run.
 
     Raises:
-        GapgateError: what a step before the training says to the user, or, where no cell could be trained, the first.
+        GapgateError: the error of a step before the training; or, if no cell could be trained, the first cell's.
     """
     context = sweep.context
     with storage_errors(context.folder):
         context.folder.mkdir(parents=True, exist_ok=True)
         artifacts.write_json(context.folder / "settings.json", sweep.cells[0].settings[0].model_dump(mode="json"))
+        # `gapgate sync` reads both files when it sends a sweep whose server was away.
         artifacts.write_json(context.folder / "result.json", {"exit_code": 0})
     with context.alive(), _tracked(sweep) as parent:
         for cell in sweep.cells:
             _train(cell, parent, watch)
+            # The trainings do not wait for a server; the next call of the same sweep makes the missing runs.
             with suppress(TrackingError):
                 _nest(sweep, cell, parent)
             ended(cell)
@@ -50,7 +52,7 @@ def run(sweep: Sweep, report: Report, watch: Watch, ended: Callable[[Cell], None
 
 
 def _train(cell: Cell, parent: str, watch: Watch) -> None:
-    """All seeds of a cell. What these values cannot do is the cell's failure, and the sweep goes on."""
+    """Train all seeds of a cell. A settings error becomes the cell's failure, and the sweep goes on."""
     for number, settings in enumerate(cell.settings, start=1):
         at = f"{cell.label}, seed {number}/{len(cell.settings)}" if len(cell.settings) > 1 else cell.label
         watch(at)
@@ -64,7 +66,7 @@ def _train(cell: Cell, parent: str, watch: Watch) -> None:
 
 @contextmanager
 def _tracked(sweep: Sweep) -> Iterator[str]:
-    """The id of the sweep's MLflow run, which is closed after the block; empty where the server is away."""
+    """Open the sweep's MLflow run for the time of the block; yields its id, or an empty string without a server."""
     spool = Spool(sweep.context.spool, "sweep")
     spool.params({axis.name: ", ".join(axis.values) for axis in sweep.axes} | {"num_seeds": sweep.num_seeds})
     try:
@@ -83,7 +85,7 @@ def _tracked(sweep: Sweep) -> Iterator[str]:
 
 
 def _nest(sweep: Sweep, cell: Cell, parent: str) -> None:
-    """Let the MLflow runs of a cell's trials say which cell it is, and make those of trials that were read back.
+    """Name the MLflow runs of a cell's trials after the cell, and make runs for trials that were cache hits.
 
     Raises:
         TrackingError: the server does not answer; the next call of the same sweep does it.
@@ -95,6 +97,7 @@ def _nest(sweep: Sweep, cell: Cell, parent: str) -> None:
         digest = trial.artifacts["evaluation"].digest
         with mlflow_runs.away_errors():
             experiment = client.get_run(parent).info.experiment_id
+            # By the evaluation's digest: a second call of the same sweep must not make a second run of a trial.
             known = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`sweep.evaluation` = '{digest}'"
             if client.search_runs([experiment], known, max_results=1):
                 continue
@@ -106,10 +109,11 @@ def _nest(sweep: Sweep, cell: Cell, parent: str) -> None:
 
 
 def _events(trial: Trial) -> Iterator[Event]:
-    """What a trial would have reported, or has."""
+    """Events of a trial: its params and figures, and of a cache hit the curves of its history too."""
     for step in map(STEPS.__getitem__, STEP_NAMES):
         values = getattr(trial.settings, step.section).model_dump(mode="json")
         yield _event("params", {f"{step.section}.{name}": str(value) for name, value in values.items()})
+    # A trial of this call has sent its curves itself.
     for line in [] if trial.run_id else trial.history:
         curves = {
             name.replace("_", "/", 1): value for name, value in line.items() if name.startswith(("train_", "val_"))

@@ -1,7 +1,7 @@
-"""Many trainings from one process: the steps from ingest to gate for one settings file after the other.
+"""Trials: the steps from ingest to gate, for many settings in one process.
 
-Each step is made once for the same settings, inputs and code, so trials share what they have in common and a set of
-trials that was interrupted goes on where it was. Every trial is an MLflow run; nothing is registered or packaged.
+An artifact is made once for the same settings, inputs and code, so trials share what they have in common, and trials
+that were interrupted resume where they were. Every trial is an MLflow run; nothing is registered or packaged.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from pipelines.trials.code_digest import code_digest
 STEP_NAMES = ("ingest", "preprocess", "augment", "train", "evaluate", "gate")
 
 Watch = Callable[[str], None]
-"""Hears in a few words what a trial is at."""
+"""Function that is called with a few words on the progress of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one settings file came to."""
+    """Result of one settings file."""
 
     settings: Settings
     artifacts: Mapping[str, Artifact]
     """Kind → artifact, of the steps from ingest to gate."""
     training: Mapping[str, Any]
-    """`wall_s`, `cpu_s` (null where the training was interrupted), `images_per_s` (median of the epochs)."""
+    """`wall_s` and `cpu_s` (None if the training was interrupted), and `images_per_s` (median of the epochs)."""
     was_cached: bool
-    """Whether nothing was trained for it now."""
+    """True if the training was a cache hit."""
     run_id: str
-    """Of the MLflow run; empty where the trial was cached or the server is away."""
+    """Id of the MLflow run; empty if the trial was a cache hit or the server is away."""
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -55,18 +55,18 @@ class Trial:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A line for each epoch."""
+        """Figures of each epoch, from `history.json`."""
         lines: list[dict[str, Any]] = self.artifacts["model"].read_json("history.json")
         return lines
 
     @property
     def verdict(self) -> str:
-        """Of the gate: pass, fail or undecided."""
+        """The gate's verdict: pass, fail or undecided."""
         return str(self.artifacts["certificate"].read_json("certificate.json")["verdict"])
 
 
 def run_trial(settings: Settings, *, parent_run_id: str = "", watch: Watch = lambda text: None) -> Trial:
-    """Run the steps from ingest to gate, or find what they made before.
+    """Run the steps from ingest to gate, or find the artifacts that they made before.
 
     Args:
         parent_run_id: the MLflow run below which this one is shown.
@@ -79,6 +79,7 @@ def run_trial(settings: Settings, *, parent_run_id: str = "", watch: Watch = lam
     with _current(context, settings):
         for name in STEP_NAMES:
             made.step(STEPS[name], settings)
+    # Nothing was trained, so the run has nothing to report; its folder goes.
     if made.was_cached:
         shutil.rmtree(context.folder)
     run_id = "" if made.was_cached else _report(context, parent_run_id)
@@ -88,7 +89,7 @@ def run_trial(settings: Settings, *, parent_run_id: str = "", watch: Watch = lam
 
 @dataclass
 class _Made:
-    """The artifacts of a trial, as they are made or found."""
+    """Artifacts of a trial so far, made or found."""
 
     context: RunContext
     watch: Watch
@@ -96,7 +97,7 @@ class _Made:
     was_cached: bool = True
 
     def step(self, step: Step, settings: Settings) -> None:
-        """Make the artifact of a step, unless it is there; the data are looked at each time."""
+        """Make the artifact of a step, unless it is there; ingest runs each time."""
         section = getattr(settings, step.section)
         inputs = {kind: self.artifacts[kind] for kind in step.inputs}
         key = artifacts.digest_of(
@@ -107,6 +108,7 @@ class _Made:
             }
         )
         place = trials_dir() / step.output / key.removeprefix("sha256:")[:32]
+        # The key of ingest holds the place of the data, not their content, which may have changed.
         found = None if step.name == "ingest" else _find(place, step.output)
         if found is None:
             found = self._make(step, section, inputs, place)
@@ -124,6 +126,7 @@ class _Made:
             with storage_errors(place):
                 artifacts.write_json(
                     _timing(place),
+                    # A resumed training took longer than this process has seen.
                     (dict.fromkeys(timing) if tracker.was_resumed else timing)
                     | {"images_per_s": rates[len(rates) // 2] if rates else None},
                 )
@@ -131,7 +134,7 @@ class _Made:
 
 
 class _Tracker(Spool):
-    """A spool that also says how far its step is, and remembers how quick the epochs were."""
+    """A spool that also reports progress to a `Watch` and keeps the images/s of each epoch."""
 
     def __init__(self, folder: Path, step: str, watch: Watch) -> None:
         super().__init__(folder, step)
@@ -153,7 +156,8 @@ class _Tracker(Spool):
 
 
 def _find(place: Path, kind: str) -> Artifact | None:
-    """The artifact that was made before; None where there is none, or not a whole one."""
+    """The artifact that was made before; None if there is none, or an incomplete one."""
+    # The process was killed between writing the artifact and its times; `run_trial` needs both.
     if kind == "model" and not _timing(place).exists():
         return None
     with suppress(ArtifactError):
@@ -162,18 +166,20 @@ def _find(place: Path, kind: str) -> Artifact | None:
 
 
 def _timing(model: Path) -> Path:
-    """Beside the artifact, which is the same for the same training on any machine."""
+    """Path of the training's times. It is beside the artifact, not in it, since times would change the digest."""
     return model.with_suffix(".timing.json")
 
 
 @contextmanager
 def _current(context: RunContext, settings: Settings) -> Iterator[None]:
-    """While the block runs, artifacts are made for this run, and `gapgate sync` leaves it alone."""
+    """Make `context` the current run for the time of the block, and mark it as alive: `gapgate sync` skips it."""
     with storage_errors(context.folder):
         context.folder.mkdir(parents=True)
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+        # Failed until the block ends well, so that a run that is killed is sent as failed.
         artifacts.write_json(context.folder / "result.json", {"exit_code": 1})
     previous = os.environ.get(RUN_VARIABLE)
+    # `artifacts.create` writes the current run into each manifest.
     os.environ[RUN_VARIABLE] = context.name
     try:
         with context.alive():
@@ -186,7 +192,7 @@ def _current(context: RunContext, settings: Settings) -> Iterator[None]:
 
 
 def _report(context: RunContext, parent_run_id: str) -> str:
-    """Send everything to MLflow, and return its run's id; a server that is away is told later, by `gapgate sync`."""
+    """Send the run to MLflow and return its id there. If the server is away, `gapgate sync` sends it later."""
     if parent_run_id:
         Spool(context.spool, "trial").tags({"mlflow.parentRunId": parent_run_id})
     with suppress(TrackingError):
@@ -195,6 +201,6 @@ def _report(context: RunContext, parent_run_id: str) -> str:
 
 
 def figures_digest(settings: Settings) -> str:
-    """Of all settings that decide on a trial's figures: not of the names under which it is kept, nor of where its data
-    are."""
+    """Digest of the settings that a trial's figures depend on: without names in the registry or MLflow, and without the
+    place of the data."""
     return artifacts.digest_of(settings.model_dump(mode="json", include=set(STEP_NAMES) - {"ingest"}))
