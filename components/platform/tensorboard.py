@@ -1,6 +1,6 @@
-"""TensorBoard: what a step reports, written as event files beside its run while it works.
+"""TensorBoard: the figures and pictures of a step, written as event files beside its run while it works.
 
-With tensorboardX and not torch's writer: most steps run where there is no torch.
+The writer is tensorboardX's and not torch's, since most steps run where there is no torch.
 """
 
 from __future__ import annotations

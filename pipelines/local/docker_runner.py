@@ -1,6 +1,6 @@
-"""Running the steps in containers on this machine: under KFP's own DockerRunner, with what each container may do.
+"""Runner of the steps in containers on this machine: KFP's own DockerRunner, with limits for each container.
 
-What is the same for all steps goes through `DockerRunner(**container_run_args)`. The rest has no public place in kfp
+Arguments that all steps share go through `DockerRunner(**container_run_args)`. The rest has no public place in kfp
 2.17.0: every task gets the same arguments; a subclass of DockerRunner finds no handler, because the dispatcher looks it
 up by the exact type; an image that is named by its id or a short name is pulled from a registry; and a container that
 vanishes before its end is counted as a success. KFP reaches Docker by the public `docker.from_env()` alone, so while a
@@ -56,7 +56,7 @@ def containers(settings: Settings, context: RunContext) -> Iterator[Any]:
 
 
 def _locked() -> dict[str, Any]:
-    """What a container of any step may do: nothing but work in its folders, as the calling user."""
+    """The limits of every step's container: it may work in its folders, as the calling user, and nothing else."""
     return {
         "user": f"{os.getuid()}:{os.getgid()}",
         "working_dir": str(Path.cwd()),
@@ -182,7 +182,7 @@ class _Containers:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the container of each step of one run sees of this machine."""
+    """The parts of this machine that the containers of one run see: folders, variables and networks."""
 
     settings: Settings
     context: RunContext
