@@ -26,7 +26,7 @@ def run(*command, cwd):
     identity |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in identity.items()}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=cwd, env=os.environ | identity | {"PATH": path}, capture_output=True, text=True, timeout=60
+        command, cwd=cwd, env=os.environ | identity | {"PATH": path}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
@@ -76,7 +76,7 @@ def repository(folder, commits):
     command = ["git", "daemon", "--export-all", f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        for _ in range(100):
+        for _ in range(600):
             with socket.socket() as tried:
                 if tried.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -103,7 +103,7 @@ def ingest(step_image, folder, **data):
     ]
     mounts = ["--volume", f"{folder}/remote:{folder}/remote:ro", "--volume", f"{folder}/out:/out", "--workdir", "/out"]
     command = ["docker", "run", "--rm", *limits, *mounts, step_image.tags[0], "python", "-c", INGEST]
-    done = subprocess.run([*command, json.dumps(data)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, json.dumps(data)], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -72,7 +72,7 @@ def run(
         | dict(variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -187,7 +187,7 @@ def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
         words, env=os.environ | settings() | variables, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        with log, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+        with log, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             _wait_for(client, process, tmp_path / "server.log")
             runs = f"/api/2.0/mlflow/runs/get?run_id={run_id}"
             for host in ("mlflow.gapgate.svc:5000", "mlflow:5000", "localhost:5000"):
@@ -201,11 +201,11 @@ def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
             assert (tmp_path / "artifacts/flowers/report.html").read_bytes() == b"<html>"
     finally:
         os.killpg(process.pid, 15)
-        process.wait(20)
+        process.wait(60)
 
 
 def _wait_for(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if client.get("/health").status_code == 200:
