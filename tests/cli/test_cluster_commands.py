@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -88,18 +87,20 @@ def test_a_watch_starts_a_run_when_the_data_changes(server, repository, tmp_path
     code = "import typer; from cli.cluster.schedule import schedule; typer.run(schedule)"
     arguments = ["--when-data-changed", "--every", "1s", "--data-repository", repository.as_uri()]
     options = ["--host", server.url, "--cluster", ROOT / "infra" / "pipeline.yaml"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    trace = tmp_path / "trace"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GIT_TRACE": str(trace)}
     watch = subprocess.Popen([sys.executable, "-c", code, *arguments, *options], cwd=tmp_path, env=environment)
     try:
         wait_for(lambda: len(server.runs) == 1)
-        time.sleep(1.5)
-        assert len(server.runs) == 1
-        changed = commit(repository, f"{time.time()}")
+        looks = trace.read_text().count("built-in: git ls-remote")
+        wait_for(lambda: trace.read_text().count("built-in: git ls-remote") >= looks + 2)
+        assert len(server.runs) == 1  # after one look more, at least, had ended
+        changed = commit(repository, "changed")
         wait_for(lambda: len(server.runs) == 2)
         assert list(server.runs.values())[-1]["runtime_config"]["parameters"]["data_revision"] == changed
     finally:
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(10) == 130
+        assert watch.wait(60) == 130
 
 
 def test_runs_are_listed_with_state_and_verdict(call, server):

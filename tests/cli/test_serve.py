@@ -36,7 +36,7 @@ class Serving:
         self.printed = []
         while not self.printed or "try it" not in self.printed[-1]:
             line = self.process.stdout.readline()
-            assert line, (self.process.wait(10), self.log)
+            assert line, (self.process.wait(60), self.log)
             self.printed.append(line.rstrip("\n"))
         self.url = self.printed[0].split(" at ")[1].split()[0]
         root = psutil.Process(self.process.pid)
@@ -49,15 +49,15 @@ class Serving:
         for process in self.family:
             if process.is_running():
                 process.kill()
-        self.process.wait(10)
-        self._reader.join(10)
+        self.process.wait(60)
+        self._reader.join(60)
         self.process.stdout.close()
         self.process.stderr.close()
 
     def end(self, number):
         self.process.send_signal(number)
-        code = self.process.wait(20)
-        assert not psutil.wait_procs(self.family, timeout=10)[1]
+        code = self.process.wait(60)
+        assert not psutil.wait_procs(self.family, timeout=60)[1]
         return code
 
     def version(self):
@@ -107,7 +107,7 @@ def test_a_server_that_ends_by_itself_is_said(workspace, tmp_path):
     with Serving(workspace, TMPDIR=str(tmp_path)) as serving:
         server = next(process for process in serving.family if process.ppid() == serving.process.pid)
         server.kill()
-        assert serving.process.wait(20) == 2
+        assert serving.process.wait(60) == 2
         wait_for(lambda: any("ended with code -9" in line for line in serving.log))
 
 

@@ -27,7 +27,7 @@ def run(*command, cwd):
     identity |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in identity.items()}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=cwd, env=os.environ | identity | {"PATH": path}, capture_output=True, text=True, timeout=60
+        command, cwd=cwd, env=os.environ | identity | {"PATH": path}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
@@ -82,7 +82,7 @@ def repository(folder, commits):
             return None if tried.connect_ex(("127.0.0.1", port)) == 0 else "it refuses connections"
 
     try:
-        child_server.wait(daemon, log, "git's daemon", problem, 10)
+        child_server.wait(daemon, log, "git's daemon", problem, 60)
         yield f"git://127.0.0.1:{port}/images.git"
     finally:
         child_server.stop(daemon)
@@ -104,7 +104,7 @@ def ingest(step_image, folder, **data):
     ]
     mounts = ["--volume", f"{folder}/remote:{folder}/remote:ro", "--volume", f"{folder}/out:/out", "--workdir", "/out"]
     command = ["docker", "run", "--rm", *limits, *mounts, step_image.tags[0], "python", "-c", INGEST]
-    done = subprocess.run([*command, json.dumps(data)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, json.dumps(data)], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -74,7 +74,7 @@ class Cluster:
 
     def ended(self, process):
         """Exit status and output."""
-        printed, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=1200)
         return process.returncode, printed
 
     def artifact(self, run, kind):
@@ -148,7 +148,7 @@ def test_a_server_that_is_away_stops_no_step_before_the_registration_and_a_furth
             | {"GAPGATE_RUN": run, "GAPGATE_HOME": str(cluster.folder / "volume"), "MLFLOW_TRACKING_URI": server},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
     (version,) = mlflow.MlflowClient(server).search_model_versions("name='away'")

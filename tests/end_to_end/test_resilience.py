@@ -56,7 +56,7 @@ def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspac
     run = workspace.start("run", "digits", *QUICK, "--set", "train.epochs=200")
     wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     os.killpg(run.pid, signal.SIGINT)
-    printed, _ = run.communicate(timeout=60)
+    printed, _ = run.communicate(timeout=300)
     assert run.returncode == 130
     assert "goes on from its last epoch" in printed
     assert "sent" in workspace.gapgate("sync").stdout

@@ -138,7 +138,7 @@ def test_curves_can_be_read_while_a_step_works(tmp_path):
 def test_by_default_nothing_is_written_and_nothing_of_tensorboard_is_imported(tmp_path):
     environment = {"GAPGATE_RUN": "plain", "GAPGATE_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     environment |= {"GAPGATE_SPOOL_IS_READ": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT], cwd=tmp_path, env=os.environ | environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", WITHOUT], cwd=tmp_path, env=os.environ | environment, check=True, timeout=300)
     assert [path.name for path in (tmp_path / "home/runs/plain").iterdir()] == ["spool"]
 
 

@@ -41,7 +41,7 @@ class Postgres:
             database if "://" in database else f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{self.port}/{database}"
         )
         command = [str(self.binaries / "psql"), "-XAtq", "--set=ON_ERROR_STOP=1", f"--command={statement}", address]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def running() -> Iterator[Postgres]:
 
         def as_owner(*command: str | Path) -> None:
             with (folder / "setup.log").open("ab") as log:
-                subprocess.run(command, check=True, timeout=60, cwd=folder, user=user, stdout=log, stderr=log)
+                subprocess.run(command, check=True, timeout=120, cwd=folder, user=user, stdout=log, stderr=log)
 
         as_owner(
             binaries / "initdb", "--no-sync", "--username=postgres", "--auth=scram-sha-256", f"--pwfile={password}",

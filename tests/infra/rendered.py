@@ -26,7 +26,7 @@ def render(overlay: str) -> tuple[Object, ...]:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it renders the overlays")
     command = ["kubectl", "kustomize", str(INFRA / "kubernetes/overlays" / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

@@ -71,7 +71,7 @@ def run(
         | dict(variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -184,8 +184,8 @@ def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
     log, url = tmp_path / "server.log", f"http://127.0.0.1:{port}"
     process = child_server.start(words, log, env=os.environ | settings() | variables, cwd=tmp_path)
     try:
-        child_server.wait(process, log, "MLflow's server", lambda: child_server.unanswered(f"{url}/health"), 60)
-        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+        child_server.wait(process, log, "MLflow's server", lambda: child_server.unanswered(f"{url}/health"), 120)
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
             runs = f"/api/2.0/mlflow/runs/get?run_id={run_id}"
             for host in ("mlflow.gapgate.svc:5000", "mlflow:5000", "localhost:5000"):
                 assert client.get(runs, headers={"host": host}).status_code == 200
@@ -197,4 +197,4 @@ def test_the_server_answers_to_its_service_name_alone_and_takes_artifacts(
             assert client.put(artifact, content=b"<html>", headers=named).status_code == 200
             assert (tmp_path / "artifacts/flowers/report.html").read_bytes() == b"<html>"
     finally:
-        child_server.stop(process, 20, whole_group=True)
+        child_server.stop(process, 60, whole_group=True)

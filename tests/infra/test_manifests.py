@@ -215,7 +215,7 @@ def test_scripts_are_sound() -> None:
     scripts = [INFRA / "up", INFRA / "restore", *(INFRA / "kubernetes").rglob("*.sh")]
     assert len(scripts) == 4
     for script in scripts:
-        subprocess.run(["bash", "-n", script], check=True, timeout=10)
+        subprocess.run(["bash", "-n", script], check=True, timeout=60)
         assert "set -euo pipefail" in script.read_text()
 
 

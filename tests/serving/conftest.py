@@ -28,7 +28,7 @@ def server(bento: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=10) as connected:
+    with httpx.Client(base_url=server.url, timeout=60) as connected:
         yield connected
 
 

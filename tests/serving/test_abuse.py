@@ -7,7 +7,7 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,18 @@ def running(bento: Artifact) -> Iterator[Victim]:
         for request in (predict(found.url, picture(1_500, 1_500)), get("/metrics"), get("/docs.json")):
             assert ask(found.url, request).status == 200
         yield found
+
+
+@pytest.fixture(scope="module")
+def photograph_s(running: Victim) -> float:
+    """Processor time of the server for a photograph of 16 megapixels, counted by the system in hundredths."""
+    before_s = running.cpu_s()
+    for _ in range(2):
+        assert (
+            ask(running.url, http(running.url, "/v1/predict", picture(4_000, 4_000, "JPEG"), "image/jpeg")).status
+            == 200
+        )
+    return (running.cpu_s() - before_s) / 2
 
 
 def get(path: str, headers: str = "") -> bytes:
@@ -61,13 +73,13 @@ def test_damaged_images_and_bodies_are_the_clients_errors_and_crash_nothing(runn
 
 
 @pytest.mark.parametrize("name", hostile_requests.bombs())
-def test_a_decompression_bomb_is_refused_soon_and_small(running: Victim, name: str) -> None:
+def test_a_decompression_bomb_costs_less_than_a_photograph(running: Victim, photograph_s: float, name: str) -> None:
     content_type, data = hostile_requests.bombs()[name]
-    begun = time.perf_counter()
+    before_s = running.cpu_s()
     with running.growth() as grown:
         answer = ask(running.url, http(running.url, "/v1/predict", data, content_type))
     assert_is_error(answer, 400, "invalid_image")
-    assert time.perf_counter() - begun < 0.5
+    assert running.cpu_s() - before_s < photograph_s
     assert grown.peak_mb < 20
 
 
@@ -93,9 +105,7 @@ def test_who_sends_a_body_far_too_large_gets_to_read_why_and_the_server_keeps_no
 def test_a_failure_inside_is_told_in_the_one_form_and_without_a_traceback(bento: Artifact) -> None:
     with victim(bento.path / "model.bento") as running:
         (running.folder / "model.onnx").unlink()  # read again for the inner layers, at the first use
-        begun = time.perf_counter()
         answer = ask(running.url, http(running.url, "/v1/similar", picture(16, 16), "image/png"))
-        assert time.perf_counter() - begun < 1
         assert_is_error(answer, 500, "internal")
         for word in (b"Traceback", b'File "', b"model.onnx", str(running.folder).encode()):
             assert word not in answer.body
@@ -118,8 +128,8 @@ def test_no_address_in_any_field_is_ever_asked(running: Victim) -> None:
                 body = f'{{"url": "{target}"}}'.encode()
                 assert ask(running.url, http(running.url, path, body, "application/json")).status == 415
             connects.look()
-        canary.settimeout(0.1)
-        with pytest.raises(TimeoutError):
+        canary.setblocking(False)  # who has connected waits in the queue of the socket
+        with pytest.raises(BlockingIOError):
             canary.accept()
     assert connects.found == set()
 
@@ -224,18 +234,33 @@ def test_an_unfit_request_id_is_not_sent_back(running: Victim, given: str) -> No
 
 def test_a_client_that_goes_away_stops_its_batch(running: Victim) -> None:
     name = 'gapgate_requests_total{route="/v1/predict/batch",status="499"}'
-    form, form_type = http_load.forms("f", {f"{index}.png": hostile_requests.large_png(3_000) for index in range(100)})
+    large = hostile_requests.large_png(3_000)
+    before_s = running.cpu_s()
+    assert ask(running.url, predict(running.url, large)).status == 200
+    one_s = running.cpu_s() - before_s
+    form, form_type = http_load.forms("f", {f"{index}.png": large for index in range(100)})
     request = http(running.url, "/v1/predict/batch", form, form_type)
     with Connection(running.url) as connection:
         connection.send(request)
-        before = running.cpu_s()
-        while running.cpu_s() - before < 0.3:
-            time.sleep(0.05)
+        before_s = running.cpu_s()
+        wait_for(lambda: running.cpu_s() - before_s > 3 * one_s)
+    wait_for(lambda: f"{name} 1.0" in ask(running.url, get("/metrics")).body.decode())
+    wait_for(lambda: is_idle(running))
+    assert running.cpu_s() - before_s < 50 * one_s
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_idle(running: Victim) -> bool:
+    """Whether the server computes nothing for a second."""
+    before_s = running.cpu_s()
     time.sleep(1)
-    settled = running.cpu_s()
-    time.sleep(1)
-    assert running.cpu_s() - settled < 0.2
-    assert f"{name} 1.0" in ask(running.url, get("/metrics")).body.decode()
+    return running.cpu_s() - before_s < 0.05
 
 
 def test_a_package_with_one_bit_changed_in_any_file_is_refused(package_dir: Path) -> None:

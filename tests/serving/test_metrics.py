@@ -20,7 +20,7 @@ def client(bento: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     work_dir = tmp_path_factory.mktemp("two")
     with serve(bento.path / "model.bento", work_dir=work_dir, environment={"GAPGATE_WORKERS": "2"}) as running:
         running.wait_ready()
-        with httpx.Client(base_url=running.url, timeout=10) as connected:
+        with httpx.Client(base_url=running.url, timeout=60) as connected:
             yield connected
 
 

@@ -161,7 +161,7 @@ def test_the_commands_of_the_documentation_work_as_pasted(server: Server, spec: 
                 if "@photo.jpg" in sample["source"] or "@a.png" in sample["source"] or "-o " in sample["source"]:
                     continue  # they need a file, or write one
                 shell = ["sh", "-c", sample["source"].replace("curl -sS", "curl -sS --fail-with-body --noproxy '*'")]
-                done = subprocess.run(shell, capture_output=True, timeout=20)
+                done = subprocess.run(shell, capture_output=True, timeout=60)
                 assert (sample["source"], done.returncode) == (sample["source"], 0)
                 assert done.stdout
                 ran += 1

@@ -41,7 +41,8 @@ def test_beyond_its_capacity_a_server_answers_429_and_the_accepted_do_not_wait(r
     beyond = http_load.run(running.url, requests, concurrency=8 * SLOTS, seconds=2)
     assert set(beyond.statuses) == {200, 429}
     assert beyond.dropped == 0
-    assert p99(beyond.accepted_s) < 10 * p99(capacity.accepted_s) + 0.1
+    # A queue of all 64 would let each wait about eight times as long.
+    assert statistics.median(beyond.accepted_s) < 8 * statistics.median(capacity.accepted_s)
 
 
 def test_a_refusal_for_load_says_when_to_come_back(running: Victim) -> None:
@@ -61,13 +62,15 @@ def test_a_refusal_for_load_says_when_to_come_back(running: Victim) -> None:
 @pytest.mark.parametrize("head", [HEAD, HEADERS], ids=["headers", "bodies"])
 def test_slow_clients_slow_nobody_and_are_closed_in_the_end(running: Victim, head: bytes) -> None:
     requests = predictions(running)
-    alone = http_load.run(running.url, requests, concurrency=1, seconds=1)
+    before = http_load.run(running.url, requests, concurrency=1, num_requests=100)
     with SlowClients(running.url, 200, head) as slow:
-        beside = http_load.run(running.url, requests, concurrency=1, seconds=1)
-        assert slow.num_open == 200
-        assert slow.wait_closed(TIMEOUT_S + 15) == 0
+        beside = http_load.run(running.url, requests, concurrency=1, num_requests=100)
+        assert slow.num_open > 100  # a busy machine may meet the first ones' timeout by now
+        assert slow.wait_closed(TIMEOUT_S + 60) == 0
+    after = http_load.run(running.url, requests, concurrency=1, num_requests=100)
     assert set(beside.statuses) == {200}
-    assert statistics.median(beside.latencies_s) < 3 * statistics.median(alone.latencies_s) + 0.005
+    alone_s = max(statistics.median(load.latencies_s) for load in (before, after))
+    assert statistics.median(beside.latencies_s) < 10 * alone_s
 
 
 def test_a_client_that_falls_silent_is_closed(running: Victim) -> None:
@@ -76,7 +79,7 @@ def test_a_client_that_falls_silent_is_closed(running: Victim) -> None:
     for connection, part in zip(connections, said, strict=True):
         connection.send(part)
     for connection in connections:
-        assert connection.is_closed(TIMEOUT_S + 15)
+        assert connection.is_closed(TIMEOUT_S + 60)
         connection.close()
 
 
@@ -91,13 +94,12 @@ def test_a_client_that_never_reads_its_answers_is_closed(running: Victim) -> Non
     with Connection(running.url) as connection:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.send(b"GET /docs.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2_000)
-        time.sleep(0.5)
         port = connection.socket.getsockname()[1]
-        assert port in connected(running)
-        deadline = time.monotonic() + TIMEOUT_S + 15
-        while port in connected(running) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert port not in connected(running)
+        for is_connected in (True, False):
+            deadline = time.monotonic() + TIMEOUT_S + 60
+            while (port in connected(running)) != is_connected:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def connected(running: Victim) -> set[int]:
@@ -123,7 +125,3 @@ def test_many_requests_leave_no_memory_behind(running: Victim) -> None:
     assert load.dropped == 0
     assert after < 1.05 * before
     assert ask(url, requests[0]).status == 200
-
-
-def p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100)[98]

@@ -67,9 +67,9 @@ def test_a_restart_serves_the_last_model_at_once_while_the_registry_never_answer
         restarted = Models(options, tmp_path)
         start = threading.Thread(target=restarted.start, daemon=True)
         start.start()
-        start.join(3)  # the first poll waits 10 s for an answer
+        wait_for(lambda: restarted.current is not None)  # the first poll waits 10 s for an answer
         served, problem = restarted.current, restarted.problem
-        silent.settimeout(3)
+        silent.settimeout(60)
         silent.accept()[0].close()  # that poll had asked
         restarted.stop()
     assert before.current is not None

@@ -7,7 +7,6 @@ in the shape that KFP 2.16 gives them: nodes of Argo's workflow as tasks, withou
 import email
 import json
 import threading
-import time
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -261,8 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(fault, "as told")
         if fault == "drop":
             raise ConnectionAbortedError
-        if isinstance(fault, float):
-            time.sleep(fault)
+        if isinstance(fault, threading.Event):
+            fault.wait(60)
         return fault
 
     def _file(self, body):
