@@ -91,6 +91,20 @@ def test_stratified_groups_come_near_the_share(tmp_path):
         assert share == pytest.approx(0.2, abs=0.006)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "in_test"),
+    # Ten images in groups of 2, 6 and 2, in the order of their hashes: 2, 8 or 10 images can be in test.
+    [(0.04, 0), (0.1, 2), (0.2, 2), (0.4, 2), (0.5, 8), (0.6, 8), (0.8, 8), (0.9, 10)],
+)
+def test_stratified_groups_of_unequal_sizes_are_cut_where_the_share_is_nearest(tmp_path, fraction, in_test):
+    names = sorted("abc", key=lambda name: unit_share("", "test", f"group {name}"))
+    groups = [name for name, size in zip(names, (2, 6, 2), strict=True) for _ in range(size)]
+    images = [(0, f"{n:032x}", "", group) for n, group in enumerate(groups)]
+    options = {"stratify": True, "test_fraction": fraction, "val_fraction": 0.05}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    assert [split == "test" for *_, split, _ in result] == [n < in_test for n in range(10)]
+
+
 def test_shares_are_uniform_and_independent():
     test = np.array([unit_share("", "test", str(n)) for n in range(20_000)])
     val = np.array([unit_share("", "val", str(n)) for n in range(20_000)])

@@ -22,6 +22,14 @@ def test_the_error_is_that_of_the_paper_worked_by_hand() -> None:
     assert bins[0]["accuracy"] is None
 
 
+def test_too_much_confidence_in_one_bin_does_not_make_up_for_too_little_in_another() -> None:
+    confidence = np.repeat(np.array([0.9, 0.6], np.float32), [10, 30])
+    correct = np.concatenate([np.arange(10) < 6, np.arange(30) < 21])  # 0.9 against 0.6, and 0.6 against 0.7
+    error, _ = reliability(confidence, correct, 15)
+    assert error == pytest.approx((10 * 0.3 + 30 * 0.1) / 40, abs=1e-6)
+    assert confidence.mean() - correct.mean() == pytest.approx(0, abs=1e-6)
+
+
 def test_an_edge_belongs_to_the_bin_below_it_and_zero_to_the_first() -> None:
     _, bins = reliability(np.array([0.0, 0.5, 1.0]), np.array([True, True, True]), 2)
     assert [b["num_images"] for b in bins] == [2, 1]

@@ -92,6 +92,19 @@ def test_groups_of_different_sizes_keep_the_accuracy_over_images() -> None:
     assert found.interval().high - found.interval().low > 0.4
 
 
+@pytest.mark.parametrize("size", [1, 2, 20])
+@pytest.mark.parametrize(("num_right", "num_groups"), [(8, 8), (0, 8), (6, 8)])
+def test_whole_groups_of_any_one_size_have_the_jeffreys_interval_of_as_many_images(
+    num_right: int, num_groups: int, size: int
+) -> None:
+    # The size m cancels: (Σ w m + u m) / (Σ w m + (u + v) m) is Beta(right + ½, wrong + ½) of the groups.
+    correct = np.repeat(answers(num_right, num_groups), size)
+    groups = np.repeat(np.arange(num_groups), size)
+    draws = gap.measure(correct, np.random.default_rng(0), groups=groups, num_resamples=100_000).draws
+    expected = beta.ppf([0.025, 0.5, 0.975], num_right + 0.5, num_groups - num_right + 0.5)
+    assert np.quantile(draws, [0.025, 0.5, 0.975]) == pytest.approx(expected, abs=0.006)
+
+
 def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     first = measured(40, 50, seed=3).interval()
     assert first == measured(40, 50, seed=3).interval()

@@ -126,6 +126,53 @@ def test_the_weakest_class_is_named() -> None:
     assert certificate.reasons == ("recall 40.0 % of the weakest class 'cat' breaks the limit 50.0 %",)
 
 
+@pytest.mark.parametrize("weakest", [0, 1, 2])
+def test_the_weakest_class_is_judged_wherever_it_stands(weakest: int) -> None:
+    classes = [{"name": name, "recall": 0.9, "support": 40} for name in ("cat", "dog", "eel")]
+    classes[weakest]["recall"] = 0.25
+    check = check_of(judge(LIMITS, changed(("classes",), classes)), "min_class_recall")
+    assert (check.verdict, check.value, check.limit) == ("fail", 0.25, 0.5)
+    assert f"weakest class {classes[weakest]['name']!r}" in check.reason
+
+
+# On a test accuracy of ½ the Jeffreys interval of n images is ½ ± 1.96 √(¼ / n), so n = 1.96² / (4 w²) for a half width
+# w. Train's own half width is squared and taken off: w² = distance² − train². Its two halves differ here.
+@pytest.mark.parametrize(
+    ("train", "level", "expected"),
+    [
+        ((0.50, 0.52, 0.525), 0.95, 1.9600**2 / 4 / (0.010**2 - 0.005**2)),  # the gap must stay below: train's upper
+        ((0.50, 0.52, 0.525), 0.99, 2.5758**2 / 4 / (0.010**2 - 0.005**2)),
+        ((0.54, 0.55, 0.58), 0.95, 1.9600**2 / 4 / (0.020**2 - 0.010**2)),  # the gap must stay above: train's lower
+        ((0.515, 0.52, 0.53), 0.95, None),
+        ((0.53, 0.55, 0.56), 0.95, None),
+    ],
+)
+def test_images_to_decide_a_gap_take_off_the_half_of_trains_interval_on_the_limits_side(
+    train: tuple[float, float, float], level: float, expected: float | None
+) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(50, 100, level)
+    evaluation["accuracy"] = {
+        "train": dict(zip(("low", "value", "high"), train, strict=True), num_images=1000),
+        "test": {"low": test.low, "value": 0.5, "high": test.high, "num_images": 100},
+    }
+    points = (train[1] - 0.5) * 100
+    evaluation["gap"] = {"points": points, "low": points - 9, "high": points + 9, "confidence_level": level}
+    check = check_of(judge(LIMITS, evaluation), "max_gap_points")
+    assert check.verdict == "undecided"
+    assert check.images_to_decide == (expected and pytest.approx(expected, rel=1e-3))
+
+
+@pytest.mark.parametrize(("limit", "distance"), [(0.53, 0.03), (0.48, 0.02)])
+def test_images_to_decide_an_accuracy_are_those_of_its_distance_to_the_limit(limit: float, distance: float) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(50, 100)
+    evaluation["accuracy"]["test"] = {"low": test.low, "value": 0.5, "high": test.high, "num_images": 100}
+    certificate = judge(GateSettings(min_test_accuracy=limit), evaluation)
+    expected = 1.96**2 / 4 / distance**2
+    assert check_of(certificate, "min_test_accuracy").images_to_decide == pytest.approx(expected, rel=3e-3)
+
+
 def test_a_class_without_test_images_fails_and_is_named() -> None:
     evaluation = changed(("classes", 1), {"name": "dog", "recall": None, "support": 0})
     assert "class 'dog' has no test images" in judge(LIMITS, evaluation).reasons[0]

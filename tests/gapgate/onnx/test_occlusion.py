@@ -60,10 +60,12 @@ def test_the_map_is_hot_where_the_evidence_is_and_cold_where_the_counter_evidenc
 def test_the_drops_are_those_of_hiding_each_patch_by_hand(image, tmp_path):
     shape = (17, 23, 3)
     rng = np.random.default_rng(0)
-    onnx_models.write_linear(tmp_path / "m.onnx", rng.normal(size=(17 * 23 * 3, 4)), np.zeros(4), shape)
+    onnx_models.write_linear(tmp_path / "m.onnx", rng.normal(size=(17 * 23 * 3, 4)) / 8, np.zeros(4), shape)
     model, image = Classifier.load(tmp_path / "m.onnx"), rng.integers(0, 256, shape, dtype=np.uint8)
-    heat = occlusion(model, image, 2, fill=90, cancelled=go_on)
-    before = softmax(model.logits(image[None]))[0, 2]
+    heat = occlusion(model, image, 1, fill=90, cancelled=go_on)
+    before = softmax(model.logits(image[None]))[0, 1]
+    assert 0.05 < before < 0.95
+    assert np.abs(heat.drops).max() > 0.1
     total, count = np.zeros(shape[:2]), np.zeros(shape[:2])
     for (row, column), drop in np.ndenumerate(heat.drops):
         top = min(row * heat.stride_px, 17 - heat.patch_px)
@@ -71,11 +73,21 @@ def test_the_drops_are_those_of_hiding_each_patch_by_hand(image, tmp_path):
         place = np.s_[top : top + heat.patch_px, left : left + heat.patch_px]
         hidden = image.copy()
         hidden[place] = 90
-        assert drop == pytest.approx(before - softmax(model.logits(hidden[None]))[0, 2], abs=1e-6)
+        assert drop == pytest.approx(before - softmax(model.logits(hidden[None]))[0, 1], abs=1e-6)
         total[place] += drop
         count[place] += 1
     assert count.min() >= 1
     np.testing.assert_allclose(heat.map, total / count, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [0, 100, 200, 250])
+def test_the_patch_has_the_value_of_the_fill(model, image, fill):
+    # Both regions are 36 pixels and the patch of row 2 and column 2 is just FOR, so the log odds of class 0 are
+    # 36 (0.2 · shown − 0.1 · 200) / 255, where 200 is shown before and `fill` after.
+    before, after = (1 / (1 + np.exp(-36 * (0.2 * shown - 20) / 255)) for shown in (200, fill))
+    heat = occlusion(model, image, 0, fill=fill, cancelled=go_on)
+    assert (heat.patch_px, heat.stride_px) == (6, 2)
+    assert heat.drops[2, 2] == pytest.approx(before - after, abs=1e-5)
 
 
 def test_hiding_a_background_of_the_fill_value_changes_nothing(tmp_path):

@@ -80,6 +80,30 @@ def test_sgd_decay_shrinks_weights_by_rate_times_decay_and_leaves_biases():
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
 
 
+def test_two_steps_of_sgd_are_those_worked_by_hand():
+    weight = nn.Parameter(torch.tensor([[2.0]]))
+    sgd = optimizers.NesterovSgd([weight], momentum=0.9, weight_decay=0.5)
+    # 2 (1 − 0.1 · 0.5) − 0.1 (1 + 0.9 · 1), and then at twice the rate 1.71 (1 − 0.2 · 0.5) − 0.2 (1 + 0.9 · 1.9)
+    for rate, expected in ((0.1, 1.71), (0.2, 0.997)):
+        weight.grad = torch.ones_like(weight)
+        sgd.step(rate)
+        torch.testing.assert_close(weight.detach(), torch.tensor([[expected]]))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.1])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_every_optimizers_decay_is_the_rate_times_the_decay_and_of_weights_alone(optimizer, rate):
+    settings = TrainSettings(optimizer=optimizer, weight_decay=0.5)
+    network = small_network()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = copy.deepcopy(network.state_dict())
+    optimizers.build(settings, list(network.parameters())).step(rate)
+    for name, parameter in network.named_parameters():
+        factor = 1 - rate * 0.5 if parameter.ndim >= 2 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_copying_an_optimizers_tensors_restores_it(optimizer):
     settings = TrainSettings(optimizer=optimizer)
