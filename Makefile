@@ -18,7 +18,7 @@ comma := ,
 
 DATA ?= .
 
-.PHONY: demo test check install bench recipes ablation images tag lock clean
+.PHONY: demo test check mutants install bench recipes ablation images tag lock clean
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
@@ -32,6 +32,9 @@ check: install  ## lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutants: install  ## put small faults into the core modules and print the share that their tests miss; MODULES=files
+	$(BIN)/python -m tests.mutants $(MODULES)
 
 install: .venv/.installed
 
@@ -73,7 +76,7 @@ lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml, and from it 
 		-o infra/docker/uv.lock infra/docker/uv.in
 
 clean:  ## remove what was installed; runs and data stay
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .uv .mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml | $(UV)

@@ -7,7 +7,7 @@ run in forks of one process that has imported everything but Gapgate. (mutmut fo
 functions and the top of a module: `@torch.no_grad() def step` of every optimizer.) The run changes files in a copy of
 the project under `.mutants/` alone.
 
-A mutant that no test could tell from the original is named with its reason in `equivalent_mutants.yaml`.
+A mutant that no test could tell from the original is named with its reason in `equivalent_mutants.toml`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import gc
 import importlib
 import importlib.metadata
 import itertools
@@ -25,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator
@@ -40,7 +41,7 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / ".mutants" / "copy"
 RESULTS = ROOT / ".mutants" / "results.json"
-EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.yaml")
+EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.toml")
 
 MODULES = (
     "gapgate/evidence/gap.py",
@@ -88,7 +89,9 @@ PRELOADED = (
     *("scipy.special", "scipy.stats", "sklearn.metrics", "sklearn.datasets", "sklearn.linear_model", "pyarrow.parquet"),
     *("PIL.Image", "pydantic", "yaml", "jinja2", "matplotlib.figure", "matplotlib.backends.backend_agg", "xxhash"),
 )
+PYTEST_LEFT_OUT = ("schemathesis", "xdist", "xdist.looponfail")  # half a second in every fork
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=short")
+PYTEST = (*PYTEST, *(f"-pno:{name}" for name in PYTEST_LEFT_OUT))
 PYTEST = (*PYTEST, "-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins are imported before the fork
 LONGEST_S = 300.0
 
@@ -224,7 +227,8 @@ def warm_up() -> None:
     for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.")]:
         del sys.modules[name]
     for plugin in importlib.metadata.entry_points(group="pytest11"):
-        plugin.load()
+        if plugin.name not in PYTEST_LEFT_OUT:
+            plugin.load()
     for name in PRELOADED:
         importlib.import_module(name)
     hypothesis.settings.register_profile(
@@ -234,6 +238,7 @@ def warm_up() -> None:
         deadline=None,
     )
     hypothesis.settings.load_profile("mutants")
+    gc.freeze()  # pytest collects garbage twice in each fork: over all that is imported here 3 s, with this none
 
 
 def try_mutant(module: str, mutant: Mutant, original: str, tests: list[str], limit_s: float) -> bool:
@@ -288,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", default=MODULES)
     parser.add_argument("--survivors", action="store_true", help="try only what survived the last run")
     given = parser.parse_args(argv)
-    equivalents = yaml.safe_load(EQUIVALENTS.read_text()) or {}
+    equivalents = tomllib.loads(EQUIVALENTS.read_text())
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     warm_up()
     for module in given.modules:
