@@ -41,6 +41,7 @@ from cosmic_ray.plugins import get_operator
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / ".mutants" / "copy"
 RESULTS = ROOT / ".mutants" / "results.json"
+TIMES = ROOT / ".mutants" / "times.json"
 EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.toml")
 
 MODULES = (
@@ -184,7 +185,23 @@ def tests_of(module: str) -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests" / path.parent).glob(f"test_{path.stem}*.py"))
 
 
-def run_tests(tests: list[str], limit_s: float) -> tuple[bool, float]:
+class QuickestFirst:
+    """pytest plugin: the tests in the order of the time that they took before, which it also writes down."""
+
+    def __init__(self, took_s: dict[str, float]) -> None:
+        self.before_s, self.now_s = took_s, dict[str, float]()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.before_s.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.now_s[report.nodeid] = self.now_s.get(report.nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        TIMES.write_text(json.dumps(self.now_s))
+
+
+def run_tests(tests: list[str], limit_s: float, took_s: dict[str, float]) -> tuple[bool, float]:
     """Whether the tests pass, in a fork; one that hangs does not pass."""
     started = time.monotonic()
     if (child := os.fork()) == 0:
@@ -194,7 +211,7 @@ def run_tests(tests: list[str], limit_s: float) -> tuple[bool, float]:
             os.dup2(output.fileno(), 2)
         code = 1
         try:
-            code = int(pytest.main([*PYTEST, *tests]))
+            code = int(pytest.main([*PYTEST, *tests], plugins=[QuickestFirst(took_s)]))
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -241,14 +258,16 @@ def warm_up() -> None:
     gc.freeze()  # pytest collects garbage twice in each fork: over all that is imported here 3 s, with this none
 
 
-def try_mutant(module: str, mutant: Mutant, original: str, tests: list[str], limit_s: float) -> bool:
+def try_mutant(
+    module: str, mutant: Mutant, original: str, tests: list[str], limit_s: float, took_s: dict[str, float]
+) -> bool:
     """Whether the tests notice."""
     path = COPY / module
     path.write_text(mutant.source)
     for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):  # two mutants may have one size and one second
         stale.unlink()
     try:
-        return not run_tests(tests, limit_s)[0]
+        return not run_tests(tests, limit_s, took_s)[0]
     finally:
         path.write_text(original)
         for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
@@ -258,7 +277,8 @@ def try_mutant(module: str, mutant: Mutant, original: str, tests: list[str], lim
 def run_module(module: str, named: list[dict[str, str]], before: list[list[str]] | None) -> dict[str, Any]:
     """Try all mutants of a module, or those among `before`; equivalents are not tried."""
     original, tests = (COPY / module).read_text(), tests_of(module)
-    passed, taken_s = run_tests(tests, LONGEST_S)
+    passed, taken_s = run_tests(tests, LONGEST_S, {})
+    took_s = json.loads(TIMES.read_text())
     if not passed:
         raise SystemExit(f"{module}: its tests {tests} fail without any mutant; see .mutants/output.txt")
     every = mutants_of(original)
@@ -270,7 +290,7 @@ def run_module(module: str, named: list[dict[str, str]], before: list[list[str]]
     print(f"{module}: {len(every)} mutants, {len(wanted)} to try; tests take {taken_s:.1f} s", flush=True)
     survivors = []
     for mutant in wanted:
-        if not try_mutant(module, mutant, original, tests, min(LONGEST_S, 20 + 8 * taken_s)):
+        if not try_mutant(module, mutant, original, tests, min(LONGEST_S, 20 + 8 * taken_s), took_s):
             survivors.append([mutant.was, mutant.now])
             print(f"  survived {module}:{mutant}", flush=True)
     return {"mutants": len(every), "equivalents": len(every) - len(tried), "survivors": survivors}

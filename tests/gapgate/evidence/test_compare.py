@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_a_comparison_is_frozen(models: dict[str, Classifier]) -> None:
     found = compare(models["weak"], models["weak"], *(array[1700:] for array in digits()))
     with pytest.raises(ValidationError, match="frozen"):
         found.not_worse = False  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="finite number"):
+        Comparison.model_validate({**found.model_dump(), "difference_points": math.nan})
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         Comparison.model_validate({**found.model_dump(), "note": ""})
 

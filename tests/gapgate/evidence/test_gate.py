@@ -200,6 +200,103 @@ def test_a_missing_or_malformed_figure_fails_with_a_reason(path: tuple[str | int
     assert all(reason and "\n" not in reason for reason in certificate.reasons)
 
 
+RANGES = [
+    (("classes", 1, "recall"), "min_class_recall", (0.0, 1.0), (-0.001, 1.001)),
+    (("calibration", "ece"), "max_ece", (0.0, 1.0), (-0.001, 1.001)),
+    (("parity", "max_abs_difference"), "max_parity", (0.0, 1e9), (-1e-9, math.inf)),
+    (("parity", "num_images"), "max_parity", (1, 10**9), (0, 0.5, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "num_images"), "max_gap_points", (1, 10**9), (0, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "num_images"), "min_test_accuracy", (1, 10**9), (0, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "low"), "min_test_accuracy", (0.0,), (-0.001,)),
+    (("accuracy", "test", "high"), "min_test_accuracy", (1.0,), (1.001,)),
+    (("accuracy", "train", "low"), "max_gap_points", (0.0,), (-0.001,)),
+    (("accuracy", "train", "high"), "max_gap_points", (1.0,), (1.001,)),
+    (("gap", "low"), "max_gap_points", (-100.0,), (-100.5,)),
+    (("gap", "high"), "max_gap_points", (100.0,), (100.5,)),
+    (("gap", "confidence_level"), "max_gap_points", (0.5, 0.9999), (0.499, 0.99991, 1.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"), [(path, name, value) for path, name, good, _ in RANGES for value in good]
+)
+def test_a_figure_at_the_end_of_its_range_is_judged(path: tuple[str | int, ...], name: str, value: float) -> None:
+    assert check_of(judge(LIMITS, changed(path, value)), name).value is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"), [(path, name, value) for path, name, _, bad in RANGES for value in (*bad, math.nan)]
+)
+def test_a_figure_out_of_its_range_fails_its_own_check(path: tuple[str | int, ...], name: str, value: float) -> None:
+    check = check_of(judge(LIMITS, changed(path, value)), name)
+    assert (check.verdict, check.value) == ("fail", None)
+    assert check.limit == getattr(LIMITS, name)
+    assert check.reason.startswith(".".join(map(str, path)))
+    assert check.reason.endswith(("is out of its range; evaluate again", "is no whole number; evaluate again"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(("loss", "test"), math.inf), (("classes", 1, "recall"), math.nan), (("more",), [0, -math.inf])]
+)
+def test_a_number_that_is_not_finite_is_named(path: tuple[str | int, ...], value: Any) -> None:
+    check = check_of(judge(LIMITS, changed(path, value)), "finite_figures")
+    named = ".".join(map(str, path)) + (".1" if isinstance(value, list) else "")
+    assert check.verdict == "fail"
+    assert check.reason == f"the evaluation holds a number that is not finite ({named}); evaluate again"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(1.0, 3.0, "pass"), (1.0, 3.01, "undecided"), (3.0, 4.0, "undecided"), (3.01, 4.0, "fail")],
+)
+def test_a_gap_up_to_the_limit_is_kept(low: float, high: float, verdict: str) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["gap"] |= {"points": (low + high) / 2, "low": low, "high": high}
+    assert check_of(judge(LIMITS, evaluation), "max_gap_points").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.8, 0.9, "pass"), (0.79, 0.9, "undecided"), (0.7, 0.8, "undecided"), (0.7, 0.79, "fail")],
+)
+def test_a_test_accuracy_down_to_the_limit_is_kept(low: float, high: float, verdict: str) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["accuracy"]["test"] |= {"value": (low + high) / 2, "low": low, "high": high}
+    check = check_of(judge(LIMITS, evaluation), "min_test_accuracy")
+    assert check.verdict == verdict
+    assert (check.value, check.low, check.high, check.limit) == ((low + high) / 2, low, high, 0.8)
+    assert check.images_to_decide is None or verdict == "undecided"
+
+
+def test_the_reasons_are_sentences_with_the_figures_and_a_true_minus() -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["gap"] |= {"points": -0.04, "low": -1.25, "high": 1.96}
+    evaluation["accuracy"]["test"] |= {"value": 0.9512, "low": 0.9, "high": 0.98765}
+    assert [check.reason for check in judge(LIMITS, evaluation).checks] == [
+        "gap 0.0 points (−1.2 to 2.0) is wholly below the limit 3.0",
+        "test accuracy 95.1 % (90.0 to 98.8) is wholly above the limit 80.0 %",
+        "recall 80.0 % of the weakest class 'dog' keeps the limit 50.0 %",
+        "expected calibration error 0.020 keeps the limit 0.1",
+        "largest difference 2.0e-06 between the ONNX and the PyTorch logits keeps the limit 0.0001",
+    ]
+    assert all(check.images_to_decide is None for check in judge(LIMITS, evaluation).checks)
+
+
+def test_a_class_without_a_name_is_called_by_its_number() -> None:
+    evaluation = changed(("classes",), [{"recall": 0.9, "support": 1}, {"recall": 0.4, "support": 1}])
+    assert "weakest class '1'" in check_of(judge(LIMITS, evaluation), "min_class_recall").reason
+
+
+def test_a_check_is_frozen_and_holds_no_nan() -> None:
+    check = judge(LIMITS, GOOD).checks[0]
+    with pytest.raises(ValidationError, match="frozen"):
+        check.verdict = "pass"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="finite"):
+        Check(name="max_ece", verdict="pass", reason="", value=math.nan)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Certificate.model_validate({"verdict": "pass", "checks": [], "note": ""})
+
+
 def test_an_empty_evaluation_fails_every_check() -> None:
     assert [check.verdict for check in judge(LIMITS, {}).checks] == ["fail"] * 5
 
