@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import beta
 
 from gapgate.evidence import gap
 from gapgate.evidence.gate import Certificate, Check, judge
@@ -171,6 +172,18 @@ def test_images_to_decide_an_accuracy_are_those_of_its_distance_to_the_limit(lim
     certificate = judge(GateSettings(min_test_accuracy=limit), evaluation)
     expected = 1.96**2 / 4 / distance**2
     assert check_of(certificate, "min_test_accuracy").images_to_decide == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.parametrize("limit", [0.93, 0.87])
+def test_the_side_of_the_interval_that_reaches_the_limit_is_the_one_that_must_shrink(limit: float) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(90, 100)
+    evaluation["accuracy"]["test"] = {"low": test.low, "value": 0.9, "high": test.high, "num_images": 100}
+    sizes = np.arange(101, 2000)
+    low, high = (beta.ppf(share, 0.9 * sizes + 0.5, 0.1 * sizes + 0.5) for share in (0.025, 0.975))
+    is_enough = high <= limit if limit > 0.9 else low >= limit
+    found = check_of(judge(GateSettings(min_test_accuracy=limit), evaluation), "min_test_accuracy").images_to_decide
+    assert found == pytest.approx(sizes[is_enough][0], abs=1)
 
 
 def test_a_class_without_test_images_fails_and_is_named() -> None:

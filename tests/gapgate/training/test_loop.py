@@ -171,6 +171,9 @@ def drawn(splits: Splits, epoch: int, seed: int = 0) -> list[torch.Tensor]:
         )
         train_step(learner, images, labels, learning_rate=0.001)
         assert len(learner.seen) == len(found) == len(learner.shards) == 2
+        for model, generator in zip(learner.shards.models, learner.shards.generators, strict=True):
+            # One generator for two threads would give each the numbers that their race leaves it.
+            assert model.get_submodule("0_dropout").generator is generator
         augmented = [images for _, images, _ in sorted(learner.seen, key=lambda one: one[0])]
         return [*augmented, *(values != 0 for _, values in sorted(found, key=lambda one: one[0]))]
 
