@@ -124,11 +124,11 @@ def test_copies_count_once_in_a_stratified_split(tmp_path, salt):
 
 @pytest.mark.parametrize("salt", ["a", "b", "c", "d", "e", "f"])
 def test_a_group_of_several_classes_counts_with_all_its_images_for_its_largest_class(tmp_path, salt):
-    group = [(label, f"{100 + n:032x}", "", "g") for n, label in enumerate([0, 1, 1, 1, 2])]
+    group = [(label, f"{100 + n:032x}", "", "g") for n, label in enumerate([0, 1, 1, 1])]
     images = group + [(label, f"{10 * label + n:032x}", "", "") for label in (0, 2) for n in range(4)]
-    options = {"stratify": True, "test_fraction": 0.5, "val_fraction": 0.05, "salt": salt}
+    options = {"stratify": True, "test_fraction": 0.4, "val_fraction": 0.05, "salt": salt}
     result, _ = split_index(tmp_path / "i", images, **options)
-    # Class 1 is the group alone, five images, of which int(2.5 + ½) = 3 are wanted: the group's middle is before that.
+    # Class 1 is the group alone, four images, of which int(1.6 + ½) = 2 are wanted: the group's middle is there.
     assert {split for *_, grp, split, _ in result if grp} == {"test"}
     for label in (0, 2):
         assert [split for _, of, _, grp, split, _ in result if of == label and not grp].count("test") == 2
@@ -150,6 +150,13 @@ def test_the_share_of_a_unit_never_changes():
     # The first 53 bits of BLAKE2b-128 over salt, purpose and unit, as a fraction. Another value would move images.
     assert unit_share("", "test", "x") == 0.1260502220651566
     assert unit_share("pepper", "val", "group 7") == 0.631781800664537
+
+
+def test_a_share_that_is_the_fraction_is_not_below_it(tmp_path):
+    share = unit_share("", "test", "x")
+    for fraction, is_in_test in ((share, False), (np.nextafter(share, 1), True)):
+        ((*_, split, _),), _ = split_index(tmp_path / "i", [(0, "x", "", "")], test_fraction=fraction)
+        assert (split == "test") == is_in_test
 
 
 @pytest.mark.parametrize("stratify", [False, True])
@@ -186,6 +193,13 @@ def test_a_group_in_two_given_splits_is_refused(tmp_path):
     images = [(0, f"{n:032x}", ("train", "test")[n], "patient 7") for n in range(2)]
     with pytest.raises(DataError, match="group 'patient 7' has images in more than one given split; move each group"):
         split_index(tmp_path / "i", images)
+
+
+def test_a_group_in_one_given_split_and_images_without_group_in_several_are_accepted(tmp_path):
+    given = [("test", "g"), ("test", "g"), ("test", "h"), ("", "h"), ("train", ""), ("val", ""), ("train", "k")]
+    images = [(0, f"{n:032x}", split, group) for n, (split, group) in enumerate(given)]
+    result, _ = split_index(tmp_path / "i", images)
+    assert [split for *_, split, _ in result] == ["test", "test", "test", "train", "train", "val", "train"]
 
 
 # Duplicates

@@ -200,7 +200,10 @@ def test_a_figure_beyond_its_limit_fails(path: tuple[str, ...], value: float, na
     assert certificate.verdict == check_of(certificate, name).verdict == "fail"
 
 
-@pytest.mark.parametrize(("path", "value"), [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4)])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4), (("classes", 0, "recall"), 0.5)],
+)
 def test_the_limit_itself_is_kept(path: tuple[str, ...], value: float) -> None:
     assert judge(LIMITS, changed(path, value)).verdict == "pass"
 
