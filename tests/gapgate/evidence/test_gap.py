@@ -178,7 +178,7 @@ def test_dependent_images_need_more_of_them() -> None:
 def test_the_images_to_decide_are_the_least_number_that_does(num_right: int, distance: float, upwards: bool) -> None:
     alone = gap.jeffreys_interval(num_right, 400)
     found = gap.images_to_decide(alone, 400, distance, upwards=upwards)
-    assert found is not None
+    assert isinstance(found, int)
 
     def half_width(num_images: int) -> float:
         right = alone.value * num_images
@@ -238,3 +238,23 @@ def test_intervals_and_accuracies_are_frozen() -> None:
     for one in (Interval(0.5, 0.4, 0.6), measured(1, 2)):
         with pytest.raises(AttributeError):
             one.value = 0.7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("distance", "fixed_width"), [(0.02, 0.01), (0.05, 0.03)])
+def test_a_width_that_stays_is_squared_and_taken_off(distance: float, fixed_width: float) -> None:
+    alone = gap.jeffreys_interval(50, 100)
+    found = gap.images_to_decide(alone, 100, distance, upwards=True, fixed_width=fixed_width)
+    assert found == pytest.approx(1.96**2 / 4 / (distance**2 - fixed_width**2), rel=5e-3)
+
+
+@pytest.mark.parametrize("times", [1.3, 1.5, 2.0])
+def test_images_of_groups_count_for_as_much_of_one_as_the_measured_interval_says(times: float) -> None:
+    alone = gap.jeffreys_interval(50, 100)
+    wider = Interval(0.5, 0.5 - times * (0.5 - alone.low), 0.5 + times * (alone.high - 0.5))
+    found = gap.images_to_decide(wider, 100, 0.05, upwards=True)
+    assert found is not None
+
+    def half_width(num_images: float) -> float:
+        return gap.jeffreys_interval(num_images / times**2 / 2, num_images / times**2).high - 0.5
+
+    assert half_width(found) <= 0.05 < half_width(found - 1)
