@@ -86,7 +86,16 @@ SQL_SWAPS = (
     ("= 1", "= 2"), ("0.5", "0"),
 )  # fmt: skip
 PRELOADED = (
-    *("torch", "torch.optim.adamw", "torch.optim.sgd", "torchvision", "onnx", "onnxruntime", "safetensors.torch"),
+    *(
+        "torch",
+        "torch._dynamo",
+        "torch.optim.adamw",
+        "torch.optim.sgd",
+        "torchvision",
+        "onnx",
+        "onnxruntime",
+        "safetensors.torch",
+    ),
     *("scipy.special", "scipy.stats", "sklearn.metrics", "sklearn.datasets", "sklearn.linear_model", "pyarrow.parquet"),
     *("PIL.Image", "pydantic", "yaml", "jinja2", "matplotlib.figure", "matplotlib.backends.backend_agg", "xxhash"),
 )
@@ -174,8 +183,8 @@ def _described(source: str, changed: str) -> Mutant:
     for tag, i, j, k, m in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag != "equal":
             line = line or i + 1
-            was += [text.strip() for text in before[i:j]]
-            now += [text.strip() for text in after[k:m]]
+            was += [text.strip() for text in before[i:j] if text.strip()]
+            now += [text.strip() for text in after[k:m] if text.strip()]
     return Mutant(line, " ".join(was), " ".join(now), changed)
 
 
@@ -314,6 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         before = results[module]["survivors"] if given.survivors else None
         results[module] = run_module(module, equivalents.get(module, []), before)
         RESULTS.write_text(json.dumps(results, indent=1))
+    gc.unfreeze()
     print(f"\nCosmic Ray {importlib.metadata.version('cosmic-ray')}, pytest {pytest.__version__}\n")
     print(table({module: results[module] for module in MODULES if module in results}))
     return 0

@@ -171,6 +171,7 @@ def drawn(splits: Splits, epoch: int, seed: int = 0) -> list[torch.Tensor]:
         )
         train_step(learner, images, labels, learning_rate=0.001)
         assert len(learner.seen) == len(found) == len(learner.shards) == 2
+        assert sorted(shard for shard, *_ in learner.seen) == [0, 1]
         for model, generator in zip(learner.shards.models, learner.shards.generators, strict=True):
             # One generator for two threads would give each the numbers that their race leaves it.
             assert model.get_submodule("0_dropout").generator is generator
