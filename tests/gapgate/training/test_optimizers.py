@@ -179,3 +179,10 @@ def test_the_names_of_an_optimizers_tensors_are_their_places():
              for index in range(count)}  # fmt: skip
     assert set(optimizers.AdamW(parameters, 0.1).tensors()) == adamw
     assert set(optimizers.NesterovSgd(parameters, 0.9, 0.1).tensors()) == {f"velocity.{index}" for index in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", optimizers.AdamW), ("muon", optimizers.Muon), ("sgd", optimizers.NesterovSgd)]
+)
+def test_the_optimizer_is_the_one_that_the_settings_name(name, kind):
+    assert type(optimizers.build(TrainSettings(optimizer=name), list(small_network().parameters()))) is kind
