@@ -314,3 +314,21 @@ def test_without_a_commit_the_code_revision_is_the_version(checkout):
 def test_the_environment_may_name_the_code_revision(checkout, monkeypatch):
     monkeypatch.setenv("GAPGATE_CODE_REVISION", "abc")
     assert artifacts.code_revision() == "abc"
+
+
+def test_the_folder_of_an_artifact_is_made_with_those_above_it(tmp_path):
+    assert make(tmp_path / "run" / "7" / "one").path.is_dir()
+
+
+def test_what_is_wrong_with_a_manifest_is_the_first_thing_found(tmp_path):
+    make(tmp_path / "one")
+    (tmp_path / "one" / artifacts.MANIFEST).write_text('{"kind": 5}')  # and every other field is missing
+    with pytest.raises(ArtifactError, match="Input should be a valid string"):
+        artifacts.load(tmp_path / "one", "dataset")
+
+
+def test_a_file_of_a_tree_may_have_spaces_in_its_name(tmp_path):
+    with artifacts.create(tmp_path / "one", kind="k", step="s", settings={}, inputs={}, trees=("files",)) as path:
+        (path / "files").mkdir()
+        (path / "files/a  b  c.txt").write_text("a")
+    assert artifacts.load(tmp_path / "one", "k", verify_trees=True)
