@@ -129,7 +129,16 @@ def test_patches_cover_a_side_of_any_length_exactly():
     ("side", "patch", "positions"),
     [
         *((1, 1, 1), (2, 1, 2), (5, 1, 5), (7, 1, 7), (8, 2, 7), (12, 2, 11), (20, 4, 17)),
-        *((28, 6, 12), (32, 6, 14), (64, 12, 14), (65, 11, 10), (96, 15, 10), (128, 29, 10)),
+        *(
+            (28, 6, 12),
+            (32, 6, 14),
+            (56, 11, 16),
+            (57, 13, 12),
+            (64, 12, 14),
+            (65, 11, 10),
+            (96, 15, 10),
+            (128, 29, 10),
+        ),
         *((129, 27, 7), (160, 34, 7), (224, 44, 7), (512, 104, 7)),
     ],
 )
@@ -193,6 +202,12 @@ def test_the_colours_are_those_worked_by_hand(channels):
         25: (54, 124, 228),
     }.items():
         assert tuple(pixels[100, column * 8 + 4]) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, (195, 57, 53)), (-1.0, (40, 110, 214))])
+def test_over_black_the_colours_are_those_worked_by_hand(share, expected):
+    pixels = heat_pixels(np.zeros(SHAPE, np.uint8), heat_of(np.full((28, 28), share)))  # 40 + 0.85 (colour − 40)
+    assert (pixels == expected).all()
 
 
 @pytest.mark.parametrize(("drop", "expected"), [(0.01, (209, 71, 67)), (0.005, (171, 102, 100)), (1.0, (209, 71, 67))])
