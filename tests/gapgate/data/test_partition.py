@@ -91,12 +91,93 @@ def test_stratified_groups_come_near_the_share(tmp_path):
         assert share == pytest.approx(0.2, abs=0.006)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "in_test"),
+    # Ten images in groups of 2, 6 and 2, in the order of their hashes: 2, 8 or 10 images can be in test.
+    [(0.04, 0), (0.1, 2), (0.2, 2), (0.4, 2), (0.5, 8), (0.6, 8), (0.8, 8), (0.9, 10)],
+)
+def test_stratified_groups_of_unequal_sizes_are_cut_where_the_share_is_nearest(tmp_path, fraction, in_test):
+    names = sorted("abc", key=lambda name: unit_share("", "test", f"group {name}"))
+    groups = [name for name, size in zip(names, (2, 6, 2), strict=True) for _ in range(size)]
+    images = [(0, f"{n:032x}", "", group) for n, group in enumerate(groups)]
+    options = {"stratify": True, "test_fraction": fraction, "val_fraction": 0.05}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    assert [split == "test" for *_, split, _ in result] == [n < in_test for n in range(10)]
+
+
 def test_shares_are_uniform_and_independent():
     test = np.array([unit_share("", "test", str(n)) for n in range(20_000)])
     val = np.array([unit_share("", "val", str(n)) for n in range(20_000)])
     for share in (test, val):
         assert np.histogram(share, 10, (0, 1))[0] == pytest.approx(2000, abs=200)
     assert abs(np.corrcoef(test, val)[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("salt", ["a", "b", "c", "d", "e", "f"])
+def test_copies_count_once_in_a_stratified_split(tmp_path, salt):
+    contents = [0] * 7 + [1, 2, 3]  # four images, one of them seven times: two go into test
+    images = [(0, f"{content:032x}", "", "") for content in contents]
+    options = {"stratify": True, "test_fraction": 0.5, "val_fraction": 0.05, "salt": salt}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    assert [split for *_, split, _ in result].count("test") == 2
+
+
+@pytest.mark.parametrize("salt", ["a", "b", "c", "d", "e", "f"])
+def test_a_group_of_several_classes_counts_with_all_its_images_for_its_largest_class(tmp_path, salt):
+    group = [(label, f"{100 + n:032x}", "", "g") for n, label in enumerate([0, 1, 1, 1])]
+    images = group + [(label, f"{10 * label + n:032x}", "", "") for label in (0, 2) for n in range(4)]
+    options = {"stratify": True, "test_fraction": 0.4, "val_fraction": 0.05, "salt": salt}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    # Class 1 is the group alone, four images, of which int(1.6 + ½) = 2 are wanted: the group's middle is there.
+    assert {split for *_, grp, split, _ in result if grp} == {"test"}
+    for label in (0, 2):
+        assert [split for _, of, _, grp, split, _ in result if of == label and not grp].count("test") == 2
+
+
+def test_each_class_is_split_by_itself_and_val_is_taken_from_what_is_left(tmp_path):
+    images = [(label, f"{label:016x}{n:016x}", "", "") for label, size in ((0, 10), (1, 30)) for n in range(size)]
+    options = {"stratify": True, "test_fraction": 0.3, "val_fraction": 0.2}
+    result, _ = split_index(tmp_path / "i", images, **options)
+    for label, (num_test, num_val) in ((0, (3, 1)), (1, (9, 4))):
+        rest = [(content, split) for _, of, content, _, split, _ in result if of == label]
+        for name, count in (("test", num_test), ("val", num_val)):
+            rest.sort(key=lambda one: unit_share("", name, one[0]))
+            assert [split == name for _, split in rest] == [True] * count + [False] * (len(rest) - count)
+            rest = rest[count:]
+
+
+def test_the_share_of_a_unit_never_changes():
+    # The first 53 bits of BLAKE2b-128 over salt, purpose and unit, as a fraction. Another value would move images.
+    assert unit_share("", "test", "x") == 0.1260502220651566
+    assert unit_share("pepper", "val", "group 7") == 0.631781800664537
+
+
+def test_a_share_that_is_the_fraction_is_not_below_it(tmp_path):
+    share = unit_share("", "test", "x")
+    for fraction, is_in_test in ((share, False), (np.nextafter(share, 1), True)):
+        ((*_, split, _),), _ = split_index(tmp_path / "i", [(0, "x", "", "")], test_fraction=fraction)
+        assert (split == "test") == is_in_test
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_the_order_of_the_images_does_not_matter(tmp_path, stratify):
+    images = [(n % 3, f"{n:032x}", "", f"g{n // 4}" if n % 2 else "") for n in range(120)]
+    there, back = (split_index(tmp_path / "i", some, stratify=stratify)[0] for some in (images, images[::-1]))
+    assert {(content, split) for _, _, content, _, split, _ in there} == {
+        (content, split) for _, _, content, _, split, _ in back
+    }
+
+
+def test_a_unit_is_in_test_where_its_share_is_below_the_fraction_and_else_perhaps_in_val(tmp_path):
+    images = [(0, f"{n:032x}", "", f"g{n % 20}" if n < 100 else "") for n in range(300)]
+    result, how = split_index(tmp_path / "i", images, test_fraction=0.3, val_fraction=0.2, salt="s")
+    assert how.given_splits == ()
+    for _, _, content, group, split, _ in result:
+        unit = f"group {group}" if group else content
+        expected = (
+            "test" if unit_share("s", "test", unit) < 0.3 else "val" if unit_share("s", "val", unit) < 0.2 else "train"
+        )
+        assert split == expected
 
 
 def test_given_val_is_kept_and_test_is_taken_from_train_when_it_is_missing(tmp_path):
@@ -112,6 +193,13 @@ def test_a_group_in_two_given_splits_is_refused(tmp_path):
     images = [(0, f"{n:032x}", ("train", "test")[n], "patient 7") for n in range(2)]
     with pytest.raises(DataError, match="group 'patient 7' has images in more than one given split; move each group"):
         split_index(tmp_path / "i", images)
+
+
+def test_a_group_in_one_given_split_and_images_without_group_in_several_are_accepted(tmp_path):
+    given = [("test", "g"), ("test", "g"), ("test", "h"), ("", "h"), ("train", ""), ("val", ""), ("train", "k")]
+    images = [(0, f"{n:032x}", split, group) for n, (split, group) in enumerate(given)]
+    result, _ = split_index(tmp_path / "i", images)
+    assert [split for *_, split, _ in result] == ["test", "test", "test", "train", "train", "val", "train"]
 
 
 # Duplicates
@@ -150,3 +238,60 @@ def test_the_same_pixels_with_two_labels_are_kept_out_of_train(tmp_path):
     dropped = [reason for *_, split, reason in result if split == "duplicate"]
     assert how.label_conflicts == len(dropped) > 100
     assert all(reason.startswith("same pixels with another label as ") for reason in dropped)
+
+
+def test_every_dropped_copy_names_the_first_image_that_it_stands_back_for(tmp_path):
+    a, b, c = ("a" * 32, "b" * 32, "c" * 32)
+    images = [
+        (0, a, "test", ""),  # 0
+        (1, a, "test", ""),  # 1: another label: both stay, the report shows them
+        (0, a, "test", ""),  # 2: copy of 0
+        (1, b, "val", ""),  # 3
+        (0, b, "train", ""),  # 4: another label than 3
+        (1, b, "train", ""),  # 5: another label than 4
+        (2, c, "train", ""),  # 6
+        (2, c, "val", ""),  # 7
+        (2, c, "train", ""),  # 8: copy of 6
+        (2, c, "test", ""),  # 9
+        (1, a, "test", ""),  # 10: copy of 1
+    ]
+    result, how = split_index(tmp_path / "i", images)
+    assert [(split, reason) for *_, split, reason in result] == [
+        ("test", ""),
+        ("test", ""),
+        ("duplicate", "same pixels as 00000"),
+        ("val", ""),
+        ("duplicate", "same pixels with another label as 00003"),
+        ("duplicate", "same pixels with another label as 00004"),
+        ("duplicate", "same pixels in val as 00007"),
+        ("duplicate", "same pixels in test as 00009"),
+        ("duplicate", "same pixels as 00006"),
+        ("test", ""),
+        ("duplicate", "same pixels as 00001"),
+    ]
+    assert (how.within_split, how.label_conflicts, how.across_splits) == (3, 2, 2)
+    assert how.given_splits == ("test", "train", "val")
+
+
+def test_images_that_could_not_be_read_stay_out_of_every_split(tmp_path):
+    index = Index(tmp_path / "i")
+    index.fill(
+        Record(f"{n}", 0, split, group, "") for n, (split, group) in enumerate([("", ""), ("test", ""), ("", "g")])
+    )
+    index.store(
+        decoding.Decoded(n, None, None, None, (), (), "truncated")
+        if n < 2
+        else decoding.Decoded(n, "h", 8, 8, (1,), (1,), "")
+        for n in range(3)
+    )
+    partition(index, PreprocessSettings(stratify=True))
+    splits = [split for (split,) in index.lines("SELECT split FROM images ORDER BY row")]
+    index.close()
+    assert splits[:2] == ["quarantined", "quarantined"]
+    assert splits[2] in SPLIT_NAMES
+
+
+def test_a_partition_is_frozen(tmp_path):
+    _, how = split_index(tmp_path / "i", [(0, "a" * 32, "", "")])
+    with pytest.raises(AttributeError):
+        how.within_split = 1

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from gapgate.data.transform import Transform, on_background, open_image
 from gapgate.errors import ArtifactError, ImageError
@@ -234,6 +235,75 @@ def test_cropping_takes_the_central_square():
     pixels = np.zeros((8, 16), np.uint8)
     pixels[:, 4:12] = 200
     np.testing.assert_array_equal(transform(mode="gray", fit="crop").apply(pixels), np.full((8, 8, 1), 200))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"),
+    [
+        ((5, 8), (1, 6), (0, 8)),  # three rows of padding: one above, two below
+        ((8, 5), (0, 8), (1, 6)),
+        ((16, 6), (0, 8), (2, 5)),  # 6 · 8 / 16 = 3
+        ((16, 5), (0, 8), (2, 5)),  # 2.5 is rounded up
+        ((32, 9), (0, 8), (3, 5)),  # 2.25 is rounded down
+        ((800, 3), (0, 8), (3, 4)),  # one column at least
+        ((3, 800), (3, 4), (0, 8)),
+        ((2, 4), (2, 6), (0, 8)),  # enlarged
+    ],
+)
+def test_the_longer_side_fits_and_the_rest_is_fill(shape, rows, columns):
+    expected = np.full((8, 8), 9)
+    expected[slice(*rows), slice(*columns)] = 200
+    result = transform(mode="gray", fill=9).apply(np.full(shape, 200, np.uint8))
+    np.testing.assert_array_equal(result[:, :, 0], expected)
+
+
+@pytest.mark.parametrize(("shape", "rows", "columns"), [((8, 11), (0, 8), (1, 9)), ((13, 8), (2, 10), (0, 8))])
+def test_a_crop_of_an_odd_rest_leaves_the_larger_part_below_or_to_the_right(shape, rows, columns):
+    pixels = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
+    result = transform(mode="gray", fit="crop").apply(pixels)
+    np.testing.assert_array_equal(result[:, :, 0], pixels[slice(*rows), slice(*columns)])
+
+
+@pytest.mark.parametrize(
+    ("options", "is_allowed"),
+    [
+        *(({"size_px": size}, ok) for size, ok in ((7, False), (8, True), (512, True), (513, False))),
+        *(({"fill": fill}, ok) for fill, ok in ((-1, False), (0, True), (255, True), (256, False))),
+    ],
+)
+def test_settings_have_their_limits(options, is_allowed):
+    if is_allowed:
+        assert transform(**options)
+    else:
+        with pytest.raises(ValidationError):
+            transform(**options)
+
+
+def test_the_settings_that_nobody_gives():
+    settings = transform()
+    assert (settings.fit, settings.fill, settings.resample, settings.max_pixels) == ("pad", 0, "bilinear", 50_000_000)
+    transparent = encoded(Image.new("LA", (8, 8), (200, 0)))
+    assert (decode(transparent, max_pixels=64) == 0).all()
+    assert (transform(mode="gray").channels, transform().channels) == (1, 3)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-1, None), (0, 0), (65_535, 255), (65_536, None)])
+def test_32_bit_pixels_are_taken_where_they_have_the_range_of_16(value, expected):
+    pixels = Image.fromarray(np.full((8, 8), value, np.int32))
+    if expected is None:
+        with pytest.raises(ImageError, match="32-bit pixels have no fixed range"):
+            transform(mode="gray").apply_to_image(pixels)
+    else:
+        assert (transform(mode="gray").apply_to_image(pixels) == expected).all()
+
+
+@pytest.mark.parametrize("side", [16, 24, 31, 32, 40, 48, 64, 100])
+def test_a_large_image_is_averaged_to_twice_its_new_size_before_the_filter(side):
+    """Pillow's own `reducing_gap`, whose result depends on where it begins."""
+    image = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side), dtype=np.uint8))
+    expected = image.resize((8, 8), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    result = transform(mode="gray", resample="bicubic").apply_to_image(image)
+    np.testing.assert_array_equal(result[:, :, 0], np.asarray(expected))
 
 
 def test_a_strip_of_ten_million_pixels_is_padded_without_its_square():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gapgate.data import transform
-from gapgate.data.transform import REDUCING_GAP, Transform, on_background, open_image
+from gapgate.data.transform import Transform, on_background, open_image
 
 
 def at_once(options: Transform, data: bytes) -> Image.Image:
@@ -24,7 +24,7 @@ def at_once(options: Transform, data: bytes) -> Image.Image:
         image = image.crop((left, top, left + side, top + side))
     scale = options.size_px / max(image.size)
     inner = tuple(max(1, int(length * scale + 0.5)) for length in image.size)
-    return image.resize(inner, Image.Resampling[options.resample.upper()], reducing_gap=REDUCING_GAP)
+    return image.resize(inner, Image.Resampling[options.resample.upper()], reducing_gap=2.0)
 
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import beta
 
 from gapgate.evidence import gap
 from gapgate.evidence.gate import Certificate, Check, judge
@@ -131,6 +132,65 @@ def test_the_weakest_class_is_named() -> None:
     assert reasons(certificate) == ("recall 40.0 % of the weakest class 'cat' breaks the limit 50.0 %",)
 
 
+@pytest.mark.parametrize("weakest", [0, 1, 2])
+def test_the_weakest_class_is_judged_wherever_it_stands(weakest: int) -> None:
+    classes = [{"name": name, "recall": 0.9, "support": 40} for name in ("cat", "dog", "eel")]
+    classes[weakest]["recall"] = 0.25
+    check = check_of(judge(LIMITS, changed(("classes",), classes)), "min_class_recall")
+    assert (check.verdict, check.value, check.limit) == ("fail", 0.25, 0.5)
+    assert f"weakest class {classes[weakest]['name']!r}" in check.reason
+
+
+# On a test accuracy of ½ the Jeffreys interval of n images is ½ ± 1.96 √(¼ / n), so n = 1.96² / (4 w²) for a half width
+# w. Train's own half width is squared and taken off: w² = distance² − train². Its two halves differ here.
+@pytest.mark.parametrize(
+    ("train", "level", "expected"),
+    [
+        ((0.50, 0.52, 0.525), 0.95, 1.9600**2 / 4 / (0.010**2 - 0.005**2)),  # the gap must stay below: train's upper
+        ((0.50, 0.52, 0.525), 0.99, 2.5758**2 / 4 / (0.010**2 - 0.005**2)),
+        ((0.54, 0.55, 0.58), 0.95, 1.9600**2 / 4 / (0.020**2 - 0.010**2)),  # the gap must stay above: train's lower
+        ((0.515, 0.52, 0.53), 0.95, None),
+        ((0.53, 0.55, 0.56), 0.95, None),
+    ],
+)
+def test_images_to_decide_a_gap_take_off_the_half_of_trains_interval_on_the_limits_side(
+    train: tuple[float, float, float], level: float, expected: float | None
+) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(50, 100, level)
+    evaluation["accuracy"] = {
+        "train": dict(zip(("low", "value", "high"), train, strict=True), num_images=1000),
+        "test": {"low": test.low, "value": 0.5, "high": test.high, "num_images": 100},
+    }
+    points = (train[1] - 0.5) * 100
+    evaluation["gap"] = {"points": points, "low": points - 9, "high": points + 9, "confidence_level": level}
+    check = check_of(judge(LIMITS, evaluation), "max_gap_points")
+    assert check.verdict == "undecided"
+    assert check.images_to_decide == (expected and pytest.approx(expected, rel=1e-3))
+
+
+@pytest.mark.parametrize(("limit", "distance"), [(0.53, 0.03), (0.48, 0.02)])
+def test_images_to_decide_an_accuracy_are_those_of_its_distance_to_the_limit(limit: float, distance: float) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(50, 100)
+    evaluation["accuracy"]["test"] = {"low": test.low, "value": 0.5, "high": test.high, "num_images": 100}
+    certificate = judge(GateSettings(min_test_accuracy=limit), evaluation)
+    expected = 1.96**2 / 4 / distance**2
+    assert check_of(certificate, "min_test_accuracy").images_to_decide == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.parametrize("limit", [0.93, 0.87])
+def test_the_side_of_the_interval_that_reaches_the_limit_is_the_one_that_must_shrink(limit: float) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    test = gap.jeffreys_interval(90, 100)
+    evaluation["accuracy"]["test"] = {"low": test.low, "value": 0.9, "high": test.high, "num_images": 100}
+    sizes = np.arange(101, 2000)
+    low, high = (beta.ppf(share, 0.9 * sizes + 0.5, 0.1 * sizes + 0.5) for share in (0.025, 0.975))
+    is_enough = high <= limit if limit > 0.9 else low >= limit
+    found = check_of(judge(GateSettings(min_test_accuracy=limit), evaluation), "min_test_accuracy").images_to_decide
+    assert found == pytest.approx(sizes[is_enough][0], abs=1)
+
+
 def test_a_class_without_test_images_fails_and_is_named() -> None:
     evaluation = changed(("classes", 1), {"name": "dog", "recall": None, "support": 0})
     assert "class 'dog' has no test images" in reasons(judge(LIMITS, evaluation))[0]
@@ -145,7 +205,10 @@ def test_a_figure_beyond_its_limit_fails(path: tuple[str, ...], value: float, na
     assert certificate.verdict == check_of(certificate, name).verdict == "fail"
 
 
-@pytest.mark.parametrize(("path", "value"), [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4)])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4), (("classes", 0, "recall"), 0.5)],
+)
 def test_the_limit_itself_is_kept(path: tuple[str, ...], value: float) -> None:
     assert judge(LIMITS, changed(path, value)).verdict == "pass"
 
@@ -156,6 +219,103 @@ def test_a_missing_or_malformed_figure_fails_with_a_reason(path: tuple[str | int
     certificate = judge(LIMITS, changed(path, value))
     assert certificate.verdict == "fail"
     assert all(reason and "\n" not in reason for reason in reasons(certificate))
+
+
+RANGES = [
+    (("classes", 1, "recall"), "min_class_recall", (0.0, 1.0), (-0.001, 1.001)),
+    (("calibration", "ece"), "max_ece", (0.0, 1.0), (-0.001, 1.001)),
+    (("parity", "max_abs_difference"), "max_parity", (0.0, 1e9), (-1e-9, math.inf)),
+    (("parity", "num_images"), "max_parity", (1, 10**9), (0, 0.5, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "num_images"), "max_gap_points", (1, 10**9), (0, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "num_images"), "min_test_accuracy", (1, 10**9), (0, 2.5, 10**9 + 1)),
+    (("accuracy", "test", "low"), "min_test_accuracy", (0.0,), (-0.001,)),
+    (("accuracy", "test", "high"), "min_test_accuracy", (1.0,), (1.001,)),
+    (("accuracy", "train", "low"), "max_gap_points", (0.0,), (-0.001,)),
+    (("accuracy", "train", "high"), "max_gap_points", (1.0,), (1.001,)),
+    (("gap", "low"), "max_gap_points", (-100.0,), (-100.5,)),
+    (("gap", "high"), "max_gap_points", (100.0,), (100.5,)),
+    (("gap", "confidence_level"), "max_gap_points", (0.5, 0.9999), (0.499, 0.99991, 1.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"), [(path, name, value) for path, name, good, _ in RANGES for value in good]
+)
+def test_a_figure_at_the_end_of_its_range_is_judged(path: tuple[str | int, ...], name: str, value: float) -> None:
+    assert check_of(judge(LIMITS, changed(path, value)), name).value is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"), [(path, name, value) for path, name, _, bad in RANGES for value in (*bad, math.nan)]
+)
+def test_a_figure_out_of_its_range_fails_its_own_check(path: tuple[str | int, ...], name: str, value: float) -> None:
+    check = check_of(judge(LIMITS, changed(path, value)), name)
+    assert (check.verdict, check.value) == ("fail", None)
+    assert check.limit == getattr(LIMITS, name)
+    assert check.reason.startswith(".".join(map(str, path)))
+    assert check.reason.endswith(("is out of its range; evaluate again", "is no whole number; evaluate again"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(("loss", "test"), math.inf), (("classes", 1, "recall"), math.nan), (("more",), [0, -math.inf])]
+)
+def test_a_number_that_is_not_finite_is_named(path: tuple[str | int, ...], value: Any) -> None:
+    check = check_of(judge(LIMITS, changed(path, value)), "finite_figures")
+    named = ".".join(map(str, path)) + (".1" if isinstance(value, list) else "")
+    assert check.verdict == "fail"
+    assert check.reason == f"the evaluation holds a number that is not finite ({named}); evaluate again"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(1.0, 3.0, "pass"), (1.0, 3.01, "undecided"), (3.0, 4.0, "undecided"), (3.01, 4.0, "fail")],
+)
+def test_a_gap_up_to_the_limit_is_kept(low: float, high: float, verdict: str) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["gap"] |= {"points": (low + high) / 2, "low": low, "high": high}
+    assert check_of(judge(LIMITS, evaluation), "max_gap_points").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.8, 0.9, "pass"), (0.79, 0.9, "undecided"), (0.7, 0.8, "undecided"), (0.7, 0.79, "fail")],
+)
+def test_a_test_accuracy_down_to_the_limit_is_kept(low: float, high: float, verdict: str) -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["accuracy"]["test"] |= {"value": (low + high) / 2, "low": low, "high": high}
+    check = check_of(judge(LIMITS, evaluation), "min_test_accuracy")
+    assert check.verdict == verdict
+    assert (check.value, check.low, check.high, check.limit) == ((low + high) / 2, low, high, 0.8)
+    assert check.images_to_decide is None or verdict == "undecided"
+
+
+def test_the_reasons_are_sentences_with_the_figures_and_a_true_minus() -> None:
+    evaluation = copy.deepcopy(GOOD)
+    evaluation["gap"] |= {"points": -0.04, "low": -1.25, "high": 1.96}
+    evaluation["accuracy"]["test"] |= {"value": 0.9512, "low": 0.9, "high": 0.98765}
+    assert [check.reason for check in judge(LIMITS, evaluation).checks] == [
+        "gap 0.0 points (−1.2 to 2.0) is wholly below the limit 3.0",
+        "test accuracy 95.1 % (90.0 to 98.8) is wholly above the limit 80.0 %",
+        "recall 80.0 % of the weakest class 'dog' keeps the limit 50.0 %",
+        "expected calibration error 0.020 keeps the limit 0.1",
+        "largest difference 2.0e-06 between the ONNX and the PyTorch logits keeps the limit 0.0001",
+    ]
+    assert all(check.images_to_decide is None for check in judge(LIMITS, evaluation).checks)
+
+
+def test_a_class_without_a_name_is_called_by_its_number() -> None:
+    evaluation = changed(("classes",), [{"recall": 0.9, "support": 1}, {"recall": 0.4, "support": 1}])
+    assert "weakest class '1'" in check_of(judge(LIMITS, evaluation), "min_class_recall").reason
+
+
+def test_a_check_is_frozen_and_holds_no_nan() -> None:
+    check = judge(LIMITS, GOOD).checks[0]
+    with pytest.raises(ValidationError, match="frozen"):
+        check.verdict = "pass"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="finite"):
+        Check(name="max_ece", verdict="pass", reason="", value=math.nan)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Certificate.model_validate({"verdict": "pass", "checks": [], "note": ""})
 
 
 def test_an_empty_evaluation_fails_every_check() -> None:

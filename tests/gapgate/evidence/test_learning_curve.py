@@ -77,3 +77,19 @@ def test_epochs_without_figures_are_left_out():
     lines[3] |= {"train_accuracy": None}
     assert parting(lines, learning_curve(lines)).epoch == 5
     assert parting([{"epoch": 1}, {"epoch": 2}], learning_curve([{"epoch": 1}, {"epoch": 2}])) is None
+
+
+def test_a_loss_that_turned_counts_where_the_accuracies_end_together():
+    lines = history(TRAIN, TRAIN, LOSS)
+    found = parting(lines, learning_curve(lines))
+    assert (found.epoch, found.reason, found.space_points) == (4, "turn", 0)
+
+
+def test_the_turn_counts_and_not_one_lucky_epoch_before_it():
+    losses = [0.9, 0.30, 0.5, 0.42, 0.36, 0.33, 0.36, 0.42, 0.5, 0.58, 0.66]
+    lines = history(TRAIN, VAL, losses)
+    curve = learning_curve(lines)
+    assert (curve["best_epoch"], curve["gap_opens_epoch"]) == (2, 6)
+    found = parting(lines, curve)
+    assert (found.epoch, found.reason) == (6, "turn")
+    assert (found.train, found.val) == ((0.946, 0.989), (0.848, 0.868))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gapgate.errors import DataError
 from gapgate.onnx.classifier import Classifier, softmax
-from gapgate.onnx.occlusion import BATCH_SIZE, Heat, feature_maps_png, heat_png, occlusion, patch_grid
+from gapgate.onnx.occlusion import BATCH_SIZE, Heat, feature_maps_png, heat_pixels, heat_png, occlusion, patch_grid
 from tests.gapgate import onnx_models
 
 SHAPE = (28, 28, 1)
@@ -60,10 +60,12 @@ def test_the_map_is_hot_where_the_evidence_is_and_cold_where_the_counter_evidenc
 def test_the_drops_are_those_of_hiding_each_patch_by_hand(image, tmp_path):
     shape = (17, 23, 3)
     rng = np.random.default_rng(0)
-    onnx_models.write_linear(tmp_path / "m.onnx", rng.normal(size=(17 * 23 * 3, 4)), np.zeros(4), shape)
+    onnx_models.write_linear(tmp_path / "m.onnx", rng.normal(size=(17 * 23 * 3, 4)) / 8, np.zeros(4), shape)
     model, image = Classifier.load(tmp_path / "m.onnx"), rng.integers(0, 256, shape, dtype=np.uint8)
-    heat = occlusion(model, image, 2, fill=90, cancelled=go_on)
-    before = softmax(model.logits(image[None]))[0, 2]
+    heat = occlusion(model, image, 1, fill=90, cancelled=go_on)
+    before = softmax(model.logits(image[None]))[0, 1]
+    assert 0.05 < before < 0.95
+    assert np.abs(heat.drops).max() > 0.1
     total, count = np.zeros(shape[:2]), np.zeros(shape[:2])
     for (row, column), drop in np.ndenumerate(heat.drops):
         top = min(row * heat.stride_px, 17 - heat.patch_px)
@@ -71,11 +73,21 @@ def test_the_drops_are_those_of_hiding_each_patch_by_hand(image, tmp_path):
         place = np.s_[top : top + heat.patch_px, left : left + heat.patch_px]
         hidden = image.copy()
         hidden[place] = 90
-        assert drop == pytest.approx(before - softmax(model.logits(hidden[None]))[0, 2], abs=1e-6)
+        assert drop == pytest.approx(before - softmax(model.logits(hidden[None]))[0, 1], abs=1e-6)
         total[place] += drop
         count[place] += 1
     assert count.min() >= 1
     np.testing.assert_allclose(heat.map, total / count, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [0, 100, 200, 250])
+def test_the_patch_has_the_value_of_the_fill(model, image, fill):
+    # Both regions are 36 pixels and the patch of row 2 and column 2 is just FOR, so the log odds of class 0 are
+    # 36 (0.2 · shown − 0.1 · 200) / 255, where 200 is shown before and `fill` after.
+    before, after = (1 / (1 + np.exp(-36 * (0.2 * shown - 20) / 255)) for shown in (200, fill))
+    heat = occlusion(model, image, 0, fill=fill, cancelled=go_on)
+    assert (heat.patch_px, heat.stride_px) == (6, 2)
+    assert heat.drops[2, 2] == pytest.approx(before - after, abs=1e-5)
 
 
 def test_hiding_a_background_of_the_fill_value_changes_nothing(tmp_path):
@@ -114,7 +126,21 @@ def test_patches_cover_a_side_of_any_length_exactly():
 
 
 @pytest.mark.parametrize(
-    ("side", "patch", "positions"), [(28, 6, 12), (32, 6, 14), (64, 12, 14), (96, 15, 10), (160, 34, 7), (224, 44, 7)]
+    ("side", "patch", "positions"),
+    [
+        *((1, 1, 1), (2, 1, 2), (5, 1, 5), (7, 1, 7), (8, 2, 7), (12, 2, 11), (20, 4, 17)),
+        *(
+            (28, 6, 12),
+            (32, 6, 14),
+            (56, 11, 16),
+            (57, 13, 12),
+            (64, 12, 14),
+            (65, 11, 10),
+            (96, 15, 10),
+            (128, 29, 10),
+        ),
+        *((129, 27, 7), (160, 34, 7), (224, 44, 7), (512, 104, 7)),
+    ],
 )
 def test_a_patch_is_about_a_fifth_of_the_image_and_larger_images_have_fewer_places(side, patch, positions):
     found, stride = patch_grid(side)
@@ -143,7 +169,10 @@ def test_the_pixels_of_a_small_image_stay_sharp():
     assert np.corrcoef(blocks[:, 0, :, 0].ravel(), image.ravel())[0, 1] > 0.999
 
 
-@pytest.mark.parametrize(("shape", "size"), [((8, 8), (224, 224)), ((100, 30), (800, 240)), ((300, 300), (300, 300))])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((8, 8), (224, 224)), ((100, 30), (800, 240)), ((223, 230), (446, 460)), ((224, 224), (224, 224))],
+)
 def test_the_picture_is_large_enough_to_read(shape, size):
     assert opened(heat_png(np.zeros((*shape, 1), np.uint8), heat_of(np.ones(shape))))[1].shape[:2] == size
 
@@ -154,6 +183,54 @@ def test_drops_that_are_next_to_nothing_are_not_blown_up():
     assert np.ptp(strong[100, 100]) > 100
     assert np.ptp(faint[100, 100]) < 5
     np.testing.assert_array_equal(none, none[0, 0, 0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_colours_are_those_worked_by_hand(channels):
+    """Gray 128 becomes 40 + 128 · 185 / 255 = 132.9, over which a full colour lies with 0.85."""
+    image = np.full((28, 28, channels), 128, np.uint8)
+    image[:, 13], image[:, 14] = 0, 255
+    values = np.zeros((28, 28))
+    values[:, :6], values[:, 6:12], values[:, 16:22], values[:, 22:] = 0.4, 0.2, -0.2, -0.4
+    pixels = heat_pixels(image, heat_of(values))
+    for column, expected in {
+        2: (209, 71, 67),
+        8: (171, 102, 100),
+        13: (40, 40, 40),
+        14: (225, 225, 225),
+        19: (93, 128, 181),
+        25: (54, 124, 228),
+    }.items():
+        assert tuple(pixels[100, column * 8 + 4]) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, (195, 57, 53)), (-1.0, (40, 110, 214))])
+def test_over_black_the_colours_are_those_worked_by_hand(share, expected):
+    pixels = heat_pixels(np.zeros(SHAPE, np.uint8), heat_of(np.full((28, 28), share)))  # 40 + 0.85 (colour − 40)
+    assert (pixels == expected).all()
+
+
+@pytest.mark.parametrize(("drop", "expected"), [(0.01, (209, 71, 67)), (0.005, (171, 102, 100)), (1.0, (209, 71, 67))])
+def test_a_drop_of_a_hundredth_or_more_gets_the_full_colour_where_none_is_larger(drop, expected):
+    pixels = heat_pixels(np.full(SHAPE, 128, np.uint8), heat_of(np.full((28, 28), drop)))
+    assert (pixels == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("block_px", "stride_px", "is_seen"), [(1, 2, True), (1, 4, False), (2, 4, True), (2, 8, False), (4, 8, True)]
+)
+def test_the_heat_is_as_fine_as_two_cells_a_stride(block_px, stride_px, is_seen):
+    rows, columns = np.indices((24, 16)) // block_px
+    signs = 1 - 2 * ((rows + columns) % 2)
+    heat = Heat(np.zeros((1, 1), np.float32), 1, stride_px, signs.astype(np.float32))
+    pixels = heat_pixels(np.full((24, 16, 1), 128, np.uint8), heat).astype(int)
+    assert (np.ptp(pixels, axis=2).max() > 100) == is_seen
+    assert is_seen or np.ptp(pixels) == 0
+
+
+def test_a_heat_is_frozen(model, image):
+    with pytest.raises(AttributeError):
+        occlusion(model, image, 0, fill=0, cancelled=go_on).patch_px = 1
 
 
 def test_a_rise_and_a_drop_of_one_size_look_equally_strong():

@@ -19,7 +19,7 @@ from gapgate.settings.sections import TrainSettings
 from gapgate.training import batches, policy
 from gapgate.training import device as devices
 from gapgate.training.learner import Learner, Progress
-from gapgate.training.loop import train, train_step
+from gapgate.training.loop import train, train_epoch, train_step
 from tests.gapgate.digit_splits import Recorder, write_digits
 
 ROOT = Path(__file__).parents[3]
@@ -120,6 +120,90 @@ def test_an_epochs_batches_hold_every_image_once_in_sizes_that_differ_by_one():
     assert sorted(torch.cat(drawn).tolist()) == list(range(1257))
     assert {len(batch) for batch in drawn} == {125, 126}
     assert len(drawn) == batches.num_batches(1257, 128) == 10
+
+
+class Watched(Learner):
+    """A learner that keeps what each shard's network was given, by the generator that the shard draws from."""
+
+    def augmented(self, images, labels, generator):
+        given = super().augmented(images, labels, generator)
+        self.seen.append((self.shards.generators.index(generator), given[0], labels))
+        return given
+
+
+def seen_in_epoch(settings: TrainSettings, splits: Splits, epoch: int, operations=()) -> tuple[torch.Tensor, ...]:
+    """Images and labels of an epoch as the network saw them, in the order of the batches and shards."""
+    with Watched(settings, splits, operations, CPU) as learner:
+        learner.seen = []
+        train_epoch(learner, batches.open_batches(splits, "train", CPU), epoch)
+        pairs = zip(learner.seen[::2], learner.seen[1::2], strict=True)  # the two shards of a step end in any order
+        ordered = [one for pair in pairs for one in sorted(pair, key=lambda one: one[0])]
+    return torch.cat([images for _, images, _ in ordered]), torch.cat([labels for *_, labels in ordered])
+
+
+def test_every_epoch_takes_the_images_in_another_order_and_every_seed_too(splits):
+    first, labels = seen_in_epoch(LINEAR, splits, 1)
+    again, second = (seen_in_epoch(LINEAR, splits, epoch)[0] for epoch in (1, 2))
+    other = seen_in_epoch(LINEAR.model_copy(update={"seed": 1}), splits, 1)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+    for images in (first, second, other):  # the same images nevertheless
+        assert torch.equal(images.flatten(1).sum(1).sort().values, first.flatten(1).sum(1).sort().values)
+    in_order = torch.from_numpy(splits.labels[splits.rows("train")].astype(np.int64))
+    assert not torch.equal(labels, in_order)
+
+
+TWICE = torch.arange(64).repeat(2)  # (128,) places: each shard of a step gets the same 64 images
+
+
+def drawn(splits: Splits, epoch: int, seed: int = 0) -> list[torch.Tensor]:
+    """What each of two shards makes of the same images: augmented, and after dropout."""
+    layers = json.loads('[{"type": "dropout"}, {"type": "flatten"}, {"type": "dense"}]')
+    settings = TrainSettings.model_validate({**LINEAR.model_dump(), "architecture": tuple(layers), "seed": seed})
+    images, labels = next(batches.open_batches(splits, "train", CPU).read([TWICE]))
+    with Watched(settings, splits, [policy.Translate(type="translate", max_fraction=0.3)], CPU) as learner:
+        learner.seen, found = [], []
+        learner.start_epoch(epoch, 300)
+        learner.model.get_submodule("0_dropout").register_forward_hook(lambda *call: found.append((0, call[2])))
+        learner.shards.models[1].get_submodule("0_dropout").register_forward_hook(
+            lambda *call: found.append((1, call[2]))
+        )
+        train_step(learner, images, labels, learning_rate=0.001)
+        assert len(learner.seen) == len(found) == len(learner.shards) == 2
+        assert sorted(shard for shard, *_ in learner.seen) == [0, 1]
+        for model, generator in zip(learner.shards.models, learner.shards.generators, strict=True):
+            # One generator for two threads would give each the numbers that their race leaves it.
+            assert model.get_submodule("0_dropout").generator is generator
+        augmented = [images for _, images, _ in sorted(learner.seen, key=lambda one: one[0])]
+        return [*augmented, *(values != 0 for _, values in sorted(found, key=lambda one: one[0]))]
+
+
+def test_two_shards_of_a_step_draw_their_own_augmentation_and_dropout(splits):
+    first, second, first_kept, second_kept = drawn(splits, 1)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first_kept, second_kept)
+    same = (first == second) & (first != first.min())
+    assert (first_kept[same] != second_kept[same]).float().mean() > 0.3  # half, if both draw alone
+
+
+def test_every_epoch_and_every_seed_draws_its_own_augmentation_and_dropout(splits):
+    first, again = drawn(splits, 1), drawn(splits, 1)
+    others = [*drawn(splits, 2), *drawn(splits, 1, seed=1)]
+    for values, repeated in zip(first, again, strict=True):
+        assert torch.equal(values, repeated)
+    for values, other in zip([*first, *first], others, strict=True):
+        assert not torch.equal(values, other)
+
+
+def test_every_epoch_seeds_torchs_own_generator_anew(splits):
+    with Learner(LINEAR, splits, (), CPU) as learner:
+        draws = []
+        for epoch in (1, 2, 1):
+            learner.start_epoch(epoch, 300)
+            draws.append(torch.rand(8))
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
 
 
 def test_a_step_of_two_threads_has_the_gradient_of_the_whole_batch(splits):

@@ -44,6 +44,12 @@ def test_one_cycle_has_the_values_of_torchs_scheduler(fraction):
     assert ours == pytest.approx(torch_schedule(make, 60), rel=1e-6)
 
 
+@pytest.mark.parametrize(("total_steps", "fraction"), [(2, 0.0), (2, 0.5), (3, 0.0), (3, 0.4), (60, 0.1), (60, 0.9)])
+def test_one_cycle_ends_at_the_250_000th_part_of_its_peak(total_steps, fraction):
+    last = schedules.one_cycle_lr(total_steps - 1, total_steps, PEAK, fraction)
+    assert last == pytest.approx(PEAK / 250_000)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
 @pytest.mark.parametrize("total_steps", [1, 2, 9])
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
