@@ -154,7 +154,7 @@ def test_a_file_beside_the_tree_whose_name_begins_like_it_is_in_the_manifest(tmp
 def test_what_was_there_before_is_replaced_whole(tmp_path):
     make(tmp_path / "one")
     (tmp_path / "one/more.txt").write_text("old")
-    (tmp_path / f"one.partial-{os.getpid()}").mkdir()  # of a process that was killed, with the same number
+    (tmp_path / f".one.partial-{os.getpid()}").mkdir()  # of a process that was killed, with the same number
     make(tmp_path / "one", content="b")
     assert not (tmp_path / "one/more.txt").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["one"]
