@@ -49,8 +49,8 @@ class Watcher(Generic[Model]):
         self.refused = ""
         """The reason why the version that the registry names is refused; empty if it is not."""
         self.problem = ""
-        """The reason why the registry cannot be followed now: it is away, has no such model, or the package is not there
-        yet. Empty if there is none."""
+        """The reason why the registry cannot be followed now: it is away, has no such model, or the package is still to
+        come. Empty if there is none."""
         self._refused: Resolved | None = None
         self._unusable: Resolved | None = None
         self._hindrance = ""
@@ -73,7 +73,7 @@ class Watcher(Generic[Model]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop polling within about a second; a download in progress ends with the process, and its model is not used."""
+        """Stop polling within about a second; a download in progress ends with the process and is not used."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_TIMEOUT_S)
