@@ -92,7 +92,7 @@ class App:
         self.context.models.start()
 
     def stop(self) -> None:
-        """End what `start` began."""
+        """Stop the model's watcher, the threads and the tracing."""
         self.context.models.stop()
         self.context.work.close()
         self.tracing.stop()

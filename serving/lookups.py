@@ -19,7 +19,7 @@ async def model_card(context: Context, request: Request) -> Response:
 
 
 def card(predictor: Predictor, options: Options) -> ModelCard:
-    """Return the model card: what the model is, its input and its measured quality."""
+    """Return the model card: name, version, input and measured quality of the model."""
     receipt = predictor.receipt_answer.receipt
     figures = receipt["figures"]
     return ModelCard(
@@ -65,7 +65,7 @@ def _versions() -> dict[str, str]:
 async def receipt(context: Context, request: Request) -> Response:
     """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
-    # With `sha256:` or without: people paste either.
+    # The prefix may be left out.
     hexadecimal = request.path.rpartition("/")[2].removeprefix("sha256:")
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:

@@ -1,7 +1,7 @@
 """A cache of model packages on disk, shared by the worker processes of a server.
 
 One exclusive lock serialises every change. A process that uses a folder holds a shared `flock` on the folder itself,
-which the kernel releases when the process ends, by SIGKILL too; a folder that is held is never removed.
+which the kernel releases when the process ends, by SIGKILL too; `prune` removes no folder that is held.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class PackageCache:
         write_json(self._pointer(uri), resolved)
 
     def followed(self, uri: str) -> dict[str, Any] | None:
-        """Return what `follow` stored last, in any process; None if there is nothing that can be read."""
+        """Return the version that `follow` stored last, in any process; None if there is none or it cannot be read."""
         with suppress(OSError, ValueError, RecursionError):
             content = read_json(self._pointer(uri))
             return content if isinstance(content, dict) else None

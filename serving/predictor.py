@@ -55,7 +55,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Open a package and prove that it answers here as it did where it was made.
+        """Open a package and check that it gives the same answers here as at packaging.
 
         Raises:
             ArtifactError: a file is missing or changed, the parts do not fit each other, or a golden image gets other

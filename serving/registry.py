@@ -78,7 +78,7 @@ class Resolved:
 
     @property
     def awaited(self) -> str:
-        """Text about what the version lacks before it can be served; empty if it lacks nothing."""
+        """Text that names the missing part for which the version has to wait; empty if nothing is missing."""
         # A version that does not pass is never waited for: `_place` refuses it.
         if self.verdict != "pass" or (self.receipt and self.package_digest and self.package_bytes is not None):
             return ""

@@ -40,7 +40,7 @@ class StoredXz(RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        """Add bytes to the block; what does not fill a chunk waits in the buffer."""
+        """Add bytes to the block; the rest that does not fill a chunk waits in the buffer."""
         # Chunks are cut at multiples of their size, however the caller cuts its writes: equal content is equal bytes.
         self._crc = crc32(data, self._crc)
         self._buffer += data

@@ -1,4 +1,4 @@
-"""Limits on the work of a worker process: slots for requests, and threads for what would block the event loop."""
+"""Limits on the work of a worker process: slots for requests, and threads for calls that would block the event loop."""
 
 from __future__ import annotations
 

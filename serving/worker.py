@@ -52,7 +52,7 @@ class Protocol(HttpToolsProtocol):
     _header_bytes: int | None = None
     """Bytes of the headers that are still arriving; None while a body arrives."""
     _refused = False
-    """True once an error was sent; what else arrives is thrown away."""
+    """True once an error was sent; further data are thrown away."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.begun = self.loop.time()
