@@ -102,7 +102,7 @@ class Watcher(Generic[Model]):
             self._stopped.wait(self._poll_s)
 
     def _follow(self, named: Resolved) -> str:
-        """Serve or refuse the version that the registry names, if it is new; return the missing part that it waits for."""
+        """Serve or refuse the version that the registry names, if it is new; return the missing part it waits for."""
         # All fields are compared: a new tag or package of the same version makes it worth another try.
         if named == self._refused:
             return ""
