@@ -1,4 +1,4 @@
-"""The certificate: what the gate found, as `certificate.json` holds it and the server shows it."""
+"""The certificate: the gate's verdict and checks, as `certificate.json` holds them and the server shows them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ Verdict = Literal["pass", "fail", "undecided"]
 
 
 class Check(BaseModel):
-    """One limit and what was found."""
+    """Result of holding one figure against its limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str
-    """The setting that is the limit."""
+    """Name of the setting that gives the limit."""
     verdict: Verdict
-    """Whether the figure keeps the limit."""
+    """`pass` where the figure keeps the limit, `fail` where it breaks it, `undecided` where the interval spans it."""
     reason: str
-    """One sentence."""
+    """Explanation of the verdict, in one sentence."""
     value: float | None = None
-    """The figure."""
+    """Figure that was judged; None where the evaluation has none that can be used."""
     low: float | None = None
     """Lower end of its interval."""
     high: float | None = None
     """Upper end of its interval."""
     limit: float | None = None
-    """The limit."""
+    """Limit that the figure was held against."""
     images_to_decide: int | None = None
-    """Test images that would decide an undecided check."""
+    """Number of test images that would decide an undecided check; None where no number would."""
 
 
 class Certificate(BaseModel):
