@@ -19,16 +19,18 @@ from gapgate.onnx.inner_layers import FeatureMaps, stretched
 from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 
 MAX_NUMBERED_CLASSES = 20
-"""A confusion matrix of more classes shows colours alone."""
+"""Largest number of classes for numbers in the cells of a confusion matrix; with more it shows colours only."""
 MAX_LABELLED_CLASSES = 100
-"""A confusion matrix of more classes has numbers on its axes instead of names."""
+"""Largest number of classes for names on the axes of a confusion matrix; with more the axes have numbers."""
 MAX_FILTERS = 64
 MAX_MAPS = 8
 
 
 def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
-    """Loss and accuracy over the epochs, with the epoch where train and validation part and the space between them from
-    there on. Nothing without a history."""
+    """Draw loss and accuracy over the epochs; nothing without a history.
+
+    The epoch where train and validation part is marked, and the space between them from there on is shaded.
+    """
     if not history:
         return
     parts = parting(history, curve)
@@ -48,10 +50,11 @@ def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: M
 
 
 def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Counts (K, K), rows true and columns predicted, coloured by the share of the true class."""
+    """Draw the confusion matrix: counts (K, K), rows true and columns predicted, coloured by share of the row."""
     num_classes = len(class_names)
     side = float(np.clip(0.42 * num_classes + 2.2, 4.2, 13))
     font_size = float(np.clip(0.72 * (side - 2) * 72 / num_classes, 4.5, 9))
+    # 0 / 0 in the row of a class without test images.
     with np.errstate(invalid="ignore"):
         shares = np.nan_to_num(counts / counts.sum(axis=1, keepdims=True))
     names = [label_text(name, index) for index, name in enumerate(class_names)]
@@ -72,13 +75,13 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
                 number = axes.text(
                     column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink
                 )
-                number.set_in_layout(False)  # lies inside the axes; measuring 400 of them takes seconds
+                number.set_in_layout(False)  # the layout measures 400 numbers in seconds; they lie inside anyway
 
     save(folder, "confusion", (side, side), paint)
 
 
 def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> None:
-    """Accuracy against confidence, with the images in each bin below."""
+    """Draw accuracy against confidence, and the number of images in each bin below."""
     filled = [b for b in bins if b["num_images"]]
     centres = [(b["low"] + b["high"]) / 2 for b in filled]
     width = (bins[0]["high"] - bins[0]["low"]) * 0.92
@@ -116,7 +119,7 @@ def worst_errors(
     confidence: NDArray[np.float32],
     class_names: Sequence[str],
 ) -> None:
-    """Mistaken images (n, H, W, C), most confident first, in rows of 8. Nothing without mistakes."""
+    """Draw images with wrong answers, (n, H, W, C), most confident first, in rows of 8; nothing without mistakes."""
     if len(images) == 0:
         return
     tiles = in_rows(list(images), 8, 1.5)
@@ -132,7 +135,8 @@ def worst_errors(
 
 
 def filters(folder: Path, weights: NDArray[np.float32]) -> None:
-    """The first convolution's weights (F, C, kh, kw): colour for three channels, else their mean over channels."""
+    """Draw the first convolution's weights (F, C, kh, kw): in colour for three channels, else their channel mean."""
+    # All filters have one scale, that of the largest weight, so that weak filters look weak.
     shown = weights[:MAX_FILTERS]
     largest = float(np.abs(shown).max()) or 1.0
     pixels = shown.transpose(0, 2, 3, 1) / largest / 2 + 0.5 if shown.shape[1] == 3 else shown.mean(axis=1) / largest
@@ -146,7 +150,7 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
 
 
 def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[FeatureMaps]) -> None:
-    """An image (H, W, C) and up to 8 maps of it after each layer, a row a layer. Nothing without layers."""
+    """Draw an image (H, W, C) and up to 8 of its feature maps in each layer, a row for each; nothing without layers."""
     if not layers:
         return
     rows = [(f"image {_size(image.shape)}", (image[None] / 255).astype(np.float32))]
@@ -164,7 +168,7 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
 
 
 def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[str]) -> None:
-    """A row a mistake: the image, what counted in it, and its nearest training images. Nothing without mistakes."""
+    """Draw a row for each mistake: image, occlusion heat and nearest training images; nothing without mistakes."""
     if not mistakes:
         return
     columns = [0.0, 1.12, *(2.5 + 1.12 * place for place in range(NUM_NEAREST))]
@@ -200,7 +204,7 @@ def _size(shape: Sequence[int]) -> str:
 def _curve(
     axes: Axes, history: Sequence[Mapping[str, Any]], field: str, theme: Theme
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draw one curve, and return its epochs and values; NaN where the history has none."""
+    """Draw one curve; return its epochs and its values, (E,) each, NaN where the history has no value."""
     side, _, name = field.partition("_")
     label, colour = ("train (augmented)", theme.blue) if side == "train" else ("validation", theme.orange)
     epochs = np.array([line.get("epoch", index + 1) for index, line in enumerate(history)], np.float64)
@@ -219,7 +223,7 @@ def _mark(
     val: tuple[NDArray[np.float64], NDArray[np.float64]],
     theme: Theme,
 ) -> None:
-    """The epoch where the curves part, and the space between them from there on."""
+    """Mark the epoch where the curves part, and shade the space between them from there on."""
     words = f"{WORDS[parts.reason][1]} (epoch {parts.epoch})"
     axes.axvline(parts.epoch, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=words)
     since = train[0] >= parts.epoch
@@ -227,7 +231,7 @@ def _mark(
 
 
 def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
-    """How far apart the accuracies end, beside the last epoch."""
+    """Write the final distance of the accuracies beside the last epoch."""
     accuracy.annotate(
         f"{parts.space_points:.1f}\npoints",
         (parts.last_epoch, (parts.train[1] + parts.val[1]) / 2),
