@@ -38,7 +38,7 @@ MIN_IMAGES_FOR_WORKERS = 2000
 _REMEDIES = {ImageFault.TOO_MANY_PIXELS: "make it smaller, or raise preprocess.max_pixels"}
 
 Job = tuple[int, str]
-"""(row, locator)"""
+"""Row of `images.npy` and locator of an image."""
 
 
 class Decoded(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def reliability(
     confidence: NDArray[np.float32], correct: NDArray[np.bool_], num_bins: int = 15
 ) -> tuple[float, list[dict[str, Any]]]:
-    """The expected calibration error and the bins behind it.
+    """Compute the expected calibration error and the bins behind it.
 
     Bins of equal width hold the confidences in (low, high]; the error is the mean distance between confidence and
     accuracy over bins, weighed by their images (Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3).
@@ -19,10 +19,10 @@ def reliability(
     Args:
         confidence: (n,) the largest probability of each image, n ≥ 1.
         correct: (n,) True where that class is the right one.
-        num_bins: bins over 0..1.
+        num_bins: number of bins over 0..1.
 
     Returns:
-        The error as a fraction, and for each bin low, high, num_images, confidence and accuracy (None where empty).
+        The error as a fraction, and for each bin low, high, num_images, confidence and accuracy (None if it is empty).
     """
     edges = np.linspace(0, 1, num_bins + 1)
     # Bins are closed on the right, (low, high]. A confidence of exactly 0 would get −1, so it goes into the first bin.

@@ -33,7 +33,7 @@ class Check(BaseModel):
 
 
 class Certificate(BaseModel):
-    """The content of `certificate.json`."""
+    """Content of `certificate.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

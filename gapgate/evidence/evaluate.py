@@ -222,7 +222,7 @@ def _num_groups(found: Predictions) -> int | None:
 def _class_gap(
     settings: EvaluateSettings, train: Predictions, test: Predictions, label: int, rng: np.random.Generator
 ) -> dict[str, float | None]:
-    """The gap of one class; all None where train or test has no image of it."""
+    """Compute the gap of one class; all None if train or test has no image of it."""
     sides = []
     for side in (train, test):
         of_class = side.labels == label

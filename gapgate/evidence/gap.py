@@ -37,7 +37,7 @@ rounding."""
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its two-sided interval; `low` ≤ `value` ≤ `high`."""
+    """Figure with its two-sided interval; `low` ≤ `value` ≤ `high`."""
 
     value: float
     low: float
@@ -49,10 +49,10 @@ class Accuracy:
     """Accuracy measured on a set of images, with posterior draws of the accuracy on other images like them."""
 
     value: float
-    """Share of right answers."""
+    """Share of right answers, a fraction."""
     num_images: int
     draws: NDArray[np.float64]
-    """(num_resamples,) draws from the smoothed bootstrap."""
+    """Draws from the smoothed bootstrap, (num_resamples,)."""
 
     def interval(self, confidence_level: float = 0.95) -> Interval:
         """Return the interval of the accuracy, as fractions."""

@@ -1,8 +1,8 @@
 """The gate: judges an evaluation against limits. Nothing is read or written here.
 
-A limit on an interval passes when the whole interval keeps it, fails when the whole interval breaks it, and is
-undecided between, with the number of test images that would decide. A figure that is missing, not finite or out of its
-range fails, whatever else is good.
+A check of an interval passes if the whole interval keeps the limit and fails if the whole interval breaks it. Otherwise
+it is undecided, and states the number of test images that would decide it. A figure that is missing, not finite or out
+of its range fails.
 """
 
 from __future__ import annotations

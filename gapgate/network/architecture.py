@@ -131,8 +131,8 @@ def conv_padding(layer: Conv, size_px: int) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
-        # The last of the ceil(size / stride) windows starts at (that − 1) · stride and spans `kernel` pixels. Its end may
-        # lie inside the image, where the stride is larger than the kernel.
+        # The last of the ceil(size / stride) windows starts at (that − 1) · stride and spans `kernel` pixels. It ends
+        # inside the image where the stride is larger than the kernel.
         total = max((math.ceil(size_px / layer.stride) - 1) * layer.stride + layer.kernel - size_px, 0)
         return total // 2, total - total // 2
     return layer.padding, layer.padding

@@ -13,7 +13,7 @@ from gapgate.settings.base import Count, Section
 
 
 class Conv(Section):
-    """A 2-D convolution (cross-correlation, as in every deep-learning library) with a bias."""
+    """2-D convolution (cross-correlation, as in every deep-learning library), with or without a bias."""
 
     type: Literal["conv"] = "conv"
     filters: Count
@@ -42,7 +42,7 @@ class Pool(Section):
 
 
 class Activation(Section):
-    """An element-wise non-linearity."""
+    """Element-wise non-linear function."""
 
     type: Literal["activation"] = "activation"
     function: Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu"

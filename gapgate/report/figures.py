@@ -53,6 +53,7 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
     """Draw the confusion matrix: counts (K, K), rows true and columns predicted, coloured by share of the row."""
     num_classes = len(class_names)
     side = float(np.clip(0.42 * num_classes + 2.2, 4.2, 13))
+    # 72 points an inch: the height of a row is about (side − 2 for the labels) / K inches, and text takes 0.72 of it.
     font_size = float(np.clip(0.72 * (side - 2) * 72 / num_classes, 4.5, 9))
     # 0 / 0 in the row of a class without test images.
     with np.errstate(invalid="ignore"):
@@ -71,6 +72,7 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
         axes.tick_params(length=0)
         if num_classes <= MAX_NUMBERED_CLASSES:
             for row, column in np.argwhere(counts):
+                # On a cell in more than half of the full blue, text in the page's colour has the better contrast.
                 ink = theme.surface if shares[row, column] > 0.5 else theme.ink
                 number = axes.text(
                     column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink
@@ -139,6 +141,7 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
     # All filters have one scale, that of the largest weight, so that weak filters look weak.
     shown = weights[:MAX_FILTERS]
     largest = float(np.abs(shown).max()) or 1.0
+    # (F, kh, kw, 3) in 0..1 with 0.5 for a weight of 0, or (F, kh, kw) in −1..1 for the two-coloured map.
     pixels = shown.transpose(0, 2, 3, 1) / largest / 2 + 0.5 if shown.shape[1] == 3 else shown.mean(axis=1) / largest
     tiles = in_rows(list(pixels), 16, 1.12)
 
@@ -157,6 +160,7 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
     for layer in layers:
         channels, *sides = layer.maps.shape
         rows.append((f"{layer.layer} {_size((*sides, channels))}", stretched(layer.maps[:MAX_MAPS])))
+    # In tile sides: 0.06 between tiles, and 0.34 between rows for a line of text.
     tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -171,6 +175,7 @@ def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[s
     """Draw a row for each mistake: image, occlusion heat and nearest training images; nothing without mistakes."""
     if not mistakes:
         return
+    # The neighbours start at 2.5, not 2.24: a wider space sets them apart from the image itself.
     columns = [0.0, 1.12, *(2.5 + 1.12 * place for place in range(NUM_NEAREST))]
     tiles = [
         Tile(left, row * 1.6, pixels)

@@ -116,6 +116,7 @@ def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for index, value in enumerate(content):
             yield from flatten(value, f"{path}.{index}" if path else str(index))
     elif isinstance(content, list):
+        # A thousand class names on one line would make the table unreadable.
         text = ", ".join(_plain(value) for value in content)
         yield path, text if len(text) <= 300 else f"{text[:300]}… ({len(content)} values)"
     else:
@@ -134,8 +135,8 @@ def _digests(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
+        autoescape=True,  # class names and ids come from the data set and may hold markup
+        undefined=StrictUndefined,  # a misspelt figure raises an error instead of leaving a gap in the report
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -31,7 +31,7 @@ class Batches(Protocol):
 
 
 class ResidentBatches:
-    """All images and labels as two tensors on the device."""
+    """Batches from tensors of all images and labels on the device."""
 
     def __init__(self, splits: Splits, split: SplitName, device: torch.device) -> None:
         rows = splits.rows(split)

@@ -44,6 +44,7 @@ def stages(
     height, width = maps[0].shape
     across, down = width / max(height, width), height / max(height, width)
     tiles = [Tile(at * (across + 0.12), 0, values, across, down) for at, values in enumerate(maps)]
+    # All stages share the scale of the convolution's result, so that values can be compared by eye.
     largest = max(float(np.percentile(np.abs(maps[1]), _FULL_COLOUR)), 1e-12)
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -60,6 +61,7 @@ def stages(
             axes.add_patch(Rectangle((tile.left, tile.top), *size, fill=False, edgecolor=theme.line, linewidth=0.8))
             values = f"{_number(tile.pixels.min())} to {_number(tile.pixels.max())}"
             axes.text(tile.left, down + 0.03, values, va="top", fontsize=7, color=theme.muted)
+        # 3 × 3 pixels of the image give one value of the convolution; later stages have other coordinates.
         for tile, window in zip(tiles, (3, 1), strict=False):
             _frame(axes, tile, place, window, theme)
         axes.set(xlim=(0, tiles[-1].left + across + 0.02), ylim=(down + 0.13, -0.24))

@@ -84,6 +84,7 @@ def with_kernel(image: NDArray[np.uint8], name: str, folder: Path, title: str) -
     # The strongest answer of the kernel is the most telling place to work out.
     place = np.unravel_index(np.abs(convolved).argmax(), convolved.shape)
     maps = [image.astype(np.float64), convolved, rectified, pooled]
+    # Drawn in a folder apart, since only the light versions are kept as files; the page has both inside.
     with tempfile.TemporaryDirectory() as scratch:
         # A kernel whose numbers add up to 0 gives 0 on a plain area, so its results lie around 0.
         pictures.stages(Path(scratch), stages, maps, (int(place[0]), int(place[1])), signed=bool(kernel.sum() == 0))
