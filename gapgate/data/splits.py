@@ -47,6 +47,7 @@ class Splits:
 
     @property
     def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
         return list(self.info["class_names"])
 
     @property

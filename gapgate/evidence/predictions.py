@@ -40,16 +40,19 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int32]:
+        """Class of the largest probability of each image, (n,)."""
         classes: NDArray[np.int32] = self.probabilities.argmax(axis=1).astype(np.int32)
         return classes
 
     @property
     def confidence(self) -> NDArray[np.float32]:
+        """Largest probability of each image, (n,)."""
         highest: NDArray[np.float32] = self.probabilities.max(axis=1)
         return highest
 
     @property
     def correct(self) -> NDArray[np.bool_]:
+        """True for each image with the right answer, (n,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 

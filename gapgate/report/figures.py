@@ -23,7 +23,9 @@ MAX_NUMBERED_CLASSES = 20
 MAX_LABELLED_CLASSES = 100
 """Largest number of classes for names on the axes of a confusion matrix; with more the axes have numbers."""
 MAX_FILTERS = 64
+"""Largest number of filters in the picture."""
 MAX_MAPS = 8
+"""Largest number of feature maps in a row."""
 
 
 def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
