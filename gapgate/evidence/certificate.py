@@ -1,4 +1,4 @@
-"""The certificate: the gate's verdict and checks, as `certificate.json` holds them and the server shows them."""
+"""The certificate: the gate's verdict with its checks, stored in `certificate.json` and shown by the server."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ Verdict = Literal["pass", "fail", "undecided"]
 
 
 class Check(BaseModel):
-    """Result of holding one figure against its limit."""
+    """One limit of the gate, the measured figure and the verdict on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str
-    """Name of the setting that gives the limit."""
+    """Name of the check, in most cases that of the setting with its limit, such as `max_gap_points`."""
     verdict: Verdict
-    """`pass` where the figure keeps the limit, `fail` where it breaks it, `undecided` where the interval spans it."""
+    """`pass`: the figure keeps the limit; `fail`: it does not; `undecided`: its interval reaches both sides."""
     reason: str
-    """Explanation of the verdict, in one sentence."""
+    """One sentence that explains the verdict."""
     value: float | None = None
-    """Figure that was judged; None where the evaluation has none that can be used."""
+    """The measured figure."""
     low: float | None = None
-    """Lower end of its interval."""
+    """Lower end of the figure's interval."""
     high: float | None = None
-    """Upper end of its interval."""
+    """Upper end of the figure's interval."""
     limit: float | None = None
-    """Limit that the figure was held against."""
+    """The limit that the figure is compared with."""
     images_to_decide: int | None = None
-    """Number of test images that would decide an undecided check; None where no number would."""
+    """Number of test images that would decide an undecided check."""
 
 
 class Certificate(BaseModel):
-    """Content of `certificate.json`."""
+    """The content of `certificate.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
