@@ -68,11 +68,11 @@ def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspac
     assert found.info.status == "FAILED"
 
 
-def test_two_runs_at_once_both_end_and_leave_one_champion(workspace):
-    runs = [workspace.start("run", "digits", *QUICK) for _ in range(2)]
+def test_two_runs_at_once_both_end_and_leave_one_champion(new_workspace):
+    runs = [new_workspace.start("run", "digits", *QUICK) for _ in range(2)]
     printed = [run.communicate(timeout=600) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], printed
-    listed = workspace.gapgate("models").stdout
+    listed = new_workspace.gapgate("models").stdout
     assert listed.count("pass") == 2
     assert listed.count("champion") == 1
 
