@@ -11,7 +11,6 @@ import onnx
 from onnx import helper
 
 from gapgate.onnx.inner_layers_export import LAYER_NAMES, answering_nodes, shapes_of
-from gapgate.report.tour.convolution import size_in_words
 
 _NAMES = LAYER_NAMES | {
     "GlobalAveragePool": "global average pool",
@@ -139,6 +138,18 @@ def _sizes(attributes: Mapping[str, Any], given: list[int], window: list[int]) -
     wide = [1 + (side - 1) * step for side, step in zip(window, attributes.get("dilations", [1, 1]), strict=True)]
     sides = [size_in_words(given[1 + at], wide[at], strides[at], (pads[at], pads[2 + at])) for at in (0, 1)]
     return both_sides(*sides)
+
+
+def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> str:
+    """Write out the number of places of a window along a side: `(28 − 3) / 1 + 1 = 26`.
+
+    `padding` is (before, after).
+    """
+    added = f" + {padding[0]} + {padding[1]}" if any(padding) else ""
+    rest = size + sum(padding) - window
+    found = rest // stride + 1
+    rounded = f"{rest / stride + 1:g}, rounded down to " if rest % stride else ""
+    return f"({size}{added} − {window}) / {stride} + 1 = {rounded}{found}"
 
 
 def both_sides(height: str, width: str) -> tuple[str, ...]:

@@ -64,18 +64,6 @@ def relu(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return kept
 
 
-def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> str:
-    """Write out the number of places of a window along a side: `(28 − 3) / 1 + 1 = 26`.
-
-    `padding` is (before, after).
-    """
-    added = f" + {padding[0]} + {padding[1]}" if any(padding) else ""
-    rest = size + sum(padding) - window
-    found = rest // stride + 1
-    rounded = f"{rest / stride + 1:g}, rounded down to " if rest % stride else ""
-    return f"({size}{added} − {window}) / {stride} + 1 = {rounded}{found}"
-
-
 def _windows(image: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
     """View an image (H, W) as its windows, (H − f_h + 1, W − f_w + 1, f_h, f_w)."""
     windows: NDArray[np.floating] = sliding_window_view(image, shape)

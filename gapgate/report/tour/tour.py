@@ -19,7 +19,7 @@ from gapgate.artifacts import write_text
 from gapgate.data.transform import on_background, open_image
 from gapgate.errors import DataError, SettingsError, storage_errors
 from gapgate.onnx.feature_maps import MAX_LAYERS, first_filters
-from gapgate.onnx.graph import Stage, both_sides, graph_layers
+from gapgate.onnx.graph import Stage, both_sides, graph_layers, size_in_words
 from gapgate.onnx.inner_layers import InnerLayers
 from gapgate.report import figures, html
 from gapgate.report.tour import convolution, pictures
@@ -134,7 +134,7 @@ def with_network(
 
 
 def _sizes(shape: tuple[int, ...], window: int, stride: int) -> tuple[str, ...]:
-    return both_sides(*(convolution.size_in_words(side, window, stride) for side in shape))
+    return both_sides(*(size_in_words(side, window, stride) for side in shape))
 
 
 def _write(folder: Path, drawn: Path, title: str, stages: Sequence[Stage], kernel: str, answer: str) -> None:
