@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from gapgate.data.splits import Splits
 from gapgate.data.tiles import picture
@@ -74,6 +73,8 @@ def _fit_projection(splits: Splits, layers: InnerLayers, rows: NDArray[np.int64]
     size = layers.embedding_size or 0
     if size <= MAX_DIMENSIONS:
         return None
+    from sklearn.decomposition import PCA  # takes 1.9 s of processor time; short embeddings do without
+
     sample = _stratified(rows, splits.labels, max(2 * MAX_DIMENSIONS, _FIT_NUMBERS // size))
     embeddings = layers.embeddings(splits.images[sample])
     # The randomized solver takes 1.9 s on a core for 10,700 embeddings of 3,136 values; the exact one takes 6.8 s.
