@@ -131,8 +131,8 @@ def test_a_source_that_cannot_be_used(workspace, make, words):
         (["data", "add", "digits"], "git init"),
     ],
 )
-def test_a_command_that_cannot_be_done(workspace, arguments, word):
-    done = workspace.gapgate(*arguments)
+def test_a_command_that_cannot_be_done(new_workspace, arguments, word):
+    done = new_workspace.gapgate(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert word in done.stderr
     assert "Traceback" not in done.stderr
