@@ -57,6 +57,7 @@ class Cluster:
             "images": {"step": "gapgate/step:1", "train": "gapgate/train:1"},
             "tracking_uri": self.tracking_uri,
             "workspace": {"claim": "volume", "mount_path": str(self.folder / "volume")},
+            "defaults": {"backoff_s": 1},  # KFP's local runner waits as a cluster does
         }
         (self.folder / "cluster.yaml").write_text(yaml.safe_dump(content))
         compiled = self.folder / f"{run}.yaml"
