@@ -1,4 +1,5 @@
-"""Real data, where the machine has it; and Ctrl-C, which a shell takes from what it starts in the background."""
+"""Real data, where the machine has it; an empty MLflow store; and Ctrl-C, which a shell takes from what it starts in
+the background."""
 
 import gzip
 import os
@@ -32,3 +33,18 @@ def fashion_subset(test_data, tmp_path_factory):
             with gzip.open(folder / name, "wb") as file:
                 file.write(head[:4] + struct.pack(">I", count) + head[8:] + body)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """MLflow's database with no run in it. It is made once, by 3 s of processor time for MLflow's migrations, and where
+    an earlier try was killed, because that must not matter."""
+    home = tmp_path_factory.mktemp("store")
+    (home / f".mlflow.db.partial-{os.getpid()}").write_bytes(b"SQLite format 3\0 and no more")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAPGATE_HOME", str(home))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        from components.platform.mlflow_runs import client
+
+        client()
+    return home / "mlflow.db"

@@ -11,21 +11,6 @@ from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABL
 from gapgate.artifacts import RUN_VARIABLE
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database with no run in it, made once, because MLflow takes seconds for that; and made where an earlier
-    try was killed, because that must not matter."""
-    home = tmp_path_factory.mktemp("store")
-    (home / "mlflow.partial").write_bytes(b"SQLite format 3\0 and no more")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAPGATE_HOME", str(home))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        from components.platform.mlflow_runs import client
-
-        client()
-    return home / "mlflow.db"
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
     """`GAPGATE_HOME`, with its own store; what a step sets in the environment is undone."""

@@ -245,7 +245,7 @@ def test_runs_of_other_names_are_other_runs_of_one_experiment(home: Path) -> Non
 
 def test_a_store_that_a_killed_run_left_half_made_is_made_anew(empty_store: Path) -> None:
     assert MlflowClient(f"sqlite:///{empty_store}").search_experiments(max_results=1)
-    assert sorted(path.name for path in empty_store.parent.glob("mlflow.*")) == ["mlflow.db", "mlflow.lock"]
+    assert sorted(path.name for path in empty_store.parent.glob("*mlflow*")) == ["mlflow.db", "mlflow.lock"]
 
 
 def test_without_a_server_nothing_is_lost_and_no_run_is_recorded(

@@ -17,8 +17,8 @@ from pipelines.kubeflow.client import Kfp, Submission
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
 from pipelines.kubeflow.connection import Access
-from tests.pipelines.kubeflow.cluster_calls import wait_for
 from tests.pipelines.kubeflow.kfp_server import serving
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 
