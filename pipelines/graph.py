@@ -1,13 +1,13 @@
 """The KFP graph: from a data set to a packaged model, with the gate in it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 from kfp import dsl
 
-from components.catalog import STEPS, Step
+from components.catalog import STEPS
 from gapgate.settings.sections import Settings
 from pipelines import steps
 
@@ -62,40 +62,35 @@ def training_pipeline(place: Placed = lambda task: None, config: dsl.PipelineCon
             gpu_kind: Kubernetes resource of the GPU that trains, such as nvidia.com/gpu or amd.com/gpu.
             num_gpus: How many; 0 trains on the CPU.
         """
-        sections = {"preprocess": preprocess, "augment": augment, "train": train, "evaluate": evaluate, "gate": gate}
-        sections["package"] = package
-        known: dict[str, Any] = {
-            "source": data_source,
-            "repository": data_repository,
-            "revision": data_revision,
-            "path": data_path,
-            "model_name": model_name,
-            "experiment": experiment,
-            "tensorboard": tensorboard,
-            "num_gpus": num_gpus,
-        }
-        for step in STEPS.values():
-            # Only package is conditional: a model that did not pass is registered too, without an alias.
-            with dsl.If(known["verdict"] == "pass", name="gate-passed") if step.name == "package" else nullcontext():
-                task = _task(step, known | {"settings": sections.get(step.name)})
-                if step.name == "train":
-                    # Kind and number are parameters, so that one compiled pipeline trains with and without a GPU.
-                    task.set_accelerator_type(gpu_kind).set_accelerator_limit(num_gpus)
-                if step.name in UNCACHED:
-                    task.set_caching_options(False)
-                place(task)
-            known[step.output] = task.outputs[step.output]
-            if "Output" in task.outputs:
-                # Digests are parameters of the next step: KFP's cache key does not see the content of artifacts.
-                known["verdict" if step.name == "gate" else f"{step.output}_digest"] = task.outputs["Output"]
+        # All parameters by name; those of the data set as ingest calls them.
+        _connect({name.removeprefix("data_"): value for name, value in locals().items()}, place)
 
     return gapgate_training
 
 
-def _task(step: Step, known: Mapping[str, Any]) -> dsl.PipelineTask:
-    """Make the task of a step from those values of `known` that its component takes as inputs."""
-    component = getattr(steps, step.name)
-    return component(**{name: known[name] for name in component.component_spec.inputs})
+def _connect(known: dict[str, Any], place: Placed) -> None:
+    """Make the task of each step, from those values of `known` that its component takes as inputs.
+
+    Args:
+        known: the pipeline's parameters; a step's settings have the name of the step.
+        place: function that is called with each task.
+    """
+    for step in STEPS.values():
+        component = getattr(steps, step.name)
+        given = known | {"settings": known.get(step.name)}
+        # Only package is conditional: a model that did not pass is registered too, without an alias.
+        with dsl.If(known["verdict"] == "pass", name="gate-passed") if step.name == "package" else nullcontext():
+            task = component(**{name: given[name] for name in component.component_spec.inputs})
+            if step.name == "train":
+                # Kind and number are parameters, so that one compiled pipeline trains with and without a GPU.
+                task.set_accelerator_type(known["gpu_kind"]).set_accelerator_limit(known["num_gpus"])
+            if step.name in UNCACHED:
+                task.set_caching_options(False)
+            place(task)
+        known[step.output] = task.outputs[step.output]
+        if "Output" in task.outputs:
+            # Digests are parameters of the next step: KFP's cache key does not see the content of artifacts.
+            known["verdict" if step.name == "gate" else f"{step.output}_digest"] = task.outputs["Output"]
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
