@@ -70,7 +70,7 @@ IMAGE_REMEDIES: Mapping[ImageFault, str] = {
     ImageFault.TOO_COSTLY: "save the image anew",
     ImageFault.WRONG_SIZE: "send them in the order height, width, channel; an image file needs its own content type",
 }
-"""What to do about a fault, where the place that reports it has no better advice."""
+"""Remedy of each fault, where the place that reports it has no better one."""
 
 
 class ImageError(GapgateError):

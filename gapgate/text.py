@@ -4,11 +4,13 @@ from __future__ import annotations
 
 
 def number(value: float, form: str = "z.1f") -> str:
-    """A number with a true minus sign, `−1.5`. `form` is a format of Python; the `z` of its default makes −0.0 a plain
-    zero."""
+    """Format a number with a true minus sign, `−1.5`.
+
+    `form` is a format of Python; the `z` in its default turns −0.0 into 0.0.
+    """
     return format(value, form).replace("-", "−")
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """The text, with an ellipsis in place of what is longer than `max_chars` characters."""
+    """Shorten a text to `max_chars` characters; the last one is an ellipsis where something was cut."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -1,6 +1,7 @@
-"""The server: `python -m serving [--host H --port P | --fd N] [--package FOLDER]`; everything else by environment.
+"""The server: `python -m serving [--host H --port P | --fd N] [--package FOLDER]`; all other options are environment
+variables (`serving.options`).
 
-This process only keeps the workers: it imports what they need once, forks them, and forks a new one for each that
+A prefork server: this parent process imports the modules once, forks the workers, and forks a new one for each that
 ends. It opens no model and starts no thread, so a fork of it is safe; a new worker is ready in 0.2 s.
 """
 
@@ -21,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-# One thread a worker for BLAS, as for ONNX Runtime: workers scale, not threads. Read when numpy is imported.
+# One BLAS thread for each worker, as for ONNX Runtime: a server scales by workers. OpenBLAS reads the variable when
+# numpy is imported, so it is set before the imports below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from gapgate.errors import GapgateError
@@ -34,8 +36,8 @@ logger = logging.getLogger("gapgate.serving")
 PACKAGE = Path(__file__).parents[1] / "model"
 """The model inside the Bento that this source is part of."""
 _RESTART_S = 1.0
-"""A worker that lives shorter than this is followed by the next one only after this time."""
-_PR_SET_PDEATHSIG = 1
+"""Pause before the next worker if one lived shorter than this: a worker that fails at start must not be a busy loop."""
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.end_with_parent:
+        # Before anything slow: a parent that ends during the imports of the workers is noticed too.
         _end_with_parent(os.getppid())
     _raise_open_files()
     try:
@@ -59,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             check_address(arguments.host, options)
             listener = listen(arguments.host, arguments.port)
         else:
+            # `serving.run` opens the socket itself, so that it knows the port of `--port 0` before the server is ready.
             listener = socket.socket(fileno=arguments.fd)
             check_address(listener.getsockname()[0], options)
         with tempfile.TemporaryDirectory(prefix="gapgate-metrics-") as figures:
@@ -69,10 +73,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Workers:
-    """The worker processes, as many as the options say, until a signal ends them.
+    """The worker processes: as many as the options say, kept up until a signal ends them.
 
     Raises:
-        SettingsError: an option that no worker could use.
+        SettingsError: an option has a value that no worker could use.
     """
 
     def __init__(self, options: Options, package: Path, listener: socket.socket, figures: str) -> None:
@@ -80,6 +84,7 @@ class Workers:
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         if options.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
+        # Imported here, after the variables are set and before the fork: all workers share the pages of the modules.
         from serving import metrics, models, worker
 
         models.check(options)
@@ -90,19 +95,21 @@ class Workers:
         self._listener = listener
         self._started: dict[int, float] = {}
         self._ending = False
-        self._ends_whole = mmap.mmap(-1, 1)  # shared with the workers
-        """1 where no worker follows one that ends."""
+        # Anonymous and MAP_SHARED: forked workers see what this process writes, without a pipe or a lock.
+        self._ends_whole = mmap.mmap(-1, 1)
+        """One byte, 1 once the whole server ends: then no new worker follows one that ends."""
 
     def run(self) -> int:
         """Fork, wait, fork again; returns once every worker has ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
+        # `_end` can run between any two lines from here on, so each loop looks at `_ending` again.
         while not self._ending and len(self._started) < self._options.workers:
             self._fork()
         while self._started:
-            pid, status = os.wait()
+            pid, status = os.wait()  # a signal does not end it (PEP 475): the handler runs, and it waits on
             started = self._started.pop(pid, None)
-            if started is None:  # an orphan that came to us as process 1 of a container
+            if started is None:  # an orphan: process 1 of a container becomes the parent of all of them
                 continue
             lived_s = time.monotonic() - started
             self._worker_ended(pid)
@@ -110,12 +117,13 @@ class Workers:
                 continue
             logger.error("worker %d ended with code %d; starting another", pid, os.waitstatus_to_exitcode(status))
             if lived_s < _RESTART_S:
-                time.sleep(_RESTART_S)
+                time.sleep(_RESTART_S)  # a signal in this time is handled at once; `_fork` then forks nothing
             self._fork()
         return 0
 
     def _fork(self) -> None:
-        # A signal between the fork and the entry in the table would miss the new worker.
+        """Start a worker, unless the server is ending."""
+        # `_end` tells the workers in the table; between the fork and the entry a signal would miss the new one.
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         if self._ending:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -123,10 +131,13 @@ class Workers:
         parent = os.getpid()
         if pid := os.fork():
             self._started[pid] = time.monotonic()
+            # A signal that came since the block is delivered here, and `_end` finds the new worker in the table.
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             return
         code = 1
         try:
+            # The handlers of the parent go before the mask opens: `_end` in a worker would signal its siblings. Until
+            # uvicorn sets its own, SIGTERM ends the worker, which has no request yet.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -136,29 +147,35 @@ class Workers:
         except BaseException:
             logger.exception("worker failed")
         finally:
+            # Not `sys.exit`: that would unwind the stack of the parent too, whose `with` removes the metrics folder of
+            # all workers. `_exit` flushes nothing, so the log is flushed first.
             logging.shutdown()
             os._exit(code)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: the workers answer what they have and end."""
+        """Pass a signal on to the workers, which answer the requests they have and end."""
         self._ending = True
+        # Before the signals: a worker reads it while it shuts down.
         self._ends_whole[0] = 1
-        self._listener.close()  # once the workers have closed theirs, nobody may wait here
+        # The kernel accepts connections for as long as one process has the socket open. After the workers have closed
+        # theirs, a connection would wait here for ever.
+        self._listener.close()
         for pid in list(self._started):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ask Linux for SIGTERM when the parent process ends, however it ends; other systems go without."""
+    """Ask Linux for SIGTERM when the parent process ends, by SIGKILL too; on other systems do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before we could ask
+        # prctl(2) tells of an end after the call only. If the parent ended before, init is the parent by now.
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _raise_open_files() -> None:
-    """As many connections as the system lets this process have; shells often start it with 1,024."""
+    """Raise the limit of open files, and so of connections, to the hard limit; the soft one is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

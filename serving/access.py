@@ -1,4 +1,4 @@
-"""Who is answered: holders of a key; without any key configured, this machine alone."""
+"""Access control: holders of a key get answers; while no key is configured, only this machine does."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from serving.responses import ApiError
 
 
 def authorize(request: Request) -> None:
-    """Let a request through.
+    """Return if a request may be answered.
 
-    The hashes are of random keys, so a fast hash is enough; every one is compared, in constant time.
+    The keys are random, so a fast hash is enough. All hashes are compared, each in constant time.
 
     Raises:
-        ApiError: 401, no key or a wrong one; 403, another machine where no key is configured, or a page of another site
-            in a browser on this one, which finds its way here by a name of its own (DNS rebinding).
+        ApiError: 401, no key or a wrong one; 403, no key is configured and the request comes from another machine, or
+            from a page of another site in a browser on this machine, under a name of its own (DNS rebinding).
     """
     options = request.options
     if options.allow_anonymous:
         return
     if not options.api_keys:
+        # A proxy on this machine has the loopback address too; its headers show that the client is elsewhere. A page
+        # whose name was rebound to 127.0.0.1 comes from here, but the browser sends that name as `Host`.
         came_directly = not (request.header("forwarded") or request.header("x-forwarded-for"))
         if came_directly and _is_here(request.client_host) and _is_here(request.header("host")):
             return
@@ -37,13 +39,14 @@ def authorize(request: Request) -> None:
         message = "send your key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         raise ApiError(401, "unauthorized", message, _CHALLENGE)
     digest = hashlib.sha256(given.encode("latin-1")).hexdigest()
+    # A list, not a generator: `any` would stop at the first match, and the time would tell its place.
     matches = [hmac.compare_digest(digest, key) for key in options.api_keys]
     if not any(matches):
         raise ApiError(401, "unauthorized", "this key is not known", _CHALLENGE)
 
 
 def is_authorized(request: Request) -> bool:
-    """Whether `authorize` lets a request through."""
+    """True if `authorize` lets a request through."""
     try:
         authorize(request)
     except ApiError:
@@ -52,10 +55,10 @@ def is_authorized(request: Request) -> bool:
 
 
 def check_address(host: str, options: Options) -> None:
-    """Refuse to listen for other machines where nobody said who may ask.
+    """Refuse to listen for other machines while the options do not say who gets answers.
 
     Raises:
-        ServeError: with the ways out.
+        ServeError: the address is open to other machines; the message gives the remedies.
     """
     if options.api_keys or options.allow_anonymous or is_loopback(host):
         return
@@ -67,7 +70,7 @@ def check_address(host: str, options: Options) -> None:
 
 @lru_cache(maxsize=64)
 def _is_here(host: str) -> bool:
-    """Whether an address, a Host header or the lack of one names this machine."""
+    """True if an address or a Host header names this machine; an empty one does."""
     return not host or is_loopback(_PORT.sub("", host))
 
 

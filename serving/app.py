@@ -1,8 +1,8 @@
 """The REST interface: an ASGI application that answers the routes of `serving.routes`.
 
-Every answer carries `X-Request-ID`, and every answer from 400 up is an `ErrorAnswer`, but for the preflights of other
-origins that Starlette refuses. Routes are a table and the response is written here, without a framework: Starlette's
-routing and its two middlewares cost a third of the time that a 28 px image takes in the network.
+Every answer carries `X-Request-ID`, and every answer with a status from 400 up is an `ErrorAnswer`; the one exception
+are CORS preflights that Starlette refuses. There is no web framework: routes are a table and responses are written
+here, because Starlette's routing and its two middlewares took a third of the time of a 28 px image in the network.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from serving.work import Work
 logger = logging.getLogger("gapgate.serving")
 
 CLIENT_GONE = 499
-"""Status in metrics and log of a request whose client did not wait; the number that nginx uses."""
+"""Status, in metrics and log, of a request whose client closed the connection; the number that nginx uses."""
 LINGER_S = 2.0
-"""How long the rest of a refused request is waited for and thrown away, so that its sender gets to read why."""
+"""Seconds for which the rest of a refused request is received and thrown away, so that the client gets the reason."""
 
 
 async def live(context: Context, request: Request) -> Response:
-    """`GET /livez`: the process answers."""
+    """Answer `GET /livez`: the process answers."""
     return json_response(Health(status="live"))
 
 
 async def ready(context: Context, request: Request) -> Response:
-    """`GET /readyz`: the model has proved itself, and the server is not ending."""
+    """Answer `GET /readyz`: the model passed its checks, and the server is not ending."""
     if context.work.draining:
         raise ApiError(503, "not_ready", "the server is ending")
     context.models.require()
@@ -50,7 +50,7 @@ async def ready(context: Context, request: Request) -> Response:
 
 
 async def metrics(context: Context, request: Request) -> Response:
-    """`GET /metrics`"""
+    """Answer `GET /metrics`."""
     return Response(context.metrics.text(), content_type=CONTENT_TYPE)
 
 
@@ -69,17 +69,17 @@ _RESPOND: dict[str, Callable[[Context, Request], Awaitable[Response]]] = {
     "openapi": pages.openapi,
     "static": pages.static,
 }
-"""Name of a route → what answers it."""
+"""Name of a route → its handler."""
 _BY_PATH = {route.path: route for route in ROUTES}
 _BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.path.endswith("}")}
-"""Routes whose last part of the path is a parameter, by the parts before it."""
+"""Path without its last part → route, for routes whose last part is a parameter."""
 
 
 class App:
     """The application of one worker process."""
 
     def __init__(self, options: Options, package: Path) -> None:
-        """`package` is the folder of the Bento's own model."""
+        """Make the parts of the application; `package` is the folder of the Bento's own model."""
         self.options = options
         models = Models(options, package)
         figures = Metrics(models)
@@ -92,7 +92,7 @@ class App:
         self.context.models.start()
 
     def stop(self) -> None:
-        """End what `start` began."""
+        """Stop the model's watcher, the threads and the tracing."""
         self.context.models.stop()
         self.context.work.close()
         self.tracing.stop()
@@ -108,17 +108,19 @@ class App:
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
         begun = time.perf_counter()
         self.context.work.last_request = begun
+        # The template, never the path, goes into spans and metrics: random paths must not make new series.
         template, route = _match(request.path)
         with self.tracing.span(request, template) as set_status:
             try:
                 response = await self._respond(request, route)
             except ApiError as error:
                 response = error_response(error, request.id)
-            except ClientGoneError:
+            except ClientGoneError:  # nothing to send, but the request is counted
                 self._count(request, template, CLIENT_GONE, begun)
                 return
             except Exception as error:
                 logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
+                # The answer tells nothing of the error: its text could show data or paths of the server.
                 problem = ApiError(500, "internal", "the server failed; its log has the request id")
                 response = error_response(problem, request.id)
             set_status(response.status)
@@ -146,6 +148,7 @@ class App:
             logger.info("%s %s", request.method, quote(request.path), extra=extra)  # a path may hold a line feed
 
     async def _live(self, receive: Receive, send: Send) -> None:
+        """Follow the lifespan protocol of ASGI: start and stop with the server."""
         await receive()
         self.start()
         await send({"type": "lifespan.startup.complete"})
@@ -155,8 +158,10 @@ class App:
 
 
 def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
-    """The application, and what an ASGI server calls: the same, or where pages of other origins may call it, the same
-    behind Starlette's CORS middleware."""
+    """Return the application and the callable for an ASGI server.
+
+    Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
+    """
     app = App(options, package)
     if not options.cors_origins:
         return app, app
@@ -171,7 +176,7 @@ def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
 
 
 def _match(path: str) -> tuple[str, Route | None]:
-    """The template of a path and its route; `UNMATCHED` and none for a path that is none of ours."""
+    """Return the template of a path and its route; `UNMATCHED` and None for an unknown path."""
     parent, _, name = path.rpartition("/")
     route = _BY_PATH.get(path) or (_BY_PARENT.get(parent) if name else None)
     return (route.path, route) if route else (UNMATCHED, None)
@@ -184,11 +189,13 @@ async def _write(send: Send, response: Response, request: Request, *, close: boo
         (b"x-request-id", request.id.encode()),
     ]
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
+    # The next request of a connection comes after the body of this one. Nobody reads that, so the connection closes.
     unread = request.has_unread_body
     if close or unread:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     if unread:
+        # The whole answer goes out first, with its length. The empty end lets uvicorn close only after `drain`.
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
         await request.drain(LINGER_S)
         await send({"type": "http.response.body", "body": b""})

@@ -1,7 +1,7 @@
-"""Builds a Bento from a folder of model files: `python -m serving.bento MODEL_DIR NAME:VERSION ARCHIVE`.
+"""Program that builds a Bento from a folder of model files: `python -m serving.bento MODEL_DIR NAME:VERSION ARCHIVE`.
 
-It is run as a process of its own, because BentoML keeps its home, its settings and the imported service for the whole
-process. Equal inputs give equal bytes: BentoML's creation time is fixed, and the archive has sorted names and no times.
+It is a process of its own, because BentoML keeps its home, its settings and the imported service for the whole process.
+Equal inputs give equal bytes: BentoML's creation time is fixed, and the archive has sorted names and no times.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _collect(model_dir: Path, context: Path) -> None:
-    """What the Bento's `src` will hold: the model's package, every module of ours that the server imports, and the
-    pages' files."""
+    """Copy the content of the Bento's `src` to `context`: the model's package, every module of this project that the
+    server imports, and the files of the pages."""
     shutil.copytree(model_dir, context / "model")
     for served in ("serving.__main__", "serving.worker", "serving.service"):
         importlib.import_module(served)
+    # The imports above tell which modules a server needs; a list by hand would miss one. The writer of archives is
+    # loaded only because this program runs in the same process.
     root = Path(gapgate.__file__).parent.parent
     shutil.copytree(STATIC, context / STATIC.relative_to(root))
     for name, module in sorted(sys.modules.items()):
@@ -72,7 +74,7 @@ def _collect(model_dir: Path, context: Path) -> None:
 
 
 def _build(context: Path, tag: str) -> Path:
-    """Run BentoML's build in its home; returns the Bento's folder."""
+    """Run BentoML's build; return the folder of the Bento in BentoML's home."""
     import bentoml
     from bentoml.images import Image
 
@@ -99,7 +101,7 @@ def _build(context: Path, tag: str) -> Path:
 
 
 def _finish(bento: Path) -> None:
-    """Put the requirements in, and take the build's time out."""
+    """Add the requirements, and replace the time of the build by a fixed one."""
     shutil.copyfile(REQUIREMENTS, bento / "env" / "python" / "requirements.txt")
     content: dict[str, Any] = yaml.safe_load((bento / "bento.yaml").read_text())
     content["creation_time"] = CREATION_TIME
@@ -112,6 +114,7 @@ def _archive(bento: Path, archive: Path) -> None:
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.mtime = member.uid = member.gid = 0
         member.uname = member.gname = ""
+        # The umask of the builder must not show in the archive.
         member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
         return member
 

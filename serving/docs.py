@@ -1,4 +1,4 @@
-"""The OpenAPI description as a page for people: commands to paste, parameters, answers, errors, options."""
+"""The page `/docs`, made from the OpenAPI description: commands to paste, parameters, answers, errors, options."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_CODE_LINE = re.compile(r"- `(\w+)`: (.*)")
+_CODE_LINE = re.compile(r"- `(\w+)`: (.*)")  # as `serving.openapi` lists error codes in a description
 
 
 def render(spec: Json, options_table: Sequence[tuple[str, str, str]]) -> str:
-    """The whole page as HTML; it needs `/static/page.css` and `/static/docs.css`, and no script.
+    """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`, and no script.
 
     Args:
-        spec: what `serving.openapi.spec` gives.
-        options_table: environment variable, default, meaning of each option of the server.
+        spec: the description from `serving.openapi.spec`.
+        options_table: (environment variable, default, meaning) of each option of the server.
     """
     operations = [
         (path, method, operation) for path, item in spec["paths"].items() for method, operation in item.items()
@@ -82,7 +82,7 @@ def _parameters(parameters: list[Json]) -> str:
 
 
 def _body(body: Json | None) -> str:
-    """What the body may be; content types of one schema share a row."""
+    """Return the table of the content types of a body; types with one meaning share a row."""
     if not body:
         return ""
     meanings: dict[str, list[str]] = {}
@@ -138,11 +138,12 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _type(schema: Json) -> str:
-    """A JSON schema in a few words, as HTML."""
+    """Return a JSON schema in a few words, as HTML."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f'<a href="#schema-{name}">{name}</a>'
     if "anyOf" in schema:
+        # A field that may be null is said to be optional already, beside its name.
         return " or ".join(_type(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
     if "enum" in schema:
         shown = ", ".join(map(_code, schema["enum"][:12]))
@@ -182,7 +183,8 @@ def _code(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text with `code` in backticks."""
+    """Return text as HTML, with `code` in backticks marked up."""
+    # Escaped first: class names and messages come from data and must not become tags.
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 

@@ -1,4 +1,4 @@
-"""The routes that run the model: each a function from a request to a response."""
+"""Handlers of the routes that run the model, each a function from a request to a response."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from serving.work import Cancelled, Work
 TOP_K, MAX_TOP_K = 5, 1000
 NEIGHBOURS, MAX_NEIGHBOURS = 5, 100
 CHUNK = 64
-"""Images of a batch between two looks at whether the client is still there."""
+"""Images of a batch that are classified between two checks whether the client is still there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the endpoints share within a worker."""
+    """Objects that all endpoints of a worker share."""
 
     models: Models
     work: Work
@@ -43,12 +43,14 @@ class Context:
 
 
 async def predict(context: Context, request: Request) -> Response:
-    """`POST /v1/predict`"""
+    """Answer `POST /v1/predict`."""
     top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
     upload = await read_upload(request)
     async with context.work:
+        # Taken once: a switch of the model during an `await` must not mix two models in one answer.
         predictor = context.models.require()
         image = await decode(context.work, request, predictor, upload)
+        # A quick network runs on the event loop: a thread would cost more than it frees (`QUICK_S`).
         if predictor.quick_images:
             found = predictor.probabilities(image)
         else:
@@ -69,7 +71,7 @@ async def predict(context: Context, request: Request) -> Response:
 
 
 async def predict_batch(context: Context, request: Request) -> Response:
-    """`POST /v1/predict/batch`"""
+    """Answer `POST /v1/predict/batch`."""
     top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
     limit, max_pixels = request.options.max_batch, request.options.max_pixels
     uploads = await read_uploads(request, limit)
@@ -79,7 +81,7 @@ async def predict_batch(context: Context, request: Request) -> Response:
             images = from_tensor(predictor, uploads[0].data)
             if len(images) > limit:
                 raise ApiError(413, "too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
-            uploads = [Upload(b"")] * len(images)
+            uploads = [Upload(b"")] * len(images)  # images of a tensor have neither file names nor errors
             errors: dict[int, ImageError] = {}
             if len(images) <= predictor.quick_images:
                 ranked = predictor.ranked(predictor.probabilities(images), top_k)
@@ -99,7 +101,7 @@ async def predict_batch(context: Context, request: Request) -> Response:
 
 
 async def explain(context: Context, request: Request) -> Response:
-    """`POST /v1/explain`"""
+    """Answer `POST /v1/explain`."""
     wanted, with_maps = request.text("class"), request.flag("feature_maps")
     upload = await read_upload(request)
     async with context.work:
@@ -118,7 +120,7 @@ async def explain(context: Context, request: Request) -> Response:
 
 
 async def similar(context: Context, request: Request) -> Response:
-    """`POST /v1/similar`"""
+    """Answer `POST /v1/similar`."""
     count = request.whole_number("k", NEIGHBOURS, MAX_NEIGHBOURS)
     upload = await read_upload(request)
     async with context.work:
@@ -137,6 +139,7 @@ def _best(probabilities: dict[str, float]) -> tuple[str, float]:
 def _decode_and_rank(
     predictor: Predictor, uploads: list[Upload], max_pixels: int, top_k: int, cancelled: Cancelled
 ) -> tuple[list[dict[str, float]], dict[int, ImageError]]:
+    """Return the ranked probabilities of the images that can be decoded, and the errors of the others by index."""
     decoded = decode_all(predictor, uploads, max_pixels, cancelled)
     errors = {index: found for index, found in enumerate(decoded) if isinstance(found, ImageError)}
     images = [found for found in decoded if not isinstance(found, ImageError)]
@@ -144,6 +147,7 @@ def _decode_and_rank(
 
 
 def _rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled: Cancelled) -> list[dict[str, float]]:
+    """Return the `top_k` classes of each image in (N, H, W, C) uint8; fewer if nobody waits any more."""
     ranked: list[dict[str, float]] = []
     for start in range(0, len(images), CHUNK):
         if cancelled():
@@ -155,8 +159,8 @@ def _rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled
 def _results(
     request: Request, uploads: list[Upload], ranked: list[dict[str, float]], errors: dict[int, ImageError]
 ) -> Iterator[dict[str, Any]]:
-    """A `BatchPrediction` or a `BatchFailure` for each upload, as a dict: checking 64 models again took 0.2 ms of the
-    6 ms of their request."""
+    """Yield a `BatchPrediction` or a `BatchFailure` for each upload, as a dict: to check 64 models again took 0.2 ms of
+    the 6 ms of their request."""
     answers = iter(ranked)
     for index, upload in enumerate(uploads):
         result: dict[str, Any] = {"index": index}
@@ -210,7 +214,7 @@ def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None
 
 def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, cancelled: Cancelled) -> Heat:
     heat = predictor.heat(image, class_name, cancelled)
-    if heat is None:
+    if heat is None:  # cancelled; the client is gone, or `Work.in_thread` has answered 504
         raise ClientGoneError
     return heat
 

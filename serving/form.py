@@ -1,7 +1,7 @@
-"""The files of a multipart form (RFC 7578) that is whole in memory.
+"""Parser for the files of a multipart form (RFC 7578) that is whole in memory.
 
-Starlette's form of the same parser spools each file to a temporary one and yields between them: for a small image that
-takes as long as decoding it.
+Starlette's form parser, on the same library, copies each file to a spooled temporary file and yields to the event loop
+in between: for a small image that takes as long as decoding it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,36 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_FIELDS = 64
-"""Parts of a form that are no files."""
+"""Most parts of a form that are not files."""
 
 
 class FormError(ValueError):
-    """A form that cannot be parsed; the text says why."""
+    """Error for a form that cannot be parsed; its text gives the reason."""
 
 
 class TooManyFilesError(FormError):
-    """More files than the caller takes."""
+    """Error for a form with more files than the caller takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
-    """One file."""
+    """A file in a form."""
 
     field: str
+    """Name of the form's field."""
     filename: str
+    """File name that the client gave; empty if it gave none."""
     data: bytes
+    """Content of the file."""
 
 
 def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile]:
-    """The files of a form, in order: the parts with a file name, or with a content type that is no text. Its other
-    fields are left out.
+    """Return the files of a form in order: the parts that have a file name, or a content type other than text.
+
+    Other fields are left out.
 
     Raises:
-        FormError: no boundary, a malformed part, or more than `max_files` files.
+        FormError: the form has no boundary, no end or a malformed part, or more than `max_files` files.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
@@ -53,12 +57,18 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile
         parser.finalize()
     except FormParserError as error:
         raise FormError(f"the form is malformed: {error}") from None
+    # `finalize` accepts a body that was cut off.
     if not reader.ended:
         raise FormError("the form ends before its last boundary")
     return reader.files
 
 
 class _Reader:
+    """Collects the files of a form from the callbacks of `MultipartParser`.
+
+    A callback with data gets the buffer, a start and an end. One name, value or file can come in several pieces.
+    """
+
     def __init__(self, max_files: int) -> None:
         self.files: list[FormFile] = []
         self.ended = False
@@ -79,6 +89,7 @@ class _Reader:
         }
 
     def _begin(self) -> None:
+        # Headers and data of the part before must not stay: a part may lack a content type.
         self._disposition = self._type = b""
         self._chunks = []
 
@@ -101,11 +112,14 @@ class _Reader:
 
     def _end(self) -> None:
         options = parse_options_header(self._disposition)[1]
+        # Some clients send an image without a file name; its content type shows that it is no text field. A part
+        # without a content type is text (RFC 7578, 4.4).
         if b"filename" not in options and (not self._type or self._type.startswith(b"text/")):
             self._num_fields += 1
             if self._num_fields > MAX_FIELDS:
                 raise FormError(f"the form has more than {MAX_FIELDS} fields")
             return
+        # Raised within the parser: it stops here and does not parse thousands of further parts.
         if len(self.files) == self._max_files:
             raise TooManyFilesError(f"the form has more than {self._max_files:,} files")
         field, filename = (options.get(key, b"").decode(errors="replace") for key in (b"name", b"filename"))

@@ -1,9 +1,9 @@
-"""Image files that are small and would cost Pillow much time or memory, refused by their structure alone.
+"""Checks of the structure of image files: refuse small files that would cost Pillow much time or memory.
 
 Pillow and the libraries below it trust what a header says about the rest of the file. The limits here are far above
 what cameras and programs write, and each stands for an attack that was measured with Pillow 13 on a file of at most
-10 MB. Nothing is decoded: a file of 10 MB is looked through in a few milliseconds. What is merely damaged passes:
-Pillow says what is wrong with it.
+10 MB. Nothing is decoded: a file of 10 MB is checked in a few milliseconds. A file that is only damaged passes, and
+Pillow finds the damage.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ MAX_CHUNKS = 10_000
 MAX_EXTRA_CHUNKS = 1_000
 """Chunks of a PNG file that hold no pixels."""
 MAX_COMPRESSED_TEXTS = 32
-"""zTXt and iTXt of a PNG file, of which Pillow inflates each to at most 1 MB: 9,000 took 28 s."""
+"""Chunks zTXt and iTXt of a PNG file; Pillow inflates each of them, to at most 1 MB: 9,000 took 28 s."""
 MAX_SEGMENTS = 1_000
-"""Segments of a JPEG file before its pixels; a profile of 10 MB needs 160. 2.5 million empty ones took 4.3 s."""
+"""Segments of a JPEG file before its pixels; an ICC profile of 10 MB needs 160. 2.5 million empty ones took 4.3 s."""
 MAX_FILL_BYTES = 65_536
-"""Bytes between the segments of a JPEG file, which encoders write to align them. 10 MB took 6.9 s."""
+"""Fill bytes between the segments of a JPEG file, which encoders write for alignment. 10 MB took 6.9 s."""
 MAX_SCANS = 100
-"""Scans of a JPEG file; libjpeg writes 10 into a progressive one. Each goes over all pixels: 64 kB took 22 s."""
+"""Scans of a JPEG file; libjpeg writes 10 into a progressive one. Each visits all pixels: a file of 64 kB took 22 s."""
 MAX_SCAN_PIXELS = 750_000_000
-"""Scans times pixels: 15 scans of 50 megapixels. 100 of them took 3.7 s."""
+"""Product of scans and pixels: 15 scans of 50 megapixels. 100 of them took 3.7 s."""
 MAX_BLOCKS = 10_000
-"""Blocks of a GIF file before its first image, of up to 255 bytes each. 5 million took 1.6 s and 430 MB."""
+"""Blocks of a GIF file before its first image; each has up to 255 bytes. 5 million took 1.6 s and 430 MB."""
 MAX_RLE_PIXELS = 2**20
-"""Pixels of a BMP file with run lengths, which Pillow unpacks in Python: 50 megapixels took 10 s."""
+"""Pixels of a BMP file with run-length encoding, which Pillow decodes in Python: 50 megapixels took 10 s."""
 
 
 def check(data: bytes) -> None:
-    """Refuse what takes long or much memory to decode, or even to open.
+    """Refuse a file that takes long or much memory to decode, or even to open.
 
     Raises:
-        ImageError: none of the formats that a server takes, or the limit that the file exceeds.
+        ImageError: the file has none of the formats that a server takes, or exceeds a limit.
     """
     for signature, examine in _EXAMINERS:
         if data.startswith(signature):
@@ -53,12 +53,13 @@ def check(data: bytes) -> None:
     raise ImageError(ImageFault.UNKNOWN_FORMAT, f"not an image in one of the formats {formats}")
 
 
-_PNG_CHUNK = struct.Struct(">I4s").unpack_from
+_PNG_CHUNK = struct.Struct(">I4s").unpack_from  # bytes of the data, name
 _PNG_PIXELS = (b"IDAT", b"fdAT", b"fcTL")
 
 
 def _check_png(data: bytes) -> None:
-    """Portable Network Graphics, third edition, section 5: length, name, data, checksum."""
+    """Check the chunks of a PNG file: length, name, data, checksum (PNG, third edition, section 5)."""
+    # From behind the signature to the last place where a length and a name fit.
     place, end, num_extra, num_texts = 8, len(data) - 8, 0, 0
     only_once: set[bytes] = set()
     for _ in range(MAX_CHUNKS):
@@ -67,7 +68,7 @@ def _check_png(data: bytes) -> None:
         length, name = _PNG_CHUNK(data, place)
         place += 8
         if name not in _PNG_PIXELS:
-            if name == b"IEND":
+            if name == b"IEND":  # Pillow reads no further
                 return
             num_extra += 1
             num_texts += name == b"zTXt" or (name == b"iTXt" and _is_compressed(data, place, place + length))
@@ -75,35 +76,41 @@ def _check_png(data: bytes) -> None:
                 raise too_many("chunks without pixels", MAX_EXTRA_CHUNKS)
             if num_texts > MAX_COMPRESSED_TEXTS:
                 raise too_many("compressed texts", MAX_COMPRESSED_TEXTS)
+            # The specification allows one of each. Pillow inflates every profile to up to 1 MB, and a small chunk is
+            # enough for that.
             if name in (b"iCCP", b"eXIf"):
                 if name in only_once:
                     raise too_many(f"{name.decode()} chunk", 1)
                 only_once.add(name)
             if name == b"eXIf":
                 check_exif(memoryview(data)[place : place + length])
-        place += length + 4
+        place += length + 4  # data and checksum
     raise too_many("chunks", MAX_CHUNKS)
 
 
 def _is_compressed(data: bytes, start: int, end: int) -> bool:
-    """Whether an iTXt chunk says so: keyword, zero, flag."""
+    """True if the text of an iTXt chunk is compressed; it begins with a keyword, a zero byte and the flag."""
+    # The specification knows the flags 0 and 1; Pillow inflates for any but 0.
     key_end = data.find(b"\0", start, end)
     return data[key_end + 1 : key_end + 2] != b"\0" if key_end >= 0 else False
 
 
+# FF 00 is a data byte FF, FF FF is fill. Between the bytes of a scan stand restart markers (D0 to D7) as well.
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _BARE_MARKERS = frozenset((0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))
-"""Markers that stand alone: restarts, start and end of the image, and what Pillow takes for such."""
+"""Markers without a segment: restarts, start and end of the image, and those that Pillow reads as such."""
 _FRAMES = frozenset((*range(0xC0, 0xD0), 0xDE)) - {0xC4, 0xC8, 0xCC}
+"""Markers that Pillow reads as frame headers; C4 and CC are tables, C8 is reserved."""
 _SCAN, _END, _EXIF, _FRAME = 0xDA, 0xD9, 0xE1, 0xC0
 _SEGMENT_BYTES = {0xDB: 16_384, 0xED: 2**20, _EXIF: 2**20, _FRAME: 1_024}
-"""Bytes of all segments of a kind that Pillow takes apart: quantization tables, Photoshop's blocks, EXIF, frames.
-10 MB of each took about 1 s, of EXIF in small pieces over 30 s."""
+"""Most bytes in all segments of one kind that Pillow parses: quantization tables, Photoshop's blocks, EXIF, frames.
+10 MB of one kind took about 1 s, of EXIF in small pieces over 30 s."""
 
 
 def _check_jpeg(data: bytes) -> None:
-    """ITU-T T.81, annex B: the segments before the first scan as Pillow reads them, then the scans."""
+    """Check a JPEG file's segments up to the first scan, as Pillow reads them, and its scans (ITU-T T.81, annex B)."""
+    # `fill` is the rest of the fill bytes for the whole file, so a search can never pass over more than that.
     place, fill, pixels = 2, MAX_FILL_BYTES, 0
     exif: list[bytes] = []
     num_bytes: Counter[int] = Counter()
@@ -121,12 +128,15 @@ def _check_jpeg(data: bytes) -> None:
             break
         if marker in _BARE_MARKERS:
             continue
+        # The length counts its own two bytes. Less than that would not move on, and Pillow moves on by two as well.
         length = max(2, int.from_bytes(data[place : place + 2], "big"))
         if marker in _FRAMES:
-            marker = _FRAME
+            marker = _FRAME  # all kinds share one limit
+            # Behind the length: 1 byte of precision, 2 of height, 2 of width.
             pixels = int.from_bytes(data[place + 3 : place + 5], "big") * int.from_bytes(
                 data[place + 5 : place + 7], "big"
             )
+        # APP1 also carries XMP, which Pillow keeps as it is.
         if marker != _EXIF or data.startswith(b"Exif\0\0", place + 2):
             num_bytes[marker] += length
             if num_bytes[marker] > _SEGMENT_BYTES.get(marker, len(data)):
@@ -136,13 +146,16 @@ def _check_jpeg(data: bytes) -> None:
         place += length
     else:
         raise too_many("segments", MAX_SEGMENTS)
-    if exif:
+    if exif:  # Pillow joins the pieces before it reads the directory
         check_exif(memoryview(b"".join(exif)))
 
 
 def _check_scans(data: bytes, place: int, pixels: int) -> None:
-    """Count the scans from the first on. The two bytes of the marker occur in what follows the image, too: a video, a
-    second image. So the segments are walked, up to the image's end, where a plain count is suspicious."""
+    """Check the number of scans, from the first one at `place`.
+
+    A plain count of the marker's two bytes is quick, but it counts too many: a video or a second image can follow. Only
+    if it reaches the limit, the segments are walked up to the end of the image.
+    """
     most = min(MAX_SCANS, max(1, MAX_SCAN_PIXELS // max(1, pixels)))
     if data.count(b"\xff\xda", place) < most:
         return
@@ -156,6 +169,7 @@ def _check_scans(data: bytes, place: int, pixels: int) -> None:
             raise too_costly(f"more than {most} scans of {pixels:,} pixels", "save the image as a baseline JPEG file")
         if num_segments > MAX_SEGMENTS:
             raise too_many("segments", MAX_SEGMENTS)
+        # Only an end that is a marker of its own: the same bytes inside a comment are passed over with its segment.
         if marker == _END:
             return
         if marker not in _BARE_MARKERS:
@@ -163,23 +177,28 @@ def _check_scans(data: bytes, place: int, pixels: int) -> None:
 
 
 def _check_gif(data: bytes) -> None:
-    """GIF89a, appendix A: the blocks before the first image, as Pillow reads them."""
+    """Check the blocks of a GIF file before its first image, as Pillow reads them (GIF89a, appendix A)."""
+    # 6 bytes of signature, 7 of screen descriptor. Bit 7 of its flags announces a colour table, bits 0 to 2 are n for
+    # 2 ** (n + 1) colours of 3 bytes.
     place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     left = MAX_BLOCKS
     while left > 0:
         left -= 1
         kind = data[place]
         place += 1
-        if kind in b",;":
+        if kind in b",;":  # an image, or the end of the file
             return
-        if kind != ord("!"):
+        if kind != ord("!"):  # Pillow passes over unknown bytes one by one
             continue
         label = data[place]
         place += 1
-        if label != 0xFE:  # of other kinds than comments Pillow takes the first block even if it is the empty last one
+        # Except for a comment (FE), Pillow reads a first block and then goes on to an empty one, even if the first was
+        # empty and so the last. It does the same for a second block behind NETSCAPE2.0, the loop count.
+        if label != 0xFE:
             is_loop = label == 0xFF and data.startswith(b"NETSCAPE2.0", place + 1) and data[place] >= 11
             for _ in range(1 + is_loop):
                 place += 1 + data[place]
+        # Each block is its length (1 byte) and its data; length 0 ends the extension.
         while data[place] and left > 0:
             place += 1 + data[place]
             left -= 1
@@ -187,11 +206,12 @@ def _check_gif(data: bytes) -> None:
     raise too_many("blocks before the image", MAX_BLOCKS)
 
 
-_RIFF_CHUNK = struct.Struct("<4sI").unpack_from
+_RIFF_CHUNK = struct.Struct("<4sI").unpack_from  # name, bytes of the data
 
 
 def _check_webp(data: bytes) -> None:
-    """RFC 9649, section 2.3: name, length, data, padding to an even length."""
+    """Check the chunks of a WebP file: name, length, data, padding to an even length (RFC 9649, section 2.3)."""
+    # The file header is `RIFF`, the bytes that follow, `WEBP`: 12 bytes.
     end = min(len(data), 8 + _RIFF_CHUNK(data, 0)[1])
     place = 12
     for _ in range(MAX_CHUNKS):
@@ -205,16 +225,18 @@ def _check_webp(data: bytes) -> None:
     raise too_many("chunks", MAX_CHUNKS)
 
 
-_BMP_HEADER = struct.Struct("<IiiHHI").unpack_from
+_BMP_HEADER = struct.Struct("<IiiHHI").unpack_from  # bytes of the header, width, height, planes, bits, compression
 _RUN_LENGTHS = (1, 2)
+"""Compressions by run lengths: BI_RLE8 and BI_RLE4."""
 
 
 def _check_bmp(data: bytes) -> None:
-    """[MS-WMF] 2.2.2.3, BitmapInfoHeader."""
+    """Check the header of a BMP file behind its first 14 bytes (BitmapInfoHeader, [MS-WMF] 2.2.2.3)."""
     header_bytes, width, height, _, _, compression = _BMP_HEADER(data, 14)
     if header_bytes == 12 or compression not in _RUN_LENGTHS:
-        return
-    pixels = abs(width * height)
+        return  # a header of 12 bytes, from OS/2, has no compression
+    pixels = abs(width * height)  # a negative height means rows from top to bottom
+    # A pixel needs at most one code of 2 bytes. A file far beyond that consists of codes that paint nothing.
     if pixels > MAX_RLE_PIXELS or len(data) > 2**17 + 4 * pixels:
         raise too_costly(f"{pixels:,} pixels are too many for run lengths", "save the image as a PNG file")
 
@@ -227,5 +249,5 @@ _EXAMINERS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (
     (b"BM", _check_bmp),
     *((signature, check_tiff) for signature in (b"II*\0", b"MM\0*", b"II+\0")),
 )
-"""First bytes of a file → what looks through it. Pillow would also read PPM, byte by byte in Python: 10 MB of spaces
-took 19 s. It takes a big-endian BigTIFF for a small one."""
+"""First bytes of a file → its check. Other formats are refused: Pillow would also read PPM, byte by byte in Python, and
+10 MB of spaces took 19 s. A big-endian BigTIFF is not here, because Pillow reads it as a classic TIFF."""

@@ -1,4 +1,4 @@
-"""The images in a request: as its body, as files of a form, or as the network's own tensor."""
+"""Reader of the images in a request: its body, the files of a form, or a raw tensor for the network."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _REMEDIES = {
     ImageFault.TRUNCATED: _WHOLE,
     ImageFault.TOO_MANY_PIXELS: "send a smaller image",
 }
-"""What a client can do, where `gapgate.errors.IMAGE_REMEDIES` speaks of files."""
+"""Remedies for a client, where those of `gapgate.errors.IMAGE_REMEDIES` are about files on disk."""
 _EMPTY = "the image is empty, 0 bytes"
 MAX_FORM_FILES = 8
-"""Files of a form of which one is the image."""
+"""Most files in a form for one image."""
 INLINE_BYTES = 64 * 1024
-"""Largest file that is opened on the event loop. Pillow reads headers in Python: 100,000 empty chunks took 1.2 s."""
+"""Largest file in bytes that is opened on the event loop. Pillow reads headers in Python: 100,000 empty chunks took
+1.2 s."""
 INLINE_PIXELS = 256 * 256
-"""Largest image that is decoded on the event loop, which it holds for about 1 ms; larger ones go to a thread. A 28 px
-image took 0.68 ms (99th percentile 2.0) on the loop and 0.81 ms (7.2) by a thread, which waits for the GIL."""
+"""Largest image in pixels that is decoded on the event loop, in about 1 ms; larger ones go to a thread. A 28 px image
+took 0.68 ms (99th percentile 2.0 ms) on the loop and 0.81 ms (7.2 ms) in a thread, which has to wait for the GIL."""
 
 PngImagePlugin.MAX_TEXT_MEMORY = 2**19
-"""Texts in one PNG file, decompressed. Pillow's own limit of 64 MiB is reached by a file of 70 kB, in 0.4 s."""
+"""Most bytes of decompressed texts in a PNG file. A file of 70 kB reaches Pillow's own limit of 64 MiB, in 0.4 s."""
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # a client's file could write 131,000 lines to the log
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -44,7 +45,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image as it came."""
+    """One image as the client sent it."""
 
     data: bytes
     is_tensor: bool = False
@@ -52,10 +53,10 @@ class Upload:
 
 
 async def read_upload(request: Request) -> Upload:
-    """The image in a request: its body, the form's field `image`, or the form's only file.
+    """Receive the image of a request: its body, the form's field `image`, or the form's only file.
 
     Raises:
-        ApiError: 415 for another content type, 400 where there is no image, and as `Request.body`.
+        ApiError: 415, another content type; 400, there is no image or more than one; and those of `Request.body`.
     """
     content_type = request.content_type
     if content_type == FORM_TYPE:
@@ -70,10 +71,10 @@ async def read_upload(request: Request) -> Upload:
 
 
 async def read_uploads(request: Request, max_files: int) -> list[Upload]:
-    """The files of a form, or one upload that is a tensor of several images.
+    """Receive the files of a form, or one upload that is a tensor of several images.
 
     Raises:
-        ApiError: as `read_upload`; 413 for more than `max_files` files.
+        ApiError: those of `read_upload`; 413, more than `max_files` files.
     """
     content_type = request.content_type
     if content_type == FORM_TYPE:
@@ -90,7 +91,7 @@ async def read_uploads(request: Request, max_files: int) -> list[Upload]:
 
 
 def _one_of(files: list[FormFile]) -> bytes:
-    """The file of the field `image`, or the only one."""
+    """Return the content of the file in the field `image`, or of the only file."""
     if not files:
         raise ApiError(400, "missing_image", _NO_FILE)
     named = [file for file in files if file.field == "image"] or files
@@ -100,10 +101,10 @@ def _one_of(files: list[FormFile]) -> bytes:
 
 
 async def decode(work: Work, request: Request, predictor: Predictor, upload: Upload) -> NDArray[np.uint8]:
-    """One image as (1, H, W, C) uint8.
+    """Decode one image to (1, H, W, C) uint8.
 
     Raises:
-        ApiError: 400 for what is no image, and as `Work.in_thread`.
+        ApiError: 400, the upload is no image; and those of `Work.in_thread`.
     """
     if upload.is_tensor:
         images = from_tensor(predictor, upload.data)
@@ -112,6 +113,8 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
         return images
     max_pixels = request.options.max_pixels
     try:
+        # Two limits: the size of the file bounds the time to open it, the number of pixels the time to decode it, and
+        # that number is known only after opening.
         if len(upload.data) > INLINE_BYTES:
             pixels = await work.in_thread(request, lambda _: predictor.pixels(_open(predictor, upload, max_pixels)))
         elif (image := _open(predictor, upload, max_pixels)).width * image.height > INLINE_PIXELS:
@@ -126,7 +129,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
 def decode_all(
     predictor: Predictor, uploads: list[Upload], max_pixels: int, cancelled: Cancelled
 ) -> list[NDArray[np.uint8] | ImageError]:
-    """Each image file as (H, W, C) uint8, or what is wrong with it; the rest is left out when nobody waits."""
+    """Decode each image file to (H, W, C) uint8, or return its error; stop early if nobody waits any more."""
     decoded: list[NDArray[np.uint8] | ImageError] = []
     for upload in uploads:
         if cancelled():
@@ -139,22 +142,22 @@ def decode_all(
 
 
 def _open(predictor: Predictor, upload: Upload, max_pixels: int) -> Image.Image:
-    """An image file whose size is known.
+    """Open an image file up to its size.
 
     Raises:
-        ImageError: as `Predictor.open`, and for what takes long or much memory to find out.
+        ImageError: the error of `Predictor.open`, or the file would cost much time or memory.
     """
     if not upload.data:
         raise ImageError(ImageFault.EMPTY, _EMPTY)
-    image_guard.check(upload.data)
+    image_guard.check(upload.data)  # before Pillow sees the file: for some, opening is what takes long
     return predictor.open(upload.data, max_pixels)
 
 
 def from_tensor(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
-    """(N, H, W, C) uint8.
+    """Return the images of a raw tensor as (N, H, W, C) uint8.
 
     Raises:
-        ApiError: 400, not the bytes of whole images.
+        ApiError: 400, the bytes are not those of whole images.
     """
     try:
         return predictor.from_tensor(data)
@@ -163,7 +166,7 @@ def from_tensor(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
 
 
 def invalid_image(error: ImageError) -> ApiError:
-    """What is wrong with an image, as an answer."""
+    """Return the answer for an image that cannot be used."""
     return ApiError(400, "invalid_image", str(error))
 
 

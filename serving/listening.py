@@ -1,4 +1,4 @@
-"""The socket on which a server listens; the process that opens it hands it to the one that answers."""
+"""Listening socket of a server; the process that opens it hands it to the process that answers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import socket
 from gapgate.errors import ServeError
 
 BACKLOG = 2048
-"""Connections that wait to be accepted."""
+"""Most connections that wait to be accepted; Linux caps it at `net.core.somaxconn`."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Open a listening socket; port 0 takes a free port.
 
     Raises:
-        ServeError: the address cannot be had.
+        ServeError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

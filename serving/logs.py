@@ -1,4 +1,4 @@
-"""The server's log: one line an event, as JSON or as text, to standard error."""
+"""Log of the server: one line for each event, as JSON or as text, to standard error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+# `extra` fields are attributes of a record like any other; those that each record has are not among them.
 _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record with its `extra` fields as one line of JSON."""
+    """Formatter of a record, with its `extra` fields, as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -28,11 +29,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(log_format: Literal["json", "text"]) -> None:
-    """Send this process's log to standard error in that form."""
+    """Send the log of this process to standard error as JSON or as text."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(logging.WARNING)  # other libraries; only our own loggers tell of events
     logging.getLogger("gapgate").setLevel(logging.INFO)

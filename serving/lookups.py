@@ -1,4 +1,4 @@
-"""The routes that tell what stands behind the answers: the model card and the receipt."""
+"""Handlers of the routes for the evidence behind the answers: the model card and the receipt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from serving.schema import Gap, InputContract, ModelCard
 
 
 async def model_card(context: Context, request: Request) -> Response:
-    """`GET /v1/model`"""
+    """Answer `GET /v1/model`."""
     return json_response(card(context.models.require(), request.options))
 
 
 def card(predictor: Predictor, options: Options) -> ModelCard:
-    """What the model is, takes and achieves."""
+    """Return the model card: name, version, input and measured quality of the model."""
     receipt = predictor.receipt_answer.receipt
     figures = receipt["figures"]
     return ModelCard(
@@ -29,6 +29,7 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
         package=predictor.digest,
         classes=list(predictor.class_names),
         input=_input_contract(predictor, options),
+        # The gap has fields of its own below.
         metrics={name: value for name, value in figures.items() if not name.startswith("gap_")},
         gap=Gap(points=figures.get("gap_points"), low=figures.get("gap_low"), high=figures.get("gap_high")),
         gate=predictor.certificate,
@@ -41,7 +42,7 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
 
 
 def _input_contract(predictor: Predictor, options: Options) -> InputContract:
-    """What an image may be."""
+    """Return the description of the images that the server accepts."""
     height, width, channels = predictor.classifier.image_shape
     return InputContract(
         height=height,
@@ -56,14 +57,15 @@ def _input_contract(predictor: Predictor, options: Options) -> InputContract:
 
 
 def _versions() -> dict[str, str]:
-    """Of what runs the model."""
+    """Return the versions of the software that runs the model."""
     packages = {name: version(name) for name in ("onnxruntime", "numpy", "pillow")}
     return packages | {"python": platform.python_version()}
 
 
 async def receipt(context: Context, request: Request) -> Response:
-    """`GET /v1/receipts/{digest}`"""
+    """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
+    # The prefix may be left out.
     hexadecimal = request.path.rpartition("/")[2].removeprefix("sha256:")
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:

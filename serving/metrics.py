@@ -1,8 +1,8 @@
-"""What Prometheus reads at `/metrics`: a fixed set of series, whatever is asked.
+"""Prometheus metrics for `/metrics`: a fixed set of series, whatever clients ask for.
 
-Labels are route templates, status codes, and the class names of models that were served; never a path. Where
-`PROMETHEUS_MULTIPROC_DIR` is set, as in a server of several workers, each worker's figures are added up, those of
-workers that ended too. A single worker keeps its own, which takes a third of the time.
+Labels are route templates, status codes, and the versions and class names of models that were served; never a path. If
+`PROMETHEUS_MULTIPROC_DIR` is set, as in a server of several workers, the figures of all workers are added up, also of
+those that ended. A single worker counts in its own memory, which takes a third of the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from serving.predictor import Predictor
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 UNMATCHED = "unmatched"
-"""The route of every path that is none of ours."""
+"""Label for every unknown path."""
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -62,12 +62,12 @@ class Metrics:
         self._confidence_of = cache(self._confidence.labels)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count a request."""
+        """Count one request and its time."""
         self._request_of(route, str(status)).inc()
         self._seconds_of(route).observe(seconds)
 
     def predicted(self, predictor: Predictor, answers: Iterable[tuple[str, float]]) -> None:
-        """Count images by their class and confidence."""
+        """Count images by their class and confidence; `answers` are (class, confidence)."""
         version = predictor.model.version
         answers = list(answers)
         for class_name, count in CountOf(class_name for class_name, _ in answers).items():
@@ -77,16 +77,20 @@ class Metrics:
             observe(confidence)
 
     def text(self) -> bytes:
-        """The exposition of all workers."""
+        """Return the metrics of all workers in the text format of Prometheus."""
         registry = self._registry
         if os.environ.get(DIRECTORY):
+            # Counters and gauges are in mmapped files then, one set a process; the collector reads and adds them.
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return bytes(generate_latest(registry) + generate_latest(_model_registry(self._models)))
 
 
 class _ModelCollector(Collector):
-    """Which model the worker that is asked serves."""
+    """Series for the model of the worker that answers `/metrics`.
+
+    They are made when asked for, not counted: another worker may be a poll behind, and a sum would mean nothing.
+    """
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -115,6 +119,6 @@ def _model_registry(models: Models) -> CollectorRegistry:
 
 
 def worker_ended(pid: int) -> None:
-    """Take a worker's gauges out; its counters stay."""
+    """Remove the gauges of a worker that ended; its counters stay."""
     if directory := os.environ.get(DIRECTORY):
         mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]

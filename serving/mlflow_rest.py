@@ -1,4 +1,4 @@
-"""A few GET requests to an MLflow server with the standard library: mlflow itself is not in a Bento's environment."""
+"""Client for a few GET requests to an MLflow server, on the standard library: a Bento's environment has no mlflow."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from serving.options import is_loopback
 _CHUNK_BYTES = 2**20
 _MAX_JSON_BYTES = 16 * 2**20
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-"""MLflow's codes for what is not there; for an alias it is the second, with status 400."""
+"""MLflow's error codes for something that does not exist; for an alias it is the second, with status 400."""
 _API = "api/2.0/mlflow/"
 
 
 class MlflowRest:
-    """One server, asked with the credentials that MLflow's own client takes from the environment:
-    `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`, or those in the address."""
+    """Client of one server, with the credentials that MLflow's own client takes: `MLFLOW_TRACKING_USERNAME` and
+    `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`, or those in the address."""
 
     def __init__(self, tracking_uri: str, *, timeout_s: float) -> None:
         parts = urlsplit(tracking_uri)
         host = parts.netloc.rpartition("@")[2]
         self.address = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-        """The server's address, without credentials."""
+        """Address of the server without credentials, for messages and for the name of its cache."""
         if parts.scheme not in ("http", "https") or not host:
             shown = self.address if parts.username else tracking_uri
             raise SettingsError(
@@ -42,16 +42,16 @@ class MlflowRest:
             )
         self._timeout_s = timeout_s
         self._headers = _authorization(parts.username, parts.password)
-        # A proxy has a loopback of its own; urllib asks it all the same where no_proxy does not name ours.
+        # For a proxy, 127.0.0.1 is the proxy's machine. urllib asks it even so, unless `no_proxy` has the address.
         proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname or "") else None)
         self._opener = urllib.request.build_opener(proxies, _SameHost)
 
     def get(self, path: str, /, **query: str) -> dict[str, Any]:
-        """The answer of the REST API at `path` (`runs/get`).
+        """Return the answer of the REST API at `path`, such as `runs/get`.
 
         Raises:
-            RegistryError: the server has no such thing.
-            TrackingError: it does not answer, or not as an MLflow server does.
+            RegistryError: the server has no such object.
+            TrackingError: the server does not answer, or not as an MLflow server does.
         """
         with self._answer(_API + path, query) as answer:
             body = answer.read(_MAX_JSON_BYTES)
@@ -62,10 +62,10 @@ class MlflowRest:
         return content
 
     def download(self, run_id: str, path: str, target: Path, *, max_bytes: int) -> int:
-        """Write the artifact `path` of a run to `target`; returns its number of bytes.
+        """Write the artifact `path` of a run to `target`; return its number of bytes.
 
         Raises:
-            ArtifactError: it has more than `max_bytes`.
+            ArtifactError: the artifact has more than `max_bytes`.
             RegistryError: the run has no such artifact.
             StorageError: the disk is full.
             TrackingError: the server does not answer, or stops in the middle.
@@ -78,7 +78,8 @@ class MlflowRest:
                     if written > max_bytes:
                         raise ArtifactError(f"{path} of run {run_id} has more than the limit of {max_bytes:,} bytes")
                     file.write(chunk)
-            missing = answer.length or 0  # what Content-Length promised beyond what came; read(n) does not raise for it
+            # The rest of Content-Length: at an early end `read(n)` gives b"", where `read()` raises IncompleteRead.
+            missing = answer.length or 0
         if missing:
             raise TrackingError(f"{self.address} stopped {missing:,} bytes before the end of {path}; it is tried again")
         return written
@@ -97,9 +98,9 @@ class MlflowRest:
             raise TrackingError(f"{self.address} does not answer ({text}); it is tried again") from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> RegistryError | TrackingError:
-        """What an answer with an error status means, in one line."""
+        """Return the error that an answer with an error status stands for, in one line."""
         with error:
-            body = error.read(4096)
+            body = error.read(4096)  # enough for a message, and a foreign server cannot send without end
         try:
             content = json.loads(body)
             code, said = str(content["error_code"]), str(content["message"])
@@ -117,7 +118,7 @@ class MlflowRest:
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect to the same scheme, host and port alone: credentials go nowhere else."""
+    """Handler that follows a redirect only to the same scheme, host and port, so that credentials go nowhere else."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -128,6 +129,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def _authorization(username: str | None, password: str | None) -> dict[str, str]:
+    # A password goes before a token, as in MLflow's own client.
     username = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(username or "")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(password or "")
     if username and password:

@@ -1,4 +1,4 @@
-"""The model that answers: the one inside the Bento, or the one that an alias in a registry names."""
+"""The model that answers: the one inside the Bento, or a version in a registry."""
 
 from __future__ import annotations
 
@@ -19,37 +19,42 @@ logger = logging.getLogger("gapgate.serving")
 
 
 def check(options: Options) -> None:
-    """Raises:
-    SettingsError: `options.model` or MLFLOW_TRACKING_URI is no address of its kind."""
+    """Check the options of the model before any worker starts.
+
+    Raises:
+        SettingsError: `options.model` or MLFLOW_TRACKING_URI is no address of its kind.
+    """
     if options.model:
         _followed(options)
 
 
 def _followed(options: Options) -> tuple[MlflowRegistry, ModelUri]:
+    # A name for each user: two users of one machine cannot share a folder (`package_cache._check_owner`).
     cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
     return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache), ModelUri.parse(options.model)
 
 
 class Models:
-    """Holds the current model. A request takes it once and keeps it: a model that is replaced answers what it began."""
+    """Holder of the current model. A request takes the model once, so a switch does not touch requests in work."""
 
     def __init__(self, options: Options, package: Path) -> None:
-        """`package` is the folder of the Bento's own model, used where `options.model` names none.
+        """Prepare to load the model; `package` is the folder of the Bento's own, used if `options.model` is empty.
 
         Raises:
             SettingsError: `options.model` or MLFLOW_TRACKING_URI is no address of its kind.
         """
         self.current: Predictor | None = None
         self.receipts: dict[str, ReceiptAnswer] = {}
-        """Digest → what stands behind the answers that carry it, of every model that this process served."""
+        """Digest → receipt with its lineage, for every model that this process has served."""
         self._package = package
         self._code = "starting"
         self._problem = "the model is being loaded"
         self._watcher = self._watch(options) if options.model else None
 
     def start(self) -> None:
-        """Load the model; a package that is refused leaves the server running and not ready, with the reason."""
+        """Load the model or start to follow it. If it is refused, the server runs on and `/readyz` gives the reason."""
         if self._watcher:
+            # In this order: only one of the two may load models at a time (see `Watcher`).
             self._watcher.serve_last()
             self._watcher.start()
             return
@@ -62,20 +67,21 @@ class Models:
             logger.error("the package is refused: %s", self._problem, exc_info=None if is_ours else error)
 
     def stop(self) -> None:
-        """End the watcher."""
+        """Stop to follow the registry."""
         if self._watcher:
             self._watcher.stop()
 
     def switch(self, predictor: Predictor) -> None:
-        """Answer every request from now on with another model; the receipts of the ones before stay."""
+        """Make another model answer all further requests; the receipts of earlier models stay."""
+        # The receipt first: the watcher's thread runs this, and a request on the event loop may use the model at once.
         self.receipts[predictor.receipt] = predictor.receipt_answer
         self.current = predictor
 
     def require(self) -> Predictor:
-        """The model.
+        """Return the current model.
 
         Raises:
-            ApiError: 503, there is none; with the reason.
+            ApiError: 503, there is none; the message gives the reason.
         """
         if self.current is None:
             code = "refused" if self.refused else self._code
@@ -84,13 +90,13 @@ class Models:
 
     @property
     def problem(self) -> str:
-        """Why there is no model."""
+        """The reason why there is no model, or why the registry's version is not served."""
         found = [self._watcher.refused, self._watcher.problem] if self._watcher else []
         return "; ".join(filter(None, found)) or self._problem
 
     @property
     def refused(self) -> bool:
-        """Whether the registry's alias names a version that is not served."""
+        """True if the registry names a version that is refused."""
         return bool(self._watcher and self._watcher.refused)
 
     def _watch(self, options: Options) -> Watcher[Predictor]:

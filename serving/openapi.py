@@ -1,5 +1,4 @@
-"""The OpenAPI 3.1 description of the service, made from the models in `serving.schema` and the table in
-`serving.routes`."""
+"""OpenAPI 3.1 description of the service, from the models in `serving.schema` and the table in `serving.routes`."""
 
 from __future__ import annotations
 
@@ -25,9 +24,9 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
     """Describe a server.
 
     Args:
-        card: what `GET /v1/model` answers; gives the classes, the shape of an image and the limits.
-        url: `http://host:port` as the client sees it, for the commands to paste; empty: relative.
-        keys_required: whether the server is configured with keys.
+        card: the answer of `GET /v1/model`, with the classes, the shape of an image and the limits.
+        url: `http://host:port` as the client sees it, for the commands to paste; empty: relative addresses.
+        keys_required: True if the server is configured with keys.
     """
     return {
         "openapi": "3.1.0",
@@ -63,7 +62,7 @@ def _paths(card: ModelCard, url: str, keys_required: bool) -> Json:
         }
         if route.images:
             operation["requestBody"] = {"required": True, "content": _bodies(route, card)}
-        if keys_required and route.is_open:
+        if keys_required and route.is_open:  # an empty list overrides the `security` of the whole description
             operation["security"] = []
         paths.setdefault(route.path, {})[route.method] = operation
     return paths
@@ -75,6 +74,7 @@ def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
         for name, limit, default, text in route.numbers
     ]
     if route.name == "explain":
+        # With keys the page is open all the same, and names of classes can be confidential.
         classes: Json = {"type": "string"} if secret else {"type": "string", "enum": card.classes}
         parameters += [
             _query("class", classes, "The class to explain; else the most probable."),
@@ -99,7 +99,7 @@ def _query(name: str, schema: Json, description: str) -> Json:
 
 
 def _bodies(route: Route, card: ModelCard) -> Json:
-    """Content type → what the body holds."""
+    """Return content type → description of the body."""
     num_bytes = card.input.height * card.input.width * card.input.channels
     pixels = f"{card.input.height} x {card.input.width} x {card.input.channels} uint8 values, row by row"
     if route.images == "one":
@@ -129,6 +129,8 @@ def _responses(route: Route, card: ModelCard) -> Json:
     responses: Json = {"200": {"description": route.summary, "headers": _headers(200), "content": content}}
     if route.is_tagged:
         responses["304"] = {"description": "Not changed since the `ETag` in `If-None-Match`", "headers": _headers(304)}
+    # OpenAPI has one response for each status; several codes of a status are a list in its description, which
+    # `serving.docs` takes apart again.
     for code in sorted(route.errors, key=lambda code: ERRORS[code][0]):
         status, meaning = ERRORS[code]
         phrase = HTTPStatus(status).phrase
@@ -155,7 +157,7 @@ def _headers(status: int) -> Json:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for each field, which would only repeat its name."""
+    """Schema generator without a title for each field, which would only repeat its name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

@@ -27,7 +27,7 @@ _JPEG = "/9j/4AAQSkZJRg..."
 
 
 def without_secrets(card: ModelCard) -> ModelCard:
-    """The card with everything but the input contract replaced by examples."""
+    """Return the card with everything except the input contract replaced by examples."""
     digest = "sha256:" + "0" * 64
     return card.model_copy(
         update={
@@ -49,7 +49,7 @@ def without_secrets(card: ModelCard) -> ModelCard:
 
 
 def example(model: type[Answer], operation: str, card: ModelCard) -> dict[str, Any]:
-    """An answer of type `model` to `operation`, with this server's classes, model and receipt."""
+    """Return an answer of type `model` to `operation`, with this server's classes, model and receipt."""
     answer = (
         _answers(card)[model] if model is not Health else Health(status="ready" if operation == "ready" else "live")
     )
@@ -101,7 +101,7 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
 
 
 def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
-    """Commands for a shell, in the form of the extension `x-codeSamples`: `lang`, `label`, `source`."""
+    """Return commands for a shell, in the form of the extension `x-codeSamples`: `lang`, `label`, `source`."""
     key = ' -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else ""
     curl = f"curl -sS{key}"
     picture = f"curl -sS {url}/static/example.png |"

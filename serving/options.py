@@ -1,4 +1,7 @@
-"""Every option of the server, from its environment: one table that the documentation pages print."""
+"""Every option of the server, read from the environment.
+
+The docstring of a field is its meaning in the table on `/docs` and in `docs/serving.md`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def _words(value: Any) -> Any:
-    """`a, b` → ("a", "b")"""
+    """Split text at commas and white space: `a, b` → ("a", "b")."""
     return tuple(word for word in re.split(r"[\s,]+", value) if word) if isinstance(value, str) else value
 
 
@@ -25,54 +28,54 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class Options(BaseModel):
-    """How a server runs. The variable of a field is its name in capitals with `GAPGATE_` before it."""
+    """Options of a server. The variable of a field is its name in capitals with `GAPGATE_` before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str = ""
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry at MLFLOW_TRACKING_URI, followed while the server
-    runs; empty: the model inside the Bento."""
+    runs. Empty: the model inside the Bento."""
     model_poll_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0
-    """Seconds between two looks at the registry."""
+    """Seconds between two polls of the registry."""
     model_cache: str = ""
-    """Folder for models from the registry; one that outlives the server lets it restart while the registry is away.
-    Empty: a temporary one."""
+    """Folder that caches models from the registry. If it is kept, the server can restart while the registry is away.
+    Empty: a folder below the system's temporary folder."""
     api_keys: Words = ()
-    """SHA-256 of each accepted key in hex (`printf %s KEY | sha256sum`), separated by commas. Without any, only this
-    machine is answered."""
+    """SHA-256 of each accepted key in hex (the output of `sha256sum` for the key without a line feed), separated by
+    commas. Empty: only this machine gets answers."""
     allow_anonymous: bool = False
-    """Answer everybody without a key."""
+    """True: everybody gets answers without a key."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 2**20
-    """Largest body of a request."""
+    """Largest body of a request in bytes."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """Largest sum of bodies that a worker is receiving; beyond it a request gets 429."""
+    """Most bytes of unfinished uploads that a worker holds in memory; beyond that an upload gets 429."""
     max_pixels: Annotated[int, Field(ge=64)] = 25_000_000
-    """Most pixels of an image; more are refused before decoding. A WebP file takes up to 16 bytes of memory a pixel."""
+    """Most pixels of an image; a larger one is refused before decoding. Decoding WebP takes up to 16 bytes a pixel."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""
     concurrency: Annotated[int, Field(ge=1)] = 64
-    """Requests that a worker works on or keeps waiting; more get 429 with Retry-After."""
+    """Requests that a worker has in work or in its queue; further ones get 429 with Retry-After."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes; each answers on one core."""
+    """Number of worker processes; each uses one core."""
     threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads of a worker for large images, batches and explanations."""
+    """Number of threads in a worker for large images, batches and explanations."""
     timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 30.0
-    """Seconds in which a body must arrive, and an answer be found."""
+    """Timeout in seconds, for a body to arrive and again for its answer to be computed."""
     drain_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
-    """After SIGTERM: seconds in which new requests are still answered, while any come."""
+    """Seconds after SIGTERM in which new requests still get answers; fewer if none come."""
     cors_origins: Words = ()
-    """Origins whose pages may call the server, separated by commas; `*` for all."""
+    """Origins whose pages may call the server from a browser (CORS), separated by commas; `*` for all."""
     log_format: Literal["json", "text"] = "json"
-    """Form of the log's lines."""
+    """Format of the lines of the log."""
     access_log: bool = False
-    """A log line for each request."""
+    """True: the log gets a line for each request."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Options:
-        """Read the variables; one that is set to nothing counts as not set.
+        """Read the options from environment variables; an empty variable counts as not set.
 
         Raises:
-            SettingsError: a value that does not fit, or a key that is no SHA-256.
+            SettingsError: a value is out of its range, a key is no SHA-256, or keys are set while nobody needs one.
         """
         environment = os.environ if environment is None else environment
         given = {name: environment.get(variable(name), "") for name in cls.model_fields}
@@ -92,12 +95,12 @@ class Options(BaseModel):
 
 
 def variable(name: str) -> str:
-    """The environment variable of a field."""
+    """Return the name of a field's environment variable."""
     return PREFIX + name.upper()
 
 
 def table() -> list[tuple[str, str, str]]:
-    """(variable, default, meaning) of each option."""
+    """Return (variable, default, meaning) of each option."""
     rows = []
     for name, field in Options.model_fields.items():
         meaning = " ".join(str(field.description).split())
@@ -109,19 +112,24 @@ def table() -> list[tuple[str, str, str]]:
 
 
 _STANDARD = [
-    ("MLFLOW_TRACKING_URI", "", "The registry's server, for `GAPGATE_MODEL`."),
-    ("MLFLOW_TRACKING_TOKEN", "", "Its token; or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "", "Where OpenTelemetry spans go, over HTTP; empty: nowhere."),
+    ("MLFLOW_TRACKING_URI", "", "Address of the registry's MLflow server, for `GAPGATE_MODEL`."),
+    (
+        "MLFLOW_TRACKING_TOKEN",
+        "",
+        "Token for the registry; or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    ),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "", "Address that OpenTelemetry spans are sent to over HTTP. Empty: no spans."),
 ]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address (or the name localhost) is this machine's own."""
+    """True if an address is a loopback address or the name localhost."""
     if host == "localhost":
         return True
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    # A dual-stack socket shows an IPv4 client as ::ffff:127.0.0.1, which Python before 3.13 does not call a loopback.
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback

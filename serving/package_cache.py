@@ -1,7 +1,7 @@
-"""The folder in which a server keeps the model packages that it followed, shared by its worker processes.
+"""A cache of model packages on disk, shared by the worker processes of a server.
 
-One lock serialises every change. A folder in use is held by a shared `flock` on the folder itself, which the kernel
-gives back when its process ends, however it ends; what is held is never removed.
+One exclusive lock serialises every change. A process that uses a folder holds a shared `flock` on the folder itself,
+which the kernel releases when the process ends, by SIGKILL too; `prune` removes no folder that is held.
 """
 
 from __future__ import annotations
@@ -20,59 +20,72 @@ from gapgate.artifacts import read_json, write_json
 from gapgate.errors import StorageError, storage_errors
 
 _KEPT = 2
-"""Packages that stay beside those in use: the one served, and the one to roll back to."""
+"""Number of packages used last that `prune` keeps: the one served, and the one to roll back to."""
 _POINTER = "followed-"
+"""Beginning of the names of the files that `follow` writes."""
 
 
 class PackageCache:
     """The packages of one model of one registry, below `cache_dir`."""
 
     def __init__(self, cache_dir: Path, tracking_uri: str, name: str) -> None:
+        # The hash tells names apart that are equal after the replacement, and equal names of two servers.
         readable = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
         self._root = cache_dir.resolve() / f"{readable}-{_short(f'{tracking_uri} {name}')}"
         self._held: dict[Path, int] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of this cache; the calls below that change packages need it."""
+        """Hold the exclusive lock of this cache; `replacing`, `prune` and in general `hold` need it."""
         with storage_errors(self._root):
             for folder in (self._root.parent, self._root):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # `mkdir` takes a folder that exists as it is, with any owner and mode, so the owner is checked after it.
             self._check_owners()
+            # The lock file is never removed: a second process could then lock another file of the same name.
             with (self._root / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
 
     def folder(self, version: str, digest: str) -> Path:
-        """Where a package lies, or will."""
+        """Return the folder of a package, whether it is there or not."""
         return self._root / f"{version}-{digest.removeprefix('sha256:')[:16]}"
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:
-        """A place to write a package, and files beside it; it becomes `folder` when the block ends well. Nothing else
-        is left, and what a killed process left is gone."""
+        """Give a place to write a package, with room for files beside it; it becomes `folder` if the block succeeds.
+
+        Nothing else is left behind. The caller holds the lock.
+        """
+        # One name for all: the lock admits one writer at a time, and the next one removes what a killed one left. The
+        # dot keeps it out of `prune`.
         scratch = self._root / ".partial"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
             yield scratch / "package"
+            # rename(2) replaces only an empty folder. A damaged package at this place goes first; files of it that a
+            # process has mapped stay readable there.
             shutil.rmtree(folder, ignore_errors=True)
             (scratch / "package").rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def hold(self, folder: Path) -> None:
-        """Mark `folder` as used now, and as in use until `keep` or the end of this process."""
-        os.utime(folder)
+        """Mark `folder` as used now, and hold it until `keep` or the end of this process."""
+        os.utime(folder)  # `prune` removes the package used longest ago
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(held, fcntl.LOCK_SH)
-        self._let_go(folder)  # of a folder that `replacing` put away, where there was one
+        # The new hold before the old one ends: another process must not find the folder unheld in between. The old one
+        # may be on a folder that `replacing` has removed since.
+        self._let_go(folder)
         self._held[folder] = held
 
     def hold_found(self, folder: Path) -> bool:
-        """`hold` without the lock, which another process keeps as long as it downloads; False where nothing is there.
+        """Hold a folder without the lock, which another process keeps for a whole download; False if it is not there.
 
-        The folder may be put away or replaced until it is held: check what it holds after this, and then `holds`.
+        Until it is held, another process may remove or replace the folder. So afterwards verify its files first, and
+        then call `holds`.
         """
         if not folder.is_dir():
             return False
@@ -81,18 +94,19 @@ class PackageCache:
         return True
 
     def holds(self, folder: Path) -> bool:
-        """Whether the folder that is held still lies at its place."""
+        """True if the folder that this process holds is still the one at its path."""
+        # The open file descriptor keeps the inode, so a folder that was replaced cannot have the same number.
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self._held[folder]), folder.stat())
         return False
 
     def keep(self, folders: list[Path]) -> None:
-        """Give back what this process holds, but for `folders`."""
+        """Release all folders that this process holds, except `folders`."""
         for folder in [held for held in self._held if held not in folders]:
             self._let_go(folder)
 
     def prune(self) -> None:
-        """Remove the packages that nobody holds or follows, but for the last ones used."""
+        """Remove the packages that no process holds or follows, except the `_KEPT` used last; needs the lock."""
         followed = self._followed_folders()
         found = [path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith(".")]
         for folder in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)[_KEPT:]:
@@ -100,11 +114,11 @@ class PackageCache:
                 _remove_unheld(folder)
 
     def follow(self, uri: str, resolved: dict[str, Any]) -> None:
-        """Note down the version that `uri` led to, for a start while the registry is away."""
+        """Store the version that `uri` led to, for a start while the registry is away."""
         write_json(self._pointer(uri), resolved)
 
     def followed(self, uri: str) -> dict[str, Any] | None:
-        """What `follow` noted down last, by any process."""
+        """Return the version that `follow` stored last, in any process; None if there is none or it cannot be read."""
         with suppress(OSError, ValueError, RecursionError):
             content = read_json(self._pointer(uri))
             return content if isinstance(content, dict) else None
@@ -119,6 +133,7 @@ class PackageCache:
 
     def _followed_folders(self) -> set[Path]:
         folders = set()
+        # A file that cannot be read protects nothing: garbage in it must not stop every later download.
         for path in self._root.glob(f"{_POINTER}*.json"):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 content = read_json(path)
@@ -131,7 +146,13 @@ class PackageCache:
 
 
 def _check_owner(folder: Path) -> None:
-    """In a folder of somebody else, as one laid out in /tmp before we came, the model could be theirs."""
+    """Refuse a folder that belongs to another user, who could put a model of their own into it.
+
+    The default cache is below /tmp, where anybody can make a folder of that name first.
+
+    Raises:
+        StorageError: the owner is neither this user nor root.
+    """
     if (owner := folder.stat().st_uid) not in (0, os.geteuid()):
         raise StorageError(
             f"{folder} belongs to the user {owner}, not to {os.geteuid()}; choose another GAPGATE_MODEL_CACHE"
@@ -141,6 +162,8 @@ def _check_owner(folder: Path) -> None:
 def _remove_unheld(folder: Path) -> None:
     found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # flock(2) belongs to the open file, not to the process: a hold of this process refuses it as well. LOCK_NB,
+        # because a holder may keep its folder for as long as it lives.
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:

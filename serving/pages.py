@@ -1,4 +1,4 @@
-"""The routes for people: the page, the documentation, and the files that they are made of."""
+"""Handlers of the routes for people: the page, the documentation, and their files."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ STATIC = Path(__file__).with_name("static")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,260}")
 _HTML = "text/html; charset=utf-8"
 _POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Nothing from elsewhere, and nothing inline."""
+"""Content policy: a page loads nothing from other origins and runs nothing inline."""
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 async def index(context: Context, request: Request) -> Response:
-    """`GET /`"""
+    """Answer `GET /`."""
     return _file(request, "index.html")
 
 
 async def static(context: Context, request: Request) -> Response:
-    """`GET /static/{file}`"""
+    """Answer `GET /static/{file}`."""
     return _file(request, request.path.rpartition("/")[2])
 
 
 async def docs(context: Context, request: Request) -> Response:
-    """`GET /docs`"""
+    """Answer `GET /docs`."""
     page = documentation.render(_spec(context, request), options.table())
     return Response(page.encode(), content_type=_HTML, headers=_HEADERS)
 
 
 async def openapi(context: Context, request: Request) -> Response:
-    """`GET /docs.json`"""
+    """Answer `GET /docs.json`."""
     return Response(json.dumps(_spec(context, request), indent=1).encode())
 
 
 def _spec(context: Context, request: Request) -> dict[str, Any]:
+    # The header is the client's and goes into commands to paste, so only characters of an address are let through.
     host = request.header("host")
     found = card(context.models.require(), request.options)
     return description.spec(
@@ -72,7 +73,10 @@ def _file(request: Request, name: str) -> Response:
 
 @cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
-    """Name → (content, content type, entity tag): no other file can be asked for."""
+    """Return name → (content, content type, entity tag) of all static files.
+
+    A name is looked up here and never joined to a path, so no other file can be asked for.
+    """
     files = {}
     for path in sorted(STATIC.iterdir()):
         body = path.read_bytes()

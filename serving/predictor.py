@@ -1,5 +1,4 @@
-"""From pixels to the model's answer. With `gapgate.data.transform` and `gapgate.onnx.classifier` the only part of the
-server that loads numpy, Pillow and ONNX Runtime."""
+"""The packaged model: opens and checks a package, and computes answers from images."""
 
 from __future__ import annotations
 
@@ -28,7 +27,8 @@ from gapgate.onnx.occlusion import Heat, occlusion
 from serving.schema import Gate, ModelVersion, ReceiptAnswer
 
 QUICK_S = 0.008
-"""What takes a network longer runs in a thread: the event loop has others to answer. A thread costs 0.2 ms."""
+"""Longest time in seconds for which a network may block the event loop; longer calls run in a thread, which costs
+0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Predictor:
 
     folder: Path
     digest: str
-    """Of the package."""
+    """Digest of the package."""
     transform: Transform
     classifier: Classifier
     class_names: tuple[str, ...]
@@ -46,22 +46,23 @@ class Predictor:
     """Digest of the receipt, given with each prediction."""
     layers: InnerLayers
     index: EmbeddingIndex | None
-    """Training images by embedding, where the package has them."""
+    """Index of training images by embedding; None if the package has none."""
     certificate: Gate
     receipt_answer: ReceiptAnswer
-    """What `receipt` stands for. Kept, not read again: the files may change after they were checked."""
+    """Receipt with its lineage. It is kept, because the files may change after they were checked."""
     quick_images: int
-    """As many take the network less than `QUICK_S`: 0, 1, 8 or 64."""
+    """Largest number of images that the network classifies within `QUICK_S`: 0, 1, 8 or 64."""
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Open a package and prove that it answers here as it did where it was made.
+        """Open a package and check that it gives the same answers here as at packaging.
 
         Raises:
             ArtifactError: a file is missing or changed, the parts do not fit each other, or a golden image gets other
                 logits than at packaging.
             GateError: the certificate in the folder does not pass the model.
         """
+        # The digests first: no other file is parsed before it is known to be the one that was packaged.
         digest = seal.verify(folder)
         certificate = Gate.model_validate(_read_json(folder / "certificate.json"))
         if certificate.verdict != "pass":
@@ -75,7 +76,8 @@ class Predictor:
             raise ArtifactError(
                 f"the model has {classifier.num_classes} logits and {len(class_names)} class names; package it again"
             )
-        check_golden(folder, transform, classifier)  # and so no request pays for the session's first run
+        # It also runs the session for the first time, which is slower, so that no request has to.
+        check_golden(folder, transform, classifier)
         index = folder / "similar"
         return cls(
             folder=folder,
@@ -93,26 +95,27 @@ class Predictor:
         )
 
     def open(self, data: bytes, max_pixels: int) -> Image.Image:
-        """An image file whose size is known; `pixels` decodes it.
+        """Open an image file up to its size; `pixels` decodes it.
 
         Raises:
-            ImageError: no image, a damaged header, or more pixels than `max_pixels` or the transform admit.
+            ImageError: the file is no image, has a damaged header, or more pixels than `max_pixels` or the transform
+                admit.
         """
         return read_header(data, max_pixels=min(max_pixels, self.transform.max_pixels))
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """What `open` gave as the network's input, (H, W, C) uint8.
+        """Decode an image from `open` to the network's input, (H, W, C) uint8.
 
         Raises:
-            ImageError: truncated or corrupt.
+            ImageError: the file is truncated or corrupt.
         """
         return self.transform.apply_to_image(load_image(image))
 
     def from_tensor(self, data: bytes) -> NDArray[np.uint8]:
-        """Bytes of whole images in the network's own shape, (N, H, W, C) uint8; N ≥ 1.
+        """Return the bytes of whole images as the network's input, (N, H, W, C) uint8 with N ≥ 1.
 
         Raises:
-            ImageError: another number of bytes.
+            ImageError: the number of bytes is no multiple of an image's.
         """
         shape = self.classifier.image_shape
         size = shape[0] * shape[1] * shape[2]
@@ -122,12 +125,13 @@ class Predictor:
         return np.frombuffer(data, np.uint8).reshape(-1, *shape)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, C) uint8 → (N, num_classes) float32."""
+        """Classify images (N, H, W, C) uint8; return probabilities (N, num_classes) float32."""
         return softmax(self.classifier.logits(images))
 
     def ranked(self, probabilities: NDArray[np.float32], top_k: int) -> list[dict[str, float]]:
-        """For each of (N, num_classes) the `top_k` most probable classes with their probabilities, in descending
-        order."""
+        """Return the `top_k` most probable classes with their probabilities, in descending order, for each row of
+        (N, num_classes) float32."""
+        # Stable: classes of equal probability keep the order of the outputs, so equal images get equal answers.
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # (N, top_k)
         values = probabilities[np.arange(len(best))[:, np.newaxis], best].tolist()  # `take_along_axis` takes 15 μs more
         names = self.class_names
@@ -137,22 +141,25 @@ class Predictor:
         ]
 
     def class_of(self, image: NDArray[np.uint8], wanted: str | None = None) -> tuple[str, float]:
-        """The wanted class of an image (H, W, C), or the most probable one, with its probability."""
+        """Return a class of an image (H, W, C) uint8 with its probability: the wanted or the most probable one."""
         ranked = self.ranked(self.probabilities(image[np.newaxis]), len(self.class_names))[0]
         return next(iter(ranked.items())) if wanted is None else (wanted, ranked[wanted])
 
     def heat(self, image: NDArray[np.uint8], class_name: str, cancelled: Callable[[], bool]) -> Heat | None:
-        """What in an image (H, W, C) speaks for a class; None as soon as `cancelled()` is true."""
+        """Return the occlusion heat map of an image (H, W, C) uint8 for a class; None once `cancelled()` is true."""
         class_index = self.class_names.index(class_name)
         return occlusion(self.classifier, image, class_index, fill=self.transform.fill, cancelled=cancelled)
 
     def nearest(self, image: NDArray[np.uint8], count: int) -> list[Neighbour]:
-        """The training images nearest to an image (H, W, C); of a package that has them."""
+        """Return the `count` training images nearest to an image (H, W, C) uint8; the package must have an index."""
         assert self.index is not None
         return self.index.search(self.layers.embeddings(image[np.newaxis])[0], count)
 
 
 def _quick_images(classifier: Classifier) -> int:
+    """Measure how many images the network classifies within `QUICK_S`."""
+    # Measured here and not packaged: it depends on this machine. The least of three, because other processes can only
+    # make a run slower.
     quick = 0
     for count in (1, 8, 64):
         images = np.zeros((count, *classifier.image_shape), np.uint8)
@@ -163,7 +170,11 @@ def _quick_images(classifier: Classifier) -> int:
 
 
 def _read_lineage(folder: Path, digest: str) -> tuple[Receipt, dict[str, Any]]:
-    """The receipt is the registered one, and the chain of digests leads from it to these very files."""
+    """Read and check the receipt and the lineage.
+
+    Raises:
+        ArtifactError: the receipt is not the one with this `digest`, or the digests do not lead from it to these files.
+    """
     try:
         receipt = verify(_read_json(folder / "receipt.json"), digest)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""A model version in an MLflow registry, and the package that its run holds: found, fetched and checked.
+"""Model versions in an MLflow registry, and the packages of their runs: find, fetch and check them.
 
-`register` makes the version and may move an alias to it; only later does `package` add `package/model.bento` and its
-digest to the same run. Between the two an alias names a version whose package is still to come.
+The step `register` makes the version and may move an alias to it. Only after it, the step `package` adds
+`package/model.bento` and its digest to the same run. Until then an alias can name a version without a package.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ModelUri:
-    """`models:/name@alias` or `models:/name/3`; one of `alias` and `version` is empty."""
+    """Address of a model: `models:/name@alias` or `models:/name/3`; either `alias` or `version` is empty."""
 
     name: str
     alias: str
@@ -38,10 +38,10 @@ class ModelUri:
 
     @classmethod
     def parse(cls, text: str) -> ModelUri:
-        """Read an address.
+        """Parse an address.
 
         Raises:
-            SettingsError: it is none.
+            SettingsError: the text is no such address.
         """
         if (found := _URI.fullmatch(text)) is None:
             raise SettingsError(
@@ -56,28 +56,30 @@ class ModelUri:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the registry says of one model version. As long as it says the same, a refusal stands."""
+    """Data of the registry about one model version. A refusal stands for as long as they stay the same."""
 
     name: str
     version: str
     run_id: str
     verdict: str
-    """The gate's verdict; empty where the version has none."""
+    """The gate's verdict; empty if the version has none."""
     receipt: str
-    """Digest; empty until the version's registration is complete."""
+    """Digest of the receipt; empty until the registration of the version is complete."""
     package_digest: str
-    """`sha256:<hex>`; empty until the version is packaged."""
+    """Digest of the package, `sha256:<hex>`; empty until the version is packaged."""
     package_bytes: int | None
-    """Size of the archive, 0 where the store does not tell; None where there is no archive."""
+    """Size of the archive; 0 if the artifact store does not give it, None if there is no archive."""
 
     def is_package(self, other: Resolved | None) -> bool:
-        """Whether both are the same package of the same version, and may be served on the same grounds."""
+        """True if both are the same package of the same version with the same verdict and receipt."""
+        # The run and the size of the archive do not change what is served: the digest covers its content.
         said = [replace(each, run_id="", package_bytes=None) for each in (self, other) if each]
         return len(said) == 2 and said[0] == said[1]
 
     @property
     def awaited(self) -> str:
-        """What is still to come before the version can be served, in words; empty where nothing is."""
+        """Text that names the missing part for which the version has to wait; empty if nothing is missing."""
+        # A version that does not pass is never waited for: `_place` refuses it.
         if self.verdict != "pass" or (self.receipt and self.package_digest and self.package_bytes is not None):
             return ""
         if not self.receipt:
@@ -93,7 +95,7 @@ _RESOLVED = TypeAdapter(Resolved)
 
 
 class MlflowRegistry:
-    """The registry of an MLflow server, and the packages fetched from it in `cache_dir`, which processes may share."""
+    """The registry of an MLflow server, with a cache of its packages in `cache_dir`, which processes may share."""
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class MlflowRegistry:
         self._caches: dict[str, PackageCache] = {}
 
     def resolve(self, uri: ModelUri) -> Resolved:
-        """The version that `uri` names now.
+        """Return the version that `uri` names now.
 
         Raises:
             RegistryError: there is no such model, alias or version.
@@ -125,52 +127,54 @@ class MlflowRegistry:
             raise TrackingError(f"{self._rest.address} answers in a form that is not MLflow's; is it one?") from None
 
     def fetch(self, resolved: Resolved) -> Path:
-        """The unpacked package of a version, checked byte by byte; downloaded where no whole one is in the cache.
+        """Return the folder of a version's package, verified file by file; download it if the cache lacks it.
 
-        It stays there until `keep` gives it back.
+        The folder stays there until `keep` releases it.
 
         Raises:
             GateError: the version, or the certificate in its package, does not pass.
-            ArtifactError: the archive is damaged, too large or unsafe, or it is not the package that was registered.
+            ArtifactError: the archive is damaged, too large or unsafe, or not the package that was registered.
             RegistryError: the run has no package.
             StorageError: the disk is full.
             TrackingError: the server does not answer.
         """
         cache, folder = self._place(resolved)
+        # The lock is held during the download: processes that ask for the same package wait and then find it.
         with cache.locked():
             if not _is_whole(folder, resolved.package_digest):
                 with cache.replacing(folder) as fresh:
                     self._download(resolved, fresh)
             _check(folder, resolved)
-            cache.hold(folder)
+            cache.hold(folder)  # before `prune`, which removes what nobody holds
             cache.prune()
         return folder
 
     def cached(self, resolved: Resolved) -> Path | None:
-        """`fetch` at once: neither the server nor another process's download is waited for.
+        """Return the folder of a version's package at once; None if the cache has no undamaged one.
 
-        None where no whole package is in the cache.
+        It needs neither the server nor the lock, which another process may hold for a whole download.
 
         Raises:
-            GateError, ArtifactError, StorageError: as `fetch`.
+            GateError, ArtifactError, StorageError: as in `fetch`.
         """
         cache, folder = self._place(resolved)
         if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
             return None
         _check(folder, resolved)
+        # Checked last: without the lock, another process may have replaced the folder before it was held.
         return folder if cache.holds(folder) else None
 
     def keep(self, folders: list[Path]) -> None:
-        """Give back the packages that this process fetched, but for `folders`."""
+        """Release the packages that this process fetched, except `folders`."""
         for cache in self._caches.values():
             cache.keep(folders)
 
     def follow(self, uri: ModelUri, resolved: Resolved) -> None:
-        """Note down that `uri` led to a version that is served now, for a start while the registry is away."""
+        """Store that `uri` led to a version that is served now, for a start while the registry is away."""
         self._cache(uri.name).follow(str(uri), asdict(resolved))
 
     def followed(self, uri: ModelUri) -> Resolved | None:
-        """The version that `follow` noted down last, in this process or another."""
+        """Return the version that `follow` stored last, in any process; None if there is none that fits `uri`."""
         content = self._cache(uri.name).followed(str(uri))
         try:
             found = _RESOLVED.validate_python(content)
@@ -179,6 +183,7 @@ class MlflowRegistry:
         return found if found.name == uri.name and uri.version in ("", found.version) else None
 
     def _resolved(self, found: dict[str, Any]) -> Resolved:
+        """Collect the data of a version: its own tags, and the tags and artifacts of its run."""
         run_id = str(found.get("run_id", ""))
         if not run_id:
             raise RegistryError(f"{found['name']} version {found['version']} is of no run; register it with gapgate")
@@ -197,9 +202,14 @@ class MlflowRegistry:
         )
 
     def _place(self, resolved: Resolved) -> tuple[PackageCache, Path]:
-        """Where the package of a version that may be served lies, or will."""
+        """Return the cache and the folder for the package of a version that may be served.
+
+        Raises:
+            GateError, ArtifactError: the version does not pass, or its digest is none.
+        """
         if resolved.verdict != "pass":
             raise GateError(f"the gate's verdict is {resolved.verdict or 'missing'}, not pass; promote another version")
+        # Both become part of a path, and the registry is another machine.
         if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
             raise ArtifactError(f"the package's digest {resolved.package_digest!r} is none; package the model again")
         cache = self._cache(resolved.name)
@@ -211,9 +221,10 @@ class MlflowRegistry:
         return self._caches[name]
 
     def _download(self, resolved: Resolved, folder: Path) -> None:
-        """Bring the package into `folder`, whole and as registered, or raise."""
+        """Download and unpack the package into `folder`; raise if it is not the registered one."""
         archive = folder.with_name("model.bento")
         got_bytes = self._rest.download(resolved.run_id, ARCHIVE, archive, max_bytes=self._max_package_bytes)
+        # The run's artifact may be in the middle of an upload; the next poll tries again.
         if resolved.package_bytes and got_bytes != resolved.package_bytes:
             raise TrackingError(f"{ARCHIVE} of run {resolved.run_id} is still growing; it is tried again")
         try:
@@ -235,7 +246,12 @@ def _is_whole(folder: Path, digest: str) -> bool:
 
 
 def _check(folder: Path, resolved: Resolved) -> None:
-    """The package is the one of this version, and its certificate passes it."""
+    """Check that a package was made for this version and that its certificate passes it.
+
+    Raises:
+        ArtifactError: the receipt is another one, or of another version.
+        GateError: the certificate's verdict is not pass.
+    """
     try:
         receipt = verify_receipt(read_json(folder / "receipt.json"), resolved.receipt)
         verdict = read_json(folder / "certificate.json")["verdict"]

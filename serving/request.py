@@ -1,4 +1,4 @@
-"""One HTTP request, as a handler sees it, and the ways to read it."""
+"""One HTTP request, as the endpoints see it: headers, query, body and files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FORM_TYPE = "multipart/form-data"
 TENSOR_TYPE = "application/octet-stream"
 IMAGE_TYPES = tuple(form.media_type for form in SERVED)
 OTHER_IMAGE_TYPES = tuple(name for form in SERVED for name in form.other_media_types)
-"""What some clients call formats of `IMAGE_TYPES`."""
+"""Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection; nobody reads an answer."""
+    """Error for a client that closed its connection; nobody reads an answer."""
 
 
 class Buffered:
-    """Bytes of half-received bodies in one worker: many slow uploads must not fill its memory."""
+    """Count of the bytes of unfinished uploads in one worker: many slow uploads must not fill its memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -37,7 +37,7 @@ class Buffered:
 
 
 class Request:
-    """Headers, query and body of one request."""
+    """Headers, query and body of a request."""
 
     def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
         self.method: str = scope["method"]
@@ -50,18 +50,19 @@ class Request:
         self._receive = receive
         self._buffered = buffered
         self._body_read = False
+        # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
     @property
     def has_unread_body(self) -> bool:
-        """Whether something of the body may be left on the connection."""
+        """True if a part of the body may still be unread on the connection."""
         if self._body_read:
             return False
         return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
 
     def header(self, name: str) -> str:
-        """A header's value, or nothing."""
+        """Return the value of a header; empty if it is missing."""
         return self.headers.get(name.encode(), b"").decode("latin-1")
 
     @cached_property
@@ -73,10 +74,10 @@ class Request:
             raise ApiError(422, "invalid_parameter", "the query string cannot be read; encode it as UTF-8") from None
 
     def text(self, name: str) -> str | None:
-        """A parameter of the query; None where it is not given.
+        """Return a query parameter; None if it is missing.
 
         Raises:
-            ApiError: 422 where it is given twice.
+            ApiError: 422, it is given twice.
         """
         values = self._query.get(name, [])
         if len(values) > 1:
@@ -84,10 +85,10 @@ class Request:
         return values[0] if values else None
 
     def check_names(self, known: tuple[str, ...]) -> None:
-        """Refuse a parameter that would be ignored: it is mistyped, or of another route.
+        """Refuse query parameters that are not `known` here: mistyped ones and those of other routes.
 
         Raises:
-            ApiError: 422.
+            ApiError: 422, with the names that are known.
         """
         for name in self._query:
             if name not in known:
@@ -95,7 +96,7 @@ class Request:
                 raise ApiError(422, "invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
 
     def prefers(self, content_type: str, other: str) -> bool:
-        """Whether the client would rather have `content_type` than `other` (RFC 9110, 12.5.1)."""
+        """True if the client prefers `content_type` to `other` by its `Accept` header (RFC 9110, 12.5.1)."""
         qualities: dict[str, float] = {}
         for entry in self.header("accept").split(","):
             name, *parameters = entry.replace(" ", "").lower().split(";")
@@ -103,28 +104,31 @@ class Request:
             qualities[name] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
 
         def quality_of(wanted: str) -> float:
+            # The most specific range counts, even if a wider one has a higher quality.
             names = (wanted, wanted.partition("/")[0] + "/*", "*/*")
             return next((qualities[name] for name in names if name in qualities), 0.0)
 
         return quality_of(content_type) > quality_of(other)
 
     def whole_number(self, name: str, default: int, limit: int) -> int:
-        """A parameter from 1 to `limit`.
+        """Return an integer parameter from 1 to `limit`; `default` if it is missing.
 
         Raises:
-            ApiError: 422 for anything else.
+            ApiError: 422, any other value.
         """
         if (text := self.text(name)) is None:
             return default
+        # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
+        # because `int` raises ValueError for more than 4,300 digits.
         if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
             raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
         return int(text)
 
     def flag(self, name: str) -> bool:
-        """A parameter that is true or false; false by default.
+        """Return a parameter that is `true` or `false`; False if it is missing.
 
         Raises:
-            ApiError: 422 for anything else.
+            ApiError: 422, any other value.
         """
         text = self.text(name)
         if text not in ("true", "false", None):
@@ -133,16 +137,16 @@ class Request:
 
     @property
     def content_type(self) -> str:
-        """The media type in lower case, without its parameters."""
+        """Media type of the body in lower case, without parameters."""
         return self.header("content-type").partition(";")[0].strip().lower()
 
     async def body(self) -> bytes:
-        """The whole body.
+        """Receive the whole body.
 
         Raises:
-            ApiError: 413 where it is too large (at once where its length is announced), 429 where too many others are
-                half received, 408 where it does not arrive in time, 415 where it is compressed.
-            ClientGoneError: the connection closed before its end.
+            ApiError: 413, the body is too large (at once if its length is announced); 429, too many uploads are
+                unfinished; 408, it does not arrive in time; 415, it is compressed.
+            ClientGoneError: the connection closed before the end of the body.
         """
         if (encoding := self.header("content-encoding")) not in ("", "identity"):
             text = f"Content-Encoding {encoding[:40]} is not accepted; send the body as it is"
@@ -170,19 +174,24 @@ class Request:
                 chunks.append(chunk)
                 size += len(chunk)
                 self._buffered.used += len(chunk)
+                # A chunked body announces no length, so its bytes are counted.
                 if size > limit:
                     raise _too_large(limit)
                 if not message.get("more_body"):
                     self._body_read = True
                     return b"".join(chunks)
+                # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
                 if self._buffered.used > self._buffered.limit:
                     raise ApiError(429, "overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
         finally:
+            # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
             self._buffered.used -= size
 
     async def drain(self, seconds: float) -> None:
-        """Take what the client still sends and throw it away, so that it reads the answer instead of a reset; until
-        nothing comes for `seconds`."""
+        """Receive the rest of the body and throw it away, until nothing comes for `seconds`.
+
+        A close with unread bytes would be a reset, and the client could lose the answer.
+        """
         try:
             while not self._body_read:
                 async with asyncio.timeout(seconds):
@@ -192,15 +201,15 @@ class Request:
             pass
 
     async def gone(self) -> None:
-        """Return when the client closes its connection; the body must be read before."""
+        """Wait until the client closes its connection; the body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     async def files(self, max_files: int) -> list[FormFile]:
-        """The files of a form.
+        """Receive the files of a form.
 
         Raises:
-            ApiError: 400 for a form that cannot be parsed, 413 for too many files, and as `body`.
+            ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
         """
         try:
             return parse_files(self.header("content-type"), await self.body(), max_files)

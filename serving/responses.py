@@ -1,4 +1,4 @@
-"""What goes back over HTTP: content, or an error in its one form."""
+"""HTTP responses: content, or an error as an `ErrorAnswer`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One whole HTTP response."""
+    """A whole HTTP response."""
 
     body: bytes
     status: int = HTTPStatus.OK
@@ -26,10 +26,11 @@ class Response:
 
 
 class ApiError(Exception):
-    """An answer from 400 up."""
+    """Error that becomes an answer with a status from 400 up."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """`code` is a stable word for programs, `message` one line for people: the value, the limit, the remedy."""
+        """Keep the parts of an answer: `code` is a stable word for programs, `message` a line for people that gives the
+        value, the limit and the remedy."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -37,16 +38,16 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def problem(self, request_id: str) -> Problem:
-        """As the JSON that tells it."""
+        """Return the error as the model for its JSON."""
         return Problem(code=self.code, message=self.message, request_id=request_id)
 
 
 def json_response(content: BaseModel | Mapping[str, Any]) -> Response:
-    """A model, or what already has the names of one, as JSON."""
+    """Return a JSON response; `content` is a model, or a mapping with the field names of the JSON."""
     return Response(to_json(content, by_alias=True, exclude_none=True) + b"\n")
 
 
 def error_response(error: ApiError, request_id: str) -> Response:
-    """An error as JSON."""
+    """Return a JSON response for an error."""
     body = ErrorAnswer(error=error.problem(request_id)).model_dump_json().encode() + b"\n"
     return Response(body, error.status, headers=error.headers)

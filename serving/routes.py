@@ -1,5 +1,5 @@
-"""The routes of the service, and every error that each can answer with: the one table, which `serving.app` answers by
-and `serving.openapi` describes."""
+"""Table of the routes of the service with the errors of each, used by `serving.app` to answer and by `serving.openapi`
+to describe them."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ _K = ("k", MAX_NEIGHBOURS, NEIGHBOURS, "Number of training images in the answer.
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route; it answers HEAD where it answers GET."""
+    """A route; one that answers GET answers HEAD too."""
 
     method: str
     path: str
     name: str
-    """`operationId`"""
+    """Name of the route, its `operationId` in OpenAPI."""
     summary: str
     description: str
     answers: Mapping[str, type[Answer] | None]
-    """Content type of an answer with status 200 → its model; None: no JSON."""
+    """Content type of an answer with status 200 → its model; None if it has none."""
     errors: tuple[str, ...]
-    """Codes of `ERRORS`."""
+    """Codes in `ERRORS` of the errors that it can answer with."""
     numbers: tuple[tuple[str, int, int, str], ...] = ()
-    """Query parameters from 1 on: name, limit, default, meaning."""
+    """Integer query parameters, from 1 to a limit: (name, limit, default, meaning)."""
     further_parameters: tuple[str, ...] = ()
     """Names of the other query parameters."""
     images: str = ""
-    """`one` or `many`: what the body holds."""
+    """Images that the body holds: `one`, `many`, or none if empty."""
     is_open: bool = False
-    """Whether it answers without a key."""
+    """True if it answers without a key."""
     is_tagged: bool = False
-    """Whether it answers 304 to an `If-None-Match` that still holds."""
+    """True if it answers 304 when the entity tag in `If-None-Match` is still valid."""
     is_described: bool = True
-    """Whether it is an operation for clients, not a part of the pages."""
+    """True if OpenAPI describes it; parts of the pages are left out."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Route:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of its query parameters."""
+        """Names of all query parameters."""
         return (*(name for name, *_ in self.numbers), *self.further_parameters)
 
 

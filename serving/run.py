@@ -1,4 +1,4 @@
-"""Serving a `.bento` archive as a child process: unpack, start, wait until it is ready, stop it whole."""
+"""Server of a `.bento` archive as a child process: unpack, start, wait until it is ready, stop all of it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from serving.privacy import QUIET
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; as a context manager it is stopped at the end."""
+    """A running server; as a context manager it stops at the end."""
 
     process: subprocess.Popen[bytes]
     url: str
-    """`http://host:port`"""
+    """Address of the server, `http://host:port`."""
     log: Path
-    """What the server prints."""
+    """File that gets the output of the server."""
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Return once `/readyz` answers 200.
 
         Raises:
-            ServeError: the server ended, refuses its model, or is not ready after `timeout_s` seconds; with the reason.
+            ServeError: the server ended, refuses its model, or is not ready after `timeout_s` seconds; its text gives
+                the reason.
         """
         child_server.wait(self.process, self.log, "the server", self._problem, timeout_s)
 
@@ -45,7 +46,7 @@ class Server:
         child_server.stop(self.process, timeout_s)
 
     def _problem(self) -> child_server.Problem | None:
-        """Why the server is not ready; None when it is."""
+        """Return why the server is not ready; None once it is. An error ends the wait, a text does not."""
         try:
             child_server.get(f"{self.url}/readyz")
         except urllib.error.HTTPError as answer:
@@ -75,21 +76,24 @@ def serve(
     work_dir: Path,
     environment: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start the server of a `.bento` archive; port 0 takes a free one.
+    """Start the server of a `.bento` archive; port 0 takes a free port.
 
-    `work_dir` gets the unpacked Bento and the log; two servers need two of them. `environment` has further options (see
-    `serving.options`). The server is in a process group of its own: Ctrl-C in a terminal does not reach it,
-    `Server.stop` ends all of it, and so does the end of this process.
+    `work_dir` gets the unpacked Bento and the log; each server needs a folder of its own. `environment` has further
+    options (see `serving.options`). The server is in a process group of its own: Ctrl-C in a terminal does not reach
+    it. `Server.stop` ends all its processes, and so does the end of this process.
 
     Raises:
         ArtifactError: the archive is missing or is no Bento.
-        ServeError: the address cannot be had, or is open to others while nobody said who may ask.
-        SettingsError: an option that does not fit.
+        ServeError: the address is not available, or is open to other machines while no key is set.
+        SettingsError: an option has an invalid value.
     """
     variables = os.environ | dict(environment or {})
+    # Before the work of unpacking; the server checks the same again.
     check_address(host, Options.from_environment(variables))
     source = unpack(bento_path, work_dir / "bento") / "src"
     log = work_dir / "server.log"
+    # The socket is opened here and inherited: a port that is taken is an error at once, and with port 0 the address is
+    # known. This process closes its own copy; connections wait in the queue of the socket until the server accepts.
     with listen(host, port) as listener:
         process = child_server.start(
             [sys.executable, "-m", "serving", "--fd", str(listener.fileno()), "--end-with-parent"],
@@ -103,5 +107,5 @@ def serve(
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Without PYTHONPATH, so that the server runs the source inside the Bento."""
+    """Return the variables without PYTHONPATH, so that the server runs the source inside the Bento."""
     return {key: value for key, value in variables.items() if key != "PYTHONPATH"} | QUIET

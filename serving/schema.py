@@ -1,4 +1,7 @@
-"""What the server answers, as JSON. `serving.openapi` describes these models; nothing else defines the answers."""
+"""Models of every JSON body that the server sends; `serving.openapi` describes them, nothing else defines them.
+
+Each docstring here is a description in `/docs.json` and on the page `/docs`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from gapgate.evidence.certificate import Check, Verdict
 
-# Bounds that are described and not checked: the server's own figures need no second look at each answer.
+# These bounds are only described. pydantic does not check them: the figures are the server's own, and a check would
+# cost time in each answer.
 Fraction = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Digest = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})]
 Base64 = Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
@@ -22,37 +26,37 @@ class Answer(BaseModel):
 
 
 class ModelVersion(Answer):
-    """Which model answered, as the registry names it."""
+    """The model that answered, as the registry names it."""
 
     name: str
-    """Registered model."""
+    """Name of the registered model."""
     version: str
-    """Its version."""
+    """Version of the registered model."""
 
 
 class Problem(Answer):
-    """Why there is no answer."""
+    """The reason why there is no answer."""
 
     code: str
     """A stable word for programs, such as `invalid_image`."""
     message: str
     """One line for people: the value, the limit, the remedy."""
     request_id: str
-    """The request's `X-Request-ID`, or one made for it."""
+    """The request's `X-Request-ID`; a new one if it had none."""
 
 
 class ErrorAnswer(Answer):
     """The body of every answer from 400 up."""
 
     error: Problem
-    """The problem."""
+    """The reason, as a code and as a message."""
 
 
 class Health(Answer):
-    """The server lives, or is ready."""
+    """State of the server: live or ready."""
 
     status: Literal["live", "ready"]
-    """`ready` once the model has reproduced the logits of the golden images in its package."""
+    """`live`: the process answers. `ready`: the model has reproduced the logits of the golden images in its package."""
 
 
 class _Classified(Answer):
@@ -61,11 +65,11 @@ class _Classified(Answer):
     class_name: str = Field(serialization_alias="class")
     """The most probable class."""
     confidence: Fraction
-    """Its probability, a fraction."""
+    """Probability of that class, a fraction."""
 
 
 class _Ranked(_Classified):
-    """The class of one image and its rivals."""
+    """The class of one image and the next most probable ones."""
 
     probabilities: dict[str, Fraction]
     """The most probable classes with their probabilities, in descending order."""
@@ -75,20 +79,20 @@ class _Placed(Answer):
     """One image of a batch."""
 
     index: Count
-    """Its place in the request, from 0."""
+    """Place of the image in the request, from 0."""
     filename: str | None = None
-    """Its file name in the form."""
+    """File name of the image in the form."""
 
 
 class _Signed(Answer):
-    """What stands behind an answer."""
+    """The model and the receipt behind an answer."""
 
     model: ModelVersion
     """The model that answered."""
     receipt: Digest
     """Digest of the receipt: `GET /v1/receipts/{digest}` leads to the run, the data and the settings."""
     request_id: str
-    """The request's `X-Request-ID`, or one made for it."""
+    """The request's `X-Request-ID`; a new one if it had none."""
 
 
 class Prediction(_Signed, _Ranked):
@@ -100,91 +104,91 @@ class BatchPrediction(_Ranked, _Placed):
 
 
 class BatchFailure(_Placed):
-    """Why one image of a batch has no answer; the others have theirs."""
+    """The reason why one image of a batch has no answer; the other images have theirs."""
 
     error: Problem
-    """The problem."""
+    """The reason, as a code and as a message."""
 
 
 class BatchAnswer(_Signed):
-    """The answers to several images, one each and in their order."""
+    """The answers to several images: one for each image, in the order of the request."""
 
     results: list[BatchPrediction | BatchFailure]
-    """A prediction or a failure for each image."""
+    """A prediction or a failure for each image, in the order of the request."""
 
 
 class FeatureMapSheet(Answer):
-    """What one layer of the network computes for the image."""
+    """The feature maps that one layer of the network computes for the image."""
 
     layer: str
-    """Number and kind, such as `1 convolution`."""
+    """Number and kind of the layer, such as `1 convolution`."""
     shape: Annotated[
         tuple[int, int, int],
         WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}),
     ]
     """Number of maps, and height and width of each in pixels."""
     columns: Annotated[int, WithJsonSchema({"type": "integer", "minimum": 1})]
-    """Maps in a row of the sheet."""
+    """Number of maps in one row of the sheet."""
     png: Base64
     """All maps side by side as a gray PNG, each scaled to 0..255."""
 
 
 class Explanation(_Signed, _Classified):
-    """Which pixels mattered."""
+    """The pixels that mattered for the class of an image."""
 
     class_name: str = Field(serialization_alias="class")
     """The class that is explained: the one asked for, or the most probable."""
     confidence: Fraction
-    """Its probability for the whole image."""
+    """Probability of that class for the whole image, a fraction."""
     method: Literal["occlusion"]
-    """A patch slides over the image; where hiding it lowers the probability, the pixels mattered."""
+    """`occlusion`: one patch of the image after another is hidden; if the probability falls, its pixels mattered."""
     patch_px: int
-    """Side of the patch in the model's pixels."""
+    """Side of the square patch, in pixels of the model's input."""
     stride_px: int
-    """Distance between two positions of it."""
+    """Distance between two positions of the patch, in pixels of the model's input."""
     drops: list[list[float]]
-    """For each position, by rows: the probability less the one with the patch hidden."""
+    """Fall of the probability when the patch at each position is hidden: a list of rows, from the top left."""
     heat_png: Base64
-    """The image with the drops as colours over it, a PNG."""
+    """The image with the drops as colours over it, as a PNG."""
     feature_maps: list[FeatureMapSheet] | None = None
-    """One sheet a layer, where `feature_maps=true` asked for them."""
+    """One sheet for each layer, if the request has `feature_maps=true`."""
 
 
 class Neighbour(Answer):
-    """A training image that looks alike to the model."""
+    """A training image that is similar by the model's embedding."""
 
     id: str
-    """Its name in the data set."""
+    """Name of the image in the data set."""
     class_name: str = Field(serialization_alias="class")
-    """Its label."""
+    """Class of the image in the data set."""
     distance: Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 2})]
-    """1 − cosine of the two embeddings: 0 the same direction, 2 opposite."""
+    """Cosine distance (1 − cosine) of the two embeddings: 0 is the same direction, 2 the opposite one."""
     thumbnail: Base64
-    """A small JPEG."""
+    """The image as a small JPEG."""
 
 
 class Neighbours(_Signed, _Classified):
-    """The training images nearest to an image."""
+    """The training images most similar to an image."""
 
     neighbours: list[Neighbour]
-    """Nearest first."""
+    """The training images, the most similar one first."""
 
 
 class InputContract(Answer):
-    """What an image may be. A raw tensor has exactly height x width x channels bytes."""
+    """The images that the server accepts. A raw tensor has exactly height x width x channels bytes."""
 
     height: int
-    """Of the model's input, in pixels; image files of any size are resized."""
+    """Height of the model's input in pixels; image files of any size are resized to it."""
     width: int
-    """Of the model's input, in pixels."""
+    """Width of the model's input in pixels."""
     channels: int
-    """1 gray, 3 RGB."""
+    """Number of channels: 1 for gray, 3 for RGB."""
     mode: Literal["gray", "rgb"]
-    """What image files are converted to."""
+    """Colour mode that image files are converted to."""
     content_types: list[str]
-    """Accepted types of a body."""
+    """Content types that a body may have."""
     max_body_bytes: int
-    """Largest body."""
+    """Largest body in bytes."""
     max_pixels: int
     """Most pixels of an image file."""
     max_batch: int
@@ -195,65 +199,65 @@ class Gap(Answer):
     """Accuracy on training images less accuracy on test images, in percentage points."""
 
     points: float | None = None
-    """The gap."""
+    """The measured gap."""
     low: float | None = None
-    """Lower end of its 95 % interval."""
+    """Lower end of the gap's 95 % interval."""
     high: float | None = None
-    """Upper end of its 95 % interval, which the gate judges."""
+    """Upper end of the gap's 95 % interval, which the gate compares with the limit."""
 
 
 class GateCheck(Check):
-    """One limit and what was found."""
+    """One limit of the gate, the measured figure and the verdict on it."""
 
 
 class Gate(Answer):
-    """The certificate of the model."""
+    """The certificate of the model: the gate's verdict and its checks."""
 
     verdict: Verdict
-    """`pass`: every check passed. The server answers with no other model."""
+    """`pass`: every check passed. The server serves no model with another verdict."""
     checks: list[GateCheck]
-    """What was checked."""
+    """The checks, one for each limit."""
 
 
 class ModelCard(Answer):
-    """The model that answers, what it takes and how well it did."""
+    """The model that answers, its input and its measured quality."""
 
     name: str
-    """Registered model."""
+    """Name of the registered model."""
     version: str
-    """Its version."""
+    """Version of the registered model."""
     receipt: Digest
-    """Digest of its receipt."""
+    """Digest of the model's receipt."""
     package: Digest
-    """Digest of its package: of every file that the server loaded."""
+    """Digest of the model's package, over every file that the server loaded."""
     classes: list[str]
-    """Names, in the order of the model's outputs."""
+    """Names of the classes, in the order of the model's outputs."""
     input: InputContract
-    """What it takes."""
+    """The images that the server accepts."""
     metrics: dict[str, float | None]
     """Accuracies and expected calibration error (fractions) by name, such as `test_accuracy`."""
     gap: Gap
-    """The overfitting gap."""
+    """The overfitting gap with its interval."""
     gate: Gate
-    """The certificate."""
+    """The certificate of the model."""
     data: dict[str, Any]
-    """Where the data set is from: source, revision and hash."""
+    """Origin of the data set: source, revision and hash."""
     training_data: str
-    """Digest of the split images that it was trained on."""
+    """Digest of the splits that the model was trained on."""
     code_revision: str
-    """Of the code that trained it."""
+    """Revision of the code that trained the model."""
     versions: dict[str, str]
-    """Of what runs it: onnxruntime, numpy, pillow, python."""
+    """Versions of the software that runs the model: onnxruntime, numpy, pillow, python."""
     similar: Count
-    """Training images that `/v1/similar` searches; 0: it answers 404."""
+    """Number of training images that `/v1/similar` searches; with 0 that route answers 404."""
 
 
 class ReceiptAnswer(Answer):
-    """Everything that stands behind a prediction, complete without any other server."""
+    """The whole evidence behind a prediction; no other server is needed to read it."""
 
     receipt: dict[str, Any]
-    """The receipt itself. The sha256 of its canonical JSON is its digest."""
+    """The receipt itself. Its digest is the sha256 of its canonical JSON."""
     lineage: dict[str, dict[str, Any]]
-    """Kind of artifact → the part of its manifest that its digest is over, with the digests of its inputs."""
+    """Kind of artifact → the part of its manifest that its digest covers, with the digests of its inputs."""
     package: Digest
-    """Digest of the package that holds it."""
+    """Digest of the package that holds the receipt."""

@@ -1,8 +1,8 @@
-"""The Bento's service: `serving.app` under BentoML's own server, for `bentoml serve`, BentoCloud and what else speaks
+"""The Bento's service: `serving.app` under BentoML's own server, for `bentoml serve`, BentoCloud and other tools of
 BentoML.
 
-`python -m serving` runs the same application without it: BentoML's layers take a fifth of a small request's time, and
-its timeout keeps a timer for a minute after each.
+`python -m serving` runs the same application without BentoML, whose layers take a fifth of the time of a small request
+and whose timeout keeps a timer for a minute after each request.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PACKAGE = Path(__file__).parents[1] / "model"
     tracing={"excluded_urls": ".*"},
 )
 class GapgateService:
-    """Classifies images with a certified model."""
+    """Service that classifies images with a certified model."""
 
 
 class EveryRoute:
-    """Answers all HTTP requests with our application: BentoML's own routes would answer `/readyz` without a reason, and
-    unknown paths in plain text."""
+    """Middleware that answers all HTTP requests with `serving.app`: BentoML's own routes would answer `/readyz` without
+    a reason, and unknown paths in plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -46,6 +46,7 @@ class EveryRoute:
         if scope["type"] != "lifespan":
             return await self._called(scope, receive, send)
 
+        # Both have a lifespan, but a server sends one: BentoML answers it, and ours follows its answers.
         async def starting(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._app.start()

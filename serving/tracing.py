@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of requests, where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector; else nothing, at no cost.
+"""OpenTelemetry spans of requests if `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector; otherwise nothing, at no cost.
 
-The rest is set by OpenTelemetry's own variables (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...).
+Everything else is set by OpenTelemetry's own variables (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, ...).
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ if TYPE_CHECKING:
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT"
 SetStatus = Callable[[int], None]
-"""Notes the HTTP status of the answer in its span."""
+"""Function that stores the HTTP status of the answer in its span."""
 
 
 class Tracing:
-    """No spans."""
+    """Tracing without spans, and the interface of the one with spans."""
 
     def span(self, request: Request, route: str) -> AbstractContextManager[SetStatus]:
-        """A span around one request; `route` is the template of its path."""
+        """Return a context manager for the span of one request; `route` is the template of its path."""
         return _NO_SPAN
 
     def stop(self) -> None:
-        """Send what is left."""
+        """Send the spans that are left."""
 
 
 _NO_SPAN: AbstractContextManager[SetStatus] = nullcontext(lambda status: None)
 
 
 class OtlpTracing(Tracing):
-    """Spans go to the collector over HTTP, in batches, from a thread; one that is away costs nothing but its spans."""
+    """Tracing that sends spans to a collector over HTTP, in batches, from a thread; an outage loses only spans."""
 
     def __init__(self) -> None:
+        # Imported only if spans are wanted: the module costs nothing otherwise.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         os.environ.setdefault("OTEL_SERVICE_NAME", "gapgate")
         self._provider = TracerProvider()
-        exporter = OTLPSpanExporter(timeout=None if os.environ.get(_TIMEOUT) else 2)  # else ending may wait 10 s
+        # OpenTelemetry's default is 10 s, for which the end of a server would wait if the collector is away.
+        exporter = OTLPSpanExporter(timeout=None if os.environ.get(_TIMEOUT) else 2)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("gapgate.serving")
 
@@ -61,7 +63,7 @@ class OtlpTracing(Tracing):
 
             def set_status(status: int) -> None:
                 span.set_attribute("http.response.status_code", status)
-                if status >= 500:
+                if status >= 500:  # for a server span a status of 4xx is no error (OpenTelemetry's HTTP conventions)
                     span.set_status(StatusCode.ERROR)
 
             yield set_status
@@ -71,5 +73,5 @@ class OtlpTracing(Tracing):
 
 
 def from_environment() -> Tracing:
-    """The tracing that the environment asks for."""
+    """Return the tracing that the environment variables ask for."""
     return OtlpTracing() if os.environ.get(ENDPOINT) else Tracing()

@@ -1,4 +1,4 @@
-"""How much a worker takes on: slots for requests, and threads for what would hold up the event loop."""
+"""Limits on the work of a worker process: slots for requests, and threads for calls that would block the event loop."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from serving.responses import ApiError
 
 T = TypeVar("T")
 Cancelled = Callable[[], bool]
-"""Whether nobody waits for the result any more."""
+"""Function that returns True once nobody waits for the result."""
 
 
 class Work:
-    """The requests that one worker process works on. `async with` takes a slot.
+    """The slots and threads of one worker process. `async with` takes a slot for a request.
 
-    A slot is taken when the body is whole, so slow uploads hold none.
+    A request takes its slot once its body is whole, so slow uploads hold none.
     """
 
     def __init__(self, options: Options, in_progress: Gauge) -> None:
-        """`in_progress` shows how many slots are taken."""
+        """Make the slots and threads that `options` gives; the gauge `in_progress` shows how many slots are taken."""
+        # No lock: only the event loop counts.
         self.in_progress = 0
         self._gauge = in_progress
         self.last_request = 0.0
-        """When the newest request came, on `time.perf_counter`."""
+        """Time at which the newest request came, on `time.perf_counter`."""
         self.draining = False
-        """Whether the process is about to end: it still answers, and closes each connection with the answer."""
+        """True if the process is about to end: it still answers, and closes each connection with the answer."""
         self._limit = options.concurrency
         self._timeout_s = options.timeout_s
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="work")
 
     async def __aenter__(self) -> None:
-        """Raises:
-        ApiError: 429, all slots are taken."""
+        """Take a slot.
+
+        Raises:
+            ApiError: 429, all slots are taken.
+        """
         if self.in_progress >= self._limit:
             message = f"{self._limit} requests are in work; try again in a second"
             raise ApiError(429, "overloaded", message, {"Retry-After": "1"})
@@ -54,7 +58,7 @@ class Work:
         self._gauge.dec()
 
     async def in_thread(self, request: Request, call: Callable[[Cancelled], T]) -> T:
-        """Run `call` beside the event loop; it is told when the client is gone or the time is over.
+        """Run `call` in a thread; its argument returns True once the client is gone or the timeout is over.
 
         Raises:
             ApiError: 504, no result within the timeout.
@@ -62,9 +66,11 @@ class Work:
         """
         cancelled = threading.Event()
         result: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(self._threads, call, cancelled.is_set)
+        # The body was read before, so the next message of the connection is its end.
         gone: asyncio.Future[Any] = asyncio.ensure_future(request.gone())
         try:
             await asyncio.wait((result, gone), timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            # Both can be done at once. A finished result comes first: it cost its time already.
             if result.done():
                 return result.result()
             if gone.done():
@@ -72,10 +78,12 @@ class Work:
             message = f"no answer within {self._timeout_s:g} s; send fewer or smaller images, or try again later"
             raise ApiError(504, "timeout", message)
         finally:
+            # A running thread cannot be cancelled, it has to look at the event; `cancel` below reaches only a call that
+            # still waits for a thread. The slot is free from here on, before the thread has ended.
             cancelled.set()
             gone.cancel()
             result.cancel()
 
     def close(self) -> None:
-        """End the threads."""
+        """Cancel the calls that have not begun, and let the threads end without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""One worker process: uvicorn with the application, on a listening socket that it shares with the other workers."""
+"""A worker process: uvicorn with the application, on a listening socket that it shares with the other workers."""
 
 from __future__ import annotations
 
@@ -25,29 +25,34 @@ from serving.options import Options
 from serving.responses import ApiError, error_response
 
 KEEP_ALIVE_S = 65
-"""Longer than load balancers keep idle connections (60 s), which else send into a closed one."""
+"""Seconds that an idle connection is kept. Load balancers keep theirs for 60 s: if the server closed first, a request
+could meet a closed connection."""
 MAX_HEADER_BYTES = 64 * 1024
-"""Largest request line with headers; httptools itself sets no limit."""
+"""Most bytes of a request line with its headers; httptools itself sets no limit."""
 _QUIET_S = 0.2
-"""A draining server without a new request for so long ends."""
+"""Seconds without a new request after which a draining server ends."""
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 6
-"""Of Linux: socket(7), and `BPF_RET | BPF_K` of its socket filters."""
+"""Linux constants: the option of socket(7), and `BPF_RET | BPF_K`, the return instruction of a classic BPF program."""
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with limits on headers and on time, and refusals in our form."""
+    """uvicorn's HTTP protocol with a limit on headers, refusals in the form of `ErrorAnswer`, and the times by which
+    `Server` finds slow clients."""
 
     begun: float | None = None
-    """When the request that is not whole yet began, on the loop's clock; before the first, when the client came."""
+    """Start of the request that is still arriving, or of the connection before its first request, on the loop's clock;
+    None while no request is arriving."""
     unsent_bytes = 0
-    """Of answers, at the last look: the client does not take them."""
+    """Bytes of answers in the write buffer at the last check: the client has not taken them."""
     unsent_since = 0.0
+    """Last time at which `unsent_bytes` was 0 or changed, on the loop's clock."""
     _between = True
-    """Whether the last request is whole and none has begun since."""
+    """True if the last request is whole and no other has begun."""
     _header_bytes: int | None = None
-    """Of the headers that are not complete yet."""
+    """Bytes of the headers that are still arriving; None while a body arrives."""
     _refused = False
+    """True once an error was sent; further data are thrown away."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.begun = self.loop.time()
@@ -62,6 +67,7 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes = 0
         if self._header_bytes is not None:
             data = _without_upgrade(data)
+        # The parser calls `on_headers_complete` within this call, which ends the count: a body is not counted below.
         super().data_received(data)
         if self._header_bytes is not None:
             self._header_bytes += len(data)
@@ -82,15 +88,18 @@ class Protocol(HttpToolsProtocol):
         self._refuse(ApiError(400, "bad_request", "this is not HTTP that the server can read"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer, and take nothing more; the connection stays for a moment so that the client gets to read it."""
+        """Send an error and take nothing more. The client has `LINGER_S` to read it, then the connection closes."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self._header_bytes = None
         if self.cycle is not None and not self.cycle.response_complete:
-            if not self.cycle.more_body:  # a whole request before the broken one, which gets its answer
+            # Pipelining: a whole request came before the broken one, and its answer comes first. A second answer here
+            # would be taken for it.
+            if not self.cycle.more_body:
                 self.cycle.keep_alive = False
                 return
+            # The handler still waits for the rest of the body; the event wakes it, and it sees a disconnected client.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = uuid.uuid4().hex
@@ -101,15 +110,20 @@ class Protocol(HttpToolsProtocol):
             f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + response.body)
+        # Only the sending side closes now. A close with unread bytes makes the kernel send a reset, which can destroy
+        # the answer on its way (RFC 9112, 9.6).
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends without dropping a request and closes connections whose headers never come."""
+    """uvicorn's server that drops no request when it ends, and closes the connections of clients that are too slow."""
 
     def __init__(self, app: App, called: ASGIApp, is_last: Callable[[], bool]) -> None:
-        """`is_last` tells whether nobody else listens on the socket, or will, once this worker ends."""
+        """Configure uvicorn for `called`, which is `app` or its middleware.
+
+        `is_last` returns True if no other worker takes the connections on the socket after this one ends.
+        """
         super().__init__(
             uvicorn.Config(
                 called,
@@ -122,6 +136,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
+                # Longer than the timeout of a request in work, so uvicorn cancels none of those.
                 timeout_graceful_shutdown=int(app.options.timeout_s) + 1,
             )
         )
@@ -129,40 +144,42 @@ class Server(uvicorn.Server):
         self._is_last = is_last
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:  # once a second
+        if counter % 10 == 0:  # uvicorn ticks every 0.1 s
             self._close_slow()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what still comes, each with `Connection: close`, until nothing does: a balancer or a client on a kept
-        connection may not know yet. A listening socket that closes resets what waits in its queue, and a connection
-        that closes what is on the way to it. Where no end comes, and no other worker takes what waits, newcomers are
-        kept out until the rest is answered."""
+        """Answer new requests, each with `Connection: close`, until none comes for `_QUIET_S`; then let uvicorn end.
+
+        A load balancer, or a client on an idle connection, may not know yet that this server ends. If no pause comes
+        within `drain_s` and this is the last worker, new connections are refused and the rest is answered.
+        """
+        # In this order, because a close is a reset for whoever is not answered yet: a listening socket that closes
+        # resets the connections in its queue, a connection that closes resets the request on its way.
         self._app.context.work.draining = True
         await self._quiet(self._app.options.drain_s)
-        if self._is_last():
+        if self._is_last():  # otherwise another worker accepts from the same queue
             _keep_newcomers_out(sockets or [])
             await self._quiet(self._app.options.drain_s)
         await super().shutdown(sockets)
 
     def _close_slow(self) -> None:
-        """Close the connections whose request does not become whole, or whose answer is not taken, in time.
-
-        A body that comes too slowly gets its 408 before.
-        """
+        """Close the connections whose request does not arrive, or whose answer is not taken, within the timeout."""
         now = asyncio.get_running_loop().time()
+        # `Request.body` answers a slow body with 408 after `timeout_s`; the client has `LINGER_S` more to read that.
         oldest = now - self._app.options.timeout_s - LINGER_S
         for connection in cast(list[Protocol], list(self.server_state.connections)):
             unsent = connection.transport.get_write_buffer_size()
             if unsent != connection.unsent_bytes or not unsent:
                 connection.unsent_bytes, connection.unsent_since = unsent, now
             if connection.unsent_since < oldest:
+                # `close` would first wait for the buffer to empty, which this client never lets happen.
                 connection.transport.abort()
             elif connection.begun is not None and connection.begun < oldest:
                 connection.transport.close()
 
     async def _quiet(self, timeout_s: float) -> None:
-        """Return once no new request comes."""
+        """Return after a pause of `_QUIET_S` without a new request, or after `timeout_s` seconds."""
         begun = time.perf_counter()
         while True:
             now = time.perf_counter()
@@ -172,11 +189,17 @@ class Server(uvicorn.Server):
 
 
 def _keep_newcomers_out(listeners: list[socket.socket]) -> None:
-    """From now on Linux drops what comes to the listening sockets: whoever connects tries again a second later, and
-    gets the next server or a refusal, where else a connection would be accepted and then reset."""
+    """Make Linux drop every packet that reaches the listening sockets; on other systems do nothing.
+
+    A client whose SYN is dropped sends it again after a second (RFC 6298), and reaches the next server or is refused.
+    Without the filter the kernel would accept the connection, and reset it when the socket closes.
+    """
     if sys.platform != "linux":
         return
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))  # accept 0 bytes of a packet
+    # struct sock_filter: u16 code, u8 jt, u8 jf, u32 k. The program returns k, the bytes of a packet to keep: none.
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    # struct sock_fprog: u16 number of instructions, pointer to them; native alignment puts the padding between the two.
+    # `setsockopt` copies the program, so `instruction` need not outlive this call.
     program = struct.pack("HP", 1, ctypes.addressof(instruction))
     for listener in listeners:
         with suppress(OSError):
@@ -184,16 +207,20 @@ def _keep_newcomers_out(listeners: list[socket.socket]) -> None:
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """A request's beginning whose wish for another protocol is not seen, as RFC 9110, 7.8 allows. httptools takes a
-    request with that wish for one without a body, and Java's HTTP client has it (h2c) in its first one."""
+    """Rename the header `Upgrade` in the first bytes of a request: RFC 9110, 7.8 lets a server ignore it.
+
+    httptools takes a request with `Upgrade` for one without a body, and Java's HTTP client sends it (h2c) in its first
+    request.
+    """
     end = data.find(b"\r\n\r\n")
     head = data if end < 0 else data[:end]
+    # Two plain searches spare nearly every request the search without regard to case.
     if b"pgrade:" not in head and b"PGRADE:" not in head:
         return data
     return _UPGRADE.sub(b"\r\nignored:", head) + data[len(head) :]
 
 
 def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool]) -> None:
-    """Serve until SIGTERM; `is_last` as for `Server`."""
+    """Serve until SIGTERM; `is_last` is that of `Server`."""
     app, called = create_app(options, package)
     Server(app, called, is_last).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""The contact sheet: what is in the data set, at one look."""
+"""The contact sheet: sample images of every class on one page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gapgate.data.tiles import tile, whole_factor
 from gapgate.text import shortened
 
 MAX_CLASSES = 50
-"""Rows on a sheet; with more classes the sheet says how many are not shown."""
+"""Largest number of rows on a sheet; with more classes the sheet says how many are not shown."""
 
 _TILE_PX = (64, 128)
-"""Smallest and largest side of a tile; smaller images are enlarged by a whole factor, larger ones shrunk."""
+"""Least and largest side of a tile; smaller images are enlarged by a whole factor, larger ones are shrunk."""
 _GAP_PX, _MARGIN_PX, _TEXT_PX, _SMALL_PX, _NAME_CHARS = 6, 20, 16, 12, 24
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (112, 117, 122)
 
@@ -27,13 +27,13 @@ class ClassSample:
 
     name: str
     counts: Mapping[str, int]
-    """Split → images of the class."""
+    """Split → number of images of the class."""
     images: Sequence[NDArray[np.uint8]]
-    """(H, W, C) each, C = 1 or 3."""
+    """Sample images, (H, W, C) each, C = 1 or 3."""
 
 
 def contact_sheet(samples: Sequence[ClassSample]) -> Image.Image:
-    """A row for each class: its name, its counts and its sample images. The same input gives the same pixels."""
+    """Draw a row for each class: its name, its counts and its sample images. Equal inputs give equal pixels."""
     shown = samples[:MAX_CLASSES]
     side = max((max(image.shape[:2]) for sample in shown for image in sample.images), default=_TILE_PX[0])
     tile_px = _tile_side(side)

@@ -1,6 +1,6 @@
 """Decode, hash and resize images in worker processes that write straight into `images.npy`.
 
-Pixels never travel between processes: a worker gets row numbers and locators, and gives back figures.
+No pixels are sent between processes: a worker gets row numbers and locators, and returns figures.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ from gapgate.data.transform import Transform
 from gapgate.errors import DataError, ImageError, ImageFault
 
 CHUNK_IMAGES = 32
-"""Images in one message to a worker."""
+"""Number of images in one message to a worker."""
 CHUNKS_IN_FLIGHT = 4
-"""Messages underway for each worker: enough that none waits, few enough that memory stays flat."""
+"""Number of messages under way for each worker: enough that no worker waits, few enough that memory stays flat."""
 MIN_IMAGES_FOR_WORKERS = 2000
-"""Fewer images are decoded in this process before workers have started."""
+"""Least number of images for starting workers; this process decodes fewer before workers would be ready."""
 
 _REMEDIES = {ImageFault.TOO_MANY_PIXELS: "make it smaller, or raise preprocess.max_pixels"}
 
 Job = tuple[int, str]
-"""(row, locator)"""
+"""Row of `images.npy` and locator of an image."""
 
 
 class Decoded(NamedTuple):
-    """What is known of one image after decoding."""
+    """Result of decoding one image."""
 
     row: int
     content_hash: str | None
     width: int | None
     height: int | None
     sums: tuple[int, ...]
-    """(C,) sum of the values of each channel of the resized image."""
+    """Sum of the values of each channel of the resized image, (C,)."""
     squares: tuple[int, ...]
-    """(C,) sum of their squares."""
+    """Sum of the squared values of each channel, (C,)."""
     reason: str
-    """Why the image cannot be used and what to do about it, else empty."""
+    """Reason why the image cannot be used, with the remedy; empty for a usable image."""
 
 
 @dataclass(slots=True)
 class Decoder:
-    """Turns jobs into rows of an open `images.npy`."""
+    """Decoder of jobs into rows of an open `images.npy`."""
 
     reader: Reader
     transform: Transform
     path: Path
-    """The `.npy` file, with its header and its full length."""
+    """Path of the `.npy` file, which has its header and its full length already."""
     offset: int
-    """Bytes of its header."""
+    """Length of the file's header in bytes."""
     _file: int = field(default=-1, init=False)
 
     def open(self) -> None:
-        """Open the file for writing; once in each process."""
+        """Open the file for writing, once in each process."""
         self._file = os.open(self.path, os.O_WRONLY)
 
     def close(self) -> None:
@@ -90,6 +90,7 @@ class Decoder:
         else:
             (height, width), pixels = stored.shape[:2], self.transform.apply(stored)
         pixels = np.ascontiguousarray(pixels)
+        # pwrite may write less than asked when the disk fills up (pwrite(2)), and only the next call would then fail.
         if os.pwrite(self._file, pixels.data, self.offset + row * pixels.nbytes) != pixels.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         sums, squares = channel_sums(pixels)
@@ -97,26 +98,27 @@ class Decoder:
 
 
 def content_hash(stored: Pixels) -> str:
-    """XXH3 with 128 bits, in hex, over the shape and the pixels as stored: no setting changes it.
+    """Compute XXH3 with 128 bits, in hex, over the shape and the pixels as stored, so that no setting changes it.
 
     A file and an array with the same pixels have the same hash. It finds duplicates, not forgeries (the sha256 of each
-    file is in the Dataset artifact); BLAKE2b took a quarter of the time of decoding a small photo.
+    file is in the Dataset artifact).
     """
     pixels = np.asarray(stored)  # for a Pillow image twice as fast as tobytes()
     height, width = pixels.shape[:2]
+    # The shape too: 2 × 8 and 4 × 4 pixels of the same bytes are different images. BLAKE2b instead of XXH3 took a
+    # quarter of the time of decoding a small photo.
     digest = xxh3_128(f"{height} {width} {pixels.size // (height * width)} ".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def channel_sums(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Exact sums of the values and of their squares for each channel of (H, W, C) pixels.
-
-    float32 is exact here, because 256 rows of squares stay below 2²⁴, and with einsum ten times as fast as int64.
-    """
+    """Compute the exact sums of the values and of their squares for each channel of (H, W, C) uint8 pixels."""
+    # float32 is exact up to 2²⁴, and 256 · 255² is below it; einsum on float32 is ten times as fast as on int64.
     height, width, channels = pixels.shape
     totals = np.zeros((2, channels), np.int64)
     for start in range(0, height, 256):
+        # Columns of pixels first, in float32; their totals over the width, which can be larger, in int64.
         values = pixels[start : start + 256].reshape(-1, width * channels).astype(np.float32)
         columns = np.einsum("ij->j", values), np.einsum("ij,ij->j", values, values)
         totals += np.array(columns).reshape(2, width, channels).sum(axis=1, dtype=np.int64)
@@ -142,15 +144,16 @@ def decode_all(decoder: Decoder, jobs: Iterable[Job], num_images: int, num_worke
 
 
 def prepare_workers(num_images: int, num_workers: int) -> None:
-    """Let the server that workers are forked from start now, in the background, if `decode_all` will need it."""
+    """Start the fork server of the workers now, in the background, if `decode_all` will need it."""
     if num_workers > 1 and num_images >= MIN_IMAGES_FOR_WORKERS:
         _context()
         forkserver.ensure_running()
 
 
 def _context() -> ForkServerContext:
-    """Workers are forked from a server that has imported what they need: a fork of this process could hang, since it
-    may have threads (a tracker's), and each spawned worker would import NumPy, Pillow and pydantic anew."""
+    """Return the context of a fork server that has imported this module."""
+    # A fork of this process could hang in a lock of one of its threads (a tracker's), and each spawned worker would
+    # import NumPy, Pillow and pydantic again.
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
     return context
@@ -168,6 +171,7 @@ def _decode_in_workers(decoder: Decoder, chunks: Iterator[list[Job]], num_worker
     try:
         yield from _decode_until_started(decoder, chunks, pool)
         for chunk in chunks:
+            # Results are taken in the order of the chunks, so the rows arrive in the same order in every run.
             underway.append(pool.submit(_decode_in_worker, chunk))
             if len(underway) >= CHUNKS_IN_FLIGHT * num_workers:
                 yield underway.popleft().result()
@@ -182,7 +186,8 @@ def _decode_in_workers(decoder: Decoder, chunks: Iterator[list[Job]], num_worker
 def _decode_until_started(
     decoder: Decoder, chunks: Iterator[list[Job]], pool: ProcessPoolExecutor
 ) -> Iterator[list[Decoded]]:
-    """Work in this process for the half second or more that the first worker needs to start."""
+    """Decode in this process until the first worker has started, which takes half a second or more."""
+    # `submit` itself starts the processes and so blocks; an empty job in a thread tells when the first one answers.
     with ThreadPoolExecutor(1) as starter:
         start = starter.submit(lambda: pool.submit(_decode_in_worker, []).result())
         while not start.done() and (chunk := next(chunks, None)) is not None:
@@ -191,12 +196,12 @@ def _decode_until_started(
 
 
 _decoder: Decoder
-"""Of this worker process."""
+"""Decoder of this worker process, set by `_start_worker`."""
 
 
 def _start_worker(decoder: Decoder) -> None:
     global _decoder
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of these becomes a reason in the report
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters becomes a reason in the report
     decoder.open()
     _decoder = decoder
 

@@ -1,4 +1,4 @@
-"""The image formats that Gapgate reads: the one table of their names."""
+"""The image formats that Gapgate reads: the only table of their names, suffixes and media types."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Format:
     """One format of image files."""
 
     name: str
-    """Pillow's."""
+    """Pillow's name of the format."""
     suffixes: tuple[str, ...]
-    """The most usual first."""
+    """Suffixes of file names, the most common first."""
     media_type: str = ""
-    """Empty for a format that the server does not take."""
+    """Media type; empty for a format that the server does not take."""
     other_media_types: tuple[str, ...] = ()
-    """What some clients call it."""
+    """Media types that some clients use instead."""
 
 
 FORMATS = (
@@ -26,7 +26,7 @@ FORMATS = (
     Format("BMP", (".bmp",), "image/bmp", ("image/x-ms-bmp",)),
     Format("GIF", (".gif",), "image/gif"),
     Format("TIFF", (".tif", ".tiff"), "image/tiff"),
-    # Pillow reads its header byte by byte in Python, so a server that takes it can be held up for long.
+    # Pillow reads the header of a PPM file byte by byte in Python, so a crafted file could keep a server busy for long.
     Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm")),
 )
 SERVED = tuple(form for form in FORMATS if form.media_type)
@@ -34,5 +34,5 @@ SERVED = tuple(form for form in FORMATS if form.media_type)
 
 
 def suffixes(formats: tuple[Format, ...]) -> frozenset[str]:
-    """The suffixes of file names in any of these formats, in lower case."""
+    """Return the suffixes of file names in any of these formats, in lower case."""
     return frozenset(suffix for form in formats for suffix in form.suffixes)

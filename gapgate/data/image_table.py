@@ -1,4 +1,4 @@
-"""The images of one preprocess run, a row each, in a temporary SQLite file: memory does not grow with their number."""
+"""Table of the images of one preprocess run, in a temporary SQLite file: memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from gapgate.data.sources import Record
 from gapgate.errors import DataError
 
 BATCH = 4096
-"""Rows held in memory at a time."""
+"""Number of rows in memory at a time."""
 
+# No journal and no syncing: the file is deleted after the run, so nothing needs to survive a crash.
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -36,25 +37,28 @@ CREATE TABLE images (
 
 
 class Index:
-    """A table `images`; queries are SQL, everything larger than a figure is streamed."""
+    """Table `images`, queried in SQL; results of more than one row are streamed."""
 
     def __init__(self, path: Path) -> None:
+        # isolation_level=None: Python starts no transactions of its own. All statements run in one, since a commit for
+        # each would write to the file every time.
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
 
     def close(self) -> None:
-        """Close the file; what is in it is not needed any more."""
+        """Close the file without saving; its content is not needed any more."""
         self._db.close()
 
     def fill(self, records: Iterable[Record]) -> int:
         """Insert the records as rows 0, 1, … and return their number.
 
         Raises:
-            DataError: an id that occurs twice.
+            DataError: an id occurs twice.
         """
         rows = ((row, *record) for row, record in enumerate(records))
         self._db.executemany("INSERT INTO images (row, id, label, given, grp, locator) VALUES (?, ?, ?, ?, ?, ?)", rows)
+        # Checked once at the end instead of by a UNIQUE constraint, so that the message can count all such ids.
         query = "SELECT id FROM images GROUP BY id HAVING COUNT(*) > 1"
         if twice := self.one(f"SELECT COUNT(*) FROM ({query})"):
             example = self.one(f"{query} ORDER BY MIN(row) LIMIT 1")
@@ -62,7 +66,7 @@ class Index:
         return int(self.one("SELECT COUNT(*) FROM images"))
 
     def store(self, decoded: Iterable[Decoded]) -> None:
-        """Add what decoding found out; images with a reason become quarantined."""
+        """Add the results of decoding; images with a reason become quarantined."""
         self._db.executemany(
             "UPDATE images SET hash = ?, width = ?, height = ?, sum0 = ?, sum1 = ?, sum2 = ?, "
             "square0 = ?, square1 = ?, square2 = ?, reason = ?, "
@@ -78,22 +82,24 @@ class Index:
         return self._db.execute(statement, values).rowcount
 
     def one(self, query: str, *values: object) -> Any:
-        """The first column of the first line, or None."""
+        """Return the first column of the first row, or None."""
         line = self._db.execute(query, values).fetchone()
         return None if line is None else line[0]
 
     def lines(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Stream the lines of a query. The table must not be changed before the last one."""
+        """Stream the rows of a query. The table must not be changed before the last row."""
         yield from self._db.execute(query, values)
 
     def batches(self, query: str, *values: object) -> Iterator[list[tuple[Any, ...]]]:
-        """As `lines`, up to `BATCH` at a time."""
+        """Stream the rows of a query as `lines` does, in lists of at most `BATCH`."""
         cursor = self._db.execute(query, values)
         while lines := cursor.fetchmany(BATCH):
             yield lines
 
     def jobs(self) -> Iterator[tuple[int, str]]:
-        """(row, locator) of every image; the table may be changed meanwhile."""
+        """Yield (row, locator) of every image; the table may be changed meanwhile."""
+        # A query for each batch instead of one open cursor: the results of decoding are stored in between, and it is
+        # undefined whether an open SELECT of SQLite sees such changes (https://sqlite.org/isolation.html).
         start = 0
         while jobs := self._db.execute(
             "SELECT row, locator FROM images WHERE row >= ? ORDER BY row LIMIT ?", (start, BATCH)

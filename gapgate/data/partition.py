@@ -1,7 +1,7 @@
-"""Which image is in which split, and which images may not be in any.
+"""Assignment of images to splits, and removal of copies.
 
-Splits are sticky: the hash of an image's content (or of its group) decides, so that growing a data set never moves an
-image. Copies of an image are found by content and never stand on both sides of a measurement.
+Splits are sticky: the hash of an image's content (or of its group) decides, so that adding images to a data set moves
+no image. Copies of an image are found by content, and no image is in two splits.
 """
 
 from __future__ import annotations
@@ -17,37 +17,41 @@ from gapgate.settings.sections import PreprocessSettings
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """How the images were split, and how many were left out."""
+    """Summary of the splitting: the splits that were given, and the images left out."""
 
     given_splits: tuple[str, ...]
-    """Splits that the source brought itself."""
+    """Names of the splits that the source defines itself."""
     within_split: int
-    """Further copies of an image with the same label in the same split; one is kept."""
+    """Number of further copies of an image with the same label in the same split; one copy is kept."""
     across_splits: int
-    """Images taken out of train (or val) because val or test (or test) has the same pixels."""
+    """Number of images taken out of train because val or test has the same pixels, or out of val because test has."""
     label_conflicts: int
-    """Images taken out of train because the same pixels occur with another label."""
+    """Number of images taken out of train because the same pixels occur with another label."""
 
 
 def unit_share(salt: str, purpose: str, unit: str) -> float:
-    """A number in [0, 1), uniform over units and independent between purposes (`test`, `val`).
+    """Compute a number in [0, 1), uniform over units and independent between purposes (`test`, `val`).
 
-    The first 8 bytes of BLAKE2b (RFC 7693) over salt, purpose and unit, read as a big-endian fraction.
+    It is made of the first 8 bytes of BLAKE2b (RFC 7693) over salt, purpose and unit, read as a big-endian fraction.
     """
     digest = blake2b(f"{salt}\0{purpose}\0{unit}".encode(), digest_size=16).digest()
+    # A float has 53 bits: with all 64, the largest values would be rounded up to 1.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def partition(index: Index, settings: PreprocessSettings) -> Partition:
-    """Give every image of a decoded index its split.
+    """Assign every image of a decoded index to a split.
 
     Raises:
-        DataError: a group with images in two given splits.
+        DataError: a group has images in two given splits.
     """
     given = {name for (name,) in index.lines("SELECT DISTINCT given FROM images")} - {""}
     _refuse_straddling_groups(index)
+    # The unit is what stays together: the group, or the content, so that copies get the same split. A hash holds only
+    # hex digits, so no group's unit, which starts with "group ", equals one. Quarantined images have a split already.
     index.execute("UPDATE images SET unit = CASE grp WHEN '' THEN hash ELSE 'group ' || grp END WHERE split IS NULL")
     index.execute("UPDATE images SET split = given WHERE split IS NULL AND given IN ('val', 'test')")
+    # A given split is not refilled: where the source has a test split, only val is drawn, from the rest.
     held_out = [
         (name, fraction)
         for name, fraction in (("test", settings.test_fraction), ("val", settings.val_fraction))
@@ -57,6 +61,7 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     for name, fraction in held_out:
         assign(index, settings.salt, name, fraction)
     index.execute("UPDATE images SET split = 'train' WHERE split IS NULL")
+    # Created after all splits are set; the removals below would otherwise compare every image with every other.
     index.execute("CREATE INDEX by_hash ON images (hash)")
     return Partition(
         given_splits=tuple(sorted(given)),
@@ -77,16 +82,22 @@ def _share_of(salt: str, purpose: str) -> Callable[[str], float]:
 
 
 def _assign_by_hash(index: Index, salt: str, name: str, fraction: float) -> None:
-    """Each undecided unit goes into the split with a probability of `fraction`, whatever else is in the data set."""
+    """Put each undecided unit into the split with probability `fraction`, whatever else is in the data set."""
     index.function("share", 1, _share_of(salt, name))
     index.execute("UPDATE images SET split = ? WHERE split IS NULL AND share(unit) < ?", name, fraction)
 
 
 def _assign_exactly(index: Index, salt: str, name: str, fraction: float) -> None:
-    """In each class, the undecided units of lowest hash go into the split, as many as come nearest to `fraction` of its
-    images. A group belongs to the class that most of its images have; copies count once."""
+    """Put the undecided units of lowest hash of each class into the split, as many as come nearest to `fraction` of it.
+
+    A group belongs to the class of most of its images; copies count once.
+    """
     index.function("share", 1, _share_of(salt, name))
     index.execute("DROP TABLE IF EXISTS units")
+    # by_label counts the distinct images of each label in each unit. ranked gives a unit the label with the most (place
+    # 1; the lower label on a tie) and n, all its images. ordered runs through the units of a class by their hash and
+    # adds up n: `reached` is the sum with the unit itself. A unit is taken if its middle, reached − n / 2, lies within
+    # the rounded number of images wanted, so the cut falls where the sum is nearest, also with groups of unequal sizes.
     index.execute(
         """
         CREATE TABLE units AS
@@ -109,6 +120,8 @@ def _assign_exactly(index: Index, salt: str, name: str, fraction: float) -> None
 
 
 def _drop_copies(index: Index) -> int:
+    """Take out all copies of an image but the first, where hash, label and split are equal; return their number."""
+    # The hint INDEXED BY makes the statement fail rather than scan the whole table for each copy.
     return index.execute(
         """
         UPDATE images SET split = 'duplicate', reason = 'same pixels as ' || (
@@ -127,6 +140,9 @@ def _drop_copies(index: Index) -> int:
 
 
 def _drop_conflicts(index: Index) -> int:
+    """Take images out of train whose pixels occur with another label, anywhere; return their number."""
+    # In train alone: val and test are measured as they are. `other` may have any split, also 'duplicate', so both sides
+    # of a conflict within train are taken out.
     return index.execute(
         """
         UPDATE images SET split = 'duplicate', reason = 'same pixels with another label as ' || (
@@ -141,7 +157,8 @@ def _drop_conflicts(index: Index) -> int:
 
 
 def _drop_across(index: Index, split: str, others: str) -> int:
-    """Take images out of `split` whose pixels are in one of the `others` too."""
+    """Take images out of `split` whose pixels are in one of the `others` too; return their number."""
+    # `others` is a list of SQL literals from this module, never of a user: a parameter cannot stand for a list.
     return index.execute(
         f"""
         UPDATE images SET split = 'duplicate', reason = (

@@ -1,4 +1,4 @@
-"""From a source of labelled images to a Splits artifact's files (see `gapgate.data.splits` for what they are)."""
+"""Preprocessing: makes the files of a Splits artifact (listed in `gapgate.data.splits`) from labelled images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from gapgate.settings.sections import PreprocessSettings
 from gapgate.tracking import NullTracker, Tracker
 
 PROBED_IMAGES = 256
-"""Images that decide what `size_px: auto` and `mode: auto` mean."""
+"""Number of images that are read to decide `size_px: auto` and `mode: auto`."""
 LISTED_IMAGES = 1000
-"""Names of left-out images in `splits.json`; `index.parquet` has all of them."""
+"""Largest number of left-out images that `splits.json` names; `index.parquet` has all of them."""
 SHEET_IMAGES = 10
-"""Images of each class on the contact sheet."""
+"""Number of images of each class on the contact sheet."""
 
 _INDEX_SCHEMA = pa.schema(
     [
@@ -59,14 +59,15 @@ def preprocess(
 ) -> Splits:
     """Decode, hash, resize and split a data set; `out_dir` exists and is empty.
 
-    Images stream through worker processes into `images.npy`, and all else that grows with their number lies in a
-    temporary file, so memory does not depend on it. The same source and settings give the same bytes.
+    Images stream through worker processes into `images.npy`. All other data that grows with their number is in a
+    temporary file, so memory does not grow. The same source and settings give the same bytes.
 
     Raises:
-        DataError: a source that cannot be used, more unusable images than `max_rejects`, or a class with fewer images
+        DataError: the source cannot be used, more than `max_rejects` images cannot be used, or a class has fewer images
             than `min_class_images` in a split.
-        StorageError: too little room for `images.npy`.
+        StorageError: too little disk space for `images.npy`.
     """
+    # Inside `out_dir`, which has room for the data set; the system's temporary folder is often small, or memory.
     with TemporaryDirectory(prefix=".scratch-", dir=out_dir) as folder:
         unpacked = Path(folder, "unpacked")
         unpacked.mkdir()
@@ -87,7 +88,7 @@ def preprocess(
 
 
 def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[str]) -> Transform:
-    """The transform, with `auto` decided by the first images that can be read."""
+    """Build the transform; the first images that can be read decide what `auto` means."""
     size_px, mode = settings.size_px, settings.mode
     if size_px == "auto" or mode == "auto":
         shared_px, gray = _probe(reader, islice(locators, PROBED_IMAGES), settings)
@@ -104,8 +105,11 @@ def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[st
 
 
 def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings) -> tuple[int | None, bool]:
-    """(side of the square that all images share, if it is one of 8 to 224 px; whether all are gray). Stops as soon as
-    both are known."""
+    """Read the first images until size and mode are known.
+
+    Returns:
+        The side in pixels, if all are squares of one size from 8 to 224 px, else None; and True if all are gray.
+    """
     sizes: set[tuple[int, int]] = set()
     gray = True
     for locator in locators:
@@ -117,12 +121,13 @@ def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings
         gray = gray and _is_gray(image)
         if not gray and len(sizes) > 1:
             break
+    # `or sizes`: the only size has just been taken out, so an empty set with width 0 means that no image was readable.
     width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
     return (width if width == height and 8 <= width <= 224 else None), gray and bool(width or sizes)
 
 
 def _is_gray(image: Pixels) -> bool:
-    """Whether an image has one channel, or three that are equal."""
+    """True if the image has one channel, or three equal ones; an alpha channel does not count."""
     pixels = np.asarray(image)
     if pixels.ndim == 2 or pixels.shape[2] < 3:
         return True
@@ -148,7 +153,7 @@ def _decode(
 
 
 def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """A `.npy` file of zeros that takes no room yet. Returns the offset of its values in bytes."""
+    """Create a `.npy` file of zeros that takes no disk space yet; return the offset of its values in bytes."""
     num_bytes = math.prod(shape) * dtype.itemsize
     if (free := shutil.disk_usage(path.parent).free) < num_bytes:
         raise StorageError(
@@ -159,6 +164,8 @@ def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> i
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()
+        # Extending a file by truncate leaves a hole that reads as zeros (truncate(2)); workers fill in their rows, in
+        # any order, and the rows of unusable images stay zero.
         file.truncate(offset + num_bytes)
     return offset
 
@@ -175,7 +182,11 @@ def _refuse_rejects(index: Index, max_rejects: int) -> None:
 
 
 def _class_counts(index: Index, class_names: tuple[str, ...], min_class_images: int) -> dict[str, list[int]]:
-    """Split → images of each class."""
+    """Count the images of each class in each split.
+
+    Raises:
+        DataError: a class has fewer than `min_class_images` in a split.
+    """
     counts: dict[str, list[int]] = {split: [0] * len(class_names) for split in SPLIT_NAMES}
     for split, label, count in index.lines("SELECT split, label, COUNT(*) FROM images GROUP BY split, label"):
         if split in counts:
@@ -198,7 +209,7 @@ def _write(
     how: Partition,
     class_counts: dict[str, list[int]],
 ) -> None:
-    """Everything but `images.npy`."""
+    """Write all files except `images.npy`."""
     mean, std = _mean_and_std(index, transform)
     transform = transform.model_copy(update={"mean": mean, "std": std})
     transform.write(out_dir / "transform.json")
@@ -231,20 +242,21 @@ def _write(
 
 
 def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of the training pixels in 0..1 for each channel, from exact sums; a constant channel gets std 1."""
+    """Compute mean and standard deviation of the training pixels in 0..1, (C,) each; a constant channel gets std 1."""
     channels = range(transform.channels)
     columns = ", ".join(f"SUM(sum{c}), SUM(square{c})" for c in channels)
     query = f"SELECT COUNT(*), {columns} FROM images WHERE split = 'train'"
     (count, *sums) = next(index.lines(query))
     n = count * transform.size_px**2
     means = [sums[2 * c] / n for c in channels]
-    # n Σx² − (Σx)² in whole numbers: the difference of the two means of floats would lose digits.
+    # n Σx² − (Σx)² in whole numbers, which Python does not round: in floats, the difference of two nearly equal numbers
+    # would lose its digits.
     stds = [math.sqrt(n * sums[2 * c + 1] - sums[2 * c] ** 2) / n for c in channels]
     return tuple(round(mean / 255, 6) for mean in means), tuple(round(std / 255, 6) or 1.0 for std in stds)
 
 
 def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, query: str, *values: object) -> None:
-    """A `.npy` file of one column, written in batches."""
+    """Write the first column of a query as a `.npy` file, in batches."""
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -265,11 +277,14 @@ def _write_index(path: Path, index: Index) -> None:
 
 
 def _arrow(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
-    """An Arrow column from its buffers; `pa.array` would import pandas, a second and 40 MB for a look at the type."""
+    """Build an Arrow column from its buffers."""
+    # `pa.array` would import pandas to look at the type of the values: a second and 40 MB.
     if kind != pa.string():
         data = np.array(values, str(kind))  # "int64" and "int32" are called so in both
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(data)])
     texts = [value.encode() for value in values]
+    # A string column is offsets (n + 1,) int32 and the UTF-8 bytes of all values (Arrow columnar format, "Variable-size
+    # Binary Layout"). A batch of 4,096 ids is far from the 2 GB that int32 can address.
     offsets = np.zeros(len(texts) + 1, np.int32)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     return pa.Array.from_buffers(kind, len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
@@ -281,7 +296,7 @@ def _listed(index: Index, split: str) -> list[dict[str, str]]:
 
 
 def _write_sheet(out_dir: Path, index: Index, class_names: tuple[str, ...], class_counts: dict[str, list[int]]) -> None:
-    """Training images of each class, picked by their hash: as good as drawn, and always the same."""
+    """Write the contact sheet with training images of each class, those of lowest hash: random, and always the same."""
     images = np.load(out_dir / "images.npy", mmap_mode="r")
     query = "SELECT row FROM images WHERE split = 'train' AND label = ? ORDER BY hash LIMIT ?"
     samples = []

@@ -1,15 +1,15 @@
-"""Reading what preprocess wrote: one array of all images, and for each split the rows that belong to it.
+"""Reader of a Splits artifact: one array of all images, and for each split the rows that belong to it.
 
 images.npy        (N, H, W, C) uint8, in the source's order; rows of quarantined images are zeros
 labels.npy        (N,) int32, index into `class_names`
 train.npy, val.npy, test.npy    ascending row numbers, int64
 index.parquet     a line for each row: row, id, label, split, group, content_hash, width, height, reason;
-                  split is train, val, test, duplicate or quarantined (without hash and size: empty, 0)
-splits.json       class names, counts, mean and std of the training pixels, what was left out and why
-transform.json    how an image file becomes a row of `images.npy` (see `gapgate.data.transform`)
-dataset.json      where the images came from, with the DVC hash
-lineage.json      the digest of the Dataset and what it is taken over (see `gapgate.artifacts.lineage`)
-contact_sheet.png
+                  split is train, val, test, duplicate or quarantined (with an empty hash and the size 0)
+splits.json       class names, counts, mean and std of the training pixels, images left out and the reasons
+transform.json    settings of the transform from an image file to a row of `images.npy` (`gapgate.data.transform`)
+dataset.json      origin of the images, with the DVC hash
+lineage.json      digest of the Dataset, and the content that it covers (see `gapgate.artifacts.lineage`)
+contact_sheet.png sample images of each class
 """
 
 from __future__ import annotations
@@ -32,30 +32,31 @@ class Splits:
 
     path: Path
     info: dict[str, Any]
-    """`splits.json`."""
+    """Content of `splits.json`."""
     images: NDArray[np.uint8]
-    """(N, H, W, C), read-only memory map."""
+    """All images, (N, H, W, C), a read-only memory map."""
     labels: NDArray[np.int32]
-    """(N,)"""
+    """Class index of each image, (N,)."""
 
     @classmethod
     def open(cls, path: Path) -> Splits:
-        """Map the files of a Splits artifact; nothing is read yet."""
+        """Open a Splits artifact; the images are memory-mapped and not read yet."""
         info = json.loads((path / "splits.json").read_text())
         images = np.load(path / "images.npy", mmap_mode="r")
         return cls(path, info, images, np.load(path / "labels.npy"))
 
     @property
     def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
         return list(self.info["class_names"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)"""
+        """Shape (H, W, C) of one image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
     def rows(self, split: SplitName) -> NDArray[np.int64]:
-        """Ascending rows of `images` that belong to a split, (n,) int64."""
+        """Read the rows of `images` that belong to a split, (n,) int64, ascending."""
         rows: NDArray[np.int64] = np.load(self.path / f"{split}.npy")
         return rows

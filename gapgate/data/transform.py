@@ -1,7 +1,7 @@
-"""From the bytes of an image to the pixels that a network sees: decode → mode → square → resize.
+"""Transform from the bytes of an image to the pixels that a network gets: decode → mode → square → resize.
 
-Preprocess and serving call this one module, and `transform.json` carries its settings, so that an image gives the same
-tensor in training and behind the server. NumPy and Pillow only.
+Preprocess and serving both call this module, and `transform.json` holds its settings, so an image gives the same tensor
+in training and in the server. NumPy and Pillow only.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from gapgate.errors import ArtifactError, ImageError, ImageFault
 from gapgate.settings.base import Count, Section
 
 FORMATS = tuple(form.name for form in formats.FORMATS)
-"""What Pillow may open; every further format is further attack surface."""
+"""Formats that Pillow may open; every further format is further attack surface."""
 
 REDUCING_GAP = 2.0
-"""An image more than 4 times too large is first averaged over whole blocks of pixels, down to at least twice its new
-size. Pillow's own thumbnails do so: the result hardly differs and a photo takes a fraction of the time."""
+"""Least ratio of an image's size to its new size after it was averaged over whole blocks of pixels, which is done to
+images more than 4 times too large. Pillow's own thumbnails do the same: the result hardly differs, and a photo takes a
+fraction of the time."""
 
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-"""Where Pillow keeps the orientation that it read."""
+"""Keys of `Image.info` under which Pillow keeps the orientation that it read."""
 
 PIECE_PIXELS = 2**20
-"""Pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
+"""Number of pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
 
 
 def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
-    """The first frame of an image file, upright by its EXIF orientation, of mode L, LA, RGB or RGBA, 8 bits a channel.
+    """Decode the first frame of an image file, upright by its EXIF orientation, as L, LA, RGB or RGBA with 8 bits.
 
     Raises:
-        ImageError: another format, truncated, corrupt, or more than `max_pixels` pixels (found before decoding).
+        ImageError: the file is in another format, truncated or corrupt, or has more than `max_pixels` pixels (found
+            before decoding).
     """
     image = load_image(read_header(data, max_pixels=max_pixels))
     with _damage_named():
@@ -48,14 +50,16 @@ def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
 
 
 def load_image(header: Image.Image) -> Image.Image:
-    """Decode what `read_header` gave: an upright image of any mode, for `Transform.apply_to_image`.
+    """Decode an image of `read_header` to an upright image of any mode, for `Transform.apply_to_image`.
 
     Raises:
-        ImageError: truncated or corrupt.
+        ImageError: the file is truncated or corrupt.
     """
     with header as image, _damage_named():
         image.load()
-        image.getexif()  # read here and kept: what follows would write it anew, and 1.2 million fractions took 17 s
+        # Reads the EXIF data once and keeps it. Without the removal of the keys, exif_transpose would write the data
+        # again; a file with 1.2 million fractions in it took 17 s.
+        image.getexif()
         for key in _ORIENTED:
             image.info.pop(key, None)
         ImageOps.exif_transpose(image, in_place=True)
@@ -63,14 +67,16 @@ def load_image(header: Image.Image) -> Image.Image:
 
 
 def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:
-    """The first half of `open_image`: an image whose size is known and whose pixels are not decoded yet.
+    """Read the header of an image file: the size is known then, and no pixel is decoded yet.
 
     Raises:
-        ImageError: another format, a damaged header, or more than `max_pixels` pixels.
+        ImageError: the file is in another format, its header is damaged, or it has more than `max_pixels` pixels.
     """
     with _damage_named():
         try:
             image = Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+        # Pillow's own limits: an error from 179 million pixels on, and a warning from 89 million, which arrives here
+        # where warnings are errors.
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             reason = f"more pixels than the limit of {max_pixels:,} pixels"
             raise ImageError(ImageFault.TOO_MANY_PIXELS, reason) from None
@@ -83,11 +89,11 @@ def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Whatever Pillow's decoders raise about a damaged file, as an `ImageError` with the reason."""
+    """Turn the exceptions of Pillow's decoders into an `ImageError` with the reason."""
     try:
         yield
     except (ImageError, MemoryError):
-        raise
+        raise  # a full memory says nothing about the file
     except UnidentifiedImageError:
         reason = f"not an image in one of the formats {', '.join(FORMATS)}"
         raise ImageError(ImageFault.UNKNOWN_FORMAT, reason) from None
@@ -96,7 +102,7 @@ def _damage_named() -> Iterator[None]:
 
 
 def on_background(image: Image.Image, fill: int) -> Image.Image:
-    """An LA or RGBA image composited on a plain background of value `fill`; other images unchanged."""
+    """Composite an LA or RGBA image on a plain background of value `fill`; return other images unchanged."""
     if image.mode not in ("LA", "RGBA"):
         return image
     opaque = image.convert("L" if image.mode == "LA" else "RGB")
@@ -105,24 +111,24 @@ def on_background(image: Image.Image, fill: int) -> Image.Image:
 
 
 class Transform(Section):
-    """How a decoded image becomes (size_px, size_px, C) uint8, and how the network scales it; `transform.json`."""
+    """Settings of the path from a decoded image to (size_px, size_px, C) uint8 and to the network; `transform.json`."""
 
     size_px: Annotated[int, Field(ge=8, le=512)]
     """Side of the square result."""
     mode: Literal["gray", "rgb"]
-    """One channel (ITU-R 601 luma of a colour image) or three (a gray image repeated)."""
+    """Channels: one (ITU-R 601 luma of a colour image) or three (a gray image repeated)."""
     fit: Literal["pad", "crop"] = "pad"
-    """Pad an image that is not square to a square with `fill`, or crop its central square."""
+    """Way to a square: pad the image with `fill`, or crop its central square."""
     fill: Annotated[int, Field(ge=0, le=255)] = 0
     """Pixel value of the padding, and behind transparent pixels."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """Filter of the resizing (antialiased when it shrinks)."""
+    """Filter for resizing (antialiased when it shrinks)."""
     mean: tuple[float, ...] = ()
-    """(C,) mean of the training pixels, scaled to 0..1."""
+    """Mean of the training pixels in 0..1, (C,)."""
     std: tuple[float, ...] = ()
-    """(C,) standard deviation of the training pixels, scaled to 0..1."""
+    """Standard deviation of the training pixels in 0..1, (C,)."""
     max_pixels: Count = 50_000_000
-    """An image file with more pixels is refused before it is decoded."""
+    """Largest number of pixels of an image file; a larger one is refused before it is decoded."""
 
     @classmethod
     def from_file(cls, path: Path) -> Transform:
@@ -146,22 +152,22 @@ class Transform(Section):
 
     @property
     def channels(self) -> int:
-        """C: 1 for gray, 3 for RGB."""
+        """Number of channels C: 1 for gray, 3 for RGB."""
         return 1 if self.mode == "gray" else 3
 
     def decode(self, data: bytes | Path) -> NDArray[np.uint8]:
-        """An image file as (size_px, size_px, C) uint8.
+        """Decode and resize an image file to (size_px, size_px, C) uint8.
 
         Raises:
-            ImageError: as `open_image`.
+            ImageError: the errors of `open_image`.
         """
         return self.apply_to_image(load_image(read_header(data, max_pixels=self.max_pixels)))
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Decoded pixels → (size_px, size_px, C) uint8.
+        """Resize decoded pixels to (size_px, size_px, C) uint8.
 
-        `pixels` is (H, W) or (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA. The input itself is returned
-        where nothing is to be done.
+        `pixels` is (H, W) or (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA. Pixels that have the right
+        shape already are returned as they are, without a copy.
         """
         if pixels.shape == (self.size_px, self.size_px, self.channels):
             return pixels
@@ -172,10 +178,10 @@ class Transform(Section):
         return self.apply_to_image(Image.fromarray(pixels))
 
     def apply_to_image(self, image: Image.Image) -> NDArray[np.uint8]:
-        """As `apply`, from what `load_image` gives.
+        """Resize an image of `load_image` to (size_px, size_px, C) uint8.
 
         Raises:
-            ImageError: pixels without a fixed range, or a corrupt palette.
+            ImageError: the pixels have no fixed range, or the palette is corrupt.
         """
         with _damage_named():
             pixels: NDArray[np.uint8] = np.asarray(self._resize(image))  # (h, w) or (h, w, 3), one of h and w is S
@@ -190,7 +196,8 @@ class Transform(Section):
         return square
 
     def _resize(self, image: Image.Image) -> Image.Image:
-        """So that the longer side fits. Padding comes later: a strip of 1 × 10⁷ pixels is small, its square is not."""
+        """Resize an image such that its longer side, or its cropped square, has `size_px` pixels."""
+        # Padding comes later: a strip of 1 × 10⁷ pixels is small, its square is not.
         width, height = image.size
         left = top = 0
         if self.fit == "crop":
@@ -204,16 +211,18 @@ class Transform(Section):
             return self._plain(image.crop(box) if image.size != inner else image)
         resample = Image.Resampling[self.resample.upper()]
         factors = (_factor(width, inner[0]), _factor(height, inner[1]))
+        # Nearest only picks pixels, so it can run first and leave fewer pixels to convert.
         if resample == Image.Resampling.NEAREST and not image.mode.startswith("I"):
             return self._plain(image.crop(box).resize(inner, resample))
         if resample == Image.Resampling.NEAREST or factors == (1, 1):
             return self._plain(image.crop(box)).resize(inner, resample)
         reduced = self._reduced(image, box, factors)
+        # The last block of a row or column may be partial, so the box is a fraction: that of Pillow's own `resize`.
         return reduced.resize(inner, resample, box=(0, 0, width / factors[0], height / factors[1]))
 
     def _reduced(self, image: Image.Image, box: tuple[int, int, int, int], factors: tuple[int, int]) -> Image.Image:
-        """`box` of an image, averaged over blocks of `factors` pixels as Pillow's `resize` does first, but piece by
-        piece."""
+        """Average `box` of an image over blocks of `factors` pixels, as Pillow's `resize` does, but piece by piece."""
+        # Pieces begin at multiples of the factors, so no block lies in two of them and the result is the same as whole.
         left, top, right, bottom = box
         across = max(1, PIECE_PIXELS // (factors[0] * factors[1])) * factors[0]
         down = max(1, PIECE_PIXELS // (min(across, right - left) * factors[1])) * factors[1]
@@ -228,23 +237,24 @@ class Transform(Section):
         return reduced
 
     def _plain(self, image: Image.Image) -> Image.Image:
-        """Any image as L or RGB, in the network's mode where it is gray."""
+        """Convert an image of any mode to L or RGB; to L if the network takes gray images."""
         image = on_background(_in_eight_bits(image), self.fill)
         return image.convert("L") if self.mode == "gray" and image.mode == "RGB" else image
 
 
 def _factor(length: int, inner: int) -> int:
-    """As in Pillow's `Image.resize` with a `reducing_gap`."""
+    """Return the side of the blocks to average, as Pillow's `Image.resize` does with a `reducing_gap`."""
     return int(length / inner / REDUCING_GAP) or 1
 
 
 def _scaled(length: int, longest: int, size_px: int) -> int:
-    """`length` in the scale that makes `longest` `size_px`, rounded half up, at least 1."""
+    """Scale `length` by `size_px` / `longest`, rounded half up, at least 1."""
+    # In whole numbers: a float could round a half either way.
     return max(1, (2 * length * size_px + longest) // (2 * longest))
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """Any mode that Pillow decodes → L, LA, RGB or RGBA."""
+    """Convert an image of any mode that Pillow decodes to L, LA, RGB or RGBA."""
     mode = image.mode
     if mode.startswith("I"):
         return _from_sixteen_bits(np.asarray(image))
@@ -256,18 +266,21 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _from_sixteen_bits(values: NDArray[Any]) -> Image.Image:
-    """Gray values 0..65535 → the nearest of 0..255 (65535 / 255 = 257); Pillow's own conversion clips at 255."""
+    """Convert gray values 0..65535, (H, W), to the nearest of 0..255."""
+    # 65535 / 255 = 257, and 128 is half of it. Pillow's own conversion clips at 255 instead of scaling.
     if values.size and (values.min() < 0 or values.max() > 65_535):
         raise ImageError(ImageFault.NO_FIXED_RANGE, "32-bit pixels have no fixed range")
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def _damage(error: Exception) -> ImageError:
-    """What Pillow raised, with a short reason without paths or addresses, the same on every machine."""
+    """Turn an exception of Pillow into an `ImageError`; its reason has no paths or addresses, so it is reproducible."""
     if isinstance(error, OSError) and error.errno is not None:
         return ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror}")
     text = " ".join(str(error).split())
     if "truncated" in text.lower():  # Pillow has no type of error for it
         return ImageError(ImageFault.TRUNCATED, "the image is truncated")
+    # Pillow's own errors are OSError and SyntaxError, with a text for people; the text of others, such as an IndexError
+    # or struct.error deep inside, tells a user nothing.
     named = text[:100] if isinstance(error, (OSError, SyntaxError)) and text else type(error).__name__
     return ImageError(ImageFault.DAMAGED, f"the image is corrupt: {named}")

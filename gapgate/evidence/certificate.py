@@ -1,4 +1,4 @@
-"""The certificate: what the gate found, as `certificate.json` holds it and the server shows it."""
+"""The certificate: the gate's verdict with its checks, stored in `certificate.json` and shown by the server."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ Verdict = Literal["pass", "fail", "undecided"]
 
 
 class Check(BaseModel):
-    """One limit and what was found."""
+    """One limit of the gate, the measured figure and the verdict on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str
-    """The setting that is the limit."""
+    """Name of the check, in most cases that of the setting with its limit, such as `max_gap_points`."""
     verdict: Verdict
-    """Whether the figure keeps the limit."""
+    """`pass`: the figure keeps the limit; `fail`: it does not; `undecided`: its interval reaches both sides."""
     reason: str
-    """One sentence."""
+    """One sentence that explains the verdict."""
     value: float | None = None
-    """The figure."""
+    """The measured figure."""
     low: float | None = None
-    """Lower end of its interval."""
+    """Lower end of the figure's interval."""
     high: float | None = None
-    """Upper end of its interval."""
+    """Upper end of the figure's interval."""
     limit: float | None = None
-    """The limit."""
+    """The limit that the figure is compared with."""
     images_to_decide: int | None = None
-    """Test images that would decide an undecided check."""
+    """Number of test images that would decide an undecided check."""
 
 
 class Certificate(BaseModel):

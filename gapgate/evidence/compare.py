@@ -1,4 +1,4 @@
-"""Champion and challenger on the same images: both ONNX files run, image by image."""
+"""Comparison of champion and challenger: both ONNX files answer the same images, and are counted image by image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from gapgate.onnx.classifier import Classifier, shape_text
 
 
 class Comparison(BaseModel):
-    """What two models did with the same images."""
+    """Counts of right answers of two models on the same images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     comparable: bool
-    """False: the two do not take the same images or do not know the same number of classes."""
+    """False if the two take images of different shapes, know different numbers of classes, or there are no images."""
     not_worse: bool
-    """Whether the challenger got at least as many images right; False where they cannot be compared."""
+    """True if the challenger got at least as many images right; False if the two cannot be compared."""
     reason: str
-    """One sentence."""
+    """Explanation of the result, in one sentence."""
     num_images: int
     champion_accuracy: float | None = None
     challenger_accuracy: float | None = None
     difference_points: float | None = None
-    """(challenger − champion) × 100."""
+    """Difference of the accuracies in percentage points: (challenger − champion) × 100."""
     only_champion_right: int | None = None
-    """Images that newly break."""
+    """Number of images that only the champion gets right: those that the challenger would newly get wrong."""
     only_challenger_right: int | None = None
-    """Images that are newly right."""
+    """Number of images that only the challenger gets right."""
 
 
 def compare(
@@ -54,7 +54,7 @@ def compare(
 
 
 def _incomparable(champion: Classifier, challenger: Classifier, images: NDArray[np.uint8]) -> str | None:
-    """Why the two cannot be compared on these images, or None."""
+    """Return the reason why the two cannot be compared on images (N, H, W, C), or None if they can."""
     if len(images) == 0:
         return "there are no test images to compare the models on"
     for name, model in (("champion", champion), ("challenger", challenger)):

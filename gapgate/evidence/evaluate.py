@@ -1,4 +1,4 @@
-"""Measures the ONNX file that will be served, on un-augmented train, val and test, through one code path.
+"""Measurement of the ONNX file that will be served, on un-augmented train, val and test, through one code path.
 
 `evaluation.json` holds every figure, `predictions.parquet` every answer and `figures/` the plots. Figures that cannot
 be computed are null, never NaN.
@@ -34,7 +34,7 @@ from gapgate.tracking import NullTracker, Tracker
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A Model artifact's files, with `model.onnx` opened once: to run it, and as a graph."""
+    """Files of a Model artifact, with `model.onnx` opened once as a classifier and once as a graph."""
 
     folder: Path
     classifier: Classifier
@@ -79,7 +79,10 @@ def assess(
     model: OpenedModel,
     tracker: Tracker = NullTracker(),  # noqa: B008  (it holds no state)
 ) -> tuple[dict[str, Any], dict[SplitName, Predictions]]:
-    """The content of `evaluation.json`, and the predictions behind it. Writes nothing; raises as `evaluate`."""
+    """Compute the content of `evaluation.json` and the predictions behind it.
+
+    Nothing is written. The same errors are raised as by `evaluate`.
+    """
     classifier = model.classifier
     _check_fit(classifier, splits)
     rows = {name: splits.rows(name) for name in SPLIT_NAMES}
@@ -109,7 +112,7 @@ def assess(
 
 
 def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.int64]:
-    """All rows, or a seeded sample of `max_images` of them in ascending order."""
+    """Return all rows (n,), or a seeded sample of `max_images` of them in ascending order."""
     if len(rows) <= max_images:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
@@ -118,7 +121,9 @@ def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.in
 def measure(
     settings: EvaluateSettings, found: Mapping[SplitName, Predictions], class_names: list[str]
 ) -> dict[str, Any]:
-    """Every figure that follows from the predictions; intervals come from one seeded generator, in a fixed order."""
+    """Compute every figure that follows from the predictions alone."""
+    # One generator serves all intervals, so the order of the calls below is part of the result: equal predictions and
+    # settings give equal bytes of `evaluation.json` only while it stays.
     rng = np.random.default_rng(settings.seed)
     level = settings.confidence_level
     accuracy = {
@@ -150,9 +155,9 @@ def measure(
 
 
 def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
-    """The largest difference between this model's logits and those that PyTorch gave for the same images.
+    """Compute the largest difference between this model's logits and those that PyTorch gave for the same images.
 
-    Null where there is nothing to compare, which the gate takes as a failure.
+    It is None where there is nothing to compare, which the gate judges as a failure.
     """
     if not path.exists():
         return {"max_abs_difference": None, "num_images": 0}
@@ -172,7 +177,7 @@ def draw(
     model: OpenedModel,
     folder: Path,
 ) -> None:
-    """Write the figures; those that a model has nothing to show for are left out."""
+    """Write the figures into the new folder `folder`; a figure that this model has no data for is left out."""
     folder.mkdir()
     figures.learning_curves(folder, read_json(model.folder / "history.json", []), evaluation["learning_curve"])
     figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
@@ -217,7 +222,7 @@ def _num_groups(found: Predictions) -> int | None:
 def _class_gap(
     settings: EvaluateSettings, train: Predictions, test: Predictions, label: int, rng: np.random.Generator
 ) -> dict[str, float | None]:
-    """The gap of one class; all None where train or test has no image of it."""
+    """Compute the gap of one class; all None if train or test has no image of it."""
     sides = []
     for side in (train, test):
         of_class = side.labels == label
@@ -233,13 +238,13 @@ def _fields(interval: gap.Interval, name: str = "value") -> dict[str, Any]:
 
 
 def _provenance(artifact: Path) -> dict[str, Any] | None:
-    """The digest and the settings in an artifact's manifest; None for a folder without one."""
+    """Return digest, settings and inputs from an artifact's manifest; None for a folder without a manifest."""
     manifest = read_json(artifact / MANIFEST, None)
     return None if manifest is None else {key: manifest[key] for key in ("digest", "settings", "inputs")}
 
 
 def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
-    """What the report says about the data and the model."""
+    """Facts about the data and the model for the report."""
     architecture = read_json(model_dir / "architecture.json", {})
     return {
         "image_shape": list(splits.image_shape),
@@ -252,7 +257,10 @@ def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
 
 
 def _tell(tracker: Tracker, evaluation: Mapping[str, Any]) -> None:
-    """`train/` and `val/` belong to training's epochs; the final figures of those splits are under `eval_`."""
+    """Send the final figures to the tracker.
+
+    Training's epochs use the names `train/` and `val/`, so the final figures of those splits are under `eval_`.
+    """
     values = {
         "gap/points": evaluation["gap"]["points"],
         "gap/low": evaluation["gap"]["low"],

@@ -26,17 +26,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 CHUNK_VALUES = 4_000_000
-"""Gamma draws in memory at once (32 MB)."""
+"""Number of Gamma draws in memory at once (32 MB)."""
 MAX_IMAGES = 10**9
-"""More images than this are not to be had, and the interval of so many is no wider than rounding."""
+"""Largest number of test images that is considered. Nobody has more, and the interval of so many is no wider than
+rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and its two-sided interval; `low` ≤ `value` ≤ `high`."""
+    """Figure with its two-sided interval; `low` ≤ `value` ≤ `high`."""
 
     value: float
     low: float
@@ -45,16 +45,16 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """The accuracy measured on a set of images, with draws of what it might be on others like them."""
+    """Accuracy measured on a set of images, with posterior draws of the accuracy on other images like them."""
 
     value: float
-    """Share of right answers."""
+    """Share of right answers, a fraction."""
     num_images: int
     draws: NDArray[np.float64]
-    """(num_resamples,) draws from the smoothed bootstrap."""
+    """Draws from the smoothed bootstrap, (num_resamples,)."""
 
     def interval(self, confidence_level: float = 0.95) -> Interval:
-        """The interval of the accuracy, as fractions."""
+        """Return the interval of the accuracy, as fractions."""
         return _interval(self.value, self.draws, confidence_level)
 
 
@@ -65,10 +65,10 @@ def measure(
     groups: NDArray[np.int64] | None = None,
     num_resamples: int = 10_000,
 ) -> Accuracy:
-    """The accuracy over images and its smoothed bootstrap (see the module's text).
+    """Compute the accuracy over images and its smoothed bootstrap (see the module's text).
 
     Args:
-        correct: (n,) whether each answer is right.
+        correct: (n,) True where the answer is right.
         rng: the source of the draws.
         groups: (n,) the group of each image; None: each image stands alone.
         num_resamples: draws to make.
@@ -79,13 +79,17 @@ def measure(
     if len(correct) == 0:
         raise ValueError("no images to measure an accuracy on")
     rights, sizes = _per_group(correct, groups)
+    # Groups with equal (right, images) are drawn as one Gamma(count). Without groups there are two kinds at most, right
+    # and wrong, so a draw costs the same for a hundred images and for a million.
     kinds, counts = np.unique(np.stack([rights, sizes], axis=1), axis=0, return_counts=True)  # (U, 2), (U,)
     mean_size = sizes.mean()
     draws = np.empty(num_resamples)
-    chunk = max(1, CHUNK_VALUES // (len(kinds) + 2))
+    chunk = max(1, CHUNK_VALUES // (len(kinds) + 2))  # a weight for each kind, and the two of the prior
     for start in range(0, num_resamples, chunk):
         size = min(chunk, num_resamples - start)
         weights = rng.gamma(counts, size=(size, len(counts)))
+        # The prior's two half groups have the mean size: groups of ten images with a prior of one image would give an
+        # interval that is too narrow at an accuracy of 0 or 1.
         prior = rng.gamma(0.5, size=(size, 2)) * mean_size  # all right, all wrong
         totals = weights @ kinds + np.stack([prior[:, 0], prior.sum(axis=1)], axis=1)  # (size, 2): right, images
         draws[start : start + size] = totals[:, 0] / totals[:, 1]
@@ -93,20 +97,22 @@ def measure(
 
 
 def gap(train: Accuracy, held_out: Accuracy, confidence_level: float = 0.95) -> Interval:
-    """The gap in percentage points between two accuracies of equally many draws, positive when train is better.
+    """Compute the gap in percentage points between two accuracies with equally many draws; positive: train is better.
 
-    Both sides are taken as samples: a training split measured on a sample of its images widens the interval by that
-    sample's size.
+    Both sides are treated as samples, so a small sample of the training split widens the interval.
     """
     points = (train.value - held_out.value) * 100
     return _interval(points, (train.draws - held_out.draws) * 100, confidence_level)
 
 
 def jeffreys_interval(num_right: float, num_images: float, confidence_level: float = 0.95) -> Interval:
-    """The equal-tailed Jeffreys interval of a proportion, without draws; neither count needs to be whole."""
+    """Compute the equal-tailed Jeffreys interval of a proportion, without draws; the counts may be fractions."""
+    from scipy.special import betaincinv  # takes 0.25 s; the gate imports this module and measures nothing
+
     tail = (1 - confidence_level) / 2
     low, high = betaincinv(num_right + 0.5, num_images - num_right + 0.5, [tail, 1 - tail])
     value = num_right / num_images
+    # At 0 and 1 the posterior does not reach the value itself; Brown et al. widen the interval to it.
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
@@ -119,19 +125,20 @@ def images_to_decide(
     fixed_width: float = 0.0,
     confidence_level: float = 0.95,
 ) -> int | None:
-    """How many test images would decide a verdict, if every accuracy stays as it is.
+    """Estimate the number of test images that would decide a verdict, if every accuracy stays as it is.
 
-    The half widths of both sides are squared and added (Newcombe 1998, Statistics in Medicine 17(8), method 10). Train
-    keeps its own; that of test shrinks as the Jeffreys interval of the same accuracy, where groups make each image
-    count for as much of one as the measured interval says.
+    The half widths of both sides are squared and added (Newcombe 1998, Statistics in Medicine 17(8), method 10). The
+    half width of train stays. That of test shrinks like the Jeffreys interval of the same accuracy, with the number of
+    images divided by the design effect of the groups.
 
     Args:
         test: the test accuracy's interval, as fractions.
-        num_test_images: images behind it.
-        distance: from the judged figure to its limit, as a fraction; the half width that decides.
-        upwards: whether the limit lies on the side of a higher test accuracy.
-        fixed_width: the half width that more test images do not change (train's), as a fraction.
-        confidence_level: of the intervals.
+        num_test_images: number of images behind it.
+        distance: distance from the judged figure to its limit, as a fraction. The verdict is decided once the half
+            width of the interval is no larger.
+        upwards: True if the limit lies on the side of a higher test accuracy.
+        fixed_width: half width of train, which more test images do not change, as a fraction.
+        confidence_level: confidence level of the intervals.
 
     Returns:
         The least number of test images, or None when no number up to a thousand million would decide.
@@ -139,8 +146,10 @@ def images_to_decide(
     if not distance > fixed_width:
         return None
     needed = math.sqrt(distance**2 - fixed_width**2)
+    # The measured interval against that of as many images without groups: images of one patient or scene are right and
+    # wrong together and count for less (the design effect of survey sampling).
     alone = jeffreys_interval(test.value * num_test_images, num_test_images, confidence_level)
-    inflation = max(1.0, (test.high - test.low) / (alone.high - alone.low)) ** 2  # the design effect of groups
+    inflation = max(1.0, (test.high - test.low) / (alone.high - alone.low)) ** 2
 
     def half_width(num_images: int) -> float:
         size = num_images / inflation
@@ -149,7 +158,9 @@ def images_to_decide(
 
     if half_width(MAX_IMAGES) > needed:
         return None
-    enough, too_few = MAX_IMAGES, num_test_images  # these did not decide it
+    # Bisection, at most 30 rounds. The half width falls as the number of images grows, and the images at hand are
+    # known to be too few.
+    enough, too_few = MAX_IMAGES, num_test_images
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
         enough, too_few = (middle, too_few) if half_width(middle) <= needed else (enough, middle)
@@ -159,7 +170,7 @@ def images_to_decide(
 def _per_group(
     correct: NDArray[np.bool_], groups: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Right answers and images of each group, (G,) each."""
+    """Count the right answers and the images of each group, (G,) each."""
     if groups is None:
         return correct.astype(np.float64), np.ones(len(correct))
     members = np.unique(groups, return_inverse=True)[1]
@@ -167,7 +178,7 @@ def _per_group(
 
 
 def _interval(value: float, draws: NDArray[np.float64], confidence_level: float) -> Interval:
-    """Equal-tailed; stretched to the value where the smoothing moved past it, as Brown et al. do at 0 and 1."""
+    """Compute the equal-tailed interval of draws (num_resamples,), widened to `value` where it would lie outside."""
     tail = (1 - confidence_level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(value, min(float(low), value), max(float(high), value))

@@ -1,8 +1,8 @@
 """The gate: judges an evaluation against limits. Nothing is read or written here.
 
-A limit on an interval passes when the whole interval keeps it, fails when the whole interval breaks it, and is
-undecided between, with the number of test images that would decide. A figure that is missing, not finite or out of its
-range fails, whatever else is good.
+A check of an interval passes if the whole interval keeps the limit and fails if the whole interval breaks it. Otherwise
+it is undecided, and states the number of test images that would decide it. A figure that is missing, not finite or out
+of its range fails.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gapgate.text import number
 
 
 class _UnusableError(Exception):
-    """A figure of the evaluation that cannot be judged; its text is the reason."""
+    """Error for a figure of the evaluation that cannot be judged; its text is the reason."""
 
 
 def judge(settings: GateSettings, evaluation: Mapping[str, Any]) -> Certificate:
-    """Hold the content of `evaluation.json` against the limits."""
+    """Judge the content of `evaluation.json` against the limits."""
     judges: dict[str, tuple[float, Callable[[float, Any], Check]]] = {
         "max_gap_points": (settings.max_gap_points, _judge_gap),
         "min_test_accuracy": (settings.min_test_accuracy, _judge_test_accuracy),
@@ -30,7 +30,10 @@ def judge(settings: GateSettings, evaluation: Mapping[str, Any]) -> Certificate:
         "max_ece": (settings.max_ece, _judge_calibration),
         "max_parity": (settings.max_parity, _judge_parity),
     }
+    # Every check runs, also after a failure, so that the user sees all that is wrong at once.
     checks = [_guarded(name, limit, check, evaluation) for name, (limit, check) in judges.items()]
+    # NaN and infinity are no JSON (RFC 8259, section 6), but Python's reader accepts them. They fail the whole
+    # evaluation, also in figures that no check reads: they come from a calculation that went wrong.
     if (path := next(_not_finite(evaluation), None)) is not None:
         reason = f"the evaluation holds a number that is not finite ({path}); evaluate again"
         checks.append(Check(name="finite_figures", verdict="fail", reason=reason))
@@ -49,6 +52,7 @@ def _guarded(name: str, limit: float, judge_one: Callable[[float, Any], Check], 
 def _judge_gap(limit: float, evaluation: Any) -> Check:
     gap = _interval(evaluation, "gap", value_key="points", least=-100, most=100)
     train = _interval(evaluation, "accuracy", "train")
+    # A limit below the gap is reached when test accuracy rises, since the gap is train minus test.
     decide = _images_to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, train=train)
     said = f"gap {number(gap.value)} points ({number(gap.low)} to {number(gap.high)})"
     return _judge_interval("max_gap_points", said, gap, limit, number(limit), decide, upper=True)
@@ -71,6 +75,7 @@ def _judge_class_recall(limit: float, evaluation: Any) -> Check:
         if isinstance(entry, dict) and entry.get("support") == 0:
             raise _UnusableError(f"class {name!r} has no test images, so its recall is unknown; add test images of it")
         recalls.append((_figure(evaluation, "classes", index, "recall", least=0, most=1), name))
+    # The weakest class, not the mean: one class that is never recognised hides in the mean of many.
     recall, name = min(recalls)
     said = f"recall {_percent(recall)} % of the weakest class {name!r}"
     return _judge_point("min_class_recall", said, recall, limit, f"{_percent(limit)} %", upper=False)
@@ -82,7 +87,7 @@ def _judge_calibration(limit: float, evaluation: Any) -> Check:
 
 
 def _judge_parity(limit: float, evaluation: Any) -> Check:
-    _count(evaluation, "parity", "num_images")
+    _count(evaluation, "parity", "num_images")  # a difference over no images proves nothing
     difference = _figure(evaluation, "parity", "max_abs_difference", least=0)
     said = f"largest difference {difference:.1e} between the ONNX and the PyTorch logits"
     return _judge_point("max_parity", said, difference, limit, f"{limit:g}", upper=True)
@@ -91,7 +96,7 @@ def _judge_parity(limit: float, evaluation: Any) -> Check:
 def _judge_interval(
     name: str, said: str, found: Interval, limit: float, limit_text: str, decide: int | None, *, upper: bool
 ) -> Check:
-    """Judge a whole interval against an upper (`upper`) or a lower limit."""
+    """Judge a whole interval against an upper limit (`upper` is True) or a lower one."""
     kept, broken = ("below", "above") if upper else ("above", "below")
     inside = found.high <= limit if upper else found.low >= limit
     outside = found.low > limit if upper else found.high < limit
@@ -114,7 +119,7 @@ def _judge_interval(
 
 
 def _judge_point(name: str, said: str, value: float, limit: float, limit_text: str, *, upper: bool) -> Check:
-    """Judge a figure without an interval; the limit itself is kept."""
+    """Judge a figure without an interval; a figure equal to the limit passes."""
     inside = value <= limit if upper else value >= limit
     reason = f"{said} {'keeps' if inside else 'breaks'} the limit {limit_text}"
     return Check(name=name, verdict="pass" if inside else "fail", reason=reason, value=value, limit=limit)
@@ -122,6 +127,7 @@ def _judge_point(name: str, said: str, value: float, limit: float, limit_text: s
 
 def _images_to_decide(evaluation: Any, distance: float, *, upwards: bool, train: Interval | None = None) -> int | None:
     test = _interval(evaluation, "accuracy", "test")
+    # Upwards, the gap's lower end matters: train's lower half width goes with test's upper one (Newcombe's method 10).
     fixed = 0.0 if train is None else (train.value - train.low if upwards else train.high - train.value)
     return images_to_decide(
         test,
@@ -148,22 +154,28 @@ def _count(evaluation: Any, *path: str) -> int:
 
 
 def _figure(evaluation: Any, *path: str | int, least: float, most: float = math.inf) -> float:
-    """A number of the evaluation between `least` and `most`."""
+    """Return a number of the evaluation that lies between `least` and `most`.
+
+    Raises:
+        _UnusableError: it is missing, no number, not finite or out of its range.
+    """
     dotted = ".".join(str(part) for part in path)
     value = _at(evaluation, *path)
+    # In Python a bool is an int: `true` in the JSON would count as an accuracy of 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _UnusableError(f"{dotted} is missing from the evaluation; evaluate again")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond the range of floats
         number = math.inf
+    # The comparison comes first and is negated as a whole, so that NaN, which fails every comparison, is refused.
     if not least <= number <= most or not math.isfinite(number):
         raise _UnusableError(f"{dotted}={number:.6g} is out of its range; evaluate again")
     return number
 
 
 def _at(content: Any, *path: str | int) -> Any:
-    """The value at a path, or None."""
+    """Return the value at a path of keys and indices, or None if there is none."""
     for part in path:
         if isinstance(content, Mapping):
             content = content.get(part)
@@ -175,7 +187,7 @@ def _at(content: Any, *path: str | int) -> Any:
 
 
 def _not_finite(content: Any, path: str = "") -> Iterator[str]:
-    """The paths of NaN and infinity, anywhere in JSON-able content."""
+    """Yield the dotted path of every NaN and infinity in JSON-able content."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _not_finite(value, f"{path}.{key}".lstrip("."))

@@ -1,8 +1,8 @@
 """Golden images: pictures inside the package with the logits that they gave when it was made.
 
-A server runs them before it is ready. What they exercise is where two machines differ: the decoders and conversions of
-Pillow (EXIF orientation, palette, transparency, CMYK, 16 bits, WebP), the resizing, and ONNX Runtime. The pictures are
-drawn from a seed; no training image is among them.
+A server runs them before it is ready. They exercise the parts in which two machines may differ: the decoders and
+conversions of Pillow (EXIF orientation, palette, transparency, CMYK, 16 bits, WebP), the resizing, and ONNX Runtime.
+The pictures are drawn from a seed; no training image is among them.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ FOLDER = "golden"
 LISTING = "golden.json"
 _ORIENTATION_TAG = 0x0112
 _ROTATED = 6
-"""EXIF's "row 0 is the right side": a viewer turns the picture by 90 degrees clockwise."""
+"""EXIF orientation "row 0 is the right side": a viewer turns the picture by 90 degrees clockwise."""
 
 
 class Golden(BaseModel):
-    """A line of `golden.json`."""
+    """Entry of `golden.json`: one picture and its logits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     file: str
     content_type: str
     logits: tuple[float, ...]
-    """(num_classes,) float32 values."""
+    """Logits (num_classes,), float32 values."""
 
 
 _LISTING = TypeAdapter(tuple[Golden, ...])
@@ -57,6 +57,8 @@ def write_golden(folder: Path, transform: Transform, classifier: Classifier) -> 
     for name, content in _files(min(transform.size_px, isqrt(transform.max_pixels // 2))):
         (target / name).write_bytes(content)
     names = list(_ENCODERS)
+    # Decoded from the files just written, not from the pictures in memory: JPEG and WebP lose bits, and a server sees
+    # only the files.
     images = np.stack([transform.decode(target / name) for name in names])  # (n, H, W, C) uint8
     logits = classifier.logits(images)  # (n, num_classes) float32
     if not np.isfinite(logits).all():
@@ -69,11 +71,11 @@ def write_golden(folder: Path, transform: Transform, classifier: Classifier) -> 
 
 
 def check_golden(folder: Path, transform: Transform, classifier: Classifier, tolerance: float = 1e-4) -> None:
-    """Run the golden images of the package `folder` as a server runs a request's image.
+    """Run the golden images of the package `folder` in the way a server runs the image of a request.
 
     Raises:
-        ArtifactError: there are none, one cannot be decoded, or a logit differs from the stored one by more than
-            `tolerance`; the message names the first such image.
+        ArtifactError: there are no golden images, one cannot be decoded, or a logit differs from the stored one by
+            more than `tolerance`; the message names the first such image.
     """
     lines = _read(folder / FOLDER / LISTING)
     images = np.stack([_decode(folder / FOLDER / line.file, transform) for line in lines])  # (n, H, W, C) uint8
@@ -114,14 +116,18 @@ def _decode(path: Path, transform: Transform) -> NDArray[np.uint8]:
 
 
 def _files(side: int) -> Iterator[tuple[str, bytes]]:
-    """Each picture's name and file. `side` in pixels is the shorter one, and the longer one of `odd.png`."""
+    """Yield the name and the content of each file.
+
+    `side` is the shorter side in pixels; of `odd.png` it is about the longer side.
+    """
+    # `| 1` makes a size odd: padding and halving an odd side is where rounding differs.
     wide, odd = (side * 5 // 4, side), (side - 1 | 1, side * 5 // 8 | 1)
     for seed, (name, encode) in enumerate(_ENCODERS.items()):
         yield name, encode(_picture(*(odd if name == "odd.png" else wide), seed))
 
 
 def _picture(width: int, height: int, seed: int) -> Image.Image:
-    """An RGB picture of smooth colours with an edge and a line in it."""
+    """Draw an RGB picture of smooth colours with an edge and a line in it."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
@@ -135,19 +141,20 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _palette_png(picture: Image.Image) -> bytes:
-    """16 colours, one of which is transparent."""
+    """PNG file with a palette of 16 colours, one of which is transparent."""
     return _encoded(picture.quantize(16), "PNG", transparency=3)
 
 
 def _alpha_png(picture: Image.Image) -> bytes:
-    """Clear at the left, opaque at the right."""
+    """PNG file with an alpha channel, transparent at the left and opaque at the right."""
     ramp = np.broadcast_to(np.linspace(0, 255, picture.width).astype(np.uint8), (picture.height, picture.width))
     picture.putalpha(Image.fromarray(ramp))
     return _encoded(picture, "PNG")
 
 
 def _gray16_png(picture: Image.Image) -> bytes:
-    """Gray values over the whole of 0..65535, most of them no multiple of 257."""
+    """PNG file of 16-bit gray values over the whole of 0..65535."""
+    # v·256 + 77 is a multiple of 257 for v = 77 alone, so the rounding of 16 to 8 bits counts.
     return _encoded(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 256 + 77), "PNG")
 
 

@@ -1,4 +1,7 @@
-"""Where the learning curves of train and validation part, and how far: why a network has the gap that it has."""
+"""The parting of the learning curves of train and validation: the epoch, the distance, and both in words.
+
+It explains a gap: from that epoch on, training improved the accuracy on train more than on new images.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,25 @@ from typing import Any, Literal
 from gapgate.text import number
 
 LEAST_SPACE = 0.01
-"""Accuracies that end closer than this have not parted, unless the validation loss says so."""
+"""Least difference of the final accuracies (fraction) that counts as parted where the validation loss did not turn."""
 EPOCHS_AFTER = 2
-"""Behind the lowest validation loss, for it to be the place; a loss that still falls has its lowest near the end."""
+"""Least number of epochs after the lowest validation loss for the curves to part there. A loss that still falls has its
+lowest value near the end."""
 
 Reason = Literal["turn", "lowest", "above"]
-"""The validation loss turned there; it was lowest there; after it train accuracy is always above validation's."""
+"""Rule that found the epoch: `turn`, the validation loss turned there; `lowest`, it was lowest there; `above`, after it
+train accuracy is always above validation accuracy."""
 WORDS: dict[Reason, tuple[str, str]] = {
     "turn": ("where the validation loss turned", "validation loss turns"),
     "lowest": ("where the validation loss was lowest", "lowest validation loss"),
     "above": ("after which train is above validation", "train stays above validation"),
 }
-"""For a sentence, and for a figure's legend."""
+"""Reason → words for a sentence and for a figure's legend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """The accuracies at the epoch where the curves part, and at the last one. Fractions."""
+    """Accuracies (fractions) at the epoch where the curves part and at the last epoch."""
 
     epoch: int
     last_epoch: int
@@ -35,23 +40,24 @@ class Parting:
 
     @property
     def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Train's and validation's."""
+        """Accuracies of train and of validation, each at the parting and at the end."""
         return self.train, self.val
 
     @property
     def space_points(self) -> float:
-        """Between the accuracies at the end, in percentage points."""
+        """Distance between the two accuracies at the end, in percentage points."""
         return (self.train[1] - self.val[1]) * 100
 
 
 def parting(history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> Parting | None:
-    """The epoch where the curves part; `curve` is `metrics.learning_curve` of the history.
+    """Find the epoch where the curves part; `curve` is `metrics.learning_curve` of the history.
 
-    It is the one where the validation loss turned. Where it did not turn and the accuracies end a point or more apart,
-    it is the one where the loss was lowest, if two or more follow; else the one after which train stays above.
+    It is the epoch in which the validation loss turned. If the loss did not turn and the accuracies end a point or more
+    apart, it is the epoch of the lowest loss, provided that two or more epochs follow; otherwise it is the epoch after
+    which train accuracy stays above validation accuracy.
 
     Returns:
-        None where they have not parted, or fewer than two epochs have both accuracies.
+        None if the curves have not parted, or fewer than two epochs have both accuracies.
     """
     known = [
         (int(line.get("epoch", index + 1)), float(line["train_accuracy"]), float(line["val_accuracy"]))
@@ -70,12 +76,14 @@ def parting(history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> P
         reason, wanted = "lowest", best
     else:
         reason, wanted = "above", max((epoch for epoch, train, val in known if train <= val), default=0)
+    # The wanted epoch may lack an accuracy: the first known epoch from there on stands for it, never the last one,
+    # since a parting needs an end after it.
     epoch, train, val = next((line for line in known[:-1] if line[0] >= wanted), known[-2])
     return Parting(epoch, last_epoch, reason, (train, last_train), (val, last_val))
 
 
 def in_words(parts: Parting | None, curve: Mapping[str, Any], train_settings: Mapping[str, Any]) -> list[str]:
-    """What the curves say, a sentence each; `curve` is `metrics.learning_curve` of the history."""
+    """Describe the curves in sentences; `curve` is `metrics.learning_curve` of the history."""
     if curve["num_epochs"] < 2:
         return ["One epoch makes no curve: nothing is to be seen of overfitting yet."] * curve["num_epochs"]
     said = "The accuracies have not parted: train does not end a point above validation."
@@ -93,7 +101,7 @@ def _in_figures(parts: Parting) -> str:
 
 
 def _stopping(curve: Mapping[str, Any], train_settings: Mapping[str, Any]) -> list[str]:
-    """Early stopping ends with the weights of the best epoch, which the last epoch's figures are not of."""
+    """Say which epoch's weights the model has, where early stopping kept those of the best epoch."""
     if not train_settings.get("patience") or curve["best_epoch"] is None:
         return []
     early = curve["num_epochs"] < train_settings["epochs"]

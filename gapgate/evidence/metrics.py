@@ -1,4 +1,4 @@
-"""Figures of a classifier: loss, per-class precision, recall and F1, confusion, and the turn of the validation loss."""
+"""Figures of a classifier: loss, precision, recall and F1 by class, confusion, and the turn of the validation loss."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 EPOCHS_AFTER_TURN = 3
-"""A rise is judged on the median of this many last epochs, so one bad epoch is no turn."""
+"""Number of last epochs whose median is judged, so that one bad epoch is no turn."""
 LEAST_RISE = 0.05
-"""A rise below this share of the smallest loss is no turn."""
+"""Share of the smallest loss below which a rise is no turn."""
 NOISE_FACTOR = 4.0
-"""A rise below this many standard deviations of the epoch-to-epoch noise is no turn."""
+"""Standard deviations of the epoch-to-epoch noise below which a rise is no turn."""
 
 
 def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The loss of each image in nats, (N,), from logits (N, K) and labels (N,)."""
+    """Compute the loss of each image in nats, (N,), from logits (N, K) and labels (N,)."""
     wide = logits.astype(np.float64)
     loss: NDArray[np.float64] = logsumexp(wide, axis=1) - wide[np.arange(len(wide)), labels]
     return loss
 
 
 def confusion(labels: NDArray[np.int32], predicted: NDArray[np.int32], num_classes: int) -> NDArray[np.int64]:
-    """Counts (K, K): rows are the true classes, columns the predicted ones."""
-    from sklearn.metrics import confusion_matrix  # a second and a half; the gate, which needs `finite`, does without
+    """Count the answers, (K, K): rows are the true classes, columns the predicted ones."""
+    from sklearn.metrics import confusion_matrix  # takes 1.5 s; the gate imports this module for `finite` only
 
     counts: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
     return counts
@@ -36,7 +36,10 @@ def confusion(labels: NDArray[np.int32], predicted: NDArray[np.int32], num_class
 def per_class(
     labels: NDArray[np.int32], predicted: NDArray[np.int32], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and support of each class; None where there is nothing to divide by."""
+    """Compute precision, recall, F1 and support of each class; None where the divisor would be 0.
+
+    `labels` and `predicted` are (N,) class indices.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     figures = precision_recall_fscore_support(
@@ -55,7 +58,7 @@ def per_class(
 
 
 def learning_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the epochs say: the best one by validation loss, and where validation turned while training went on."""
+    """Summarise the epochs: the best one by validation loss, and the one in which the validation loss turned."""
     losses = np.array([_number(epoch.get("val_loss")) for epoch in history], np.float64)
     known = np.flatnonzero(np.isfinite(losses))
     epochs = [int(epoch.get("epoch", index + 1)) for index, epoch in enumerate(history)]
@@ -71,14 +74,16 @@ def learning_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of losses near the largest float: an infinite noise is no turn
+@np.errstate(over="ignore", invalid="ignore")  # losses near the largest float give infinite noise: no turn
 def val_loss_turn(losses: NDArray[np.float64]) -> int | None:
-    """The index of the epoch where the validation loss turned from falling to rising, or None when it did not.
+    """Find the index of the epoch where the validation loss turned from falling to rising; None when it did not.
 
-    That epoch is the lowest beside the minimum of the running median over three epochs. It counts as a turn when at
-    least three epochs follow and the median of the last three lies above that running median by more than 5 % and by
-    more than four standard deviations of the noise. The noise is estimated from there on by second differences,
-    robustly, so that neither the trend nor one spike is in it.
+    It is the epoch of the lowest loss (of at most three) around the minimum of the running median over three epochs. It
+    counts as a turn when at least three epochs follow, and the median of the last three lies above that minimum by more
+    than 5 % and by more than four standard deviations of the noise.
+
+    Args:
+        losses: (num_epochs,) finite validation losses.
     """
     if len(losses) <= EPOCHS_AFTER_TURN:
         return None
@@ -87,13 +92,16 @@ def val_loss_turn(losses: NDArray[np.float64]) -> int | None:
     turn = near + int(losses[near : near + 3].argmin())  # a median of three blurs the place by one epoch
     if len(losses) - 1 - turn < EPOCHS_AFTER_TURN:
         return None
+    # Second differences remove a linear trend. Those of independent noise have 1² + 2² + 1² = 6 times its variance, and
+    # 1.4826 turns a median absolute value into a standard deviation of a normal distribution, which one spike does not
+    # change.
     noise = 1.4826 * float(np.median(np.abs(np.diff(losses[near:], 2)))) / math.sqrt(6)
     rise = float(np.median(losses[-EPOCHS_AFTER_TURN:])) - lowest
     return turn if rise > max(LEAST_RISE * lowest, NOISE_FACTOR * noise) else None
 
 
 def finite(value: float) -> float | None:
-    """A number for JSON: None instead of NaN or infinity."""
+    """Return a number for JSON: None instead of NaN or infinity."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -1,6 +1,7 @@
-"""What the network looked at when it was surely wrong: the pixels that counted, and the training images that are near.
+"""Explanation of the most confident mistakes: the pixels that counted, and the nearest training images.
 
-A near training image with the answer's label and the image's look says why: a look-alike, or a label that is wrong.
+A near training image that looks the same and has the label of the wrong answer explains the mistake: the two are
+look-alikes, or one label is wrong.
 """
 
 from __future__ import annotations
@@ -23,24 +24,25 @@ from gapgate.onnx.occlusion import heat_pixels, occlusion
 MAX_MISTAKES = 6
 NUM_NEAREST = 5
 _BLOCK_ROWS = 1000
-"""Training images whose embeddings are in memory at a time."""
+"""Number of training images whose embeddings are in memory at a time."""
 _NUM_ALIKE = 500
-"""Training images for each mistake whose embeddings are compared. For 60 mistakes of the tutorial CNN they held 99.7 %
-of the 5 nearest among 20,000, in a sixth of the time."""
+"""Number of training images whose embeddings are compared with each mistake. For 60 mistakes of the tutorial CNN they
+held 99.7 % of the 5 nearest among 20,000, in a sixth of the time."""
 _MIN_CLASSES = 5
-"""With fewer, answers say too little of embeddings."""
+"""Least number of classes for choosing candidates by their answers; those of fewer classes say too little about the
+embeddings."""
 _BATCH_SIZE = 32
-"""Took four fifths of the time of 250 on the tutorial CNN."""
+"""Number of images in a call of the model; 32 took four fifths of the time of 250 on the tutorial CNN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistaken test image, as it is drawn."""
+    """One test image with a wrong answer, as it is drawn."""
 
     image: NDArray[np.uint8]
-    """(H, W, C)"""
+    """Test image (H, W, C)."""
     heat: NDArray[np.uint8]
-    """(h, w, 3): the image with the occlusion heat of the answer over it."""
+    """Image with the occlusion heat of the answer over it, (h, w, 3)."""
     label: int
     predicted: int
     confidence: float
@@ -50,13 +52,13 @@ class Mistake:
 
 
 def confident_mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
-    """Places in `test` of the `count` mistakes with the greatest confidence, greatest first."""
+    """Find the `count` mistakes with the highest confidence, as indices into `test`, highest first."""
     wrong = np.flatnonzero(~test.correct)
     return wrong[np.argsort(-test.confidence[wrong], kind="stable")][:count]
 
 
 def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predictions) -> list[dict[str, Any]]:
-    """The most confident mistakes on test, each with its nearest images of `train`, for `evaluation.json`."""
+    """Find the most confident mistakes on test, each with its nearest images of `train`, for `evaluation.json`."""
     chosen = confident_mistakes(test, MAX_MISTAKES)
     if layers.embedding_size is None or len(chosen) == 0:
         return []
@@ -88,10 +90,15 @@ def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predicti
 def nearest(
     layers: InnerLayers, splits: Splits, train_rows: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each of `rows` (q,) the places in `train_rows` (n,) of its nearest images, and the cosines of their
-    embeddings with its own: (q, k) each, nearest first, ties in order of place; k is `NUM_NEAREST` or n."""
+    """Find the nearest training images of each image in `rows` (q,) among `train_rows` (n,).
+
+    Returns:
+        Indices into `train_rows`, and the cosines of the embeddings: (q, k) each, nearest first, ties by index; k is
+        `NUM_NEAREST`, or n where there are fewer.
+    """
     queries = layers.embeddings(splits.images[rows])  # (q, D)
     similarities = np.empty((len(rows), len(train_rows)))
+    # In blocks, because only the cosines are kept: an embedding of 3,136 float32 values takes 12.5 kB.
     for start in range(0, len(train_rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         similarities[:, block] = cosines(queries, layers.embeddings(splits.images[train_rows[block]], _BATCH_SIZE))
@@ -100,8 +107,11 @@ def nearest(
 
 
 def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Places, ascending, of the answers (n, K) that are most like one of the queries (q, K), by the cosine of centred
-    logits: the last layer makes those of the embedding, so near images have near answers. All, with few classes."""
+    """Find the answers (n, K) that are most like one of the queries (q, K): indices, ascending; all with few classes.
+
+    Answers are compared by the cosine of centred logits. The last layer computes the logits from the embedding, so
+    images with near embeddings have near answers, and those are cheap to compare.
+    """
     if answers.shape[1] < _MIN_CLASSES:
         return np.arange(len(answers))
     likeness = cosines(_centred_logits(queries), _centred_logits(answers))
@@ -109,13 +119,15 @@ def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArra
 
 
 def _centred_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    # Softmax loses a constant that is added to all logits; centring takes it out on both sides. A probability that
+    # was rounded to 0 has no logarithm.
     logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
     centred: NDArray[np.float64] = logits - logits.mean(axis=1, keepdims=True)
     return centred
 
 
 def draw(found: Sequence[dict[str, Any]], classifier: Classifier, splits: Splits, fill: int) -> list[Mistake]:
-    """What `find` found, with its pixels; `fill` is the transform's, see `occlusion`."""
+    """Add the pixels to the entries of `find`; `fill` is the transform's, see `occlusion`."""
     mistakes = []
     for entry in found:
         image = splits.images[entry["row"]]

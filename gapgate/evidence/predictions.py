@@ -1,4 +1,4 @@
-"""The answers of a model on whole splits, and the file that keeps them."""
+"""Answers of a model on whole splits, and the file that keeps them."""
 
 from __future__ import annotations
 
@@ -20,36 +20,39 @@ from gapgate.onnx.classifier import Classifier, softmax
 from gapgate.tracking import Tracker
 
 CHUNK_BATCHES = 16
-"""Batches between two words to the tracker; also what is copied from the memory map at once."""
+"""Number of batches that are copied from the memory map at once; progress is reported after each such chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the model said about the images of one split; n images, K classes."""
+    """Answers of the model for the images of one split; n images, K classes."""
 
     rows: NDArray[np.int64]
-    """(n,) rows of `Splits.images`."""
+    """Rows of `Splits.images`, (n,)."""
     labels: NDArray[np.int32]
-    """(n,)"""
+    """True classes, (n,)."""
     probabilities: NDArray[np.float32]
-    """(n, K)"""
+    """Probability of each class, (n, K)."""
     losses: NDArray[np.float64]
-    """(n,) cross-entropy in nats."""
+    """Cross-entropy of each image in nats, (n,)."""
     groups: NDArray[np.int64] | None
-    """(n,) or None where no image has a group."""
+    """Number of each image's group, (n,); None if no image has a group."""
 
     @property
     def predicted(self) -> NDArray[np.int32]:
+        """Class of the largest probability of each image, (n,)."""
         classes: NDArray[np.int32] = self.probabilities.argmax(axis=1).astype(np.int32)
         return classes
 
     @property
     def confidence(self) -> NDArray[np.float32]:
+        """Largest probability of each image, (n,)."""
         highest: NDArray[np.float32] = self.probabilities.max(axis=1)
         return highest
 
     @property
     def correct(self) -> NDArray[np.bool_]:
+        """True for each image with the right answer, (n,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 
@@ -57,7 +60,11 @@ class Predictions:
 def predict_all(
     model: Classifier, splits: Splits, rows: Mapping[SplitName, NDArray[np.int64]], batch_size: int, tracker: Tracker
 ) -> Iterator[Predictions]:
-    """The predictions for each split in turn, in chunks, so that memory holds no more than a chunk of images."""
+    """Yield the predictions for each split in turn; memory holds no more than a chunk of images.
+
+    Raises:
+        DataError: a split has no images.
+    """
     groups = _groups(splits)
     done, total = 0, sum(len(r) for r in rows.values())
     for name, split_rows in rows.items():
@@ -76,7 +83,7 @@ def predict_all(
 
 
 def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits: Splits) -> None:
-    """A line for each image: split, row, id, label, predicted, confidence, correct, probabilities (list of float32).
+    """Write a line for each image: split, row, id, label, predicted, confidence, correct, probabilities (float32 list).
 
     Labels are indices; the schema's metadata holds the class names.
     """
@@ -91,6 +98,7 @@ def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits
                 "predicted": p.predicted,
                 "confidence": p.confidence,
                 "correct": p.correct,
+                # Offsets and flat values are the list column itself; (n, K) as Python lists would be boxed one by one.
                 "probabilities": pa.ListArray.from_arrays(
                     np.arange(len(p.rows) + 1, dtype=np.int32) * p.probabilities.shape[1], p.probabilities.ravel()
                 ),
@@ -103,7 +111,7 @@ def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits
 
 
 def _groups(splits: Splits) -> NDArray[np.int64] | None:
-    """A number for each row's group; a row without one is a group of its own. None when no row has a group."""
+    """Number the groups, (N,) for all rows; a row without a group is a group of its own. None if no row has a group."""
     column = pq.read_table(splits.path / "index.parquet", columns=["group"])["group"].to_pylist()
     if not any(column):
         return None

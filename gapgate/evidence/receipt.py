@@ -1,4 +1,4 @@
-"""The receipt: everything that stands behind a model, under one digest.
+"""The receipt: the origin of a registered model, under one digest.
 
 A served prediction carries the digest; the receipt that it names leads to the data, the code, the settings and the
 evidence. Anyone can check it: the digest is the sha256 of the receipt's canonical JSON.
@@ -15,7 +15,7 @@ from gapgate.artifacts import digest_of
 
 
 class Receipt(BaseModel):
-    """The lineage of one registered model version."""
+    """Lineage of one registered model version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,28 +26,28 @@ class Receipt(BaseModel):
     tracking_run: str
     """MLflow run id."""
     data: dict[str, Any]
-    """`dataset.json`: source, DVC hash, revision, dirty."""
+    """Content of `dataset.json`: source, DVC hash, revision, dirty."""
     code_revision: str
     image_digest: str
     verdict: str
     figures: dict[str, float | None]
     """Accuracies (fractions), gap and its interval (points), test ECE."""
     artifacts: dict[str, str]
-    """Kind of artifact → digest."""
+    """Digest of each artifact, by its kind."""
     settings: dict[str, dict[str, Any]]
-    """Step → its resolved settings."""
+    """Resolved settings of each step, by its name."""
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of the canonical JSON."""
+        """Digest of the canonical JSON, `sha256:<hex>`."""
         return digest_of(self.model_dump(mode="json"))
 
 
 def verify(content: Mapping[str, Any], digest: str) -> Receipt:
-    """Parse a receipt and check that it is the one that `digest` names.
+    """Parse a receipt and check that its digest is `digest`.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the content is no receipt, or has another digest.
     """
     receipt = Receipt.model_validate(content)
     if receipt.digest != digest:

@@ -1,7 +1,7 @@
 """The seal of a package: `package.json` with the sha256 of every file, written last.
 
-A package is the folder that a server reads, in a Bento or fetched from a registry. The digest of its seal names its
-whole content, so any change to any file, a file taken out or one put in is found before the model answers anybody.
+A package is the folder that a server reads, in a Bento or fetched from a registry. The digest of the seal covers the
+whole content, so a file that was changed, removed or added is found before the model answers a request.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ _REMEDY = "package the model again"
 
 
 class Seal(BaseModel):
-    """The content of `package.json`."""
+    """Content of `package.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int
     files: dict[str, str]
-    """Relative path → sha256 (hex), of every file but this one."""
+    """Relative path → sha256 (hex), for every file except `package.json` itself."""
     digest: str
-    """`sha256:<hex>` over the fields above."""
+    """Digest over the fields above, `sha256:<hex>`."""
 
 
 def seal(folder: Path) -> str:
     """Write `package.json` for the files in `folder`, and return its digest."""
+    # Written last: a package whose writing broke off has no seal, so no server takes it.
     made = _seal_of({name: sha256_file(folder / name) for name in _names(folder)})
     write_json(folder / SEAL, made.model_dump(mode="json"))
     return made.digest
@@ -73,6 +74,7 @@ def _seal_of(files: dict[str, str]) -> Seal:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file of the package but the seal, sorted."""
+    """List every file of the package except the seal, sorted."""
+    # Not only regular files: a broken link or a pipe that was put in must count as a file too many.
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return sorted(name for name in names if name != SEAL)

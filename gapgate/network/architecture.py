@@ -30,30 +30,32 @@ __all__ += ["conv_padding", "describe", "resolve", "torchvision_name", "trace"]
 
 
 ImageShape: TypeAlias = tuple[int, int, int]
-"""(height, width, channels)"""
+"""Shape of an image: (height, width, channels)."""
 
 MAX_LAYER_WEIGHTS = 1_000_000_000
-"""Of one layer: 4 GB of float32, and training holds it four times (weights, gradients, two moments)."""
+"""Most weights in one layer. 10⁹ float32 weights are 4 GB, and training keeps four copies: weights, gradients and two
+moments."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer gives."""
+    """Output shape and size of one layer."""
 
     name: str
-    """Such as `conv 32 3×3 same`."""
+    """Short description, such as `conv 32 3×3 same`."""
     output: tuple[int, ...]
-    """(channels, height, width) or (features,), of one image."""
+    """Shape of the output for one image, (channels, height, width) or (features,)."""
     num_weights: int
-    """Learned numbers, biases included."""
+    """Number of learned values, biases included."""
 
 
 def resolve(architecture: str | tuple[Layer, ...], image_shape: ImageShape, num_classes: int) -> tuple[Layer, ...]:
-    """The layers of a preset or of a layer list, with every `units` filled in; `()` for `torchvision/NAME`, whose
-    layers are torchvision's own (see `torchvision_name`).
+    """Return the layers of a preset or of a layer list, with every `units` filled in.
+
+    The result is `()` for `torchvision/NAME`, whose layers are torchvision's own (see `torchvision_name`).
 
     Raises:
-        SettingsError: an unknown preset, or layers that do not fit each other, the images or the classes.
+        SettingsError: the preset is unknown, or the layers do not fit each other, the images or the classes.
     """
     if isinstance(architecture, tuple):
         layers = architecture
@@ -75,10 +77,10 @@ def resolve(architecture: str | tuple[Layer, ...], image_shape: ImageShape, num_
 
 
 def torchvision_name(architecture: str | tuple[Layer, ...]) -> str | None:
-    """NAME of `torchvision/NAME`, None for a preset or a layer list.
+    """Return the NAME in `torchvision/NAME`; None for a preset or a layer list.
 
     Raises:
-        SettingsError: `torchvision/` without a name, or with one that cannot be a name.
+        SettingsError: the name is missing, or cannot be a name in torchvision.
     """
     if not isinstance(architecture, str) or not architecture.startswith("torchvision"):
         return None
@@ -91,10 +93,10 @@ def torchvision_name(architecture: str | tuple[Layer, ...]) -> str | None:
 
 
 def trace(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) -> list[LayerShape]:
-    """The output shape and the weights of each layer, for one image of `image_shape` (height, width, channels).
+    """Compute the output shape and the number of weights of each layer, for one image of `image_shape`.
 
     Raises:
-        SettingsError: with the path of the first layer that does not fit what it is given.
+        SettingsError: a layer does not fit its input; the message has the path of the first one.
     """
     height, width, channels = image_shape
     shape: tuple[int, ...] = (channels, height, width)
@@ -122,20 +124,22 @@ def trace(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) ->
 
 
 def conv_padding(layer: Conv, size_px: int) -> tuple[int, int]:
-    """Zero pixels (before, after) that `layer` adds along a side of `size_px`.
+    """Compute the number of zero pixels (before, after) that `layer` adds along a side of `size_px`.
 
-    `same` is TensorFlow's rule: the output has ceil(size / stride), and an odd total puts the extra pixel after.
+    `same` is TensorFlow's rule: the output has ceil(size / stride) pixels, and of an odd total the extra one is after.
     """
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
+        # The last of the ceil(size / stride) windows starts at (that − 1) · stride and spans `kernel` pixels. It ends
+        # inside the image where the stride is larger than the kernel.
         total = max((math.ceil(size_px / layer.stride) - 1) * layer.stride + layer.kernel - size_px, 0)
         return total // 2, total - total // 2
     return layer.padding, layer.padding
 
 
 def describe(layer: Layer, num_classes: int) -> str:
-    """A layer in a few words, such as `conv 32 3×3 same`."""
+    """Describe a layer in a few words, such as `conv 32 3×3 same`."""
     match layer:
         case Conv(filters=filters, kernel=kernel, stride=stride, padding=padding):
             padded = padding if isinstance(padding, str) else f"padding {padding}"
@@ -153,10 +157,11 @@ def describe(layer: Layer, num_classes: int) -> str:
 
 
 class _MisfitError(Exception):
-    """A layer that does not fit what it is given; the text lacks only the layer's path."""
+    """Error for a layer that does not fit its input; the caller adds the layer's path to the text."""
 
 
 def _output_shape(layer: Layer, shape: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
+    """Compute the shape of a layer's output for an input of `shape`, both (channels, height, width) or (features,)."""
     match layer:
         case Conv():
             channels, height, width = _feature_maps(layer, shape)
@@ -187,7 +192,7 @@ def _feature_maps(layer: Layer, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _conv_size(layer: Conv, size_px: int, shape: tuple[int, ...]) -> int:
-    """(N + 2p − f) / s + 1, rounded down."""
+    """Compute the side of a convolution's output: (N + 2p − f) / s + 1, rounded down."""
     padded_px = size_px + sum(conv_padding(layer, size_px))
     if padded_px < layer.kernel:
         raise _MisfitError(
@@ -198,7 +203,7 @@ def _conv_size(layer: Conv, size_px: int, shape: tuple[int, ...]) -> int:
 
 
 def _pool_size(layer: Pool, size_px: int, shape: tuple[int, ...]) -> int:
-    """(N − f) / s + 1, rounded down."""
+    """Compute the side of a pool's output: (N − f) / s + 1, rounded down."""
     if size_px < layer.size:
         raise _MisfitError(
             f"a {layer.size}×{layer.size} pool does not fit its {_input(shape)}; drop it or a pool before"
@@ -207,13 +212,14 @@ def _pool_size(layer: Pool, size_px: int, shape: tuple[int, ...]) -> int:
 
 
 def _num_weights(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Count the learned values of a layer with an input of `shape`."""
     match layer:
         case Conv():
             return layer.filters * (layer.kernel**2 * shape[0] + layer.bias)
         case Dense():
             return output[0] * (shape[0] + 1)
         case BatchNorm():
-            return 2 * shape[0]
+            return 2 * shape[0]  # scale and shift; the running mean and variance are not learned
         case _:
             return 0
 
@@ -228,32 +234,37 @@ def _features(shape: tuple[int, ...]) -> str:
 
 
 def _softmax(_: ImageShape) -> tuple[Layer, ...]:
-    """Softmax regression: one linear map from pixels to classes."""
+    """Layers of softmax regression: one linear map from pixels to classes."""
     return Flatten(), Dense()
 
 
 def _dense(_: ImageShape) -> tuple[Layer, ...]:
+    """Layers of a network with one hidden dense layer."""
     return Flatten(), Dense(units=128), Activation(), Dense()
 
 
 def _tutorial(_: ImageShape) -> tuple[Layer, ...]:
-    """The CNN of most introductions."""
+    """Layers of the CNN of most introductions: two convolutions with pools, then two dense layers."""
     stages = (Conv(filters=32), Activation(), Pool(), Conv(filters=64), Activation(), Pool())
     return *stages, Flatten(), Dense(units=128), Activation(), Dense()
 
 
 def _small(image_shape: ImageShape) -> tuple[Layer, ...]:
-    """Stages of two convolutions with batch normalisation and ReLU. Each stage halves the side and doubles the filters
-    (16 to 256) until the side is at most 7 px; from 48 px on the first convolution has stride 2, as full-size maps
-    would take most of the time. On `digits`, 20 epochs, mild augmentation: 99.3 % test accuracy, 4 seeds 98.9 to
-    99.6."""
+    """Stages of two convolutions with batch normalisation and ReLU.
+
+    Each stage halves the side and doubles the filters (16 to 256) until the side is at most 7 px. On `digits`, 20
+    epochs, mild augmentation: 99.3 % test accuracy, 4 seeds 98.9 to 99.6.
+    """
+    # From 48 px on the first convolution has stride 2: maps of full size would take most of the time.
     stride = 2 if min(image_shape[:2]) >= 48 else 1
     side_px = math.ceil(min(image_shape[:2]) / stride)
+    # A stage for each halving that brings the side below 8, and one more: 7 px → 1, 8 to 15 → 2, 16 to 31 → 3.
     num_stages = 1 + (side_px // 8).bit_length()
     last_filters = {1: 64, 2: 96, 3: 128}.get(num_stages, 256)
     layers: list[Layer] = []
     for stage in range(num_stages):
         filters = max(16, last_filters >> (num_stages - 1 - stage))
+        # No bias: batch normalisation subtracts the mean, and a constant with it.
         for step in (stride if stage == 0 else 1, 1):
             layers += [Conv(filters=filters, stride=step, bias=False), BatchNorm(), Activation()]
         layers += [Pool()] if stage < num_stages - 1 else [GlobalAveragePool(), Dropout(probability=0.2), Dense()]
@@ -266,4 +277,4 @@ PRESETS: dict[str, Callable[[ImageShape], tuple[Layer, ...]]] = {
     "dense": _dense,
     "softmax": _softmax,
 }
-"""Name → the layers for images of a shape."""
+"""Name of a preset → function from the shape of the images to the layers."""

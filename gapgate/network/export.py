@@ -1,4 +1,4 @@
-"""The model as one ONNX file: uint8 images in, logits out. Normalisation is inside, so nothing can do it otherwise."""
+"""Export of the model as one ONNX file: uint8 images in, logits out; the normalisation is part of the graph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gapgate.network.architecture import ImageShape
 from gapgate.network.modules import normalise
 
 OPSET = 17
-"""Has every operator of our layers; ONNX Runtime reads it since 1.12."""
+"""Version of the ONNX operators. 17 has every operator of our layers, and ONNX Runtime reads it since 1.12."""
 
 
 class _Served(nn.Module):
-    """(N, H, W, C) uint8 → (N, num_classes) float32 logits."""
+    """Network with its normalisation: (N, H, W, C) uint8 → (N, num_classes) float32 logits."""
 
     mean: Tensor
     std: Tensor
@@ -39,12 +39,15 @@ class _Served(nn.Module):
 def export_onnx(
     model: nn.Module, image_shape: ImageShape, mean: Sequence[float], std: Sequence[float], path: Path
 ) -> None:
-    """Write `model` in evaluation mode, with its normalisation, to `path`: input `images` uint8 (N, H, W, C), output
-    `logits` float32 (N, num_classes), N free. Mean and std (C,) are on the scale 0..1. `model` itself stays as it is.
+    """Write `model` in evaluation mode, with its normalisation, to `path`.
+
+    The graph's input is `images` (N, H, W, C) uint8 and its output `logits` (N, num_classes) float32, with any N.
+    `mean` and `std` are (C,), for pixels in 0..1. `model` itself is not changed.
 
     Raises:
-        SettingsError: the network uses what ONNX cannot express.
+        SettingsError: the network uses an operation that ONNX does not have.
     """
+    # A copy, because `cpu`, `float` and `eval` change a module in place, and training may go on with it.
     served = _Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
     images = torch.zeros(2, *image_shape, dtype=torch.uint8)
     try:

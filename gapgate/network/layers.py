@@ -13,7 +13,7 @@ from gapgate.settings.base import Count, Section
 
 
 class Conv(Section):
-    """A 2-D convolution (cross-correlation, as in every deep-learning library) with a bias."""
+    """2-D convolution (cross-correlation, as in every deep-learning library), with or without a bias."""
 
     type: Literal["conv"] = "conv"
     filters: Count
@@ -23,9 +23,10 @@ class Conv(Section):
     stride: Count = 1
     """Step of the kernel, in pixels."""
     padding: Literal["same", "valid"] | Annotated[int, Field(ge=0)] = "same"
-    """`same` keeps ceil(size / stride), `valid` is none, a number is that many zero pixels on every side."""
+    """Zero pixels around the input: `same` gives ceil(size / stride), `valid` adds none, a number adds that many on
+    every side."""
     bias: bool = True
-    """Whether each filter adds a learned constant."""
+    """True if each filter adds a learned constant."""
 
 
 class Pool(Section):
@@ -33,19 +34,19 @@ class Pool(Section):
 
     type: Literal["pool"] = "pool"
     kind: Literal["max", "average"] = "max"
-    """The statistic taken in each window."""
+    """Value taken from each window: the largest or the mean."""
     size: Count = 2
     """Side of the square window, in pixels."""
     stride: Count | None = None
-    """Step of the window, in pixels; the window's size when not given."""
+    """Step of the window, in pixels; by default the size of the window."""
 
 
 class Activation(Section):
-    """An element-wise non-linearity."""
+    """Element-wise non-linear function."""
 
     type: Literal["activation"] = "activation"
     function: Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu"
-    """Its name; leaky_relu has the slope 0.01 below zero."""
+    """Name of the function; leaky_relu has the slope 0.01 below zero."""
 
 
 class BatchNorm(Section):
@@ -59,7 +60,7 @@ class Dropout(Section):
 
     type: Literal["dropout"] = "dropout"
     probability: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Chance of each value to be zeroed."""
+    """Probability that a value is set to zero."""
 
 
 class Dropout2d(Section):
@@ -67,17 +68,17 @@ class Dropout2d(Section):
 
     type: Literal["dropout2d"] = "dropout2d"
     probability: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """Chance of each feature map to be zeroed."""
+    """Probability that a feature map is set to zero."""
 
 
 class Flatten(Section):
-    """(channels, height, width) → (features,)."""
+    """Flattening of feature maps: (channels, height, width) → (features,)."""
 
     type: Literal["flatten"] = "flatten"
 
 
 class GlobalAveragePool(Section):
-    """(channels, height, width) → (channels,), the mean of each feature map."""
+    """Mean of each feature map: (channels, height, width) → (channels,)."""
 
     type: Literal["global_average_pool"] = "global_average_pool"
 
@@ -87,7 +88,7 @@ class Dense(Section):
 
     type: Literal["dense"] = "dense"
     units: Count | None = None
-    """Output features; the number of classes when not given, as in the last layer."""
+    """Output features; by default the number of classes, as the last layer needs."""
 
 
 Layer = Annotated[

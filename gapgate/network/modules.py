@@ -1,7 +1,7 @@
-"""From a layer list to a torch module: (N, C, H, W) normalised float32 → (N, num_classes) logits.
+"""torch modules built from a layer list: (N, C, H, W) normalised float32 → (N, num_classes) logits.
 
-Weights come from torch's global random generator, so `torch.manual_seed` before `build` fixes them. Dropout draws from
-the generator that `set_generator` gives it, so that two threads, each with its own copy of the network, draw the same
+Weights are drawn from torch's global random generator, so `torch.manual_seed` before `build` fixes them. Dropout draws
+from the generator set by `set_generator`, so that two threads, each with its own copy of the network, draw the same
 numbers in every run.
 """
 
@@ -27,32 +27,32 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 _MONOTONE = frozenset({"relu", "leaky_relu", "sigmoid", "tanh"})
-"""f(max(a, b)) = max(f(a), f(b)). GELU falls below −0.75 and is not among them."""
+"""Activations that never fall, for which f(max(a, b)) = max(f(a), f(b)). GELU falls below −0.75, so it is not one."""
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(N, H, W, C) uint8 → (N, C, H, W) float32 in 0..1, in channels-last memory."""
+    """Convert images (N, H, W, C) uint8 to (N, C, H, W) float32 in 0..1, in channels-last memory."""
     return images.permute(0, 3, 1, 2).float() / 255
 
 
 def standardise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(images − mean) / std by channel; images (N, C, H, W) in 0..1, mean and std (C,) on the images' device."""
+    """Compute (images − mean) / std by channel; images (N, C, H, W) in 0..1, mean and std (C,) on their device."""
     return (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(N, H, W, C) uint8 → (N, C, H, W) float32, what the networks take; mean and std (C,) on the scale 0..1."""
+    """Normalise images (N, H, W, C) uint8 to (N, C, H, W) float32 for a network; mean and std (C,), for 0..1."""
     return standardise(to_float(images), mean, std)
 
 
 def build(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """The network of a layer list; its modules are named by the layer's place and type, such as `0_conv`.
+    """Build the network of a layer list; its modules are named by the layer's index and type, such as `0_conv`.
 
     A max pool that follows a monotone activation runs before it: the function and the gradients are the same, and the
-    activation has a quarter of the values (1.2 × training throughput on the tutorial CNN).
+    activation has a quarter of the values to compute (1.2 × training throughput on the tutorial CNN).
 
     Raises:
-        SettingsError: layers that do not fit each other, the images or the classes.
+        SettingsError: the layers do not fit each other, the images or the classes.
     """
     shapes = [layer.output for layer in trace(layers, image_shape, num_classes)]
     height, width, channels = image_shape
@@ -67,12 +67,12 @@ def build(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) ->
 
 
 def build_torchvision(name: str, image_shape: ImageShape, num_classes: int, pretrained: bool) -> nn.Module:
-    """A classifier of torchvision by name, with a head for `num_classes`; gray images are repeated to 3 channels.
+    """Build a classifier of torchvision by name, with a head for `num_classes`; gray images become 3 channels.
 
     Raises:
-        SettingsError: an unknown name, images that the network cannot take, or weights that cannot be downloaded.
+        SettingsError: the name is unknown, the network cannot take the images, or the weights cannot be downloaded.
     """
-    from torchvision import models  # 7.7 s, of which most is torch._dynamo: only where a recipe uses it
+    from torchvision import models  # takes 7.7 s, most of it for torch._dynamo; most recipes need no torchvision
 
     names = models.list_models(module=models)
     if name not in names:
@@ -88,11 +88,9 @@ def build_torchvision(name: str, image_shape: ImageShape, num_classes: int, pret
 
 
 def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Let every dropout of `model` draw from `generator` (on the model's device); None: torch's global generator.
-
-    A thread that runs its own shard needs its own copy of the model and its own generator: with one generator for two
-    threads, the numbers that each gets would depend on their race.
-    """
+    """Let every dropout of `model` draw from `generator` (on the model's device); None: torch's global generator."""
+    # Each shard has its own copy of the model and its own generator: with one generator for two threads, the order in
+    # which they run would decide the numbers that each gets.
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = generator
@@ -101,8 +99,8 @@ def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014) that draws from a given generator.
 
-    `unit` is what is zeroed as a whole: a `value`, a feature `map`, or all of an `image` (stochastic depth, Huang et
-    al. 2016, where it stands on a residual branch).
+    `unit` names the part that is set to zero as a whole: a `value`, a feature `map`, or an `image` (stochastic depth,
+    Huang et al. 2016, on a residual branch).
     """
 
     def __init__(self, probability: float, unit: Literal["value", "map", "image"] = "value") -> None:
@@ -112,7 +110,7 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        """(N, C, ...) → the same shape, scaled by 1 / (1 − probability) where kept; unchanged in evaluation."""
+        """Drop values of (N, C, ...) and scale those kept by 1 / (1 − probability); do nothing in evaluation mode."""
         if not self.training or self.probability == 0:
             return values
         drawn = {"value": values.ndim, "map": 2, "image": 1}[self.unit]
@@ -120,53 +118,56 @@ class Dropout(nn.Module):
         return values * kept / (1 - self.probability)
 
     def _kept(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """(shape) bool, from 16 random bits each, four draws a word: `bernoulli_` with a generator takes a double for
-        each, and took a tenth of the training of a small network."""
+        """Draw the values that are kept, bool of `shape`."""
+        # 16 random bits for each value, four of them from one 64-bit word. `bernoulli_` with a generator draws a double
+        # for each value, which took a tenth of the training time of a small network.
         words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64, device=device)
         words.random_(-(2**63), None, generator=self.generator)
+        # As int16 the bits are uniform over −2¹⁵ to 2¹⁵ − 1, so a share of `probability` lies below the threshold.
         threshold = round(self.probability * 2**16) - 2**15
         return (words.view(torch.int16)[: shape.numel()] >= threshold).view(shape)
 
 
 class GlobalAveragePool(nn.Module):
-    """The mean of each feature map."""
+    """Mean of each feature map."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C)"""
+        """Compute the means, (N, C), of maps (N, C, H, W)."""
         return maps.mean((2, 3))
 
 
 class FlipAveraged(nn.Module):
-    """A network whose answer is the mean for the image and for its mirror image, as in the test-time augmentation of
-    Krizhevsky et al. 2012."""
+    """Network whose logits are the mean over an image and its mirror image (test-time augmentation, Krizhevsky et al.
+    2012)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, num_classes)"""
-        # The mirror image first: what is last in the exported graph is what the report and the index look into.
+        """Compute the logits (N, num_classes) of images (N, C, H, W)."""
+        # The mirror image first: the report and the index of similar images read the branch that is last in the
+        # exported graph, which is then the image's own.
         mirrored = self.network(images.flip(3))
         logits: Tensor = (mirrored + self.network(images)) / 2
         return logits
 
 
 class RepeatedGray(nn.Module):
-    """A network for 3 channels that also takes 1."""
+    """Network for 3 channels that also takes 1."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 1 or 3, H, W) → (N, num_classes)"""
+        """Compute the logits (N, num_classes) of images (N, 1 or 3, H, W)."""
         logits: Tensor = self.network(images.expand(-1, 3, -1, -1))
         return logits
 
 
 def _pool_first(layers: Sequence[Layer]) -> list[int]:
-    """The order of execution: each max pool moves before the monotone activations that precede it."""
+    """Return the order of execution, as indices: each max pool moves before the monotone activations before it."""
     order = list(range(len(layers)))
     for place in range(1, len(order)):
         while place > 0 and _is_max_pool(layers[order[place]]) and _is_monotone(layers[order[place - 1]]):
@@ -184,12 +185,13 @@ def _is_monotone(layer: Layer) -> bool:
 
 
 def _modules(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of one layer, each with a name; a convolution may need a second one for uneven padding."""
+    """Yield the modules of one layer, each with a name; a convolution may need a second one for uneven padding."""
     module: nn.Module
     match layer:
         case specs.Conv():
             top, bottom = conv_padding(layer, shape[1])
             left, right = conv_padding(layer, shape[2])
+            # Conv2d pads both ends of a side equally; an odd total of `same` needs a padding of its own.
             even = top == bottom and left == right
             if not even:
                 yield "pad", nn.ZeroPad2d((left, right, top, bottom))
@@ -216,7 +218,7 @@ def _modules(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> I
 
 
 def _initialise(module: nn.Conv2d | nn.Linear, following: Sequence[Layer]) -> None:
-    """He et al. 2015 before a rectifier, Glorot and Bengio 2010 before anything else; zero biases."""
+    """Set weights as in He et al. 2015 before a rectifier, else as in Glorot and Bengio 2010; biases are zero."""
     passed = (specs.BatchNorm, specs.Pool, specs.Dropout, specs.Dropout2d)
     after = next((layer for layer in following if not isinstance(layer, passed)), None)
     if isinstance(after, specs.Activation) and after.function in {"relu", "leaky_relu", "gelu"}:
@@ -228,7 +230,7 @@ def _initialise(module: nn.Conv2d | nn.Linear, following: Sequence[Layer]) -> No
 
 
 def _untrained(models: Any, name: str, num_classes: int) -> nn.Module:
-    # These two would add a second loss and warn about their slow initialisation.
+    # By default these two have auxiliary outputs with a loss of their own, and warn about their slow initialisation.
     extra = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
     network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **extra)
     return network
@@ -242,6 +244,7 @@ def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
             f"train.pretrained=true: the weights of {name} cannot be downloaded ({error}); "
             "set train.pretrained=false or fill TORCH_HOME"
         ) from None
+    # Pretrained weights can only be loaded with the auxiliary head, so it is switched off afterwards.
     if hasattr(network, "aux_logits"):
         network.aux_logits = False  # type: ignore[assignment]
     _replace_head(network, num_classes)
@@ -249,7 +252,7 @@ def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Exchange the last layer, which torchvision keeps as the last Linear or 1×1 Conv2d to be defined."""
+    """Replace the last layer, which in torchvision is the last Linear or 1×1 Conv2d that is defined."""
     path, head = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
     new: nn.Module
     if isinstance(head, nn.Linear):
@@ -260,7 +263,7 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
 
 
 def _replace_dropout(network: nn.Module) -> None:
-    """Exchange torchvision's random modules for ours, which draw from a given generator."""
+    """Replace torchvision's random modules by ours, which draw from a given generator."""
     from torchvision.ops import StochasticDepth
 
     for path, module in list(network.named_modules()):
@@ -272,6 +275,8 @@ def _replace_dropout(network: nn.Module) -> None:
 
 def _check_input(model: nn.Module, name: str, image_shape: ImageShape) -> None:
     height, width, channels = image_shape
+    # Running one image is the test that holds for all networks of torchvision, whose least sizes differ. In evaluation
+    # mode batch normalisation takes a single image and keeps its statistics.
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, channels, height, width))

@@ -1,7 +1,6 @@
-"""The ONNX model as a function from uint8 images to logits: the one way that evaluation and serving run a model.
+"""The ONNX model as a function from uint8 images to logits. Evaluation and serving both run a model through it.
 
-The graph normalises its own input, so a caller has nothing to prepare and nothing to get wrong. This module needs
-numpy and onnxruntime alone.
+The graph normalises its own input, so a caller passes pixels as they are. This module needs numpy and onnxruntime only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from gapgate.errors import ArtifactError, DataError
 
-# Read when it is imported: from 1.29 on it reports each loaded model to its maker unless told not to.
+# ONNX Runtime reads the variable when it is imported: from 1.29 on it reports each loaded model to its maker otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
@@ -25,22 +24,22 @@ OUTPUT_NAME = "logits"
 
 
 def open_session(model: str | bytes, num_threads: int = 1) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, of a file's path or its bytes."""
+    """Open an `onnxruntime.InferenceSession` on the CPU, from the path of an ONNX file or its bytes."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # warnings about the graph are nothing a user can act on
+    options.log_severity_level = 3  # errors only: a user cannot act on warnings about the graph
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A loaded `model.onnx`. Calls from several threads at once are safe, as ONNX Runtime's sessions are."""
+    """A loaded `model.onnx`. Several threads may call it at once, as ONNX Runtime's sessions are thread-safe."""
 
     session: Any
-    """The `onnxruntime.InferenceSession`."""
+    """Session of the model, an `onnxruntime.InferenceSession`."""
     image_shape: tuple[int, int, int]
-    """(H, W, C)"""
+    """Shape (H, W, C) of one image."""
     num_classes: int
 
     @classmethod
@@ -48,8 +47,8 @@ class Classifier:
         """Open a model on the CPU with `num_threads` threads for each call.
 
         Raises:
-            ArtifactError: no such file, no ONNX model, or another input or output than images (N, H, W, C) uint8 and
-                logits (N, K) float32.
+            ArtifactError: the file is missing or no ONNX model, or its input and output are not images (N, H, W, C)
+                uint8 and logits (N, K) float32.
         """
         if not Path(path).is_file():
             raise ArtifactError(f"{path} is missing; run the train step")
@@ -61,17 +60,17 @@ class Classifier:
         return cls(session, *_signature(session, path))
 
     def logits(self, images: NDArray[np.uint8], batch_size: int = 250) -> NDArray[np.float32]:
-        """Run the model.
+        """Compute the logits of images.
 
         Args:
             images: (N, H, W, C) uint8; N may be 0.
-            batch_size: images in a call; 250 took a third of the time of 1,000 on the Fashion-MNIST CNN.
+            batch_size: images in a call of the session; 250 took a third of the time of 1,000 on the Fashion-MNIST CNN.
 
         Returns:
             (N, num_classes) float32.
 
         Raises:
-            DataError: images of another shape or type.
+            DataError: the images have another shape or type than the model takes.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             found = f"{shape_text(images.shape[1:])} {images.dtype}"
@@ -87,19 +86,21 @@ class Classifier:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities (N, K) of logits (N, K); the largest logit is taken off first, so that no exponential overflows."""
+    """Compute the probabilities (N, K) of logits (N, K)."""
+    # The largest logit is subtracted first, which leaves the result as it is: exp(89) overflows float32. `initial` lets
+    # an array without classes through.
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return probabilities
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """`28×28×1`"""
+    """Write a shape as text, such as `28×28×1`."""
     return "×".join(str(size) for size in shape)
 
 
 def _signature(session: Any, path: Path | str) -> tuple[tuple[int, int, int], int]:
-    """The image shape (H, W, C) and the number of classes that the graph states."""
+    """Read the image shape (H, W, C) and the number of classes from the graph's input and output."""
     found = [(value.name, value.type, value.shape) for value in [*session.get_inputs(), *session.get_outputs()]]
     match found:
         case [

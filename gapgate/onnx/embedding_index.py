@@ -1,4 +1,4 @@
-"""Nearest training images by the cosine distance of embeddings: exact search over a memory-mapped array.
+"""Search for the nearest training images by the cosine distance of embeddings: exact, over a memory-mapped array.
 
 embeddings.npy   (N, D) float32, of unit length
 labels.npy       (N,) int32
@@ -21,41 +21,43 @@ from numpy.typing import NDArray
 from gapgate.errors import ArtifactError
 
 MAX_DIMENSIONS = 128
-"""Longer embeddings are projected onto their first principal components: 100,000 images take 51 MB."""
+"""Largest length of a stored embedding: 100,000 images take 51 MB. Longer embeddings are projected onto their first
+principal components."""
 
 _ROUNDING = 2 * MAX_DIMENSIONS * float(np.finfo(np.float32).eps)
-"""Two dot products of unit vectors in float32, in whatever order BLAS adds them, are off by no more together."""
+"""Bound on the rounding errors of two float32 dot products of unit vectors together, whatever the order in which BLAS
+adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A training image that is near."""
+    """One of the nearest training images."""
 
     row: int
-    """In the index."""
+    """Row in the index."""
     id: str
     label: int
-    """Index of its class."""
+    """Index of the image's class."""
     distance: float
-    """1 − cosine: 0 the same direction, 1 at right angles, 2 opposite."""
+    """Cosine distance, 1 − cosine: 0 is the same direction, 1 a right angle, 2 the opposite direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Embeddings → their principal components."""
+    """Map from embeddings (n, D0) to their first D principal components."""
 
     mean: NDArray[np.float32]
-    """(D0,)"""
+    """Mean embedding, (D0,)."""
     components: NDArray[np.float32]
-    """(D0, D)"""
+    """Principal components as columns, (D0, D)."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingIndex:
-    """A package's `similar` folder, memory-mapped. Calls from several threads at once are safe."""
+    """The `similar` folder of a package, memory-mapped. Several threads may search at once."""
 
     embeddings: NDArray[np.float32]
-    """(N, D), unit length"""
+    """Embeddings of unit length, (N, D)."""
     labels: NDArray[np.int32]
     ids: list[str]
     thumbnails: NDArray[np.uint8]
@@ -64,10 +66,10 @@ class EmbeddingIndex:
 
     @classmethod
     def open(cls, folder: Path) -> EmbeddingIndex:
-        """Map the files; the embeddings are read at the first search.
+        """Map the files into memory; the embeddings are read from disk at the first search.
 
         Raises:
-            ArtifactError: a file is missing, or they disagree in the number of images.
+            ArtifactError: a file is missing, or the files disagree in the number of images.
         """
         try:
             embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
@@ -89,15 +91,17 @@ class EmbeddingIndex:
         return len(self.embeddings)
 
     def search(self, embedding: NDArray[np.float32], k: int) -> list[Neighbour]:
-        """The `k` nearest images (all, where there are fewer) to an embedding (D0,), nearest first; ties by row."""
+        """Find the `k` images nearest to an embedding (D0,), nearest first, ties by row; all if there are fewer."""
         k = min(k, len(self))
         if k < 1:
             return []
         query = unit_vectors(embedding[np.newaxis], self.projection)[0]
         similarities = self.embeddings @ query  # (N,)
         least = np.partition(similarities, -k)[-k]
-        # Equal vectors get unequal last bits from BLAS, by their place; the few that are near are computed afresh.
+        # BLAS gives equal vectors unequal last bits, depending on their place. So all rows that may belong to the k
+        # nearest within rounding are taken, and their cosines are computed again in a fixed order, in float64.
         rows = np.flatnonzero(similarities >= least - _ROUNDING)
+        # Rounding can lift the cosine of equal vectors above 1, and a distance is not negative.
         distances = np.clip(1 - cosines(query[np.newaxis], self.embeddings[rows])[0], 0, 2)
         nearest = np.argsort(distances, kind="stable")[:k]
         return [
@@ -106,12 +110,12 @@ class EmbeddingIndex:
         ]
 
     def thumbnail(self, row: int) -> bytes:
-        """The image of a row as a JPEG file."""
+        """Return the thumbnail of a row, a JPEG file."""
         return self.thumbnails[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
 
 def unit_vectors(embeddings: NDArray[np.float32], projection: Projection | None) -> NDArray[np.float32]:
-    """Embeddings (n, D0) → projected where asked, and of unit length, (n, D); a zero vector stays zero."""
+    """Project embeddings (n, D0), if there is a projection, and scale them to unit length, (n, D); zero stays zero."""
     vectors = embeddings if projection is None else (embeddings - projection.mean) @ projection.components
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: NDArray[np.float32] = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(
@@ -121,14 +125,15 @@ def unit_vectors(embeddings: NDArray[np.float32], projection: Projection | None)
 
 
 def cosines(queries: NDArray[Any], vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """The cosine of each query (q, D) with each vector (n, D), as (q, n). 0 for a zero vector."""
-    # Not BLAS: equal vectors get equal cosines, whatever their place.
+    """Compute the cosine of each query (q, D) with each vector (n, D), (q, n) float64; 0 for a zero vector."""
+    # einsum instead of `@`: BLAS sums in blocks that depend on a vector's place, so equal vectors would get unequal
+    # cosines and ties would be broken by chance.
     found: NDArray[np.float64] = np.einsum("qd,nd->qn", _unit(queries), _unit(vectors))
     return found
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """(n, D) → of unit length; a zero vector stays zero."""
+    """Scale vectors (n, D) to unit length, in float64; a zero vector stays zero."""
     wide = vectors.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit: NDArray[np.float64] = wide / np.where(lengths > 0, lengths, 1)
@@ -138,5 +143,5 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
 def _load_projection(path: Path) -> Projection | None:
     if not path.is_file():
         return None
-    rows = np.load(path)
+    rows = np.load(path)  # (1 + D, D0): the mean, then a component a row
     return Projection(rows[0], np.ascontiguousarray(rows[1:].T))

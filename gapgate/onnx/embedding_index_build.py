@@ -1,4 +1,4 @@
-"""Writes the index of training images that `gapgate.onnx.embedding_index` searches."""
+"""Builder of the index of training images that `gapgate.onnx.embedding_index` searches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from gapgate.data.splits import Splits
 from gapgate.data.tiles import picture
@@ -20,7 +19,8 @@ from gapgate.onnx.inner_layers import InnerLayers
 _SEED = 0
 _BLOCK_ROWS = 1000
 _FIT_NUMBERS = 2**25
-"""Embedding values that the principal components are fitted on: 134 MB, of 10,700 images at 3,136 values each."""
+"""Number of embedding values that the principal components are fitted on: 134 MB, such as 10,700 images of 3,136
+values each."""
 _JPEG_QUALITY = 85
 
 
@@ -28,14 +28,15 @@ def build_index(splits: Splits, layers: InnerLayers, folder: Path, *, max_images
     """Write the index of the training images into the new folder `folder`; equal inputs give equal bytes.
 
     Args:
-        splits: of which the training rows are taken.
-        layers: of the model, with an embedding.
-        folder: made here.
-        max_images: of more training images, so many are drawn, each class in proportion and with one at least.
+        splits: splits with the training images.
+        layers: inner layers of the model, with an embedding.
+        folder: folder to make.
+        max_images: largest number of images. Of more training images a sample is drawn, each class in proportion and
+            with at least one image.
         thumbnail_px: longest side of a thumbnail; a smaller image keeps its size.
 
     Returns:
-        The number of images N.
+        The number of images N in the index.
 
     Raises:
         DataError: the model has no embedding.
@@ -54,11 +55,13 @@ def build_index(splits: Splits, layers: InnerLayers, folder: Path, *, max_images
 
 
 def _stratified(rows: NDArray[np.int64], labels: NDArray[np.int32], max_images: int) -> NDArray[np.int64]:
-    """At most `max_images` of `rows`, ascending."""
+    """Draw at most `max_images` of `rows` (n,), each class in proportion, in ascending order."""
     if len(rows) <= max_images:
         return rows
     drawn = np.random.default_rng(_SEED).permutation(rows)
-    share = np.empty(len(drawn))  # of its class that is drawn before a row; cutting all classes at one share is fair
+    # The share of its class that stands before a row. Sorting by it deals the classes out evenly, so a cut anywhere
+    # takes the same share of each, and the first row of every class (share 0) comes before all others.
+    share = np.empty(len(drawn))
     for label in np.unique(labels[drawn]):
         members = np.flatnonzero(labels[drawn] == label)
         share[members] = np.arange(len(members)) / len(members)
@@ -66,15 +69,17 @@ def _stratified(rows: NDArray[np.int64], labels: NDArray[np.int32], max_images: 
 
 
 def _fit_projection(splits: Splits, layers: InnerLayers, rows: NDArray[np.int64]) -> Projection | None:
-    """Principal components of a sample of the embeddings; None where they are short enough as they are."""
+    """Fit the principal components on a sample of the embeddings; None if the embeddings are short enough."""
     size = layers.embedding_size or 0
     if size <= MAX_DIMENSIONS:
         return None
+    from sklearn.decomposition import PCA  # takes 1.9 s of processor time; short embeddings do without
+
     sample = _stratified(rows, splits.labels, max(2 * MAX_DIMENSIONS, _FIT_NUMBERS // size))
     embeddings = layers.embeddings(splits.images[sample])
-    # Of 10,700 embeddings of 3,136 values in 1.9 s on a core; the exact solver takes 6.8 s.
+    # The randomized solver takes 1.9 s on a core for 10,700 embeddings of 3,136 values; the exact one takes 6.8 s.
     solver = PCA(min(MAX_DIMENSIONS, len(sample)), svd_solver="randomized", random_state=_SEED)
-    with np.errstate(invalid="ignore"):  # PCA divides by the variance, which equal embeddings do not have
+    with np.errstate(invalid="ignore"):  # PCA divides by the total variance: 0 if all embeddings are equal
         fitted = solver.fit(embeddings)
     return Projection(fitted.mean_.astype(np.float32), np.ascontiguousarray(fitted.components_.T, np.float32))
 
@@ -99,9 +104,10 @@ def _write_thumbnails(splits: Splits, rows: NDArray[np.int64], thumbnail_px: int
 
 
 def _thumbnail(image: NDArray[np.uint8], side_px: int) -> bytes:
-    """An image (H, W, 1 or 3) as a JPEG file with full colour resolution, which tiny images need."""
+    """Encode an image (H, W, 1 or 3) as a JPEG file, with sides of at most `side_px`."""
     small = picture(image)
     small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     data = BytesIO()
+    # Without subsampling: at half the colour resolution the colours of a 32-pixel image blur into each other.
     small.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
     return data.getvalue()

@@ -1,4 +1,4 @@
-"""What the layers of an ONNX network look for and make of an image, for the evaluation's report."""
+"""Filters of the first convolution and feature maps of the layers of an ONNX network, for the evaluation's report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gapgate.onnx.inner_layers import FeatureMaps
 from gapgate.onnx.inner_layers_export import open_inner_layers
 
 MAX_LAYERS = 24
-"""Rows of the picture; a deeper network is shown down to there."""
+"""Largest number of layers in the picture, a row each; of a deeper network the first ones are shown."""
 
 
 def first_filters(model: onnx.ModelProto) -> NDArray[np.float32] | None:
-    """The weights (filters, channels, kernel height, kernel width) of the first 2-D convolution; None without one."""
+    """Return the weights (filters, channels, kernel height, kernel width) of the first 2-D convolution, or None."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -26,8 +26,8 @@ def first_filters(model: onnx.ModelProto) -> NDArray[np.float32] | None:
 
 
 def early_feature_maps(model: onnx.ModelProto, image: NDArray[np.uint8]) -> list[FeatureMaps]:
-    """Feature maps of one image (H, W, C) uint8 in the first layers that have any, `MAX_LAYERS` at most.
+    """Compute the feature maps of one image (H, W, C) uint8 in the first `MAX_LAYERS` layers that have any.
 
-    A network without a convolution gives an empty list.
+    The list is empty for a network without a convolution.
     """
     return open_inner_layers(model).feature_maps(image, MAX_LAYERS)

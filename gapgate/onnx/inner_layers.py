@@ -1,9 +1,9 @@
-"""What happens inside the network: the feature maps of its layers, and the embedding that its classifier reads.
+"""Inner layers of a network: the feature maps of its layers, and the embedding, the input of its last dense layer.
 
-A package holds `inner_layers.json`, the names and shapes, and `inner_layers.pb`, a serialized ONNX model with nothing
-but those tensors as graph outputs. Protocol Buffers merges messages that stand one after the other, so the bytes of
-`model.onnx` followed by these are the same model with further outputs: no weight is stored twice, and no onnx package
-is needed to read them. NumPy and ONNX Runtime only.
+A package holds `inner_layers.json`, the names and shapes, and `inner_layers.pb`, a serialized ONNX model with only
+those tensors as graph outputs. Protocol Buffers merges messages whose bytes are concatenated (encoding specification,
+"Last One Wins"), so the bytes of `model.onnx` followed by those of `inner_layers.pb` are the same model with further
+outputs: no weight is stored twice, and no onnx package is needed to read them. NumPy and ONNX Runtime only.
 """
 
 from __future__ import annotations
@@ -27,32 +27,34 @@ OUTPUTS_FILE = "inner_layers.pb"
 
 @dataclass(frozen=True, slots=True)
 class FeatureMaps:
-    """What one layer makes of one image."""
+    """Output of one layer for one image."""
 
     layer: str
-    """`1 convolution`"""
+    """Name with its number, such as `1 convolution`."""
     maps: NDArray[np.float32]
-    """(C, H, W)"""
+    """Feature maps, (C, H, W)."""
 
 
 class InnerLayers:
-    """A network's layers with feature maps, and its embedding.
+    """Layers of a network that have feature maps, and its embedding.
 
     The session with the further outputs is opened at the first use: most servers are never asked for it, and it holds
-    the weights once more. Calls from several threads at once are safe.
+    the weights a second time. Several threads may call the methods at once.
     """
 
     embedding_size: int | None
-    """D0, the numbers that the classifier reads of one image; None where the network ends without a dense layer."""
+    """Length D0 of the embedding of one image; None if the network ends without a dense layer."""
 
     def __init__(
         self, names: Mapping[str, Any], outputs: bytes, read_model: Callable[[], bytes], num_threads: int = 1
     ) -> None:
-        """Inner layers of the model that `read_model` gives as an ONNX file's bytes, with `num_threads` for each call.
+        """Keep what is needed to open the session.
 
         Args:
-            names: the content of `inner_layers.json`.
-            outputs: the content of `inner_layers.pb`.
+            names: content of `inner_layers.json`.
+            outputs: content of `inner_layers.pb`.
+            read_model: returns the bytes of the ONNX file; called at the first use.
+            num_threads: threads of each call.
         """
         self.embedding_size = names["embedding_size"]
         self._embedding: str | None = names["embedding"]
@@ -65,10 +67,10 @@ class InnerLayers:
 
     @classmethod
     def load(cls, folder: Path) -> InnerLayers:
-        """Of a package's folder, where the two files lie beside `model.onnx`.
+        """Read the two files in a package's folder, beside `model.onnx`.
 
         Raises:
-            ArtifactError: one of them is missing.
+            ArtifactError: one of the files is missing.
         """
         try:
             names = json.loads((folder / NAMES_FILE).read_text())
@@ -77,7 +79,10 @@ class InnerLayers:
             raise ArtifactError(f"{error.filename} is missing; package the model again") from None
 
     def feature_maps(self, image: NDArray[np.uint8], max_layers: int | None = None) -> list[FeatureMaps]:
-        """What the first `max_layers` layers, or all, make of one image (H, W, C) uint8; empty without convolutions."""
+        """Compute the feature maps of one image (H, W, C) uint8 in the first `max_layers` layers, or in all.
+
+        The list is empty for a network without a convolution.
+        """
         layers = self._layers[:max_layers]
         if not layers:
             return []
@@ -88,7 +93,7 @@ class InnerLayers:
         ]
 
     def embeddings(self, images: NDArray[np.uint8], batch_size: int = 250) -> NDArray[np.float32]:
-        """What the classifier reads of images (N, H, W, C) uint8: (N, embedding_size) float32, as it is.
+        """Compute the embeddings of images (N, H, W, C) uint8: (N, embedding_size) float32, not scaled.
 
         Raises:
             DataError: the network has no embedding.
@@ -106,6 +111,8 @@ class InnerLayers:
         return outputs
 
     def _opened(self) -> Any:
+        # Two requests may come at once; each session of its own would hold the weights once more. Running it needs no
+        # lock: ONNX Runtime's sessions are thread-safe.
         with self._lock:
             if self._session is None:
                 self._session = open_session(self._read_model() + self._outputs, self._num_threads)
@@ -113,7 +120,8 @@ class InnerLayers:
 
 
 def stretched(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each map (C, H, W) from its own least to its own greatest value, as 0..1."""
+    """Stretch each map of (C, H, W) to 0..1, from its own least to its own greatest value."""
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+    # A constant map, such as one of a dead ReLU, becomes 0 instead of NaN.
     scaled: NDArray[np.float32] = (maps - low) / np.maximum(high - low, 1e-12)
     return scaled

@@ -1,7 +1,7 @@
-"""Which pixels carried a prediction: hide a patch of the image, see how far the class's probability falls, and repeat.
+"""Occlusion: hide one patch of an image after the other and measure how far the probability of a class falls.
 
-Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014, arXiv:1311.2901, section 4.2. It needs
-no gradients, so ONNX Runtime alone can do it, and it tells what the network does, whatever is inside. NumPy and Pillow.
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014, arXiv:1311.2901, section 4.2. The
+method needs no gradients, so ONNX Runtime alone can run it, and it works for every network. NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -19,37 +19,39 @@ from gapgate.onnx.classifier import Classifier, softmax
 from gapgate.onnx.inner_layers import stretched
 
 BATCH_SIZE = 32
-"""Images in a call of the model, and the work that is still done for a client that has gone away."""
+"""Number of images in a call of the model. It bounds the work that is still done for a client that has gone away."""
 PATCH_SHARE = 0.2
-"""Of the image's side: a patch as large as a part of a thing, such as a sleeve or a wheel."""
+"""Side of a patch as a share of the image's side: as large as a part of a thing, such as a sleeve or a wheel."""
 MIN_HEAT_PX = 224
-"""Side of the picture of the heat, at least."""
+"""Least side of the picture of the heat, in pixels."""
 MIN_SCALE = 0.01
-"""A drop in probability that gets the full colour, at least; where no patch moves the answer, no colour is shown."""
+"""Least drop in probability that gets the full colour. Without this bound, an answer that no patch changes would be
+drawn in strong colours."""
 
 _POSITIONS = ((64, 14), (128, 10))
+"""Largest side in pixels → number of patches along it. Larger images get fewer, since each takes far longer."""
 _FEWEST_POSITIONS = 7
-"""Patches along a side of an image up to so many pixels, and along larger ones, which take far longer each."""
+"""Number of patches along a side that is larger than all of `_POSITIONS`."""
 
 _BLUE, _RED = (40, 122, 245), (222, 60, 55)
-"""Of one lightness (0.6) and one chroma (0.2) in Oklab (https://bottosson.github.io/posts/oklab/), so that a rise and a
-drop of one size look equally strong."""
+"""Colours of equal lightness (0.6) and equal chroma (0.2) in Oklab (https://bottosson.github.io/posts/oklab/), so that
+a rise and a drop of the same size look equally strong."""
 _MAX_OPACITY = 0.85
 _GRAY_RANGE = (40, 225)
-"""The image's black and white under the heat, so that a colour is seen on both."""
+"""Gray values for the image's black and white under the heat: a colour is visible on both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """How much each place speaks for a class (above 0) or against it (below 0)."""
+    """Evidence of each place for a class (above 0) or against it (below 0)."""
 
     drops: NDArray[np.float32]
-    """(rows, columns) p(class) − p(class with the patch hidden); patch (r, c) has its upper left corner at
-    (r, c) · `stride_px`, the last ones of a side end with the image."""
+    """Drop of each patch, p(class) − p(class with the patch hidden), (rows, columns). Patch (r, c) has its upper left
+    corner at (r, c) · `stride_px`; the last patch of a row or column ends with the image."""
     patch_px: int
     stride_px: int
     map: NDArray[np.float32]
-    """(H, W): the mean drop of the patches over each pixel."""
+    """Mean drop of the patches that cover each pixel, (H, W)."""
 
 
 def occlusion(
@@ -60,21 +62,21 @@ def occlusion(
     fill: int,
     cancelled: Callable[[], bool],
 ) -> Heat | None:
-    """Hide each place of `image` (H, W, C) in turn and note what becomes of the probability of a class.
+    """Hide each place of an image in turn and measure the change in the probability of a class.
 
     Args:
         classifier: the model.
         image: (H, W, C) uint8, as the model takes it.
-        class_index: of the class to explain.
-        fill: value 0..255 of the patch. The transform's own fill looks to the model like nothing there: on a plain
-            background of that value only the thing itself gets heat.
+        class_index: index of the class to explain.
+        fill: value 0..255 of the patch. With the transform's own fill, a patch looks like empty background to the
+            model, so only the thing itself gets heat.
         cancelled: asked before each batch of `BATCH_SIZE` images.
 
     Returns:
-        None as soon as `cancelled()` is true.
+        The heat, or None if `cancelled()` was true.
 
     Raises:
-        DataError: an image of another shape than the model's.
+        DataError: the image has another shape than the model takes.
     """
     height, width, _ = image.shape
     patch_px, stride_px = patch_grid(min(height, width))
@@ -95,24 +97,25 @@ def occlusion(
 
 
 def patch_grid(side_px: int) -> tuple[int, int]:
-    """Side of a patch and stride in pixels. With them a patch ends where a side of `side_px` does."""
+    """Choose the side of a patch and the stride, in pixels, such that the last patch ends with the side `side_px`."""
     positions = next((count for limit, count in _POSITIONS if side_px <= limit), _FEWEST_POSITIONS)
     patch = max(1.0, side_px * PATCH_SHARE)
     stride = max(1, round((side_px - patch) / (positions - 1)))
+    # The stride is rounded first, then the patch takes up the rest: side = steps · stride + patch.
     steps = max(1, round((side_px - patch) / stride))
     return max(1, side_px - steps * stride), stride
 
 
 def heat_png(image: NDArray[np.uint8], heat: Heat) -> bytes:
-    """`heat_pixels` as a PNG file; equal inputs give equal bytes."""
+    """Draw `heat_pixels` as a PNG file; equal inputs give equal bytes."""
     return png(heat_pixels(image, heat))
 
 
 def heat_pixels(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
-    """`image` (H, W, 1 or 3) uint8 in gray with the heat over it: (h, w, 3) uint8, the sides `MIN_HEAT_PX` or more.
+    """Draw the heat over an image (H, W, 1 or 3) uint8 in gray: (h, w, 3) uint8, with sides of at least `MIN_HEAT_PX`.
 
-    Red speaks for the class and blue against it. The opacity is the drop's share of the largest one (of `MIN_SCALE` at
-    least), and where nothing changes the image shows through.
+    Red is evidence for the class, blue against it. The opacity is the drop divided by the largest drop (or by
+    `MIN_SCALE` if that is larger), so the image shows through where nothing changes.
     """
     height, width = heat.map.shape
     factor = whole_factor(min(height, width), MIN_HEAT_PX)
@@ -128,12 +131,13 @@ def heat_pixels(image: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
 
 
 def feature_maps_png(maps: NDArray[np.float32]) -> tuple[bytes, int]:
-    """Feature maps (C, H, W) as one gray PNG file and its number of columns.
+    """Draw feature maps (C, H, W) as one gray PNG file; return it with its number of columns.
 
-    Map c is the tile in row c // columns and column c % columns, H × W pixels without a gap, scaled from its own least
-    value to its own greatest as 0..255; unused tiles are black.
+    Map c is the tile in row c // columns and column c % columns, H × W pixels without a gap, stretched from its own
+    least value to its own greatest; unused tiles are black.
     """
     count, height, width = maps.shape
+    # columns · width ≈ rows · height: the sheet is about square, whatever the shape of a map.
     columns = min(count, math.ceil(math.sqrt(count * height / width)))
     rows = math.ceil(count / columns)
     tiles = np.zeros((rows * columns, height, width), np.uint8)
@@ -143,6 +147,7 @@ def feature_maps_png(maps: NDArray[np.float32]) -> tuple[bytes, int]:
 
 
 def _starts(side_px: int, patch_px: int, stride_px: int) -> list[int]:
+    # A set, because the last patch, moved back to end with the image, may coincide with the one before it.
     last = side_px - patch_px
     return sorted({*range(0, last, stride_px), last})
 
@@ -160,7 +165,7 @@ def _mean_over_pixels(
 
 
 def _smoothed(heat: Heat) -> Image.Image:
-    """The map on the scale -1..1, as coarse as the patches' steps are: enlarged, their edges are not to be seen."""
+    """Scale the map to −1..1 and average it to cells of half a stride; enlarged, it shows no edges of the patches."""
     height, width = heat.map.shape
     cells = [min(side, max(1, round(2 * side / heat.stride_px))) for side in (width, height)]
     scale = max(float(np.abs(heat.map).max()), MIN_SCALE)

@@ -1,7 +1,7 @@
-"""What the figures are drawn with: the colours of a light and a dark page, tiles of pixels, files of equal bytes.
+"""Drawing tools of the figures: the colours of a light and a dark page, tiles of pixels, files of equal bytes.
 
-matplotlib's object interface only: pyplot is slow to import and keeps global state. The files hold no date and no
-version, so equal figures are equal bytes.
+They use matplotlib's object interface only: pyplot is slow to import and keeps global state. The files hold no date and
+no version, so equal figures have equal bytes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gapgate.report.html import FIGURE_DPI
 from gapgate.text import shortened
 
 FONT = "DejaVu Sans"
-"""Comes with matplotlib, so the same text has the same pixels everywhere."""
+"""Font of all text. It comes with matplotlib, so the same text has the same pixels everywhere."""
 MAX_LABEL_CHARS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours as `#rrggbb`; the accents keep a contrast of 3:1 or more with their surface."""
+    """Colours as `#rrggbb`; blue and orange have a contrast of 3:1 or more with the surface."""
 
     surface: str
     ink: str
@@ -45,12 +45,12 @@ DARK = Theme(surface="#16191d", ink="#e6e9ed", muted="#9aa4af", line="#333a42", 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An image, of side 1 by default, whose upper left corner lies at (left, top), y downwards."""
+    """Image, of side 1 by default, with its upper left corner at (left, top); y points downwards."""
 
     left: float
     top: float
     pixels: NDArray[Any]
-    """(H, W), (H, W, 1) or (H, W, 3)"""
+    """Pixels, (H, W), (H, W, 1) or (H, W, 3)."""
     width: float = 1.0
     height: float = 1.0
 
@@ -61,12 +61,12 @@ class Tile:
 
 
 def in_rows(images: Sequence[NDArray[Any]], columns: int, step_down: float) -> list[Tile]:
-    """Tiles side by side from left to right, `columns` in a row; `step_down` from one row to the next."""
+    """Place images in rows of `columns` tiles, from left to right; the next row is `step_down` further down."""
     return [Tile(at % columns * 1.12, at // columns * step_down, pixels) for at, pixels in enumerate(images)]
 
 
 def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
-    """A class name that can be drawn: shortened, and `#index` where the font lacks a letter of it."""
+    """Return a class name that can be drawn: shortened, or `#index` if the font lacks one of its characters."""
     if any(ord(char) not in _glyphs() for char in name):
         return f"#{index}"
     return shortened(name, max_chars)
@@ -74,13 +74,15 @@ def label_text(name: str, index: int, max_chars: int = MAX_LABEL_CHARS) -> str:
 
 @cache
 def _glyphs() -> frozenset[int]:
+    # Without the line feed and the carriage return: the font has them, but a label with one would have two lines.
     return frozenset(get_font(findfont(FONT)).get_charmap()) - {0x0A, 0x0D}
 
 
 def mosaic(
     figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: Mapping[str, Any], *, above: float = 0.0
 ) -> Axes:
-    """All tiles in one Axes that fills the figure, since a hundred Axes take seconds; one unit is one tile's side."""
+    """Draw all tiles in one Axes that fills the figure; one unit is the side of a tile."""
+    # An Axes for each tile would be simpler, but a hundred of them take seconds.
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -95,20 +97,21 @@ def mosaic(
 def mosaic_size(
     tiles: Sequence[Tile], side_inches: float, *, above: float = 0.0, below: float = 0.0
 ) -> tuple[float, float]:
-    """Width and height in inches that hold the tiles, with `above` and `below` tile sides of room for text."""
+    """Compute the width and height in inches of a mosaic, with room for text: `above` and `below`, in tile sides."""
     right = max(tile.left + tile.width for tile in tiles) + 0.02
     bottom = max(tile.top + tile.height for tile in tiles) + 0.02
     return right * side_inches, (above + bottom + below) * side_inches
 
 
 def save(folder: Path, name: str, size_inches: tuple[float, float], paint: Callable[[Figure, Theme], None]) -> None:
-    """Let `paint` draw `NAME.png` on white and `dark/NAME.png` on near-black."""
+    """Let `paint` draw the figure twice: `NAME.png` on white and `dark/NAME.png` on near-black."""
     for theme, path in ((LIGHT, folder / f"{name}.png"), (DARK, folder / "dark" / f"{name}.png")):
         path.parent.mkdir(parents=True, exist_ok=True)
         with rc_context(_style(theme)):
             figure = Figure(size_inches, dpi=FIGURE_DPI, layout="constrained")
             FigureCanvasAgg(figure)
             paint(figure, theme)
+            # matplotlib writes its version as Software; None leaves it out, so that an update changes no bytes.
             figure.savefig(path, metadata={"Software": None})
 
 

@@ -19,16 +19,20 @@ from gapgate.onnx.inner_layers import FeatureMaps, stretched
 from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 
 MAX_NUMBERED_CLASSES = 20
-"""A confusion matrix of more classes shows colours alone."""
+"""Largest number of classes for numbers in the cells of a confusion matrix; with more it shows colours only."""
 MAX_LABELLED_CLASSES = 100
-"""A confusion matrix of more classes has numbers on its axes instead of names."""
+"""Largest number of classes for names on the axes of a confusion matrix; with more the axes have numbers."""
 MAX_FILTERS = 64
+"""Largest number of filters in the picture."""
 MAX_MAPS = 8
+"""Largest number of feature maps in a row."""
 
 
 def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
-    """Loss and accuracy over the epochs, with the epoch where train and validation part and the space between them from
-    there on. Nothing without a history."""
+    """Draw loss and accuracy over the epochs; nothing without a history.
+
+    The epoch where train and validation part is marked, and the space between them from there on is shaded.
+    """
     if not history:
         return
     parts = parting(history, curve)
@@ -48,10 +52,12 @@ def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: M
 
 
 def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Counts (K, K), rows true and columns predicted, coloured by the share of the true class."""
+    """Draw the confusion matrix: counts (K, K), rows true and columns predicted, coloured by share of the row."""
     num_classes = len(class_names)
     side = float(np.clip(0.42 * num_classes + 2.2, 4.2, 13))
+    # 72 points an inch: the height of a row is about (side − 2 for the labels) / K inches, and text takes 0.72 of it.
     font_size = float(np.clip(0.72 * (side - 2) * 72 / num_classes, 4.5, 9))
+    # 0 / 0 in the row of a class without test images.
     with np.errstate(invalid="ignore"):
         shares = np.nan_to_num(counts / counts.sum(axis=1, keepdims=True))
     names = [label_text(name, index) for index, name in enumerate(class_names)]
@@ -68,17 +74,18 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
         axes.tick_params(length=0)
         if num_classes <= MAX_NUMBERED_CLASSES:
             for row, column in np.argwhere(counts):
+                # On a cell in more than half of the full blue, text in the page's colour has the better contrast.
                 ink = theme.surface if shares[row, column] > 0.5 else theme.ink
                 number = axes.text(
                     column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink
                 )
-                number.set_in_layout(False)  # lies inside the axes; measuring 400 of them takes seconds
+                number.set_in_layout(False)  # the layout measures 400 numbers in seconds; they lie inside anyway
 
     save(folder, "confusion", (side, side), paint)
 
 
 def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> None:
-    """Accuracy against confidence, with the images in each bin below."""
+    """Draw accuracy against confidence, and the number of images in each bin below."""
     filled = [b for b in bins if b["num_images"]]
     centres = [(b["low"] + b["high"]) / 2 for b in filled]
     width = (bins[0]["high"] - bins[0]["low"]) * 0.92
@@ -116,7 +123,7 @@ def worst_errors(
     confidence: NDArray[np.float32],
     class_names: Sequence[str],
 ) -> None:
-    """Mistaken images (n, H, W, C), most confident first, in rows of 8. Nothing without mistakes."""
+    """Draw images with wrong answers, (n, H, W, C), most confident first, in rows of 8; nothing without mistakes."""
     if len(images) == 0:
         return
     tiles = in_rows(list(images), 8, 1.5)
@@ -132,9 +139,11 @@ def worst_errors(
 
 
 def filters(folder: Path, weights: NDArray[np.float32]) -> None:
-    """The first convolution's weights (F, C, kh, kw): colour for three channels, else their mean over channels."""
+    """Draw the first convolution's weights (F, C, kh, kw): in colour for three channels, else their channel mean."""
+    # All filters have one scale, that of the largest weight, so that weak filters look weak.
     shown = weights[:MAX_FILTERS]
     largest = float(np.abs(shown).max()) or 1.0
+    # (F, kh, kw, 3) in 0..1 with 0.5 for a weight of 0, or (F, kh, kw) in −1..1 for the two-coloured map.
     pixels = shown.transpose(0, 2, 3, 1) / largest / 2 + 0.5 if shown.shape[1] == 3 else shown.mean(axis=1) / largest
     tiles = in_rows(list(pixels), 16, 1.12)
 
@@ -146,13 +155,14 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
 
 
 def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[FeatureMaps]) -> None:
-    """An image (H, W, C) and up to 8 maps of it after each layer, a row a layer. Nothing without layers."""
+    """Draw an image (H, W, C) and up to 8 of its feature maps in each layer, a row for each; nothing without layers."""
     if not layers:
         return
     rows = [(f"image {_size(image.shape)}", (image[None] / 255).astype(np.float32))]
     for layer in layers:
         channels, *sides = layer.maps.shape
         rows.append((f"{layer.layer} {_size((*sides, channels))}", stretched(layer.maps[:MAX_MAPS])))
+    # In tile sides: 0.06 between tiles, and 0.34 between rows for a line of text.
     tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -164,9 +174,10 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
 
 
 def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[str]) -> None:
-    """A row a mistake: the image, what counted in it, and its nearest training images. Nothing without mistakes."""
+    """Draw a row for each mistake: image, occlusion heat and nearest training images; nothing without mistakes."""
     if not mistakes:
         return
+    # The neighbours start at 2.5, not 2.24: a wider space sets them apart from the image itself.
     columns = [0.0, 1.12, *(2.5 + 1.12 * place for place in range(NUM_NEAREST))]
     tiles = [
         Tile(left, row * 1.6, pixels)
@@ -200,7 +211,7 @@ def _size(shape: Sequence[int]) -> str:
 def _curve(
     axes: Axes, history: Sequence[Mapping[str, Any]], field: str, theme: Theme
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draw one curve, and return its epochs and values; NaN where the history has none."""
+    """Draw one curve; return its epochs and its values, (E,) each, NaN where the history has no value."""
     side, _, name = field.partition("_")
     label, colour = ("train (augmented)", theme.blue) if side == "train" else ("validation", theme.orange)
     epochs = np.array([line.get("epoch", index + 1) for index, line in enumerate(history)], np.float64)
@@ -219,7 +230,7 @@ def _mark(
     val: tuple[NDArray[np.float64], NDArray[np.float64]],
     theme: Theme,
 ) -> None:
-    """The epoch where the curves part, and the space between them from there on."""
+    """Mark the epoch where the curves part, and shade the space between them from there on."""
     words = f"{WORDS[parts.reason][1]} (epoch {parts.epoch})"
     axes.axvline(parts.epoch, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=words)
     since = train[0] >= parts.epoch
@@ -227,7 +238,7 @@ def _mark(
 
 
 def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
-    """How far apart the accuracies end, beside the last epoch."""
+    """Write the final distance of the accuracies beside the last epoch."""
     accuracy.annotate(
         f"{parts.space_points:.1f}\npoints",
         (parts.last_epoch, (parts.train[1] + parts.val[1]) / 2),

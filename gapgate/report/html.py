@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file that needs nothing else: images as data URIs, style inside, no script, no request."""
+"""The evaluation as one self-contained HTML file: images as data URIs, styles inside, no script and no request."""
 
 from __future__ import annotations
 
@@ -27,32 +27,34 @@ FIGURES = (
     "contact_sheet",
 )
 MAX_DATA_URI_BYTES = 6_000_000
-"""A larger image (a contact sheet of many classes) is left out of the report; the file itself is kept."""
+"""Largest image in the report, in bytes; a larger one (a contact sheet of many classes) stays a file of its own."""
 
 FIGURE_DPI = 144
-"""Figures are drawn finer than a page's 96 pixels an inch, for phones and print."""
+"""Resolution of the figures: higher than a page's 96 pixels an inch, for phones and print."""
 CSS_PIXELS_PER_PIXEL = 96 / FIGURE_DPI
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image for the page, as data URIs."""
+    """Image of the page, as data URIs."""
 
     light: str
+    """Image on a light page."""
     dark: str
-    """For readers who prefer dark; the same as `light` for photographs."""
+    """Image on a dark page; the same as `light` for photographs."""
     width: int
-    """CSS pixels."""
+    """Width in CSS pixels."""
     height: int
+    """Height in CSS pixels."""
 
 
 def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[str, Any]) -> str:
-    """The report of an evaluation and its verdict, as HTML.
+    """Render the report of an evaluation and its verdict as HTML.
 
     Args:
-        evaluation: the content of `evaluation.json`.
-        figures: the evaluation's folder of figures; those that are not there are left out.
-        certificate: the content of `certificate.json`.
+        evaluation: content of `evaluation.json`.
+        figures: folder of the evaluation's figures; missing figures are left out.
+        certificate: content of `certificate.json`.
     """
     pictures = {name: _picture(figures / f"{name}.png", figures / "dark" / f"{name}.png") for name in FIGURES}
     inputs = evaluation.get("inputs") or {}
@@ -76,13 +78,13 @@ def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[st
 
 
 def render_page(template: str, folder: Path, **content: Any) -> str:
-    """A page of another template with the pictures in `folder`, by name, and what else it shows."""
+    """Render another template with the pictures in `folder`, by name, and `content`."""
     pictures = {path.stem: _picture(path, folder / "dark" / path.name) for path in sorted(folder.glob("*.png"))}
     return _environment().get_template(template).render(pictures=pictures, **content)
 
 
 def gap_in_words(gap: Mapping[str, Any]) -> str:
-    """What the gap says, in a sentence for a person who knows no statistics."""
+    """Explain the gap in two sentences to a reader without statistics."""
     points, low, high = gap["points"], gap["low"], gap["high"]
     sure = f"{gap['confidence_level'] * 100:g} %"
     if low > 0:
@@ -95,7 +97,7 @@ def gap_in_words(gap: Mapping[str, Any]) -> str:
 
 
 def _curve_words(evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certificate: Mapping[str, Any]) -> list[str]:
-    """What the learning curves say, and whether it is what the gate stops."""
+    """Describe the learning curves in sentences; the last one says so if their distance is what the gate rejects."""
     parts = evaluation.get("parting")
     found = parts and Parting(**parts)
     words = in_words(found, evaluation["learning_curve"], (inputs.get("model") or {}).get("settings") or {})
@@ -106,7 +108,7 @@ def _curve_words(evaluation: Mapping[str, Any], inputs: Mapping[str, Any], certi
 
 
 def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted path and value of every leaf of JSON-able content, in order; lists of plain values stay on one line."""
+    """Yield the dotted path and the value of every leaf of JSON-able content; a list of plain values is one leaf."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from flatten(value, f"{path}.{key}" if path else str(key))
@@ -114,6 +116,7 @@ def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for index, value in enumerate(content):
             yield from flatten(value, f"{path}.{index}" if path else str(index))
     elif isinstance(content, list):
+        # A thousand class names on one line would make the table unreadable.
         text = ", ".join(_plain(value) for value in content)
         yield path, text if len(text) <= 300 else f"{text[:300]}… ({len(content)} values)"
     else:
@@ -121,7 +124,7 @@ def flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _digests(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The digests of the inputs and of what those were made from."""
+    """Yield the digests of the inputs and of the artifacts that those were made from."""
     for name, value in sorted(inputs.items()):
         if value:
             yield name, value["digest"]
@@ -132,8 +135,8 @@ def _digests(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
+        autoescape=True,  # class names and ids come from the data set and may hold markup
+        undefined=StrictUndefined,  # a misspelt figure raises an error instead of leaving a gap in the report
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -142,10 +145,11 @@ def _environment() -> Environment:
 
 
 def _picture(light: Path, dark: Path) -> Picture | None:
-    """The image, in light and dark."""
+    """Read an image in its light and dark version; None if it is missing or too large."""
     if not light.exists() or light.stat().st_size > MAX_DATA_URI_BYTES:
         return None
     scale = CSS_PIXELS_PER_PIXEL
+    # A photograph has no dark version, and its pixels are shown one to one: only drawn figures are finer.
     if not dark.exists():
         dark, scale = light, 1
     with Image.open(light) as image:
@@ -164,7 +168,7 @@ def _plain(value: Any) -> str:
 
 
 def _percent(value: float | None, decimals: int = 1) -> str:
-    """A fraction as `91.6 %`."""
+    """Format a fraction as `91.6 %`."""
     return "–" if value is None or finite(value) is None else f"{value * 100:.{decimals}f} %"
 
 
@@ -173,7 +177,7 @@ def _number(value: float | None, decimals: int = 3) -> str:
 
 
 def _signed(value: float | None) -> str:
-    """Points, with a true minus sign and no negative zero."""
+    """Format points, with a true minus sign and no negative zero."""
     return "–" if value is None else number(value)
 
 

@@ -20,20 +20,20 @@ from gapgate.training import policy
 from gapgate.training.policy import Operation
 
 Augmenter: TypeAlias = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
-"""(images (N, C, H, W) float32 in 0..1, targets, generator) → (images, targets). Targets are (N,) int64 classes or
-(N, K) float32 probabilities; a policy that mixes images gives probabilities for either."""
+"""Function of (images (N, C, H, W) float32 in 0..1, targets, generator) that returns (images, targets). Targets are
+(N,) int64 classes or (N, K) float32 probabilities; a policy that mixes images returns probabilities for both."""
 
 _GEOMETRIC = (policy.Flip, policy.Translate, policy.Rotate, policy.Shear, policy.Scale)
 _RESAMPLING = (policy.Rotate, policy.Shear, policy.Scale)
 _MIN_ERASED_ASPECT = 0.3
-"""Height over width, and its inverse (Zhong et al. 2017)."""
+"""Least aspect ratio (height over width) of an erased rectangle; the largest is its inverse (Zhong et al. 2017)."""
 
 
 def compile_policy(operations: Sequence[Operation], num_classes: int) -> Augmenter:
-    """One function that applies `operations` in their order.
+    """Build one function that applies `operations` in their order.
 
-    Neighbouring geometric operations of which one resamples become one affine map and one bilinear resampling: faster,
-    and the image is blurred once. Flips and translations by themselves move pixels exactly.
+    Neighbouring geometric operations become one affine map and one bilinear resampling if one of them resamples
+    anyway: it is faster, and the image is blurred only once. Flips and translations by themselves move pixels exactly.
     """
     steps = [step for _, run in groupby(operations, _is_geometric) for step in _steps(list(run), num_classes)]
 
@@ -52,12 +52,14 @@ def flip(images: Tensor, generator: Generator, spec: policy.Flip) -> Tensor:
 
 
 def translate(images: Tensor, generator: Generator, spec: policy.Translate) -> Tensor:
-    """Shift by whole pixels, drawn uniformly up to `max_fraction` of the side, rounded to whole pixels."""
+    """Shift by a whole number of pixels, drawn uniformly up to `max_fraction` of the side (rounded half up)."""
     count, _, height, width = images.shape
     reach_y, reach_x = (math.floor(spec.max_fraction * side + 0.5) for side in (height, width))
     drawn = _drawn(images, generator, spec).view(-1)
     down = torch.where(drawn, _whole(count, reach_y, generator), 0)
     right = torch.where(drawn, _whole(count, reach_x, generator), 0)
+    # Every shift is a window of the padded image, and all windows are one view without copies. Indexing it copies only
+    # the chosen window of each image; a loop over the images would launch a kernel for each.
     padded = functional.pad(images, (reach_x, reach_x, reach_y, reach_y))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2 reach_y + 1, 2 reach_x + 1, H, W), a view
     every = torch.arange(count, device=images.device)
@@ -70,14 +72,21 @@ def warp(images: Tensor, generator: Generator, specs: Sequence[Operation]) -> Te
     source = unchanged.expand(len(images), 3, 3)
     for spec in specs:
         drawn = _drawn(images, generator, spec).view(-1, 1, 1)
+        # The matrices lead from result to source, the inverse direction, so the first operation stands leftmost:
+        # (second ∘ first)⁻¹ = first⁻¹ · second⁻¹.
         source = source @ torch.where(drawn, _MATRICES[type(spec)](images, generator, spec), unchanged)
     return resample(images, source)
 
 
 def resample(images: Tensor, source: Tensor) -> Tensor:
-    """Show at each pixel what lies at `source` @ (x, y, 1), in pixels from the image's centre; `source` (N, 3, 3)."""
+    """Take each pixel (x, y) of the result from the point `source` @ (x, y, 1) of the image.
+
+    `source` is (N, 3, 3); coordinates are pixels from the image's centre.
+    """
     height, width = images.shape[2:]
-    half = torch.tensor([width / 2, height / 2, 1.0], device=images.device)  # grid_sample counts in half sides
+    # grid_sample measures in half sides, −1..1 from edge to edge with align_corners=False, so the map M in pixels is
+    # D⁻¹ M D there, with D = diag(width / 2, height / 2, 1).
+    half = torch.tensor([width / 2, height / 2, 1.0], device=images.device)
     grid = functional.affine_grid((source * half / half[:, None])[:, :2], list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -115,6 +124,7 @@ def erase(images: Tensor, generator: Generator, spec: policy.Erase) -> Tensor:
     height, width = images.shape[2:]
     area = _uniform(images, generator, 0, spec.max_area) * height * width
     aspect = _uniform(images, generator, math.log(_MIN_ERASED_ASPECT), -math.log(_MIN_ERASED_ASPECT)).exp()
+    # height · width = area and height / width = aspect.
     box_height = (area * aspect).sqrt().floor().clamp(max=height)
     box_width = (area / aspect).sqrt().floor().clamp(max=width)
     top = (_uniform(images, generator, 0, 1) * (height - box_height + 1)).floor()
@@ -124,14 +134,14 @@ def erase(images: Tensor, generator: Generator, spec: policy.Erase) -> Tensor:
 
 
 def mixup(images: Tensor, targets: Tensor, generator: Generator, spec: policy.Mixup) -> tuple[Tensor, Tensor]:
-    """Blend each image, and its (N, K) target, with those of another of the batch."""
+    """Blend each image and its target, (N, K), with another image of the batch and its target."""
     kept = torch.where(_drawn(images, generator, spec), _beta(images, generator, spec.alpha), 1.0)
     other = torch.randperm(len(images), generator=generator, device=images.device)
     return torch.lerp(images[other], images, kept), torch.lerp(targets[other], targets, kept.view(-1, 1))
 
 
 def cutmix(images: Tensor, targets: Tensor, generator: Generator, spec: policy.Cutmix) -> tuple[Tensor, Tensor]:
-    """Paste a rectangle of another image of the batch; the (N, K) targets mix by the pasted share of pixels."""
+    """Paste a rectangle of another image of the batch; the targets, (N, K), mix by the pasted share of the pixels."""
     height, width = images.shape[2:]
     side = (1 - _beta(images, generator, spec.alpha)).sqrt()
     middle_y, middle_x = (_uniform(images, generator, 0, size) for size in (height, width))
@@ -139,6 +149,7 @@ def cutmix(images: Tensor, targets: Tensor, generator: Generator, spec: policy.C
     left, right = ((middle_x + sign * side * width / 2).round().clamp(0, width) for sign in (-1, 1))
     pasted = _rectangle(images, top, left, bottom, right) & _drawn(images, generator, spec)  # (N, 1, H, W)
     other = torch.randperm(len(images), generator=generator, device=images.device)
+    # From the pixels that were pasted, not from the drawn share: a rectangle at the edge is cut off.
     kept = 1 - pasted.float().mean((2, 3))  # (N, 1)
     return torch.where(pasted, images[other], images), torch.lerp(targets[other], targets, kept)
 
@@ -148,7 +159,7 @@ def _is_geometric(spec: Operation) -> bool:
 
 
 def _steps(run: list[Operation], num_classes: int) -> list[Augmenter]:
-    """The steps for a run of operations that are all geometric, or all not."""
+    """Build the steps for consecutive operations that are all geometric, or none of them."""
     if any(isinstance(spec, _RESAMPLING) for spec in run):
         return [_on_images(partial(warp, specs=run))]
     return [_step(spec, num_classes) for spec in run]
@@ -173,51 +184,54 @@ def _on_images(change: Callable[[Tensor, Generator], Tensor]) -> Augmenter:
 
 
 def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
-    """(N,) int64 classes → (N, num_classes) float32 probabilities; probabilities stay as they are."""
+    """Turn classes (N,) int64 into probabilities (N, num_classes) float32; probabilities stay as they are."""
     if targets.is_floating_point():
         return targets
     return functional.one_hot(targets, num_classes).float()
 
 
 def _drawn(images: Tensor, generator: Generator, spec: Operation) -> Tensor:
-    """(N, 1, 1, 1) bool: which images the operation changes."""
+    """Draw the images that the operation changes, (N, 1, 1, 1) bool."""
     return _uniform(images, generator, 0, 1) < spec.probability
 
 
 def _uniform(images: Tensor, generator: Generator, low: float, high: float) -> Tensor:
-    """(N, 1, 1, 1) float32 in low..high, one number for each image."""
+    """Draw one number in low..high for each image, (N, 1, 1, 1) float32."""
     return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
 
 
 def _whole(count: int, reach: int, generator: Generator) -> Tensor:
-    """(N,) int64 in −reach..reach."""
+    """Draw whole numbers in −reach..reach, (N,) int64."""
     return torch.randint(-reach, reach + 1, (count,), generator=generator, device=generator.device)
 
 
 def _beta(images: Tensor, generator: Generator, alpha: float) -> Tensor:
-    """(N, 1, 1, 1) draws of Beta(alpha, alpha), without rejection (Devroye 1996, "Random variate generation in one
-    line of code"); torch's own sampler takes no generator."""
+    """Draw from Beta(alpha, alpha) for each image, (N, 1, 1, 1), without rejection.
+
+    Devroye 1996, "Random variate generation in one line of code".
+    """
+    # torch.distributions.Beta takes no generator, so its draws would depend on what else uses the global one.
     radius = _uniform(images, generator, 0, 1) ** (-1 / alpha) - 1
     cosine = torch.cos(2 * math.pi * _uniform(images, generator, 0, 1))
     return 0.5 + 0.5 * cosine.sign() / torch.sqrt(1 + 1 / (radius * cosine**2))
 
 
 def _rectangle(images: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:
-    """(N, 1, H, W) bool, true inside; the borders are (N, 1, 1, 1), bottom and right exclusive."""
+    """Mark the pixels inside a rectangle, (N, 1, H, W) bool; borders are (N, 1, 1, 1), bottom and right exclusive."""
     rows = torch.arange(images.shape[2], device=images.device)[:, None]
     columns = torch.arange(images.shape[3], device=images.device)
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
 def _affine(images: Tensor, entries: Sequence[Tensor | float]) -> Tensor:
-    """(N, 3, 3) from the six numbers of a 2×3 map of (x, y) in pixels from the centre; each is (N, 1, 1, 1) or one."""
+    """Build affine matrices (N, 3, 3) from the six entries of the upper two rows; each is (N, 1, 1, 1) or a number."""
     rows = [
         torch.as_tensor(entry, device=images.device).expand(len(images), 1, 1, 1) for entry in (*entries, 0.0, 0.0, 1.0)
     ]
     return torch.cat(rows, dim=1).view(-1, 3, 3)
 
 
-# Each matrix takes a point of the result to the point of the image that it shows: the inverse of what the eye sees.
+# Each matrix maps a point of the result to the point of the image that it shows: the inverse of the visible change.
 
 
 def _flip_matrix(images: Tensor, _: Generator, spec: policy.Flip) -> Tensor:

@@ -1,4 +1,4 @@
-"""A split as batches on the device: whole in memory where it fits, else read from the memory map batch by batch."""
+"""Batches of a split on the device: from memory where the split fits, else from the memory map batch by batch."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ _COPY_ROWS = 4096
 
 
 class Batches(Protocol):
-    """Gives the images of one split, by their place in the split (0 to `len` − 1)."""
+    """Images of one split, by their index in the split (0 to `len` − 1)."""
 
     def __len__(self) -> int:
-        """Images in the split."""
+        """Return the number of images in the split."""
 
     def read(self, places: Sequence[Tensor]) -> Iterator[Batch]:
-        """A batch for each tensor of places, (n,) int64 on the CPU."""
+        """Yield a batch for each tensor of indices, (n,) int64 on the CPU."""
 
 
 class ResidentBatches:
-    """All images and labels as two tensors on the device."""
+    """Batches from tensors of all images and labels on the device."""
 
     def __init__(self, splits: Splits, split: SplitName, device: torch.device) -> None:
         rows = splits.rows(split)
         self._device = device
         self._labels = _labels(splits, rows).to(device)
         self._images = torch.empty((len(rows), *splits.image_shape), dtype=torch.uint8, device=device)
+        # In chunks, so that the split is not held a second time on the CPU while it is copied.
         for start in range(0, len(rows), _COPY_ROWS):
             chunk = rows[start : start + _COPY_ROWS]
             self._images[start : start + len(chunk)] = _images(splits, chunk).to(device)
@@ -52,7 +53,7 @@ class ResidentBatches:
 
 
 class MappedBatches:
-    """Reads each batch from `images.npy` in a thread, one batch ahead of its use."""
+    """Batches read from `images.npy` in a thread, one batch ahead of their use."""
 
     def __init__(self, splits: Splits, split: SplitName, device: torch.device) -> None:
         self._splits = splits
@@ -64,6 +65,7 @@ class MappedBatches:
         return len(self._rows)
 
     def read(self, places: Sequence[Tensor]) -> Iterator[Batch]:
+        # One thread keeps the batches in order, and one batch ahead bounds the memory to two batches.
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = [reader.submit(self._read, batch) for batch in places[:1]]
             for batch in places[1:]:
@@ -73,37 +75,41 @@ class MappedBatches:
 
     def _read(self, places: Tensor) -> Batch:
         images, labels = _images(self._splits, self._rows[places.numpy()]), self._labels[places]
+        # Only from pinned memory is a copy to the GPU asynchronous (CUDA C++ programming guide, "Page-Locked Host
+        # Memory").
         if self._device.type == "cuda":
             images, labels = images.pin_memory(), labels.pin_memory()
         return images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
 
 def open_batches(splits: Splits, split: SplitName, device: torch.device) -> Batches:
-    """A split in memory where it takes at most `device.RESIDENT_FRACTION` of the free memory, mapped otherwise."""
+    """Open a split: in memory if it takes at most `device.RESIDENT_FRACTION` of the free memory, mapped otherwise."""
     size_bytes = len(splits.rows(split)) * int(np.prod(splits.image_shape))
     fits = size_bytes <= devices.RESIDENT_FRACTION * devices.free_memory_bytes(device)
     return (ResidentBatches if fits else MappedBatches)(splits, split, device)
 
 
 def in_order(count: int, batch_size: int) -> list[Tensor]:
-    """The places 0 to count − 1 in batches of at most `batch_size`."""
+    """Split the indices 0 to count − 1 into batches of at most `batch_size`, (n,) int64 each."""
     return list(torch.split(torch.arange(count), batch_size))
 
 
 def shuffled(count: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Every place once, in random order, in the fewest batches of at most `batch_size`, whose sizes differ by at most
-    one: each epoch sees each image, and no step rests on a leftover of a few images."""
+    """Split all indices, in random order, into the fewest batches of at most `batch_size`, (n,) int64 each.
+
+    Sizes differ by at most one: each epoch sees each image once, and no step is made with a few leftover images.
+    """
     order = torch.randperm(count, generator=generator)
     return list(order.tensor_split(num_batches(count, batch_size)))
 
 
 def num_batches(count: int, batch_size: int) -> int:
-    """Steps of an epoch over `count` images."""
+    """Return the number of steps in an epoch over `count` images."""
     return -(-count // batch_size)
 
 
 def _images(splits: Splits, rows: NDArray[np.int64]) -> Tensor:
-    """(n, H, W, C) uint8, a copy."""
+    """Copy images from the memory map, (n, H, W, C) uint8."""
     return torch.from_numpy(np.take(splits.images, rows, axis=0))
 
 

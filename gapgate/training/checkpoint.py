@@ -1,7 +1,7 @@
-"""One latest checkpoint of a training, in one file: tensors as safetensors, the rest as JSON in its header.
+"""The latest checkpoint of a training, in one file: tensors as safetensors, the rest as JSON in its header.
 
-One file, renamed into place, cannot be half old and half new. Nothing is pickled, so a checkpoint runs no code.
-Random states are not in it: training derives each epoch's from the seed and the epoch's number.
+One file, renamed into place, cannot be half old and half new. Nothing is pickled, so loading a checkpoint runs no code.
+It holds no random state: training derives the state of each epoch from the seed and the epoch's number.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _FORMAT = "gapgate-checkpoint-1"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a killed training needs to go on."""
+    """State from which a killed training goes on."""
 
     tensors: dict[str, Tensor]
-    """On the CPU, contiguous."""
+    """Tensors on the CPU, contiguous, by name."""
     progress: dict[str, Any]
-    """JSON."""
+    """Progress of the training, JSON-able."""
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be used; its text says why."""
+    """Error for a checkpoint that cannot be used; its text is the reason."""
 
 
 def save(folder: Path, identity: str, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in `folder`. `identity` names the training that it belongs to.
+    """Replace the checkpoint in `folder`. `identity` names the training to which it belongs.
 
     Raises:
-        StorageError: the disk is full or the place may not be written.
+        StorageError: the disk is full, or the folder is not writable.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
@@ -55,13 +55,15 @@ def save(folder: Path, identity: str, tensors: Mapping[str, Tensor], progress: M
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / FILE, fsync=True) as partial:
-            # safetensors' own writer hides the errno of a full disk
+            # safetensors' own writer hides the errno of a full disk.
             partial.write_bytes(serialised(stored, metadata=header))
-        sync(folder)  # else a power cut may undo the rename
+        # fsync of a file does not cover its name (fsync(2)): without fsync of the folder, a power cut may undo the
+        # rename.
+        sync(folder)
 
 
 def load(folder: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint in `folder`, or None where there is none.
+    """Read the checkpoint in `folder`; None if there is none.
 
     Raises:
         CheckpointError: it is damaged, or belongs to another training.
@@ -77,6 +79,7 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if header.get("format") != _FORMAT or header.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another training")
+    # safetensors checks lengths, not content: a flipped bit would become a weight.
     if header.get("sha256") != _sha256(tensors):
         raise CheckpointError(f"{path} is damaged: its sha256 differs")
     return Checkpoint(tensors, json.loads(header["progress"]))
@@ -84,10 +87,10 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
 
 @torch.no_grad()
 def restore(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into the live ones of the same names; memory formats stay as they are.
+    """Copy a checkpoint's tensors into the live tensors of the same names, which keep their memory formats.
 
     Raises:
-        CheckpointError: names or shapes differ; nothing was copied.
+        CheckpointError: names or shapes differ; then nothing is copied.
     """
     if {name: tensor.shape for name, tensor in target.items()} != {name: t.shape for name, t in source.items()}:
         raise CheckpointError("the checkpoint's tensors are those of another network or optimizer")
@@ -97,6 +100,7 @@ def restore(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
+    # As bytes, because NumPy has no bfloat16; sorted, because a safetensors file has an order of its own.
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

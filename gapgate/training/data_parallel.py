@@ -1,11 +1,11 @@
-"""A step of training split over CPU threads: each thread takes its share of the batch through its own copy of the
-network, and the gradients are added in a fixed order.
+"""Data parallelism over CPU threads: each thread runs a shard of the batch through its own copy of the network, and the
+gradients are added in a fixed order.
 
-Two threads with half a batch each did 4,800 images/s where one thread of work with two OpenMP threads inside each
-operation did 2,200 to 4,700, and less the busier the machine: an OpenMP team waits for its slowest member at the end
-of every operation, the shards wait once a step. The sum of the shards' gradients is the batch's gradient. Batch
-normalisation takes the statistics of its shard, as in torch's DistributedDataParallel (and in Hoffer et al. 2017,
-arXiv:1705.08741, on purpose); the running statistics are the shards' mean.
+Two threads with half a batch each trained 4,800 images/s. One thread with two OpenMP threads inside each operation
+trained 2,200 to 4,700, the fewer the busier the machine: an OpenMP team waits for its slowest member at the end of
+every operation, the shards wait once a step. The sum of the shards' gradients is the batch's gradient. Batch
+normalisation uses the statistics of its shard, as in torch's DistributedDataParallel (and in Hoffer et al. 2017,
+arXiv:1705.08741, on purpose); the running statistics are the mean over the shards.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from gapgate.network import modules
 
 MIN_SHARD_IMAGES = 32
-"""A smaller share of a batch costs more in overhead than its thread saves."""
+"""Least number of images in a shard; with fewer, the overhead of the thread is larger than what it saves."""
 
 T = TypeVar("T")
 
 
 def count_shards(batch_size: int, num_threads: int, device: torch.device) -> int:
-    """Shards of a step: the most that divide the threads evenly and keep `MIN_SHARD_IMAGES` each; 1 on a GPU."""
+    """Choose the number of shards: the most that divide the threads evenly and get `MIN_SHARD_IMAGES`; 1 on a GPU."""
     if device.type != "cpu":
         return 1
     counts = (count for count in range(num_threads, 1, -1) if num_threads % count == 0)
@@ -43,6 +43,7 @@ class Shards:
         self.generators = [torch.Generator(device) for _ in range(count)]
         for copy, generator in zip(self.models, self.generators, strict=True):
             modules.set_generator(copy, generator)
+        # The calling thread runs the first shard itself, so one thread fewer is needed.
         self._threads = ThreadPoolExecutor(max_workers=count - 1) if count > 1 else None
 
     def __len__(self) -> int:
@@ -58,26 +59,33 @@ class Shards:
             self._threads.shutdown()
 
     def split(self, *batch: Tensor) -> list[tuple[Tensor, ...]]:
-        """Each tensor of a batch in equal parts along its first dimension, a part for each shard that gets any."""
+        """Split each tensor of a batch into equal parts along its first dimension, at most one for each shard."""
         return [tensor.chunk(len(self)) for tensor in batch]
 
     def map(self, function: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:
-        """`function` for each shard's arguments, all at once; the results are in the shards' order. A batch smaller
-        than the number of shards leaves the last shards idle."""
+        """Run `function` on the arguments of each shard, all at once; return the results in the shards' order.
+
+        A batch smaller than the number of shards leaves the last shards idle.
+        """
         first, *others = zip(*arguments, strict=False)
         if self._threads is None:
             return [function(*first)]
+        # Results are collected in the shards' order, not as they finish: float addition is not associative, and their
+        # sum must have the same bits in every run.
         running = [self._threads.submit(function, *each) for each in others]
         return [function(*first), *(future.result() for future in running)]
 
     def clear_gradients(self) -> None:
-        """Forget the last step's gradients."""
+        """Delete the gradients of the last step."""
         for model in self.models:
             model.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """After a step: sum the copies' gradients into the first model's, and give all the mean running statistics."""
+        """Add the copies' gradients to the first model's, and give all copies the mean running statistics.
+
+        To be called after each backward pass.
+        """
         if len(self) == 1:
             return
         gradients = [_gradients(model) for model in self.models]
@@ -103,12 +111,12 @@ def _gradients(model: nn.Module) -> list[Tensor]:
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """Floating-point buffers: the means and variances of batch normalisation."""
+    """List the floating-point buffers: the means and variances of batch normalisation."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
 
 def _sharing_copy(model: nn.Module) -> nn.Module:
-    """A copy whose parameters are the model's memory, with gradients of their own."""
+    """Copy a model such that the parameters share its memory and the gradients are the copy's own."""
     copy = deepcopy(model)
     for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
         own.data = shared.data

@@ -1,4 +1,4 @@
-"""Where training runs: the accelerator, CPU threads, bfloat16, the memory format, and how much memory is free."""
+"""The device that training runs on: accelerator, CPU threads, bfloat16, memory format, and free memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gapgate.errors import AcceleratorError
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 RESIDENT_FRACTION = 0.5
-"""A data set goes into memory whole where it takes at most this share of what is free; the rest is for the network."""
+"""Largest share of the free memory that a data set may take to be loaded whole; the rest is for the network."""
 
 
 def select(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that `train.accelerator` means here.
+    """Select the device for the setting `train.accelerator`.
 
     Raises:
-        AcceleratorError: `cuda` where torch sees no GPU.
+        AcceleratorError: the setting is `cuda` and torch sees no GPU.
     """
     if accelerator == "cpu":
         return torch.device("cpu")
@@ -37,11 +37,11 @@ def select(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Whether to train under bfloat16 autocast.
+    """Return True if training shall run under bfloat16 autocast.
 
     Raises:
-        AcceleratorError: `on` where the device has no bfloat16 arithmetic. Emulated on such a CPU, training was 190
-            times slower.
+        AcceleratorError: the setting is `on` and the device has no bfloat16 arithmetic. Training with emulated
+            bfloat16 was 190 times slower on such a CPU.
     """
     if amp == "off" or (amp == "auto" and device.type == "cpu"):
         return False
@@ -56,17 +56,20 @@ def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device) -> bo
 
 
 def memory_format(channels_last: Literal["auto", "on", "off"]) -> torch.memory_format:
-    """NHWC memory unless it is off: 1.3 × on a CPU with oneDNN, and what tensor cores take."""
+    """Return the memory format of images and weights: NHWC unless it is off.
+
+    NHWC trained 1.3 times as fast on a CPU with oneDNN, and it is the layout of tensor cores.
+    """
     return torch.contiguous_format if channels_last == "off" else torch.channels_last
 
 
 def name(device: torch.device) -> str:
-    """`cpu`, or the GPU's product name."""
+    """Return `cpu`, or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Memory that this process may still take on `device`; on a CPU the cgroup's limit counts."""
+    """Return the bytes of memory that this process may still take on `device`; on a CPU the cgroup's limit counts."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_available_bytes(), _cgroup_bytes())
@@ -74,7 +77,7 @@ def free_memory_bytes(device: torch.device) -> int:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let each operation of torch on the CPU use `count` threads, also in threads that start inside the block."""
+    """Let each CPU operation of torch use `count` threads inside the block, also in threads that start there."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -85,22 +88,25 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step instead of giving it back to the system, for good.
+    """Let glibc keep freed memory for the next step instead of returning it to the system, until the process ends.
 
-    A step frees and takes again tensors of megabytes. By default each is mapped anew and its pages are zeroed one fault
-    at a time: on the tutorial CNN a quarter of all CPU time, 1,850 images a CPU-second against 2,430. Tensors above
-    32 MiB, glibc's limit, are still mapped. Other C libraries are left as they are.
+    A step frees tensors of megabytes and allocates them again. By default glibc maps each one anew, and the system
+    zeroes its pages one page fault at a time. On the tutorial CNN that took a quarter of all CPU time: 1,850 images a
+    CPU-second against 2,430. Tensors above 32 MiB, glibc's limit, are still mapped. Other C libraries are left as
+    they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
+    # 32 MiB is the largest threshold that mallopt(3) takes on 64-bit systems. Setting either value also ends glibc's
+    # own adjustment of both.
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _available_bytes() -> int:
-    """What Linux could give without swapping; elsewhere half of the memory."""
+    """Return the bytes that Linux could give without swapping; on other systems half of the memory."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -109,11 +115,12 @@ def _available_bytes() -> int:
 
 
 def _cgroup_bytes() -> int:
-    """What is left below this process's cgroup limit (version 2, then 1), or a huge number without one."""
+    """Return the bytes left below this process's cgroup limit (version 2, then 1), or 2⁶² without a limit."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
+        # A container sees its own cgroup as the root of the file system, so no path from /proc/self/cgroup is needed.
         root = Path("/sys/fs/cgroup")
         try:
             return int((root / limit).read_text()) - int((root / used).read_text())

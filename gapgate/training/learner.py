@@ -1,4 +1,4 @@
-"""What a training changes, in one place: the network, its optimizer and averages; and what its settings mean here."""
+"""The state that training changes: the network, its optimizer and averages; and the settings applied to them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from gapgate.training.weight_average import WeightAverage
 
 
 class Learner:
-    """Everything between a batch and the changed weights. A context manager: it owns threads and torch's thread count.
+    """All steps from a batch to the changed weights. A context manager, since it owns threads and torch's thread count.
 
     Raises:
-        SettingsError: settings that do not fit the data or each other.
-        AcceleratorError: bfloat16 on a device without it.
+        SettingsError: the settings do not fit the data or each other.
+        AcceleratorError: the settings ask for bfloat16 on a device without it.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Learner:
         self.average = WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.best = _copied_state(self.model) if settings.patience else None
 
+        # A compiled network runs as one shard: compiling is done for the first model only.
         num_shards = 1 if settings.compile else count_shards(settings.batch_size, self._num_threads, device)
         self.shards = Shards(self.model, num_shards, device)
         if settings.compile:
@@ -77,43 +78,50 @@ class Learner:
 
     @property
     def kept_model(self) -> nn.Module:
-        """The network that validation judges: the averaged one where there is one."""
+        """Network that validation judges: the averaged one if there is one."""
         return self.model if self.average is None else self.average.model
 
     def start_epoch(self, epoch: int, num_images: int) -> list[Tensor]:
-        """Seed every random stream for an epoch, counted from 1, and draw its batches: places in the train split."""
+        """Seed every random stream for an epoch, counted from 1, and draw its batches: indices into the train split."""
         self.shards.copy_statistics()
         for model in self.shards.models:
             model.train()
-        torch.manual_seed(self._seed_of(epoch, 0))  # for modules that draw from torch's global generator
+        # Streams: 0 for modules that draw from torch's global generator, 1 for the order, from 2 on one for each shard.
+        # Shards with equal seeds would augment their images in the same way.
+        torch.manual_seed(self._seed_of(epoch, 0))
         for shard, generator in enumerate(self.shards.generators):
             generator.manual_seed(self._seed_of(epoch, 2 + shard))
         order = torch.Generator().manual_seed(self._seed_of(epoch, 1))
         return batches.shuffled(num_images, self.settings.batch_size, order)
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
-        """The learning rate of a step, counted from 0 over the whole training."""
+        """Compute the learning rate of a step, counted from 0 over the whole training."""
         total_steps = self.settings.epochs * steps_per_epoch
         return lr_at(
             step, total_steps, self.settings.learning_rate, self.settings.schedule, self.settings.warmup_fraction
         )
 
     def augmented(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(n, H, W, C) uint8 and (n,) → normalised (n, C, H, W) float32, and (n,) or (n, num_classes) targets."""
+        """Augment and normalise images (n, H, W, C) uint8 with labels (n,).
+
+        Returns:
+            Images (n, C, H, W) float32, and targets (n,) int64 or (n, num_classes) float32.
+        """
         values, targets = self._augment(modules.to_float(images), labels, generator)
         return self._laid_out(modules.standardise(values, self.mean, self.std)), targets
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(n, H, W, C) uint8 → (n, C, H, W) float32, as it will be served."""
+        """Normalise images (n, H, W, C) uint8 to (n, C, H, W) float32, as the served model does."""
         return self._laid_out(modules.normalise(images, self.mean, self.std))
 
     def autocast(self) -> AbstractContextManager[None]:
-        """bfloat16 where it is used."""
+        """Return a context in which torch computes in bfloat16, if it is used."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The summed cross-entropy, with label smoothing (Szegedy et al. 2016) and class weights. Divided by the number
-        of images it is torch's mean for probabilities: a batch's loss does not depend on which classes share it."""
+        """Compute the summed cross-entropy, with label smoothing (Szegedy et al. 2016) and class weights."""
+        # The sum, which the caller divides by the number of images. For class labels torch's own mean divides by the
+        # sum of their weights, so an image's share of the loss would depend on the classes in its batch.
         return functional.cross_entropy(
             logits.float(),
             targets,
@@ -123,7 +131,7 @@ class Learner:
         )
 
     def update(self, learning_rate: float) -> None:
-        """Change the weights by the gradients of all shards."""
+        """Change the weights by the gradients of all shards, and update the averaged weights."""
         self.shards.merge()
         if self.settings.max_gradient_norm:
             # The global L2 norm, as in Pascanu et al. 2013.
@@ -134,25 +142,25 @@ class Learner:
 
     @torch.no_grad()
     def keep_best(self) -> None:
-        """Make the weights of now those that the training ends with, until called again."""
+        """Keep the present weights as those with which the training ends, until the next call."""
         if self.best is not None:
             for name, tensor in self.kept_model.state_dict().items():
                 self.best[name].copy_(tensor)
 
     def result(self) -> nn.Module:
-        """The trained network, on the CPU, in evaluation mode and plain memory."""
+        """Return the trained network, on the CPU, in evaluation mode and in contiguous memory format."""
         model = build_model(self.settings, self.image_shape, self.num_classes, pretrained=False)
         model.load_state_dict(self.kept_model.state_dict() if self.best is None else self.best)
         return model.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint holds, live: copying into these tensors restores it."""
+        """Return the live tensors that a checkpoint holds; copying into them restores the state."""
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.tensors(), "best": self.best or {}}
         parts["average"] = self.average.tensors() if self.average else {}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def environment(self) -> dict[str, Any]:
-        """What the bits of the result depend on beside the settings and the data."""
+        """Facts about the environment on which the bits of the result depend, beside the settings and the data."""
         return {
             "torch": torch.__version__,
             "device": devices.name(self.device),
@@ -167,43 +175,46 @@ class Learner:
         return images.contiguous(memory_format=self._memory_format)
 
     def _seed_of(self, epoch: int, stream: int) -> int:
+        # SeedSequence mixes the three numbers so that neighbouring seeds and epochs give unrelated streams; a sum such
+        # as seed + epoch would give epoch 2 of seed 0 the stream of epoch 1 of seed 1.
         return int(np.random.SeedSequence((self.settings.seed, epoch, stream)).generate_state(1, np.uint64)[0])
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training has come."""
+    """Progress of a training: the finished epochs and the best of them."""
 
     history: list[dict[str, float]] = field(default_factory=list)
-    """A line for each finished epoch."""
+    """Figures of each finished epoch."""
     best_epoch: int = 0
+    """Epoch of the smallest validation loss, counted from 1; 0 before the first."""
     best_loss: float = math.inf
-    """The smallest validation loss, and the epoch it came in, counted from 1."""
+    """Smallest validation loss."""
 
     @property
     def epoch(self) -> int:
-        """Finished epochs."""
+        """Number of finished epochs."""
         return len(self.history)
 
     def add(self, figures: dict[str, float]) -> bool:
-        """Append an epoch; whether it is the best so far."""
+        """Append an epoch; return True if it is the best so far."""
         self.history.append(figures)
         if figures["val_loss"] < self.best_loss:
             self.best_epoch, self.best_loss = self.epoch, figures["val_loss"]
         return self.best_epoch == self.epoch
 
     def is_out_of_patience(self, patience: int) -> bool:
-        """Whether early stopping ends the training here (Prechelt 1998)."""
+        """Return True if early stopping ends the training here (Prechelt 1998)."""
         return patience > 0 and self.epoch - self.best_epoch >= patience
 
 
 def build_model(
     settings: TrainSettings, image_shape: architecture.ImageShape, num_classes: int, *, pretrained: bool
 ) -> nn.Module:
-    """The network that the settings name, on the CPU.
+    """Build the network that the settings name, on the CPU.
 
     Raises:
-        SettingsError: layers that do not fit each other, the images or the classes.
+        SettingsError: the layers do not fit each other, the images or the classes.
     """
     if (name := architecture.torchvision_name(settings.architecture)) is not None:
         return modules.build_torchvision(name, image_shape, num_classes, pretrained)
@@ -221,6 +232,8 @@ def _check_batch_size(settings: TrainSettings, model: nn.Module, num_images: int
         raise SettingsError(
             f"train.batch_size={size} exceeds the {num_images:,} training images; lower train.batch_size"
         )
+    # In training, batch normalisation after `flatten` needs two values of a feature for a variance; torch raises an
+    # error for one image. Batches differ by one image at most, so the smallest has num_images // num_batches.
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     if has_batch_norm and num_images // batches.num_batches(num_images, size) < 2:
         raise SettingsError(f"train.batch_size={size} leaves batch_norm single images; raise train.batch_size")
@@ -236,7 +249,10 @@ def _check_flip(settings: TrainSettings, operations: Sequence[Operation]) -> Non
 
 
 def _class_weights(settings: TrainSettings, splits: Splits, device: torch.device) -> Tensor | None:
-    """(num_classes,) float32: N / (num_classes × the class's images), so that their mean over the images is 1."""
+    """Compute the class weights N / (num_classes × images of the class), (num_classes,) float32, or None.
+
+    Their mean over the images is 1, so the learning rate keeps its meaning.
+    """
     if settings.class_weights == "none":
         return None
     labels = splits.labels[splits.rows("train")]

@@ -1,8 +1,8 @@
 """Training: epochs over the training split, validation after each, and the best or last weights as the model.
 
-Everything random in an epoch (order, augmentation, dropout) comes from `train.seed` and the epoch's number, and the
-learning rate from the step's. So a checkpoint needs no random state, and a training that was killed and resumed ends
-with the same bits on a CPU as one that was not. The test split is never opened.
+Everything random in an epoch (order, augmentation, dropout) follows from `train.seed` and the epoch's number, and the
+learning rate follows from the step's number. So a checkpoint needs no random state, and on a CPU a training that was
+killed and resumed ends with the same bits as one that was not. The test split is never opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gapgate.training.learner import Learner, Progress
 from gapgate.training.policy import Operation
 
 VALIDATION_BATCH_SIZE = 250
-"""At 1,000, a CPU took three times as long an image, and 1.5 GB more."""
+"""Number of images in a validation batch. With 1,000, a CPU took three times as long for an image, and 1.5 GB more."""
 _PROGRESS_INTERVAL_S = 0.5
 
 
@@ -44,18 +44,20 @@ def train(
     checkpoint_dir: Path,
     tracker: Tracker = NullTracker(),  # noqa: B008 (it has no state)
 ) -> None:
-    """Fit the network of `settings` and write the files of a Model artifact into `out_dir`, an existing folder.
+    """Train the network of `settings` and write the files of a Model artifact into `out_dir`, an existing folder.
 
     `checkpoint_dir` lies outside `out_dir` and belongs to this training alone (its settings and the digests of its
-    inputs); after a kill, the same call goes on from there. The caller removes it when the model is safe.
+    inputs). After a kill, the same call continues from its checkpoint. The caller removes the folder once the model is
+    stored.
 
     Raises:
-        SettingsError: settings that do not fit the data or each other, or a loss that is not finite.
-        AcceleratorError: an accelerator that is not there; nothing was read.
+        SettingsError: the settings do not fit the data or each other, or the loss is not finite.
+        AcceleratorError: the accelerator is missing; nothing was read.
         StorageError: a checkpoint cannot be written.
     """
     device = devices.select(settings.accelerator)
     with ExitStack() as stack:
+        # Training seeds torch's global generators; the caller gets them back as they were.
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         learner = stack.enter_context(Learner(settings, splits, operations, device))
         train_data = batches.open_batches(splits, "train", device)
@@ -65,6 +67,7 @@ def train(
         tracker.tags({f"train/{name}": str(value) for name, value in learner.environment().items()})
         while progress.epoch < settings.epochs and not progress.is_out_of_patience(settings.patience):
             figures = _epoch(learner, train_data, val_data, progress.epoch + 1, tracker)
+            # First the best weights, then the checkpoint that holds them: a kill between the two repeats the epoch.
             if progress.add(figures):
                 learner.keep_best()
             checkpoint.save(checkpoint_dir, identity, learner.tensors(), dataclasses.asdict(progress))
@@ -74,10 +77,11 @@ def train(
 def train_epoch(
     learner: Learner, data: Batches, epoch: int, report: Callable[[int], None] = lambda steps: None
 ) -> tuple[float, float]:
-    """One pass over `data`; `report` hears how many steps are done.
+    """Train one pass over `data`; `report` is called with the number of finished steps.
 
-    Returns the loss (with smoothing and class weights) and the accuracy, both running means over the augmented batches
-    while the weights change; a mixed image counts as its larger part.
+    Returns:
+        The loss (with smoothing and class weights) and the accuracy, both means over the augmented batches while the
+        weights change; a mixed image counts as the class of its larger part.
     """
     order = learner.start_epoch(epoch, len(data))
     first_step = (epoch - 1) * len(order)
@@ -89,9 +93,11 @@ def train_epoch(
 
 
 def train_step(learner: Learner, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
-    """One step on images (n, H, W, C) uint8 and labels (n,) int64.
+    """Train one step on images (n, H, W, C) uint8 and labels (n,) int64.
 
-    Returns [summed loss, correct], (2,) float64, on the device: to read it here would hold up a GPU in every step.
+    Returns:
+        [summed loss, number of correct answers], (2,) float64, on the device. Reading it here would make the CPU wait
+        for the GPU in every step.
     """
 
     def forward_backward(model: nn.Module, generator: Generator, images: Tensor, labels: Tensor) -> Tensor:
@@ -99,6 +105,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, learning_rate: 
         with learner.autocast():
             logits = model(inputs)  # (shard, num_classes)
         loss = learner.loss(logits, targets)
+        # Divided by the size of the whole batch, not of the shard: the sum of the shards' gradients is the batch's.
         (loss / batch_size).backward()  # type: ignore[no-untyped-call]
         return _totals(loss, logits, targets)
 
@@ -110,8 +117,8 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, learning_rate: 
 
 
 def validate(learner: Learner, data: Batches) -> tuple[float, float]:
-    """The mean cross-entropy (no smoothing, no class weights) and the accuracy of the model that would be kept, in
-    evaluation mode on un-augmented images."""
+    """Compute the mean cross-entropy (no smoothing, no class weights) and the accuracy of the model that would be kept,
+    in evaluation mode on un-augmented images."""
     model, shards = learner.kept_model.eval(), learner.shards
 
     @torch.inference_mode()
@@ -120,6 +127,7 @@ def validate(learner: Learner, data: Batches) -> tuple[float, float]:
             logits = model(learner.normalised(images))  # (shard, num_classes)
         return _totals(functional.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
 
+    # float64, because float32 counts no further than 2²⁴ images.
     totals = torch.zeros(2, dtype=torch.float64, device=learner.device)
     for images, labels in data.read(batches.in_order(len(data), VALIDATION_BATCH_SIZE * len(shards))):
         totals += torch.stack(shards.map(score, *shards.split(images, labels))).sum(0)
@@ -127,7 +135,7 @@ def validate(learner: Learner, data: Batches) -> tuple[float, float]:
 
 
 def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int, tracker: Tracker) -> dict[str, float]:
-    """Train and validate once; the epoch's line of the history."""
+    """Train and validate one epoch; return its figures for the history."""
     epochs = learner.settings.epochs
     steps = batches.num_batches(len(train_data), learner.settings.batch_size)
     first_step = (epoch - 1) * steps
@@ -136,6 +144,7 @@ def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int,
     train_loss, train_accuracy = train_epoch(learner, train_data, epoch, report)
     train_s = time.perf_counter() - started
     val_loss, val_accuracy = validate(learner, val_data)
+    # Before the checkpoint is written: weights of NaN would replace the last good ones.
     _check_finite(learner.settings, epoch, train_loss, val_loss)
     figures = {
         "train_loss": train_loss,
@@ -154,7 +163,7 @@ def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int,
 
 
 def _resume(checkpoint_dir: Path, identity: str, learner: Learner, tracker: Tracker) -> Progress:
-    """Take up the checkpoint where there is one of this training; a notice where there is one that cannot be used."""
+    """Restore the checkpoint of this training, if there is one; a checkpoint that cannot be used is only noted."""
     try:
         saved = checkpoint.load(checkpoint_dir, identity)
         if saved is None:
@@ -179,7 +188,10 @@ def _identity(settings: TrainSettings, splits: Splits, operations: Sequence[Oper
 
 
 def _totals(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """[summed loss, correct], (2,) float64; targets are classes (n,) or probabilities (n, num_classes)."""
+    """Return [summed loss, number of correct answers], (2,) float64.
+
+    `logits` is (n, num_classes); `targets` are classes (n,) or probabilities (n, num_classes).
+    """
     classes = targets.argmax(1) if targets.is_floating_point() else targets
     correct = (logits.detach().argmax(1) == classes).sum()
     return torch.stack((loss.detach().double(), correct.double()))
@@ -199,8 +211,8 @@ def _check_finite(settings: TrainSettings, epoch: int, *losses: float) -> None:
 
 
 def _system_facts(device: torch.device) -> dict[str, float]:
-    """The most memory held so far, in bytes."""
-    # getrusage counts in KiB, on macOS in bytes.
+    """Return the largest memory that was held so far, in bytes."""
+    # getrusage counts ru_maxrss in KiB on Linux and in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     facts = {"system/peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
     if device.type == "cuda":
@@ -209,7 +221,7 @@ def _system_facts(device: torch.device) -> dict[str, float]:
 
 
 class _Throttled:
-    """Passes a count on at most every half second."""
+    """Function that passes a count on at most every half second."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report

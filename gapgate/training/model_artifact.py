@@ -1,5 +1,7 @@
-"""The files of a Model artifact; equal trainings write equal bytes. So no `.npz`: what a zip archive says of its format
-depends on the version of Python that wrote it."""
+"""The files of a Model artifact; equal trainings write equal bytes.
+
+No file is a `.npz`, because the header of a zip archive depends on the version of Python that wrote it.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,14 @@ from gapgate.network.export import export_onnx
 from gapgate.training.learner import Learner
 
 MAX_PARITY_IMAGES = 256
+"""Largest number of validation images whose logits are stored for the comparison of ONNX Runtime with PyTorch."""
 
 
 def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Mapping[str, float]]) -> None:
-    """Write the trained network and what serving and evaluation need to know of it.
+    """Write the trained network and the facts about it that serving and evaluation need.
 
-    weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json; and
-    parity.safetensors, `images` (n, H, W, C) uint8 of val with torch's `logits` (n, num_classes) float32 for them.
+    Files: weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json and
+    parity.safetensors: `images` (n, H, W, C) uint8 of val with PyTorch's `logits` (n, num_classes) float32 for them.
     """
     model = learner.result()
     mean, std = splits.info["mean"], splits.info["std"]

@@ -1,7 +1,7 @@
 """Optimizers, without `torch.optim`'s classes.
 
-Building a `torch.optim` optimizer imports `torch._dynamo`, 6 to 7 s on the machine it was measured on: longer than a
-short training. Its functional kernels are the same code without that import.
+Building a `torch.optim` optimizer imports `torch._dynamo`, which took 6 to 7 s when it was measured: longer than a
+short training. The functional kernels of `torch.optim` are the same code without that import.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
 _MUON_MOMENTUM = 0.95
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Of the odd polynomial of degree 5 that Jordan et al. chose to lift small singular values fast."""
+"""Coefficients of x, x³ and x⁵ in the polynomial that Jordan et al. chose to raise small singular values fast."""
 _NEWTON_SCHULZ_STEPS = 5
 
 
 class Optimizer(Protocol):
-    """Changes weights by their gradients, in place."""
+    """Rule that changes weights by their gradients, in place."""
 
     def step(self, learning_rate: float) -> None:
-        """Take one step; every parameter must have a gradient."""
+        """Change the weights by one step."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, live: copying into these tensors restores it."""
+        """Return the live tensors of the state; copying into them restores it."""
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), the fused kernel; only weights (ndim ≥ 2) decay."""
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) with torch's fused kernel.
+
+    Only weights (ndim ≥ 2) decay, not biases and the scales of batch normalisation.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float) -> None:
         self._groups = [_AdamGroup(*group) for group in _decay_groups(parameters, weight_decay)]
@@ -71,7 +74,7 @@ class AdamW:
 
 
 class _AdamGroup:
-    """Parameters of one weight decay, with the running means of their gradients and of the gradients' squares."""
+    """Parameters with the same weight decay, and the running means of their gradients and of the squared gradients."""
 
     def __init__(self, parameters: list[Tensor], weight_decay: float) -> None:
         self.parameters = parameters
@@ -93,6 +96,8 @@ class NesterovSgd:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
+        # Decoupled decay, before the step and scaled by the learning rate (algorithm 1 of the paper): torch's own
+        # weight_decay adds to the gradient, and so to the momentum.
         for parameters, weight_decay in self._groups:
             if weight_decay:
                 torch._foreach_mul_(parameters, 1 - learning_rate * weight_decay)
@@ -114,11 +119,11 @@ class NesterovSgd:
 
 
 class Muon:
-    """Muon (Jordan et al. 2024) for the kernels of convolutions, AdamW for everything else. Steps have the size of
-    AdamW's (Liu et al. 2025, arXiv:2502.16982), so both take the same learning rate and weight decay.
+    """Muon (Jordan et al. 2024) for the kernels of convolutions, AdamW for everything else.
 
-    On Fashion-MNIST, ten epochs of three convolutions, one seed: 93.6 % on val at a learning rate of 0.008, AdamW
-    93.1 % at 0.004.
+    Steps have the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so both use the same learning rate and weight
+    decay. Measured on Fashion-MNIST, ten epochs of three convolutions, one seed: 93.6 % on val at a learning rate of
+    0.008; AdamW 93.1 % at 0.004.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], weight_decay: float) -> None:
@@ -130,8 +135,11 @@ class Muon:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         for kernel, momentum, gradient in zip(self._kernels, self._momenta, _gradients(self._kernels), strict=True):
+            # Nesterov momentum: the direction is the gradient moved toward the momentum once more.
             momentum.lerp_(gradient, 1 - _MUON_MOMENTUM)
             direction = gradient.lerp(momentum, _MUON_MOMENTUM).flatten(1)  # (filters, channels × height × width)
+            # An orthogonal matrix has the root mean square 1 / √(longer side). This factor makes it 0.2, which is
+            # AdamW's usual size (Liu et al. 2025, section 2.2).
             size = 0.2 * math.sqrt(max(direction.shape))
             kernel.mul_(1 - learning_rate * self._weight_decay)
             kernel.add_(orthogonalised(direction).view(kernel.shape), alpha=-learning_rate * size)
@@ -142,19 +150,24 @@ class Muon:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """(rows, columns) → the same singular vectors with all singular values near 1 (0.7 to 1.2), by Newton–Schulz steps
-    in float32: torch's own are in bfloat16, which many CPUs do not have."""
+    """Compute the matrix (rows, columns) with the same singular vectors and all singular values near 1 (0.7 to 1.2).
+
+    The method is Newton–Schulz iteration, in float32; torch's own uses bfloat16, which many CPUs do not have.
+    """
     first, second, third = _NEWTON_SCHULZ
+    # A wide matrix has the smaller Gram matrix. Divided by its Frobenius norm it has singular values in 0..1, the range
+    # that the polynomial was chosen for.
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = wide @ wide.T
+        # a X + (b G + c G²) X with G = X Xᵀ: the polynomial on the singular values, without an SVD.
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=second, alpha=third), wide, beta=first)
     return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 
 def build(settings: TrainSettings, parameters: Sequence[nn.Parameter]) -> Optimizer:
-    """The optimizer that the settings name, over these parameters."""
+    """Build the optimizer that the settings name, for these parameters."""
     if settings.optimizer == "adamw":
         return AdamW(parameters, settings.weight_decay)
     if settings.optimizer == "muon":
@@ -169,8 +182,11 @@ def _decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> li
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The fused kernels walk memory in order, so each gradient must lie in memory as its parameter does. A parameter
-    that the loss does not reach (the second head of a pretrained Inception) has a gradient of zero."""
+    """Return the gradients, each in the memory layout of its parameter; zeros for a parameter without a gradient.
+
+    The loss does not reach every parameter: a pretrained Inception has a second head.
+    """
+    # The fused kernels walk parameter and gradient in memory order, whatever their strides.
     return [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
 
 

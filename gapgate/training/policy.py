@@ -15,7 +15,7 @@ from gapgate.settings.base import Fraction, Section
 
 class _Operation(Section):
     probability: Fraction = 1.0
-    """Chance of each image to be changed."""
+    """Probability that an image is changed."""
 
 
 class Flip(_Operation):
@@ -23,13 +23,13 @@ class Flip(_Operation):
 
     type: Literal["flip"] = "flip"
     axis: Literal["horizontal", "vertical"] = "horizontal"
-    """Horizontal swaps left and right, vertical top and bottom."""
+    """Direction of the mirror: horizontal swaps left and right, vertical swaps top and bottom."""
     probability: Fraction = 0.5
-    """Chance of each image to be mirrored."""
+    """Probability that an image is mirrored."""
 
 
 class Translate(_Operation):
-    """Shift by a uniform draw in both directions; what comes in is the edge's fill."""
+    """Shift in both directions by a uniform draw; pixels that come in from outside are black."""
 
     type: Literal["translate"] = "translate"
     max_fraction: Fraction = 0.1
@@ -83,7 +83,7 @@ class Erase(_Operation):
     max_area: Fraction = 0.2
     """Largest erased area, as a fraction of the image."""
     probability: Fraction = 0.5
-    """Chance of each image to be changed."""
+    """Probability that an image is changed."""
 
 
 class Mixup(_Operation):

@@ -1,7 +1,7 @@
-"""The policy artifact: what the operations do to real samples, drawn as a sheet and, where asked, written as arrays.
+"""The Policy artifact: the operations applied to real samples, drawn as a sheet and, if asked for, written as arrays.
 
 policy.json              {"operations": as in the settings, "seed"}
-preview.png              a row for each sample: as it is, then drawn afresh several times
+preview.png              a row for each sample: the original, then several random augmentations of it
 materialized.npy         (k · n_train, H, W, C) uint8: k copies of the training images, one copy after the other
 materialized_labels.npy  (k · n_train,) int32, or (k · n_train, num_classes) float32 where images are mixed
 """
@@ -31,7 +31,7 @@ _TILE_PX = 112
 """Smallest side of a tile; smaller images are enlarged by a whole factor, so that their pixels stay square."""
 _GAP_PX, _LABEL_PX, _MARGIN_PX = 6, 18, 16
 _BLOCK_BYTES = 16 * 2**20
-"""Of uint8 pixels in a block of `materialize`; a few float copies of it are in memory at a time."""
+"""Bytes of uint8 pixels in a block of `materialize`; a few float copies of a block are in memory at a time."""
 _INK, _FAINT, _PAPER = (32, 33, 36), (110, 114, 120), (255, 255, 255)
 
 
@@ -46,7 +46,7 @@ def write_policy(settings: AugmentSettings, splits: Splits, out_dir: Path, track
 
 
 def preview_sheet(settings: AugmentSettings, splits: Splits, augment: Augmenter) -> Image.Image:
-    """Training samples of as many classes as fit in `preview_images` rows; the first column is the sample itself."""
+    """Draw `preview_images` training samples of as many classes as possible, a row each, the original first."""
     rows = _samples(splits, settings.preview_images)
     images = splits.images[rows]
     targets = torch.from_numpy(splits.labels[rows].astype(np.int64))
@@ -60,7 +60,7 @@ def preview_sheet(settings: AugmentSettings, splits: Splits, augment: Augmenter)
 
 
 def _samples(splits: Splits, count: int) -> NDArray[np.int64]:
-    """Rows of the training split, one of each class in turn; within a class in the split's order."""
+    """Choose `count` rows of the training split, one of each class in turn; within a class in the split's order."""
     rows = splits.rows("train")
     labels = splits.labels[rows]
     turn = np.empty(len(rows), dtype=np.int64)
@@ -85,6 +85,7 @@ def _materialize(
         shape=(total, len(splits.class_names)) if mixed else (total,),
     )
     generator = Generator().manual_seed(settings.seed)
+    # Two images at least, since Mixup and Cutmix take the partner from the same block.
     block = max(2, _BLOCK_BYTES // int(np.prod(splits.image_shape)))
     for first in range(0, total, len(rows)):
         for start in range(0, len(rows), block):
@@ -99,23 +100,24 @@ def _materialize(
 
 
 def _floats(images: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, C) uint8 → (N, C, H, W) float32 in 0..1"""
+    """Convert images (N, H, W, C) uint8 to (N, C, H, W) float32 in 0..1."""
     return to_float(torch.from_numpy(np.ascontiguousarray(images)))
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """(N, C, H, W) float32 in 0..1 → (N, H, W, C) uint8"""
+    """Convert images (N, C, H, W) float32 in 0..1 to (N, H, W, C) uint8, rounded."""
     pixels: NDArray[np.uint8] = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return pixels
 
 
 def _captions(targets: Tensor, class_names: list[str]) -> list[str]:
-    """`cat`, or `cat 70 % + dog 30 %` for a mixture."""
+    """Write the caption of each target: `cat`, or `cat 70% + dog 30%` for a mixture."""
     if not targets.is_floating_point():
         return [class_names[label] for label in targets.tolist()]
     captions = []
     for probabilities in targets.tolist():
         shares = sorted(((share, name) for share, name in zip(probabilities, class_names, strict=True)), reverse=True)
+        # A smaller share would be written as 0%.
         parts = [(share, name) for share, name in shares if share >= 0.005]
         captions.append(" + ".join(f"{name} {share:.0%}" for share, name in parts) if len(parts) > 1 else parts[0][1])
     return captions
@@ -135,13 +137,14 @@ def _in_words(operation: Operation) -> str:
 
 
 def _draw_sheet(title: list[str], columns: list[NDArray[np.uint8]], captions: list[list[str]]) -> Image.Image:
-    """Tiles in a grid, each with its caption below, under the lines of `title`."""
+    """Draw tiles in a grid, each with its caption below, under the lines of `title`."""
     count, height, width, _ = columns[0].shape
     factor = whole_factor(max(height, width), _TILE_PX)
     tile_width, tile_height = width * factor, height * factor
     top = _MARGIN_PX + _LABEL_PX * (len(title) + 1) + _GAP_PX
     step_x, step_y = tile_width + _GAP_PX, tile_height + _LABEL_PX + _GAP_PX
     bold, plain = ImageFont.load_default(14), ImageFont.load_default(12)
+    # The first line is drawn at size 14 instead of 12, so it is wider than measured here.
     text_width = max(int(plain.getlength(line) * 1.2) for line in title)
     size = (2 * _MARGIN_PX + max(step_x * len(columns), text_width), top + step_y * count + _MARGIN_PX)
     sheet = Image.new("RGB", size, _PAPER)
@@ -160,7 +163,7 @@ def _draw_sheet(title: list[str], columns: list[NDArray[np.uint8]], captions: li
 
 
 def _fitted(text: str, font: Any, width: int) -> str:
-    """`text`, shortened with an ellipsis to `width` pixels."""
+    """Shorten `text` with an ellipsis to `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The exponential moving average of a model's weights and of its batch-norm statistics, kept in `model`.
+    """Exponential moving average of a model's weights and of its batch-norm statistics, kept in `model`.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short training is not an average of its start.
-    Averaging the statistics as well means that they belong to the averaged weights' recent past, without another
-    pass over the data. Counters are copied.
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the random start weighs little in a short training.
+    The statistics are averaged as well, so they fit the averaged weights without another pass over the data. Counters
+    are copied.
     """
 
     def __init__(self, source: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move toward the source's weights of now."""
+        """Move the average toward the present weights of the source."""
         step = int(self._step.add_(1))
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([own for own, _ in self._averaged], [new for _, new in self._averaged], 1 - decay)
@@ -35,5 +35,5 @@ class WeightAverage:
             own.copy_(new)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, live: copying into these tensors restores it."""
+        """Return the live tensors of the state; copying into them restores it."""
         return {"step": self._step, **{f"model.{name}": value for name, value in self.model.state_dict().items()}}

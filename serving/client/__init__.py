@@ -1,1 +1,1 @@
-"""Predictions for files: in this process or by a server, to a table, CSV, JSON or Parquet."""
+"""Predictions for files, in this process or by a server, as a table, CSV, JSON or Parquet."""

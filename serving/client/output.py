@@ -1,4 +1,4 @@
-"""Predictions as CSV, JSON and Parquet, written as they come."""
+"""Writers of predictions as CSV, JSON and Parquet; each writes its rows as they come."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from serving.client.prediction import Row
 
 Write = Callable[[list[Row]], None]
 _ROW_GROUP = 50_000
+"""Rows of a Parquet row group. A group for each batch of 64 would fill the file with metadata."""
 
 
 @contextmanager
 def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
-    """CSV (RFC 4180, but for plain line ends): file, class, confidence, class_2, confidence_2, ..., error, model,
-    version, receipt."""
+    """Write CSV (RFC 4180, but with line feeds alone): file, class, confidence, class_2, confidence_2, ..., error,
+    model, version, receipt."""
     writer = csv.writer(file, lineterminator="\n")
     rivals = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("class", "confidence")]
     writer.writerow(["file", "class", "confidence", *rivals, "error", "model", "version", "receipt"])
@@ -28,6 +29,7 @@ def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
     def write(rows: list[Row]) -> None:
         for row in rows:
             ranked = [cell for pair in row.probabilities.items() for cell in pair]
+            # Errors, and models with fewer classes than `top_k`, leave cells empty: each row has all columns.
             ranked += [""] * (2 * top_k - len(ranked))
             writer.writerow([row.file, *ranked, row.error, row.model, row.version, row.receipt])
 
@@ -36,7 +38,8 @@ def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
 
 @contextmanager
 def json_to(file: IO[str], top_k: int) -> Iterator[Write]:
-    """A JSON array with an object for each image, in the words of the server's answers."""
+    """Write a JSON array with an object for each image, with the field names of the server's answers."""
+    # Written piece by piece, so that a million rows need no memory; the file is whole only with the last bracket.
     before = "[\n"
 
     def write(rows: list[Row]) -> None:
@@ -51,8 +54,8 @@ def json_to(file: IO[str], top_k: int) -> Iterator[Write]:
 
 @contextmanager
 def parquet_to(path: Path) -> Iterator[Write]:
-    """Parquet: file, class, confidence, classes and probabilities (lists, most probable first), error, model, version,
-    receipt. Class, confidence and error are null where there is none."""
+    """Write Parquet: file, class, confidence, classes and probabilities (lists, most probable first), error, model,
+    version, receipt. Class, confidence and error are null if there is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,10 +104,10 @@ def _parquet_row(row: Row) -> dict[str, Any]:
 
 
 def check_output(path: Path) -> None:
-    """Find out before the work whether its result can be written.
+    """Check before the work that its result can be written.
 
     Raises:
-        SettingsError: another suffix than .csv, .json and .parquet, or no folder to write to.
+        SettingsError: the suffix is not .csv, .json or .parquet, or there is no folder to write to.
     """
     if path.suffix.lower() not in (".csv", ".json", ".parquet"):
         raise SettingsError(f"--output {path}: name a file that ends in .csv, .parquet or .json")
@@ -116,10 +119,10 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def to_file(path: Path, top_k: int) -> Iterator[Write]:
-    """CSV, JSON or Parquet by the suffix of `path`, which appears when all is written.
+    """Write CSV, JSON or Parquet by the suffix of `path`; the file appears once all is written.
 
     Raises:
-        StorageError: the disk is full, or the folder may not be written.
+        StorageError: the disk is full, or the folder is not writable.
     """
     with whole_file(path) as partial:
         if path.suffix.lower() == ".parquet":

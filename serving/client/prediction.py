@@ -1,5 +1,8 @@
-"""Answering image files in batches: `gapgate predict`. In this process by `Local`; `serving.client.remote` asks a
-server. Both give the rows of the same files in the same order."""
+"""Predictions for image files in batches, for `gapgate predict`.
+
+`Local` answers in this process, `serving.client.remote` asks a server; both return the rows of the same files in the
+same order.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +21,38 @@ from gapgate.errors import DataError, ImageError, ImageFault
 BATCH_SIZE = 64
 
 _SUFFIXES = formats.suffixes(formats.SERVED)
-"""Of what `serving.inputs` reads."""
+"""Suffixes of the formats that `serving.inputs` reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image file and its answer, or why it has none."""
+    """One image file with its answer, or the reason why it has none."""
 
     file: str
-    """The path as it was found; bytes that are no UTF-8 are replaced."""
+    """Path as it was found; bytes that are no UTF-8 are replaced."""
     model: str
-    """Registered model that answered."""
+    """Name of the registered model that answered."""
     version: str
+    """Version of that model."""
     receipt: str
-    """Digest."""
+    """Digest of the model's receipt."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    """The most probable classes, in descending order; none where there is an error."""
+    """The most probable classes with their probabilities, in descending order; none if there is an error."""
     error: str = ""
+    """Reason why there is no answer; empty if there is one."""
 
     @property
     def class_name(self) -> str:
-        """The most probable class; empty where there is an error."""
+        """The most probable class; empty if there is an error."""
         return next(iter(self.probabilities), "")
 
     @property
     def confidence(self) -> float | None:
-        """Its probability, a fraction."""
+        """Probability of the most probable class, a fraction; None if there is an error."""
         return next(iter(self.probabilities.values()), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """As the server would say it, with the file in the place of the request's id."""
+        """Return the row with the field names of the server's answers, and the file instead of the request's id."""
         answer = {"class": self.class_name, "confidence": self.confidence, "probabilities": self.probabilities}
         return {
             "file": self.file,
@@ -58,31 +63,31 @@ class Row:
 
 
 class Answerer(Protocol):
-    """What answers files, batch by batch and from several threads at once."""
+    """Interface of a model that answers files, batch by batch and from several threads at once."""
 
     threads: int
-    """Batches in work at a time."""
+    """Number of batches in work at a time."""
 
     def batches(self, files: Iterable[Path]) -> Iterator[list[Path]]:
-        """The files as batches that `answer` takes, in order."""
+        """Yield the files in order, as batches that `answer` takes."""
         ...
 
     def answer(self, files: list[Path]) -> list[Row]:
-        """A row for each file."""
+        """Return a row for each file."""
         ...
 
     def stop(self) -> None:
-        """Give up what is under way."""
+        """End the calls of `answer` in progress as soon as possible."""
         ...
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and all image files in the folders among them: each once, a folder's in order of name.
+    """Return the files among `paths` and all image files in the folders among them, each once, a folder's by name.
 
-    Folders are read with those below them; what begins with a dot is left out.
+    Folders are read with their subfolders; names that begin with a dot are left out.
 
     Raises:
-        DataError: a path that is not there, or no image at all.
+        DataError: a path does not exist, or there is no image at all.
     """
     paths = list(paths)
     found: dict[Path, None] = {}
@@ -100,34 +105,37 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def predict(answerer: Answerer, files: Iterable[Path]) -> Iterator[list[Row]]:
-    """The rows of all files, in their order, batch by batch as they are ready.
+    """Yield the rows of all files in order, batch by batch as they are ready.
 
     Raises:
-        GapgateError: the answerer's; an image that cannot be used is a row with its error instead.
+        GapgateError: an error of the answerer. An image that cannot be used raises nothing: its row has the error.
     """
     waiting: deque[Future[list[Row]]] = deque()
     pool = ThreadPoolExecutor(answerer.threads, thread_name_prefix="predict")
     try:
         for batch in answerer.batches(files):
             waiting.append(pool.submit(answerer.answer, batch))
+            # Two batches a thread keep all threads busy. More would only be memory: the files of a million images are
+            # not submitted at once.
             if len(waiting) > 2 * answerer.threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
+        # Before `shutdown`, which waits for the threads: they may be in a wait for a busy server.
         answerer.stop()
         pool.shutdown(cancel_futures=True)
 
 
 class Local:
-    """A packaged model in this process, without a server."""
+    """Answerer with a packaged model in this process, without a server."""
 
     def __init__(self, package: Path, *, top_k: int, batch_size: int | None = None) -> None:
-        """Load and prove the package in a folder, as a server does.
+        """Load and check the package in a folder, as a server does.
 
         Raises:
-            ArtifactError, GateError: as `serving.predictor.Predictor.load`.
-            SettingsError: an option in the environment that does not fit.
+            ArtifactError, GateError: as in `serving.predictor.Predictor.load`.
+            SettingsError: an option in the environment has an invalid value.
         """
         from gapgate.cpu_quota import available_cpus
         from serving.options import Options
@@ -141,13 +149,13 @@ class Local:
         self._batch_size = batch_size or BATCH_SIZE
 
     def batches(self, files: Iterable[Path]) -> Iterator[list[Path]]:
-        """As many files as a batch holds."""
+        """Yield the files in batches of `batch_size`."""
         rest = iter(files)
         while batch := list(islice(rest, self._batch_size)):
             yield batch
 
     def answer(self, files: list[Path]) -> list[Row]:
-        """A row for each file."""
+        """Return a row for each file."""
         contents = [read(file) for file in files]
         answers = iter(self._classify([content for content in contents if isinstance(content, bytes)]))
         rows = []
@@ -164,10 +172,10 @@ class Local:
         return rows
 
     def stop(self) -> None:
-        """Nothing: a batch ends within a second."""
+        """Do nothing: a batch ends within a second."""
 
     def _classify(self, images: list[bytes]) -> Iterator[dict[str, float] | str]:
-        """Probabilities of each image file, or what is wrong with it; decoded as the server does."""
+        """Yield the probabilities of each image file, or its error; files are decoded as the server does."""
         import numpy as np
 
         from serving.inputs import Upload, decode_all
@@ -182,7 +190,7 @@ class Local:
 
 
 def read(file: Path) -> bytes | str:
-    """The content of a file, or why it cannot be read."""
+    """Return the content of a file, or the reason why it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -190,7 +198,7 @@ def read(file: Path) -> bytes | str:
 
 
 def name_of(file: Path) -> str:
-    """A path as text that can be written anywhere."""
+    """Return a path as text that any encoding of Unicode can hold: bytes that are no UTF-8 are replaced."""
     return os.fsencode(file).decode(errors="replace")
 
 

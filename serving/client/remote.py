@@ -1,4 +1,4 @@
-"""Answering image files by a server's `POST /v1/predict/batch`: a few requests in flight, each as large as it takes."""
+"""Predictions by a server's `POST /v1/predict/batch`: a few requests in flight, each as large as the server takes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from gapgate.errors import ServeError, SettingsError
 from serving.client.prediction import BATCH_SIZE, Row, name_of, read
 
 _REQUESTS = 4
-"""In flight. The server works on one batch in each of its two threads, and on the next ones without a pause."""
+"""Requests in flight. The server works on a batch in each of its two threads, and on the next ones without a pause."""
 _PART_BYTES = 256
-"""More than a file's headers take in a form."""
+"""Upper bound of the bytes that the headers of a file take in a form."""
 _MAX_DROPS = 5
+"""Dropped connections after which a request is given up."""
 _MAX_BUSY_S = 120.0
+"""Seconds after which a request to a busy server is given up."""
 _MAX_WAIT_S = 30.0
+"""Longest wait in seconds that a `Retry-After` can ask for."""
 _BUSY = (429, 503)
-"""Try again: too many requests, or a model that is not loaded yet."""
+"""Status codes to retry: too many requests, or a model that is not loaded yet."""
 _REFUSED = (401, 403)
 
 
@@ -36,16 +39,16 @@ class _Answered:
 
 
 class Remote:
-    """A server at an address."""
+    """Answerer that asks a server at an address."""
 
     threads = _REQUESTS
 
     def __init__(self, url: str, *, key: str = "", top_k: int, batch_size: int | None = None) -> None:
-        """Ask the server what it takes. `url` may lack its scheme, which is then http.
+        """Ask the server for its limits. `url` may lack its scheme, which is then http.
 
         Raises:
-            ServeError: no server answers there, it is none of ours, it is not ready, or it does not take the key.
-            SettingsError: an address or key that cannot be one.
+            ServeError: no server answers there, it is no server of Gapgate, it is not ready, or it refuses the key.
+            SettingsError: the address or the key is malformed.
         """
         self._url = url if "://" in url else f"http://{url}"
         self._params = {"top_k": top_k}
@@ -61,7 +64,7 @@ class Remote:
         self._batch_size = min(batch_size or BATCH_SIZE, card["input"]["max_batch"])
 
     def batches(self, files: Iterable[Path]) -> Iterator[list[Path]]:
-        """As many files as one request may hold, in number and in bytes."""
+        """Yield the files in batches that one request may hold, by their number and by their bytes."""
         batch: list[Path] = []
         room = 0
         for file in files:
@@ -69,6 +72,7 @@ class Remote:
             if batch and (len(batch) == self._batch_size or size > room):
                 yield batch
                 batch = []
+            # A file larger than the limit becomes a batch of its own, and `answer` tells its error.
             if not batch:
                 room = self._max_bytes - _PART_BYTES
             batch.append(file)
@@ -77,10 +81,10 @@ class Remote:
             yield batch
 
     def answer(self, files: list[Path]) -> list[Row]:
-        """A row for each file.
+        """Return a row for each file.
 
         Raises:
-            ServeError: the server is gone, stays busy, or does not take the key any more.
+            ServeError: the server is gone, stays busy, or refuses the key.
         """
         contents = [self._content(file) for file in files]
         answers = iter(self._ask([content for content in contents if isinstance(content, bytes)]))
@@ -89,12 +93,13 @@ class Remote:
             if isinstance(content, str):
                 rows.append(Row(name_of(file), *self._source, error=content))
                 continue
+            # The model may be switched between two requests, so each row names the one that answered it.
             found = next(answers)
             rows.append(Row(name_of(file), found.model, found.version, found.receipt, found.probabilities, found.error))
         return rows
 
     def stop(self) -> None:
-        """Begin no further request, and let no other wait."""
+        """End the waits before retries, and give up each request at its next failure."""
         self._stopped.set()
 
     def close(self) -> None:
@@ -109,7 +114,7 @@ class Remote:
         return data
 
     def _ask(self, images: list[bytes]) -> list[_Answered]:
-        """An answer to each. A request that is refused is asked again in halves, so that what is wrong fails alone."""
+        """Return an answer to each image. A refused request is sent again in halves, until a bad file fails alone."""
         if not images:
             return []
         # Numbers in the place of file names: those are nobody's business but the caller's.
@@ -126,16 +131,17 @@ class Remote:
         return self._ask(images[:middle]) + self._ask(images[middle:])
 
     def _post(self, form: list[Any]) -> httpx.Response:
-        """The response to a form; a busy server and a dropped connection are tried again."""
+        """Send a form and return the response; retry if the server is busy or the connection drops."""
         drops, busy_until = 0, time.monotonic() + _MAX_BUSY_S
         while True:
             try:
                 response = self._client.post("/v1/predict/batch", params=self._params, files=form)
             except httpx.TransportError as error:
+                # A retry is safe: a prediction changes nothing on the server.
                 drops += 1
                 if drops == _MAX_DROPS or self._stopped.is_set():
                     raise ServeError(f"{self._url} does not answer any more ({_words(error)}); try again") from None
-                self._stopped.wait(0.1 * 2**drops)
+                self._stopped.wait(0.1 * 2**drops)  # 0.2, 0.4, 0.8, 1.6 s; an event, because `stop` ends the wait
                 continue
             if response.status_code not in _BUSY:
                 return response
@@ -144,7 +150,7 @@ class Remote:
             self._stopped.wait(_retry_after(response))
 
     def _card(self) -> dict[str, Any]:
-        """`GET /v1/model`"""
+        """Return the answer of `GET /v1/model`."""
         try:
             response = self._client.get("/v1/model")
         except httpx.InvalidURL as error:
@@ -210,7 +216,7 @@ def _refusal(url: str, problem: str) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds; one where the header is missing, or a date."""
+    """Return the seconds of `Retry-After`; 1 if the header is missing or a date."""
     try:
         return min(max(float(response.headers.get("Retry-After", "1")), 0.1), _MAX_WAIT_S)
     except ValueError:
@@ -218,5 +224,5 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _words(error: httpx.TransportError) -> str:
-    """`[Errno 111] Connection refused` → `Connection refused`"""
+    """Return the text of an error without its number: `[Errno 111] Connection refused` → `Connection refused`."""
     return str(error).partition("] ")[2] or str(error) or type(error).__name__

@@ -1,11 +1,36 @@
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from tests.end_to_end.workspace import ROOT, Workspace
 
 
+@pytest.fixture(scope="session")
+def local_store(tmp_path_factory):
+    """An empty MLflow database. MLflow makes one by all of its migrations, 3 s of processor time each."""
+    home = tmp_path_factory.mktemp("store")
+    environment = os.environ | {"GAPGATE_HOME": str(home), "MLFLOW_TRACKING_URI": "", "PYTHONPATH": str(ROOT)}
+    make = "from components.platform.mlflow_runs import client; client()"
+    subprocess.run([sys.executable, "-c", make], env=environment, check=True)
+    return home / "mlflow.db"
+
+
 @pytest.fixture
-def workspace(tmp_path):
+def new_workspace(tmp_path):
+    """A workspace without a tracking store: the first run makes it."""
     return Workspace(tmp_path)
+
+
+@pytest.fixture
+def workspace(new_workspace, local_store):
+    """A workspace whose tracking store is empty."""
+    home = new_workspace.folder / ".gapgate"
+    home.mkdir()
+    shutil.copyfile(local_store, home / "mlflow.db")
+    return new_workspace
 
 
 @pytest.fixture(scope="module")

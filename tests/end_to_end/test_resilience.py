@@ -14,22 +14,25 @@ from tests.waiting import wait_for
 STEPS = ("preprocess", "train", "evaluate", "register")
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_is_killed_at_a_step_can_be_started_again(workspace, step):
-    run = workspace.start("run", "digits", *QUICK)
-    try:
-        wait_for(lambda: any(workspace.folder.glob(f".gapgate/runs/*/spool/{step}.jsonl")), 120)
-    finally:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-    again = workspace.gapgate("run", "digits", *QUICK)
-    assert again.returncode == 0, again.stdout + again.stderr
+def test_runs_killed_at_one_step_after_the_other_leave_nothing_in_the_way_of_the_next(workspace):
+    for step in STEPS:
+        spool = f".gapgate/runs/*/spool/{step}.jsonl"
+        before = set(workspace.folder.glob(spool))
+        run = workspace.start("run", "digits", *QUICK)
+        try:
+            wait_for(lambda spool=spool, before=before: set(workspace.folder.glob(spool)) > before, 300)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+            said = run.communicate()
+        assert run.returncode == -signal.SIGKILL, (step, said)
+    last = workspace.gapgate("run", "digits", *QUICK)
+    assert last.returncode == 0, last.stdout + last.stderr
     finished = list(workspace.folder.glob(".gapgate/runs/*/result.json"))
     assert len(finished) == 1
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
-    settings = (*QUICK, "--set", "train.epochs=30", "--set", "train.ema_decay=0.9")
+    settings = (*QUICK, "--set", "train.epochs=12", "--set", "train.ema_decay=0.9")
     killed = workspace.start("run", "digits", *settings)
     try:
         wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
@@ -65,11 +68,11 @@ def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspac
     assert found.info.status == "FAILED"
 
 
-def test_two_runs_at_once_both_end_and_leave_one_champion(workspace):
-    runs = [workspace.start("run", "digits", *QUICK) for _ in range(2)]
+def test_two_runs_at_once_both_end_and_leave_one_champion(new_workspace):
+    runs = [new_workspace.start("run", "digits", *QUICK) for _ in range(2)]
     printed = [run.communicate(timeout=600) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], printed
-    listed = workspace.gapgate("models").stdout
+    listed = new_workspace.gapgate("models").stdout
     assert listed.count("pass") == 2
     assert listed.count("champion") == 1
 

@@ -172,6 +172,7 @@ def test_every_option_is_in_the_table_with_its_meaning() -> None:
     rows = {name: meaning for name, _, meaning in table()}
     assert {variable(name) for name in Options.model_fields} <= set(rows)
     assert all(meaning.endswith(".") for meaning in rows.values())
+    assert not any("|" in meaning for meaning in rows.values())  # it would split the cell of a Markdown table
 
 
 def test_the_page_of_the_service_has_the_table_of_options() -> None:

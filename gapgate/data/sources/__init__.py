@@ -1,4 +1,4 @@
-"""Labelled images in the formats people have them in; the format is found by looking, no file describes it."""
+"""Sources of labelled images in the usual formats; the format is recognised from the files, nobody has to name it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "is_hidden", "ope
 
 
 def open_source(path: Path, scratch: Path) -> Source:
-    """Open a data set: a folder of class folders, a table of paths and labels, IDX files, CIFAR batches, or NumPy
-    arrays. A folder that holds only one of these as a file or subfolder stands for it.
+    """Open a data set: class folders, a table of paths and labels, IDX files, CIFAR batches, or NumPy arrays.
+
+    A folder that holds just one of these, as a file or a subfolder, stands for it.
 
     Args:
         path: a folder, or one `.csv`, `.parquet` or `.npz` file.
-        scratch: an existing empty folder for unpacked arrays; the reader needs it as long as it is used.
+        scratch: an existing empty folder for unpacked arrays; the reader needs it as long as it is in use.
 
     Raises:
-        DataError: missing, empty, of no known format, inconsistent, or with fewer than two classes.
+        DataError: the data set is missing, empty, in no known format or inconsistent, or has fewer than two classes.
     """
     try:
         source = _open_folder(path, scratch) if path.is_dir() else _open_file(path, scratch)
@@ -48,6 +49,7 @@ def _open_folder(folder: Path, scratch: Path) -> Source:
     entries = [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry.name)]
     if not entries:
         raise DataError(f"{folder} is empty; put the images in one folder for each class")
+    # The order matters: formats with fixed file names first, class folders last, since any subfolder could be a class.
     if idx.find(folder):
         return idx.open_idx(folder, scratch, _class_names(folder))
     if cifar.is_cifar(folder):
@@ -60,6 +62,7 @@ def _open_folder(folder: Path, scratch: Path) -> Source:
     if (found := archives + labelled) and len(found) > 1:
         names = ", ".join(entry.name for entry in found)
         raise DataError(f"{folder} holds {len(found)} data sets ({names}); name one of the files")
+    # A table without path and label columns beside subfolders is not the data set's: many data sets carry such lists.
     subfolders = [entry for entry in entries if entry.is_dir()]
     if found or (tables and not subfolders):
         return _open_file((found or tables)[0], scratch)
@@ -69,12 +72,12 @@ def _open_folder(folder: Path, scratch: Path) -> Source:
 
 
 def _is_nested(folder: Path) -> bool:
-    """Whether the only subfolder is the data set itself, as most archives unpack; one folder of images is a class."""
+    """True if the only subfolder is the data set itself, as most archives unpack; a folder of images is a class."""
     return bool(idx.find(folder)) or cifar.is_cifar(folder) or numpy_files.is_numpy_folder(folder)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """The lines of `classes.txt`, if it is there: the name of label 0 first."""
+    """Read the class names from `classes.txt`, the name of label 0 first; `()` without the file."""
     path = folder / "classes.txt"
     if not path.exists():
         return ()

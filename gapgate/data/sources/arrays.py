@@ -1,4 +1,4 @@
-"""Images that lie in large binary files: IDX, CIFAR and NumPy are all blocks of equal records, read by memory map."""
+"""Images in large binary files: IDX, CIFAR and NumPy all store records of one length, which are memory-mapped."""
 
 from __future__ import annotations
 
@@ -15,47 +15,50 @@ from gapgate.data.sources.base import Record, Source, ordered_classes, split_nam
 from gapgate.errors import DataError
 
 BLOCK = 65_536
-"""Labels handled at a time."""
+"""Number of labels handled at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`num_images` records of `stride` bytes from `offset` on; in each, the pixels come after `skip` bytes."""
+    """Block of `num_images` records of `stride` bytes, from `offset` on; pixels start `skip` bytes into each record."""
 
     path: Path
     offset: int
     num_images: int
     stride: int
     shape: tuple[int, ...]
-    """(H, W) or (H, W, C) as seen; stored (C, H, W) where `planar`."""
+    """Shape (H, W) or (H, W, C) of an image; if `planar`, it is stored as (C, H, W)."""
     planar: bool = False
     skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block of images with what is known about each of them."""
+    """Block of images with their labels, groups and splits."""
 
     name: str
-    """Prefix of the ids."""
+    """Prefix of the images' ids."""
     split: str
-    """train, val, test or empty; for all images, unless `splits` is given."""
+    """Split of all images (train, val, test or empty), unless `splits` is given."""
     images: Block
     labels: NDArray[Any]
-    """(N,) whole numbers or strings."""
+    """Label of each image, (N,) whole numbers or strings."""
     groups: NDArray[Any] | None = None
+    """Group of each image, (N,)."""
     splits: NDArray[Any] | None = None
+    """Split of each image, (N,)."""
     first: int = 0
-    """Number of the first image in its ids, where a split lies in several files."""
+    """Number of the first image in the ids; not 0 if the split is stored in several files."""
 
 
 @dataclass(slots=True)
 class ArrayReader:
-    """Reads images from blocks; the locator is `block:image`."""
+    """Reader of images from blocks; the locator is `block:image`."""
 
     blocks: tuple[Block, ...]
     _maps: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False)
 
+    # Pickling a memory map would copy the whole file to each worker: every process maps the files itself.
     def __getstate__(self) -> Any:
         return self.blocks
 
@@ -66,6 +69,7 @@ class ArrayReader:
         number, _, image = locator.partition(":")
         block = self.blocks[int(number)]
         if (records := self._maps.get(int(number))) is None:
+            # As a plain array: slicing a memmap makes an object of the subclass for every image, which is slower.
             mapped = np.memmap(block.path, np.uint8, "r", block.offset, (block.num_images, block.stride))
             records = self._maps[int(number)] = np.asarray(mapped)
         pixels = records[int(image), block.skip : block.skip + math.prod(block.shape)]
@@ -76,11 +80,13 @@ class ArrayReader:
 
 
 def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] = ()) -> Source:
-    """A source of arrays. Without `class_names` the classes are the distinct labels; with them a whole-number label is
-    an index into them.
+    """Build a source from arrays.
+
+    Without `class_names` the classes are the distinct labels; with them, a label that is a whole number is an index
+    into them.
 
     Raises:
-        DataError: a label that `class_names` does not have, or a count of labels that is not the count of images.
+        DataError: a label has no name in `class_names`, or the number of labels is not that of images.
     """
     parts = tuple(parts)
     for part in parts:

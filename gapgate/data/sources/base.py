@@ -1,4 +1,4 @@
-"""What every source of labelled images offers: class names, a stream of records, and a reader of pixels."""
+"""Interface of every source of labelled images: class names, a stream of records, and a reader of pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gapgate.data.transform import open_image
 from gapgate.errors import DataError
 
 Pixels = NDArray[np.uint8] | Image.Image
-"""A decoded, upright image: (H, W) or (H, W, 1..4) uint8, or the same as a Pillow image of mode L, LA, RGB or RGBA."""
+"""Decoded, upright image: (H, W) or (H, W, 1..4) uint8, or the same as a Pillow image of mode L, LA, RGB or RGBA."""
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -27,7 +27,7 @@ SPLIT_ALIASES = {
     "test": "test",
     "testing": "test",
 }
-"""How people name splits (compared in lower case) → how Gapgate does."""
+"""Common name of a split, in lower case → Gapgate's name."""
 
 IMAGE_SUFFIXES = suffixes(FORMATS)
 
@@ -36,22 +36,22 @@ class Record(NamedTuple):
     """One labelled image of a source."""
 
     id: str
-    """Unique within the source: a relative path, or `train/000123` in array formats."""
+    """Name that is unique within the source: a relative path, or `train/000123` in array formats."""
     label: int
     """Index into the source's `class_names`."""
     split: str
-    """train, val or test where the source brings its own splits, else empty."""
+    """Split (train, val or test) if the source defines its own splits, else empty."""
     group: str
-    """Images of one group stay in one split; empty: each image on its own."""
+    """Group, whose images stay in one split; empty for an image on its own."""
     locator: str
-    """What the source's reader needs to find the pixels."""
+    """Address of the pixels for the source's reader."""
 
 
 class Reader(Protocol):
-    """Finds pixels by locator; small and picklable, so that worker processes can have one each."""
+    """Reader of pixels by locator; small and picklable, so that every worker process can have one."""
 
     def read(self, locator: str, max_pixels: int) -> Pixels:
-        """One image as it is stored.
+        """Read one image as it is stored.
 
         Raises:
             ImageError: the image cannot be used.
@@ -60,20 +60,20 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set in a known format."""
+    """Data set in a known format."""
 
     format: str
-    """Its name in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`."""
+    """Name of the format in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`."""
     class_names: tuple[str, ...]
-    """In label order."""
+    """Names of the classes, in label order."""
     reader: Reader
     records: Callable[[], Iterator[Record]]
-    """Streams all records, in the same order each time; memory does not grow with their number."""
+    """Function that streams all records, in the same order each time; memory does not grow with their number."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileReader:
-    """Reads image files below `root`; the locator is the path relative to it."""
+    """Reader of image files below `root`; the locator is the path relative to it."""
 
     root: Path
 
@@ -82,27 +82,27 @@ class FileReader:
 
 
 def ordered_classes(names: Collection[str]) -> tuple[str, ...]:
-    """Class names in label order: by number where all are whole numbers (2 before 10), else by code point."""
+    """Sort class names into label order: by number if all are whole numbers (2 before 10), else by code point."""
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is the desktop's, not the data set's."""
+    """True for a hidden file, or one that a desktop leaves in folders (`Thumbs.db`)."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file name promises an image."""
+    """True for a file name with the suffix of an image format."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def split_named(name: Any, where: str) -> str:
-    """train, val or test for any of its usual names.
+    """Return train, val or test for any common name of it; `where` stands in the message.
 
     Raises:
-        DataError: another name.
+        DataError: the name is unknown.
     """
     try:
         return SPLIT_ALIASES[str(name).strip().lower()]

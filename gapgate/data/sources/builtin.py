@@ -1,6 +1,6 @@
-"""The data sets that need no network, written as `images.npy`, `labels.npy` and `classes.txt`.
+"""The data sets that need no download, written as `images.npy`, `labels.npy` and `classes.txt`.
 
-Both are the same bytes on every machine: `data.dvc` pins them by hash.
+Both have the same bytes on every machine: `data.dvc` pins them by hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_builtin(name: str, folder: Path) -> None:
     shapes: circles, squares and triangles, drawn in colour.
 
     Raises:
-        DataError: no data set of that name.
+        DataError: there is no data set of that name.
     """
     if name == "digits":
         images, labels = _digits()
@@ -45,26 +45,26 @@ def write_builtin(name: str, folder: Path) -> None:
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """(1797, 8, 8) uint8, (1797,) int32; values 0..16 scaled to 0..255, half up."""
+    """Read the digits: images (1797, 8, 8) uint8 and labels (1797,) int32; values 0..16 are scaled to 0..255."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("digits comes with scikit-learn, which is not installed; run pip install scikit-learn")
-    # What sklearn.datasets.load_digits reads, without the five seconds that importing it takes.
+    # The file that sklearn.datasets.load_digits reads; importing that module takes five seconds.
     with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)  # (1797, 64 + 1)
+    # + 8 rounds v · 255 / 16 half up, in whole numbers.
     images = ((table[:, :64] * 255 + 8) // 16).astype(np.uint8)
     return images.reshape(-1, 8, 8), table[:, 64].astype("<i4")
 
 
 def shapes(images_per_class: int, size_px: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Circles, squares and triangles of random colour, place, size and angle on a random slope of colour.
-
-    Only operations that IEEE 754 rounds exactly (+ − × ÷ √) on the raw stream of PCG64 are used: sines differ in the
-    last bit between processors, and NumPy may change how its distributions use the stream (NEP 19).
+    """Draw circles, squares and triangles of random colour, place, size and angle on a background with a gradient.
 
     Returns:
-        (3 n, size_px, size_px, 3) uint8 and (3 n,) int32, the classes in turn.
+        Images (3 n, size_px, size_px, 3) uint8 and labels (3 n,) int32, the classes in turn.
     """
+    # Only operations that IEEE 754 rounds exactly (+ − × ÷ √), on the raw stream of PCG64: sines differ in the last bit
+    # between processors, and NumPy may change how its distributions use the stream (NEP 19).
     draws = _uniform(np.random.PCG64(seed))
     labels = np.tile(np.arange(len(SHAPE_CLASSES), dtype="<i4"), images_per_class)
     images = np.empty((len(labels), size_px, size_px, 3), np.uint8)
@@ -74,13 +74,14 @@ def shapes(images_per_class: int, size_px: int, seed: int) -> tuple[NDArray[np.u
 
 
 def _uniform(bits: np.random.PCG64) -> Iterator[float]:
-    """Numbers in [0, 1): the upper 53 bits of each draw."""
+    """Yield numbers in [0, 1), made of the upper 53 bits of each draw."""
     while True:
         yield (int(bits.random_raw()) >> 11) * 2.0**-53
 
 
 def _draw(name: str, size_px: int, draws: Iterator[float]) -> NDArray[np.uint8]:
-    """One image, (size_px, size_px, 3) uint8."""
+    """Draw one image, (size_px, size_px, 3) uint8."""
+    # Each draw takes the next numbers of the stream, so the order of these lines is part of the data set's hash.
     radius = size_px * (0.15 + 0.2 * next(draws))
     x0, y0 = (radius + (size_px - 2 * radius) * next(draws) for _ in range(2))
     cos, sin = _direction(draws)
@@ -96,20 +97,24 @@ def _draw(name: str, size_px: int, draws: Iterator[float]) -> NDArray[np.uint8]:
 
 
 def _distance(name: str, x: _F8, y: _F8, radius: float) -> _F8:
-    """Signed distance from the edge in pixels, negative inside; `radius` is that of the circle around the shape."""
+    """Compute the signed distance from the edge in pixels, negative inside, for pixel coordinates x and y (S, S).
+
+    `radius` is that of the circle around the shape.
+    """
     if name == "circle":
         length: _F8 = np.sqrt(x * x + y * y)
         return length - radius
     if name == "square":
         reach: _F8 = np.maximum(np.abs(x), np.abs(y))
         return reach - radius * math.sqrt(0.5)
+    # An equilateral triangle is the intersection of three half planes at radius / 2 from its centre.
     half_root = math.sqrt(3.0) / 2.0
     sides: _F8 = np.maximum(np.maximum(half_root * x + 0.5 * y, 0.5 * y - half_root * x), -y)
     return sides - radius / 2.0
 
 
 def _direction(draws: Iterator[float]) -> tuple[float, float]:
-    """(cosine, sine) of a uniform angle: a point of the disc by rejection (von Neumann 1951), scaled to length 1."""
+    """Draw (cosine, sine) of a uniform angle: a point of the disc by rejection (von Neumann 1951), at length 1."""
     while True:
         x, y = 2.0 * next(draws) - 1.0, 2.0 * next(draws) - 1.0
         if 0.01 < (square := x * x + y * y) <= 1.0:
@@ -118,7 +123,7 @@ def _direction(draws: Iterator[float]) -> tuple[float, float]:
 
 
 def _colours(draws: Iterator[float]) -> tuple[_F8, _F8]:
-    """Background and shape colour, (3,) each in 0..1, far enough apart to be seen."""
+    """Draw the colours of background and shape, (3,) each in 0..1, different enough to be seen."""
     while True:
         background, colour = (np.array([next(draws) for _ in range(3)]) for _ in range(2))
         if np.abs(background - colour).max() > 0.4:

@@ -16,16 +16,16 @@ _PIXEL_BYTES = 3072
 
 
 def is_cifar(folder: Path) -> bool:
-    """Whether a folder holds CIFAR batches, of either version."""
+    """True if the folder holds CIFAR batches, binary or pickled."""
     names = {path.name for path in folder.iterdir()}
     return bool(names & {"data_batch_1", "data_batch_1.bin", "test_batch.bin"}) or names >= {"train.bin", "test.bin"}
 
 
 def open_cifar(folder: Path) -> Source:
-    """CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`), or CIFAR-100 (`train.bin`, `test.bin`) with its fine labels.
+    """Open CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`; its fine labels).
 
     Raises:
-        DataError: the pickled version, or a file whose size is no multiple of the record.
+        DataError: the folder holds the pickled version, or the size of a file is no multiple of the record length.
     """
     if (folder / "data_batch_1").exists():
         raise DataError(f"{folder} is CIFAR's pickled version, which could run any code; get the binary version")
@@ -40,7 +40,8 @@ def open_cifar(folder: Path) -> Source:
 
 
 def _parts(files: dict[str, list[Path]], label_bytes: int) -> Iterator[Part]:
-    """Records are the label bytes (coarse before fine), then 3072 bytes of red, green and blue planes."""
+    """Describe the files as parts, one for each."""
+    # A record is the label bytes (CIFAR-100: coarse, then fine) and 1,024 bytes each of the red, green and blue plane.
     stride = label_bytes + _PIXEL_BYTES
     for split, paths in files.items():
         first = 0
@@ -48,6 +49,7 @@ def _parts(files: dict[str, list[Path]], label_bytes: int) -> Iterator[Part]:
             num_images, rest = divmod(path.stat().st_size, stride)
             if rest or not num_images:
                 raise DataError(f"{path} has {path.stat().st_size:,} bytes, no multiple of {stride:,}; get it again")
+            # The last label byte is the class: the only one of CIFAR-10, the fine one of CIFAR-100.
             labels = np.memmap(path, np.uint8, "r", shape=(num_images, stride))[:, label_bytes - 1]
             images = Block(path, 0, num_images, stride, _SHAPE, planar=True, skip=label_bytes)
             yield Part(split, split, images, labels, first=first)

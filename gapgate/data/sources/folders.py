@@ -1,4 +1,4 @@
-"""A folder of class folders, optionally below train, val and test: the folder's name is the label."""
+"""Class folders, optionally below train, val and test: the name of an image's folder is its label."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from gapgate.errors import DataError
 
 
 def open_class_folders(root: Path) -> Source:
-    """Every file in a class folder (at any depth) is an image of that class, except hidden ones.
+    """Open a folder of class folders; every file in one (at any depth), unless hidden, is an image of that class.
 
     Raises:
-        DataError: no class folders, or images that lie outside of them.
+        DataError: there are no class folders, or images lie outside of them.
     """
     folders = _folders(root)
+    # Only if all folders are named like splits: with others beside it, `test` is a class.
     if folders and all(name.lower() in SPLIT_ALIASES for name in folders):
         splits = {name: SPLIT_ALIASES[name.lower()] for name in folders}
     else:
@@ -42,8 +43,9 @@ def open_class_folders(root: Path) -> Source:
 
 
 def files_below(root: Path, folder: str) -> Iterator[str]:
-    """Paths relative to `root` of all files below `folder` that are not hidden, sorted within each folder, so that
-    memory is one folder's names."""
+    """Yield the paths, relative to `root`, of all files below `folder` that are not hidden, sorted in each folder."""
+    # Sorted folder by folder, so memory holds the names of one folder only. os.walk descends into what is left in the
+    # list `subfolders`, in that order.
     for parent, subfolders, names in os.walk(root / folder):
         subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         prefix = os.path.relpath(parent, root)
@@ -64,7 +66,8 @@ def _folders(root: Path) -> list[str]:
 
 
 def _refuse_unlabelled(folder: Path) -> None:
-    """A README beside the class folders is no image; a photo there has no label."""
+    """Raise a DataError if images lie beside the class folders."""
+    # Only images: a README there is no data.
     loose = sorted(path.name for path in folder.iterdir() if has_image_suffix(path.name) and not is_hidden(path.name))
     if loose:
         raise DataError(

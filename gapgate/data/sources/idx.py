@@ -1,4 +1,4 @@
-"""IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST come (format: http://yann.lecun.com/exdb/mnist/)."""
+"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST (http://yann.lecun.com/exdb/mnist/)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find(folder: Path) -> dict[tuple[str, str], Path]:
-    """(split, images|labels) → file, for the IDX files of a folder; uncompressed ones are preferred.
+    """Find the IDX files of a folder: (split, `images` or `labels`) → file; uncompressed ones are preferred.
 
     Raises:
-        DataError: files of more than one data set.
+        DataError: the folder holds files of more than one data set.
     """
     files: dict[tuple[str, str], Path] = {}
     prefixes = set()
-    for path in sorted(folder.iterdir(), reverse=True):  # x.gz before x, which then replaces it
+    for path in sorted(folder.iterdir(), reverse=True):  # in reverse, x.gz comes before x, which then replaces it
         if match := _NAME.fullmatch(path.name):
             prefixes.add(match["prefix"])
             files[_SPLITS[match["part"]], match["what"]] = path
@@ -40,10 +40,10 @@ def find(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def open_idx(folder: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
-    """The IDX files of a folder; gzipped ones are unpacked into `scratch` as a stream.
+    """Open the IDX files of a folder; gzipped ones are unpacked into `scratch` as a stream.
 
     Raises:
-        DataError: images without labels or labels without images, a corrupt header, a truncated file.
+        DataError: images or labels are missing, a header is corrupt, or a file is truncated.
     """
     files = find(folder)
     parts = []
@@ -67,7 +67,8 @@ def _part(split: str, images: Path, labels: Path, scratch: Path) -> Part:
 
 
 def _open(path: Path, scratch: Path, dimensions: int) -> tuple[Path, int, tuple[int, ...]]:
-    """(uncompressed file, offset of the first value, shape)"""
+    """Check an IDX file and unpack it if needed; return (uncompressed file, offset of the first value, shape)."""
+    # The header is 4 bytes of magic number, then the size of each dimension as a big-endian 32-bit number.
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
@@ -85,6 +86,7 @@ def _open(path: Path, scratch: Path, dimensions: int) -> tuple[Path, int, tuple[
 
 
 def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    # The magic number: two zeros, the type of the values (08 unsigned byte), the number of dimensions.
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dimensions)):
         raise DataError(
             f"{path} starts with {header[:4].hex(' ') or 'nothing'}, an IDX file of bytes in {dimensions} dimensions "
@@ -97,7 +99,8 @@ def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
 
 
 def _copy(file: BinaryIO, target: Path, header: bytes, num_bytes: int) -> int:
-    """Unpack as a stream; reads at most one byte more than the header announces. Returns the bytes of values."""
+    """Unpack a stream into `target` after its header; return the number of bytes of values."""
+    # At most one byte more than announced is unpacked: enough to see that there is more, and a gzip bomb stays small.
     held = 0
     with target.open("wb") as out:
         out.write(header)

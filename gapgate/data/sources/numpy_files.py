@@ -29,24 +29,24 @@ _SPLITS = ("train", "val", "test")
 
 
 def is_numpy_folder(folder: Path) -> bool:
-    """Whether a folder holds `.npy` files under the names above."""
+    """True if the folder holds `.npy` files with the names above."""
     return bool(list(_layout({path.stem: path for path in folder.glob("*.npy")})))
 
 
 def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
-    """The `.npy` files of a folder, memory-mapped where they lie.
+    """Open the `.npy` files of a folder, memory-mapped in place.
 
     Raises:
-        DataError: arrays of another type or shape, or counts that differ.
+        DataError: an array has another type or shape, or the numbers of images and labels differ.
     """
     return _open({path.stem: path for path in sorted(folder.glob("*.npy"))}, folder, class_names)
 
 
 def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
-    """A `.npz` archive; its members are unpacked into `scratch` as streams, nothing is unpickled.
+    """Open a `.npz` archive; its members are unpacked into `scratch` as streams, and nothing is unpickled.
 
     Raises:
-        DataError: not an archive, truncated, or as `open_numpy_folder`.
+        DataError: the file is truncated or no archive, or one of the errors of `open_numpy_folder`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -58,14 +58,14 @@ def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Sou
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, scratch: Path) -> Path:
-    target = scratch / Path(member).name
+    target = scratch / Path(member).name  # the name alone: a member called ../x would leave the folder
     with archive.open(member) as packed, target.open("wb") as out:
         shutil.copyfileobj(packed, out, 1 << 20)
     return target
 
 
 def _layout(names: Mapping[str, object]) -> Iterator[tuple[str, str, str, str, str]]:
-    """(split, images, labels, groups, splits) for each set of arrays that is there."""
+    """Yield (split, images, labels, groups, splits), the names of the arrays, for each set that is present."""
     if "images" in names:
         yield "", "images", "labels", "groups", "splits"
         return
@@ -102,7 +102,7 @@ def _map(path: Path, name: str) -> NDArray[Any]:
 
 
 def _column(path: Path, name: str) -> NDArray[Any]:
-    """(N,) from (N,) or (N, 1), as some data sets store labels."""
+    """Map a column, (N,), from an array of (N,) or (N, 1), as some data sets store labels."""
     values = _map(path, name)
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
@@ -116,6 +116,7 @@ def _block(path: Path, name: str) -> Block:
         raise DataError(
             f"{name} has the shape {images.shape}; store it as (N, H, W) or (N, H, W, C) with C from 1 to 4"
         )
+    # Records are read at offset + image · stride, which holds for C order only.
     if not images.flags.c_contiguous:
         raise DataError(f"{name} is in Fortran order; store numpy.ascontiguousarray({name})")
     assert isinstance(images, np.memmap)

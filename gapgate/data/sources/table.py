@@ -1,4 +1,4 @@
-"""A CSV or Parquet table with a row for each image: a path, a label, and optionally a group, a split and an id."""
+"""CSV or Parquet table with a row for each image: a path, a label, and optionally a group, a split and an id."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMES = {
     "split": ("split",),
     "id": ("id",),
 }
-"""Column → the names it may have, in any case; the first that is there is taken."""
+"""Column → names that it may have, in upper or lower case; the first that is present is taken."""
 
 
 class _Row(NamedTuple):
@@ -43,17 +43,17 @@ class _Row(NamedTuple):
 
 
 def has_columns(path: Path) -> bool:
-    """Whether a table names paths and labels."""
+    """True if the table has columns for paths and labels."""
     columns = _columns(_header(path))
     return "path" in columns and "label" in columns
 
 
 def open_table(path: Path, scratch: Path) -> Source:
-    """The images named by a table; paths are relative to the table's folder.
+    """Open the images that a table names; paths are relative to the table's folder.
 
     Raises:
-        DataError: a column that is missing, a row without path or label, an unknown split, a path outside the table's
-            folder, labels without files, or files without labels.
+        DataError: a column is missing, a row has no path or label, a split is unknown, a path lies outside the table's
+            folder, a label has no file, or a file has no label.
     """
     columns = _columns(_header(path))
     for name in ("path", "label"):
@@ -70,8 +70,8 @@ def _records(path: Path, class_names: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _check(path: Path, scratch: Path) -> set[str]:
-    """The labels that occur, after comparing the table with the files. The listed paths are kept on disk, because a
-    table may have any number of them."""
+    """Compare the table with the files, and return the labels that occur."""
+    # The listed paths go into a file, because a table may have any number of them.
     labels: set[str] = set()
     missing, first_missing = 0, ""
     with closing(sqlite3.connect(scratch / "listed.sqlite", isolation_level=None)) as listed:
@@ -94,7 +94,8 @@ def _check(path: Path, scratch: Path) -> set[str]:
 
 
 def _refuse_unlabelled(path: Path, listed: sqlite3.Connection) -> None:
-    """Images in a folder that the table uses must be in the table; folders that it never names are not its concern."""
+    """Raise a DataError if an image in a folder that the table uses is not in the table."""
+    # Folders that the table never names may hold images of other data sets.
     unlisted, first = 0, ""
     for (folder,) in listed.execute("SELECT DISTINCT folder FROM paths ORDER BY folder"):
         for name in sorted(entry.name for entry in (path.parent / folder).iterdir()):
@@ -120,7 +121,8 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 
 def _inside(file: str, where: str) -> str:
-    """The path without `.` and `..`; a path that leaves the folder would read files that no data version holds."""
+    """Return the path without `.` and `..`; raise a DataError if it leaves the table's folder."""
+    # Files outside of the folder are in no version of the data set; a table from elsewhere could name any file.
     inside = posixpath.normpath(file.replace("\\", "/"))
     if inside.startswith(("/", "../")) or inside == "..":
         raise DataError(f"{where}: {file} lies outside the table's folder; write paths relative to the table")
@@ -128,7 +130,7 @@ def _inside(file: str, where: str) -> str:
 
 
 def _columns(header: list[str]) -> dict[str, str]:
-    """Our name of each column → its name in the table."""
+    """Map our name of each column to its name in the table."""
     there = {name.strip().lower(): name for name in header}
     found = ((ours, next((there[name] for name in names if name in there), None)) for ours, names in _NAMES.items())
     return {ours: theirs for ours, theirs in found if theirs is not None}
@@ -138,6 +140,7 @@ def _header(path: Path) -> list[str]:
     try:
         if path.suffix.lower() == ".parquet":
             return list(_parquet(path).schema_arrow.names)
+        # utf-8-sig skips the byte order mark that Excel writes, which would become part of the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as file:
             return next(csv.reader(file), [])
     except (UnicodeDecodeError, csv.Error) as error:
@@ -160,7 +163,7 @@ def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[dict[str, str
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow  # half a second and 60 MB that no other format needs
+    import pyarrow  # takes half a second and 60 MB, which no other format needs
     import pyarrow.parquet
 
     try:

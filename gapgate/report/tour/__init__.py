@@ -1,1 +1,1 @@
-"""The convolution tour of `gapgate look`: what a kernel or a trained network makes of one image."""
+"""The convolution tour of `gapgate look`: the outputs of a kernel or of a trained network for one image."""

@@ -1,7 +1,7 @@
 """The arithmetic of a convolutional layer on one channel, in NumPy, and the classical kernels to try it with.
 
 Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285. As in every deep
-learning library the kernel is not mirrored: what is called convolution is cross-correlation.
+learning library, "convolution" means cross-correlation: the kernel is not mirrored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Kernel = tuple[tuple[Fraction | int, ...], ...]
 
 
 def _shares(*rows: tuple[int, ...]) -> Kernel:
-    """Whole numbers as shares of their sum, exactly."""
+    """Divide whole numbers by their sum, exactly."""
     total = sum(map(sum, rows))
     return tuple(tuple(Fraction(value, total) for value in row) for row in rows)
 
@@ -34,44 +34,37 @@ KERNELS: dict[str, Kernel] = {
 }
 """The 3×3 kernels of image processing (Gonzalez and Woods, "Digital Image Processing", 4th edition, chapter 3).
 
-Edge and outline are the Laplacian of 4 and of 8 neighbours, sharpen is the image and its edges, blur the mean of 9
-pixels; sobel-x and sobel-y answer to brightness that rises to the right and downwards.
+Edge and outline are the Laplacian of 4 and of 8 neighbours, sharpen adds its edges to the image, blur is the mean of 9
+pixels; sobel-x and sobel-y are positive where brightness rises to the right and downwards.
 """
 
 
 def convolve(image: NDArray[np.floating], kernel: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The sum of products at each place where the kernel (f_h, f_w) lies wholly on the image (H, W).
+    """Compute the sum of products at each place where the kernel (f_h, f_w) lies completely on the image (H, W).
 
     Returns:
-        (H − f_h + 1, W − f_w + 1)
+        The sums, (H − f_h + 1, W − f_w + 1) float64.
     """
     sums: NDArray[np.float64] = np.einsum("yxij,ij->yx", _windows(image, kernel.shape), kernel, dtype=np.float64)
     return sums
 
 
 def max_pool(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The largest value of each window of 2 × 2 of an image (H, W), side by side: (H // 2, W // 2), so a last row or
-    column that fills no window is left out."""
+    """Compute the largest value of each 2 × 2 window of an image (H, W): (H // 2, W // 2).
+
+    A last row or column that fills no window is left out.
+    """
     largest: NDArray[np.floating] = _windows(image, (2, 2))[::2, ::2].max(axis=(2, 3))
     return largest
 
 
 def relu(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Negative values become 0."""
+    """Set negative values to 0; the shape stays."""
     kept: NDArray[np.floating] = np.maximum(values, 0)
     return kept
 
 
-def size_in_words(size: int, window: int, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> str:
-    """Places of a window along a side, with its figures: `(28 − 3) / 1 + 1 = 26`; `padding` is before and behind."""
-    added = f" + {padding[0]} + {padding[1]}" if any(padding) else ""
-    rest = size + sum(padding) - window
-    found = rest // stride + 1
-    rounded = f"{rest / stride + 1:g}, rounded down to " if rest % stride else ""
-    return f"({size}{added} − {window}) / {stride} + 1 = {rounded}{found}"
-
-
 def _windows(image: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
-    """A view (H − f_h + 1, W − f_w + 1, f_h, f_w) of an image (H, W)."""
+    """View an image (H, W) as its windows, (H − f_h + 1, W − f_w + 1, f_h, f_w)."""
     windows: NDArray[np.floating] = sliding_window_view(image, shape)
     return windows

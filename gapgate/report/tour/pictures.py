@@ -1,4 +1,4 @@
-"""The pictures of `gapgate look` and `gapgate similar`; drawn as `gapgate.report.drawing` does."""
+"""The pictures of `gapgate look` and `gapgate similar`, drawn with `gapgate.report.drawing`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gapgate.text import number
 
 _SIDE_INCHES = 2.0
 _FULL_COLOUR = 99.5
-"""Percentile of the results that gets the full colour, so that one bright pixel leaves no pale picture."""
+"""Percentile of the results that gets the full colour, so that one very bright pixel does not make all others pale."""
 _CELL_INCHES = 0.52
 _SHEET_INCHES = 1.1
 _SHEET_COLUMNS = 6
@@ -32,18 +32,19 @@ _SHEET_COLUMNS = 6
 def stages(
     folder: Path, found: Sequence[Stage], maps: Sequence[NDArray[np.floating]], place: tuple[int, int], *, signed: bool
 ) -> None:
-    """`stages.png`: the image and what each stage makes of it, (H, W) each, side by side.
+    """Draw `stages.png`: the image and the output of each stage, side by side.
 
     Args:
-        folder: where to.
-        found: their names and sizes.
-        maps: the image first, in values 0..255.
-        place: (row, column) of the convolution's result that is framed, with what it comes from in the image.
-        signed: whether the results stand around 0 and are drawn in two colours, or are an image again, in gray.
+        folder: folder of the file.
+        found: names and sizes of the image and the stages.
+        maps: values of the image, 0..255, and of the stages, (H, W) each.
+        place: (row, column) in the convolution's result. It is framed, with the pixels of the image it comes from.
+        signed: True if the results lie around 0 and are drawn in two colours; False if they are an image, in gray.
     """
     height, width = maps[0].shape
     across, down = width / max(height, width), height / max(height, width)
     tiles = [Tile(at * (across + 0.12), 0, values, across, down) for at, values in enumerate(maps)]
+    # All stages share the scale of the convolution's result, so that values can be compared by eye.
     largest = max(float(np.percentile(np.abs(maps[1]), _FULL_COLOUR)), 1e-12)
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -60,6 +61,7 @@ def stages(
             axes.add_patch(Rectangle((tile.left, tile.top), *size, fill=False, edgecolor=theme.line, linewidth=0.8))
             values = f"{_number(tile.pixels.min())} to {_number(tile.pixels.max())}"
             axes.text(tile.left, down + 0.03, values, va="top", fontsize=7, color=theme.muted)
+        # 3 × 3 pixels of the image give one value of the convolution; later stages have other coordinates.
         for tile, window in zip(tiles, (3, 1), strict=False):
             _frame(axes, tile, place, window, theme)
         axes.set(xlim=(0, tiles[-1].left + across + 0.02), ylim=(down + 0.13, -0.24))
@@ -68,7 +70,7 @@ def stages(
 
 
 def kernel(folder: Path, name: str, image: NDArray[np.uint8], numbers: Kernel, place: tuple[int, int]) -> None:
-    """`kernel.png`: the pixels of an image (H, W) under the kernel at `place`, the kernel, and the sum of products."""
+    """Draw `kernel.png`: the pixels of an image (H, W) under the kernel at `place`, the kernel, the sum of products."""
     row, column = place
     pixels = image[row : row + 3, column : column + 3]
     weights = np.array(numbers, np.float64)
@@ -104,8 +106,10 @@ def kernel(folder: Path, name: str, image: NDArray[np.uint8], numbers: Kernel, p
 def similar(
     folder: Path, query: NDArray[np.uint8], thumbnails: Sequence[bytes], captions: Sequence[tuple[str, str]]
 ) -> None:
-    """`similar.png`: an image (H, W, C) and the JPEG files of its neighbours, with two lines under each, the image's
-    own first."""
+    """Draw `similar.png`: an image (H, W, C) and the JPEG files of its neighbours, with two lines of text under each.
+
+    `captions` are these lines, the image's own first.
+    """
     pictures = [query]
     for data in thumbnails:
         with Image.open(BytesIO(data)) as image:
@@ -124,7 +128,7 @@ def similar(
 
 
 def _frame(axes: Axes, tile: Tile, place: tuple[int, int], window: int, theme: Theme) -> None:
-    """Around `window` × `window` pixels of a tile from `place` on."""
+    """Draw a frame around `window` × `window` pixels of a tile, from `place` (row, column) on."""
     rows, columns = tile.pixels.shape
     across, down = tile.width / columns, tile.height / rows
     corner = (tile.left + place[1] * across, tile.top + place[0] * down)
@@ -133,7 +137,7 @@ def _frame(axes: Axes, tile: Tile, place: tuple[int, int], window: int, theme: T
 
 
 def _number(value: float | Fraction) -> str:
-    """`−3`, `1/9` or `12.4`."""
+    """Format a number as `−3`, `1/9` or `12.4`."""
     if isinstance(value, Fraction) and value.denominator > 1:
         return f"{value.numerator}/{value.denominator}"
     return number(round(float(value), 1), "zg")

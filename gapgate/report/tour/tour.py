@@ -1,6 +1,6 @@
-"""Convolution explained on one image: with a classical kernel worked out in NumPy, or as a trained network does it.
+"""Convolution explained on one image, with a classical kernel in NumPy or with the layers of a trained network.
 
-Writes PNG files, and `look.html` with all of them inside. Equal inputs give equal bytes.
+The results are PNG files, and `look.html` with all of them inside. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from gapgate.artifacts import write_text
 from gapgate.data.transform import on_background, open_image
 from gapgate.errors import DataError, SettingsError, storage_errors
 from gapgate.onnx.feature_maps import MAX_LAYERS, first_filters
-from gapgate.onnx.graph import Stage, both_sides, graph_layers
+from gapgate.onnx.graph import Stage, both_sides, graph_layers, size_in_words
 from gapgate.onnx.inner_layers import InnerLayers
 from gapgate.report import figures, html
 from gapgate.report.tour import convolution, pictures
 
 PAGE = "look.html"
 MAX_SIDE_PX = 128
-"""An image that no network asks to be smaller is shown at this size, where single pixels can still be made out."""
+"""Longest side of an image that is shown with a classical kernel: single pixels can still be made out."""
 _MIN_SIDE_PX = 4
-"""A 3×3 kernel and a 2×2 pool leave one value of it."""
+"""Least side of an image: a 3×3 kernel and a 2×2 pool leave one value of it."""
 _MAX_PIXELS = 50_000_000
 _WHITE = 255
 
 
 def gray_image(data: bytes) -> NDArray[np.uint8]:
-    """An image file in gray, upright and in its own proportions, (H, W) uint8 with sides up to `MAX_SIDE_PX`.
+    """Read an image file in gray, upright and in its own proportions: (H, W) uint8 with sides up to `MAX_SIDE_PX`.
 
     Raises:
-        ImageError: as `gapgate.data.transform.open_image`.
+        ImageError: the errors of `gapgate.data.transform.open_image`.
     """
     picture = on_background(open_image(data, max_pixels=_MAX_PIXELS), _WHITE).convert("L")
     picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
@@ -45,18 +45,22 @@ def gray_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_kernel(name: str) -> None:
-    """Raises:
-    SettingsError: no kernel has this name."""
+    """Check that a kernel has this name.
+
+    Raises:
+        SettingsError: no kernel has it.
+    """
     if name not in convolution.KERNELS:
         raise SettingsError(f"no kernel {name}; take learned or one of {', '.join(convolution.KERNELS)}")
 
 
 def with_kernel(image: NDArray[np.uint8], name: str, folder: Path, title: str) -> list[Stage]:
-    """Convolve an image (H, W) with the kernel `name`, as the first layers of a network would: convolution, ReLU and
-    2×2 max pool. Writes `stages.png`, `kernel.png` and the page into `folder`; returns the stages.
+    """Apply convolution with the kernel `name`, ReLU and 2×2 max pool to an image (H, W) uint8, as first layers do.
+
+    `stages.png`, `kernel.png` and the page are written into `folder`; the stages are returned.
 
     Raises:
-        DataError: an image too small for it.
+        DataError: the image is too small.
     """
     if min(image.shape) < _MIN_SIDE_PX:
         raise DataError(f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small; take one of 4×4 or more")
@@ -77,9 +81,12 @@ def with_kernel(image: NDArray[np.uint8], name: str, folder: Path, title: str) -
         Stage("2 ReLU", "negative values become 0", (*rectified.shape, 1)),
         Stage("3 max pool", "the largest of each 2×2", (*pooled.shape, 1), 0, _sizes(rectified.shape, 2, 2)),
     ]
+    # The strongest answer of the kernel is the most telling place to work out.
     place = np.unravel_index(np.abs(convolved).argmax(), convolved.shape)
     maps = [image.astype(np.float64), convolved, rectified, pooled]
+    # Drawn in a folder apart, since only the light versions are kept as files; the page has both inside.
     with tempfile.TemporaryDirectory() as scratch:
+        # A kernel whose numbers add up to 0 gives 0 on a plain area, so its results lie around 0.
         pictures.stages(Path(scratch), stages, maps, (int(place[0]), int(place[1])), signed=bool(kernel.sum() == 0))
         pictures.kernel(Path(scratch), name, image, convolution.KERNELS[name], (int(place[0]), int(place[1])))
         _write(folder, Path(scratch), title, stages, name, "")
@@ -95,17 +102,18 @@ def with_network(
     answer: str,
     max_layers: int | None = None,
 ) -> list[Stage]:
-    """Show what a network's layers make of an image (H, W, C). Writes `filters.png`, `feature_maps.png` and the page
-    into `folder`; returns the stages, all of them.
+    """Show the output of a network's layers for an image.
+
+    `filters.png`, `feature_maps.png` and the page are written into `folder`; all stages are returned.
 
     Args:
-        image: as the network takes it.
-        layers: of the network.
-        model_path: its `model.onnx`.
-        folder: made where it is not there.
-        title: heads the page.
-        answer: what the network says, in words.
-        max_layers: layers with feature maps that are drawn, 24 by default.
+        image: (H, W, C) uint8, as the network takes it.
+        layers: inner layers of the network.
+        model_path: path of its `model.onnx`.
+        folder: folder of the files; created if it does not exist.
+        title: title of the page.
+        answer: answer of the network, in words.
+        max_layers: largest number of layers whose feature maps are drawn, 24 by default.
 
     Raises:
         DataError: the network has no convolution.
@@ -126,11 +134,11 @@ def with_network(
 
 
 def _sizes(shape: tuple[int, ...], window: int, stride: int) -> tuple[str, ...]:
-    return both_sides(*(convolution.size_in_words(side, window, stride) for side in shape))
+    return both_sides(*(size_in_words(side, window, stride) for side in shape))
 
 
 def _write(folder: Path, drawn: Path, title: str, stages: Sequence[Stage], kernel: str, answer: str) -> None:
-    """The page with the pictures in `drawn`, and their light versions beside it."""
+    """Write the page with the pictures in `drawn`, and their light versions beside it."""
     page = html.render_page("look.html.j2", drawn, title=title, stages=stages, kernel=kernel, answer=answer)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

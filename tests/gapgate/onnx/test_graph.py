@@ -7,7 +7,7 @@ import torch
 
 from gapgate.network import architecture, modules
 from gapgate.network.export import export_onnx
-from gapgate.onnx.graph import graph_layers
+from gapgate.onnx.graph import graph_layers, size_in_words
 from gapgate.onnx.inner_layers_export import open_inner_layers
 
 SHAPE = (33, 40, 3)
@@ -82,3 +82,9 @@ def test_sides_of_unequal_length_are_worked_out_apart(tmp_path):
         "height (33 − 2) / 2 + 1 = 16.5, rounded down to 16",
         "width (40 − 2) / 2 + 1 = 20",
     )
+
+
+def test_sizes_are_worked_out_in_words():
+    assert size_in_words(28, 3) == "(28 − 3) / 1 + 1 = 26"
+    assert size_in_words(28, 3, 1, (1, 1)) == "(28 + 1 + 1 − 3) / 1 + 1 = 28"
+    assert size_in_words(27, 2, 2) == "(27 − 2) / 2 + 1 = 13.5, rounded down to 13"

@@ -6,7 +6,7 @@ import torch
 from scipy.signal import correlate2d
 from torch.nn import functional
 
-from gapgate.report.tour.convolution import KERNELS, convolve, max_pool, relu, size_in_words
+from gapgate.report.tour.convolution import KERNELS, convolve, max_pool, relu
 
 IMAGE = np.random.default_rng(0).uniform(0, 255, (11, 14))
 
@@ -54,9 +54,3 @@ def test_sobel_answers_to_the_direction_that_it_is_named_after():
     rising = np.tile(np.arange(6.0), (5, 1))
     assert (convolve(rising, np.array(KERNELS["sobel-x"], float)) == 8).all()
     assert (convolve(rising, np.array(KERNELS["sobel-y"], float)) == 0).all()
-
-
-def test_sizes_are_worked_out_in_words():
-    assert size_in_words(28, 3) == "(28 − 3) / 1 + 1 = 26"
-    assert size_in_words(28, 3, 1, (1, 1)) == "(28 + 1 + 1 − 3) / 1 + 1 = 28"
-    assert size_in_words(27, 2, 2) == "(27 − 2) / 2 + 1 = 13.5, rounded down to 13"
