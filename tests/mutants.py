@@ -18,6 +18,7 @@ import difflib
 import gc
 import importlib
 import importlib.metadata
+import io
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ import signal
 import subprocess
 import sys
 import time
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,6 +147,7 @@ class Mutant:
 
 def mutants_of(source: str) -> list[Mutant]:
     """Every mutant that compiles and is another program, once."""
+    source = _without_comments(source)
     seen, found = {_essence(source)}, []
     for operator in (*(get_operator(f"core/{name}")() for name in OPERATORS), SqlReplacer()):
         for occurrence in itertools.count():
@@ -158,6 +161,15 @@ def mutants_of(source: str) -> list[Mutant]:
                 seen.add(essence)
                 found.append(_described(source, changed))
     return sorted(found, key=lambda mutant: mutant.line)
+
+
+def _without_comments(source: str) -> str:
+    """The same lines without comments, so that a reworded comment needs no change of `equivalent_mutants.toml`."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]].rstrip()
+    return "\n".join((*lines, ""))
 
 
 def _essence(source: str) -> str:

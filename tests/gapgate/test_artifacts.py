@@ -269,6 +269,34 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_text_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def note_and_sync(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, (tmp_path / "a").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_and_sync)
+    artifacts.write_text(tmp_path / "a", "four")
+    assert synced == [((tmp_path / "a").stat().st_ino, 4, False)]
+
+
+def test_a_json_file_that_is_not_there_is_the_default_where_one_is_given(tmp_path):
+    assert artifacts.read_json(tmp_path / "a.json", []) == []
+    assert artifacts.read_json(tmp_path / "a.json", None) is None
+    with pytest.raises(FileNotFoundError):
+        artifacts.read_json(tmp_path / "a.json")
+    artifacts.write_json(tmp_path / "a.json", {"a": 1})
+    assert artifacts.read_json(tmp_path / "a.json", []) == {"a": 1}
+
+
+def test_a_file_that_is_not_json_is_refused_even_where_there_is_a_default(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    for default in ((), (None,)):
+        with pytest.raises(ArtifactError, match=r"a\.json is not JSON \(.+\); run the step that makes it again"):
+            artifacts.read_json(tmp_path / "a.json", *default)
+
+
 # The code's revision
 
 

@@ -17,13 +17,14 @@ from sklearn.metrics import accuracy_score, recall_score
 from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError, DataError
-from gapgate.evidence.evaluate import OpenedModel, assess, evaluate, measure, sample
+from gapgate.evidence.evaluate import OpenedModel, assess, draw, evaluate, measure, parity, sample
 from gapgate.evidence.predictions import Predictions
 from gapgate.network import modules
 from gapgate.network.export import export_onnx
 from gapgate.network.layers import Activation, Conv, Dense, Flatten, GlobalAveragePool
 from gapgate.onnx.classifier import Classifier
 from gapgate.onnx.feature_maps import early_feature_maps, first_filters
+from gapgate.report import figures
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker
 from tests.gapgate.onnx_models import digits, fit_cnn, fit_linear, write_linear, write_model_files, write_splits
@@ -203,6 +204,7 @@ def test_a_large_train_split_is_measured_on_a_stated_sample_with_a_wider_interva
     settings = EvaluateSettings(num_resamples=1000, worst_errors=0, max_train_images=100, seed=4)
     found = evaluated(settings, splits, model_dir, tmp_path / "out")
     assert found["train_sample"] == {"num_images": 100, "of_images": 1200, "is_sample": True, "seed": 4}
+    assert evaluation["train_sample"] == {"num_images": 1200, "of_images": 1200, "is_sample": False, "seed": FAST.seed}
     assert found["accuracy"]["train"]["num_images"] == 100
     widths = [e["accuracy"]["train"]["high"] - e["accuracy"]["train"]["low"] for e in (evaluation, found)]
     assert widths[1] > 2 * widths[0]
@@ -240,6 +242,26 @@ def test_parity_is_the_largest_difference_of_a_logit(splits: Splits, tmp_path: P
     found = assess(FAST, splits, OpenedModel.load(tmp_path))[0]["parity"]
     assert found["num_images"] == 20
     assert found["max_abs_difference"] == pytest.approx(0.25, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "difference"), [(0, 10, None), (20, 7, None), (1, 10, 0.5), (20, 10, 0.5)]
+)
+def test_parity_without_images_or_of_another_number_of_classes_is_null(
+    tmp_path: Path, num_images: int, num_classes: int, difference: float | None
+) -> None:
+    write_linear(tmp_path / "model.onnx", np.zeros((64, 10)), np.full(10, 2.0), (8, 8, 1))
+    logits = np.full((num_images, num_classes), 2.5, np.float32)
+    save_file({"images": digits()[0][:num_images], "logits": logits}, tmp_path / "parity.safetensors")
+    found = parity(Classifier.load(tmp_path / "model.onnx"), tmp_path / "parity.safetensors", 8)
+    assert found == {"max_abs_difference": difference, "num_images": num_images}
+
+
+def test_an_opened_model_is_frozen(model_dir: Path) -> None:
+    model = OpenedModel.load(model_dir)
+    assert model.folder == model_dir
+    with pytest.raises(AttributeError):
+        model.folder = Path()  # type: ignore[misc]
 
 
 def test_a_model_folder_with_the_onnx_file_alone_is_evaluated_with_nulls(splits: Splits, tmp_path: Path) -> None:
@@ -310,6 +332,37 @@ def test_the_first_filters_and_maps_come_from_the_graph(model_dir: Path) -> None
     assert [layer.layer for layer in (conv, relu, pooled)] == ["1 convolution", "2 ReLU", "3 max pool"]
     np.testing.assert_array_equal(relu.maps, np.maximum(conv.maps, 0))
     np.testing.assert_array_equal(pooled.maps, relu.maps.reshape(8, 4, 2, 4, 2).max(axis=(2, 4)))
+
+
+def test_the_maps_that_are_drawn_are_those_of_the_first_test_image(
+    splits: Splits, model_dir: Path, out_dir: Path, tmp_path: Path
+) -> None:
+    first = splits.images[1347]
+    (tmp_path / "expected").mkdir()
+    figures.feature_maps(tmp_path / "expected", first, early_feature_maps(onnx.load(model_dir / "model.onnx"), first))
+    drawn = (out_dir / "figures/feature_maps.png").read_bytes()
+    assert drawn == (tmp_path / "expected/feature_maps.png").read_bytes()
+
+
+def test_a_patch_has_the_fill_of_the_models_transform_or_0_and_the_contact_sheet_is_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 2, (60, 8, 8, 1), np.uint8), rng.integers(0, 2, 60, np.int32)
+    splits = write_splits(tmp_path / "splits", images, labels, NAMES[:2], (20, 20))
+    (tmp_path / "splits/contact_sheet.png").write_bytes(b"sheet")
+    write_linear(tmp_path / "model.onnx", 255 * rng.normal(size=(64, 2)), np.zeros(2), (8, 8, 1))  # 1 is much
+    model, settings = OpenedModel.load(tmp_path), FAST.model_copy(update={"worst_errors": 0})
+    evaluation, found = assess(settings, splits, model)
+    evaluation["looked_at"] = evaluation["looked_at"][:1]
+    drawn = {}
+    for fill in (None, 0, 1):
+        if fill is not None:
+            (tmp_path / "transform.json").write_text(json.dumps({"fill": fill}))
+        folder = tmp_path / f"figures of {fill}"
+        draw(settings, evaluation, found["test"], splits, model, folder)
+        drawn[fill] = (folder / "looked_at.png").read_bytes()
+        assert (folder / "contact_sheet.png").read_bytes() == b"sheet"
+    assert drawn[None] == drawn[0]
+    assert drawn[1] != drawn[0]
 
 
 @pytest.mark.parametrize(
