@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gapgate.artifacts import read_json, write_json
-from gapgate.errors import StorageError, storage_errors
+from gapgate.errors import ArtifactError, StorageError, storage_errors
 
 _KEPT = 2
 """Number of packages used last that `prune` keeps: the one served, and the one to roll back to."""
@@ -119,7 +119,7 @@ class PackageCache:
 
     def followed(self, uri: str) -> dict[str, Any] | None:
         """Return the version that `follow` stored last, in any process; None if there is none or it cannot be read."""
-        with suppress(OSError, ValueError, RecursionError):
+        with suppress(OSError, ArtifactError, RecursionError):
             content = read_json(self._pointer(uri))
             return content if isinstance(content, dict) else None
         return None
@@ -135,7 +135,7 @@ class PackageCache:
         folders = set()
         # A file that cannot be read protects nothing: garbage in it must not stop every later download.
         for path in self._root.glob(f"{_POINTER}*.json"):
-            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            with suppress(OSError, ArtifactError, KeyError, TypeError, RecursionError):
                 content = read_json(path)
                 folders.add(self.folder(str(content["version"]), str(content["package_digest"])))
         return folders

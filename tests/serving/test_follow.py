@@ -47,7 +47,9 @@ def ask(server: Server) -> dict[str, object]:
 
 
 def version(server: Server) -> str:
-    return str(ask(server)["model"]["version"])  # type: ignore[index]
+    """The version that answers; empty from a worker that has loaded none yet."""
+    answer = ask(server)
+    return str(answer["model"]["version"]) if "model" in answer else ""  # type: ignore[index]
 
 
 def test_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(
