@@ -124,7 +124,10 @@ def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Ite
         # KFP's images set it as well: with it a step imports what executes a component, 0.05 s of processor time, and
         # not the compiler and the clients too, 0.65 s (kfp 2.17.0). This process has imported kfp already.
         os.environ["_KFP_RUNTIME"] = "true"
-        yield local.SubprocessRunner(use_venv=False)
+        try:
+            yield local.SubprocessRunner(use_venv=False)
+        finally:
+            del os.environ["_KFP_RUNTIME"]
         return
     from pipelines.local.docker_runner import containers
 

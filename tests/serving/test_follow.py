@@ -17,7 +17,7 @@ from tests.serving import packaged
 from tests.serving.registry_server import Publisher, RegistryServer
 from tests.waiting import wait_for
 
-SWAPS = 10
+SWAPS = 20
 PICTURE = packaged.picture(16, 16, seed=4)
 
 
@@ -52,7 +52,7 @@ def version(server: Server) -> str:
     return str(answer["model"]["version"]) if "model" in answer else ""  # type: ignore[index]
 
 
-def test_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(
+def test_twenty_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that_gave_it(
     bento: Artifact, mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     pooled = packaged.folder(tmp_path / "pooled", model=packaged.pooled_model())
@@ -81,7 +81,7 @@ def test_swaps_under_load_fail_no_request_and_each_answer_names_the_version_that
             body, content_type = form("image", PICTURE)
             asked = [http(server.url, "/v1/predict", body, content_type)]
             while not stop.is_set():
-                loads.append(run(server.url, asked, concurrency=4, seconds=1.0, on_answer=note))
+                loads.append(run(server.url, asked, concurrency=8, seconds=1.0, on_answer=note))
 
         thread = threading.Thread(target=load)
         thread.start()
