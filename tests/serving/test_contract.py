@@ -35,7 +35,7 @@ def operations(server: Server) -> Iterator[APIOperation]:
 def examine(operation: APIOperation, mode: GenerationMode, check: Callable[[Case], None]) -> bool:
     """Whether there was anything of this mode to examine."""
     asked = given(case=operation.as_strategy(generation_mode=mode))(check)
-    limits = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    limits = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     try:
         limits(asked)()
     except Unsatisfiable:
