@@ -10,9 +10,12 @@ import time
 import mlflow
 import pytest
 
-from components.execute import _send_rest
+from components.execute import _send_rest, load, make
 from components.platform.run_context import RunContext
-from gapgate.errors import TrackingError
+from gapgate import artifacts
+from gapgate.errors import DataError, TrackingError
+from gapgate.settings.sections import DataSettings, PreprocessSettings
+from gapgate.tracking import NullTracker
 
 TRAIN = """
 import json, sys
@@ -55,3 +58,25 @@ def test_what_the_last_step_of_a_pipeline_has_to_report_must_arrive(tmp_path, mo
         _send_rest(context, True, must_arrive=True)
     _send_rest(context, None, must_arrive=True)  # a later step sends it
     assert "does not answer" in capsys.readouterr().out
+
+
+def test_a_step_hashes_each_file_that_it_made_once(tmp_path, monkeypatch):
+    hashed = []
+    real = artifacts.sha256_file
+    monkeypatch.setattr(artifacts, "sha256_file", lambda path: hashed.append(path.name) or real(path))
+    dataset, _ = make("ingest", DataSettings(source="digits"), {}, tmp_path / "dataset", NullTracker())
+    assert len(hashed) == len(list(dataset.path.rglob("*"))) - 2  # all but the folder `files` and the manifest
+    assert set(hashed) >= {"dataset.json", "files.sha256", "images.npy"}
+    hashed.clear()
+    splits, summary = make("preprocess", PreprocessSettings(), {"dataset": dataset}, tmp_path / "splits", NullTracker())
+    assert sorted(hashed) == sorted(splits.manifest.files)
+    assert summary.startswith("1,")
+    assert splits == artifacts.load(tmp_path / "splits", "splits")
+
+
+def test_a_step_that_fails_leaves_no_artifact_and_none_that_is_half_made(tmp_path):
+    make("ingest", DataSettings(source="digits"), {}, tmp_path / "dataset", NullTracker())
+    inputs = load({"dataset": str(tmp_path / "dataset")})
+    with pytest.raises(DataError, match="min_class_images"):
+        make("preprocess", PreprocessSettings(min_class_images=10_000), inputs, tmp_path / "splits", NullTracker())
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]

@@ -104,6 +104,14 @@ def test_mlflow_holds_metrics_tags_and_the_report(digits_run):
     }
     facts = artifacts.read_json(workspace.one("*/artifacts/*/package/bento/package.json"))
     assert run.data.tags["package.digest"] == facts["package"]
+    drawn = {path.name for path in workspace.one("*/artifacts/*/evaluate/evaluation/figures").glob("*.png")}
+    assert len(drawn) >= 7
+    assert {item.path for item in client.list_artifacts(state["run_id"], "figures")} == {f"figures/{n}" for n in drawn}
+
+
+def test_the_checkpoints_of_a_finished_training_are_gone(digits_run):
+    workspace, _ = digits_run
+    assert not list(workspace.folder.glob(".gapgate/checkpoints/*/*"))
 
 
 def test_the_bento_answers_like_the_model_that_was_evaluated(digits_run):
