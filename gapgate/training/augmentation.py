@@ -91,21 +91,6 @@ def resample(images: Tensor, source: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def rotate(images: Tensor, generator: Generator, spec: policy.Rotate) -> Tensor:
-    """Rotate about the centre."""
-    return warp(images, generator, [spec])
-
-
-def shear(images: Tensor, generator: Generator, spec: policy.Shear) -> Tensor:
-    """Shear along the rows or the columns."""
-    return warp(images, generator, [spec])
-
-
-def scale(images: Tensor, generator: Generator, spec: policy.Scale) -> Tensor:
-    """Zoom about the centre."""
-    return warp(images, generator, [spec])
-
-
 def brightness(images: Tensor, generator: Generator, spec: policy.Brightness) -> Tensor:
     """Add a constant, clipped to 0..1."""
     change = _uniform(images, generator, -spec.max_change, spec.max_change)

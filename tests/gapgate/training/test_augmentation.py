@@ -195,7 +195,7 @@ def test_an_image_that_is_not_square_is_rotated_without_distortion():
     """The centre of mass of a dot keeps its distance from the image's centre, in pixels."""
     image = torch.zeros(1, 1, 41, 81)
     image[0, 0, 19:22, 53:56] = 1
-    turned = augmentation.rotate(image.expand(200, -1, -1, -1), seeded(), Rotate(max_degrees=60))
+    turned = augmentation.warp(image.expand(200, -1, -1, -1), seeded(), [Rotate(max_degrees=60)])
     rows, columns = torch.arange(41.0) - 20, torch.arange(81.0) - 40
     mass = turned.sum((1, 2, 3))
     y = (turned.sum((1, 3)) * rows).sum(1) / mass
@@ -210,7 +210,7 @@ def test_an_image_that_is_not_square_is_rotated_without_distortion():
 def test_scaling_zooms_within_its_limits():
     image = torch.zeros(1, 1, 64, 64)
     image[0, 0, 22:42, 22:42] = 1
-    areas = augmentation.scale(image.expand(300, -1, -1, -1), seeded(), Scale(max_change=0.5)).sum((1, 2, 3)) / 400
+    areas = augmentation.warp(image.expand(300, -1, -1, -1), seeded(), [Scale(max_change=0.5)]).sum((1, 2, 3)) / 400
     assert areas.min() >= 0.24
     assert areas.max() <= 2.27
     assert areas.max() - areas.min() > 1.5
@@ -219,7 +219,7 @@ def test_scaling_zooms_within_its_limits():
 def test_shearing_moves_rows_or_columns_and_never_both():
     image = torch.zeros(1, 1, 33, 33)
     image[0, 0, :, 16] = image[0, 0, 16, :] = 1
-    sheared = augmentation.shear(image.expand(100, -1, -1, -1), seeded(), Shear(max_degrees=30))
+    sheared = augmentation.warp(image.expand(100, -1, -1, -1), seeded(), [Shear(max_degrees=30)])
     row_kept = (sheared[:, 0, 16] - 1).abs().amax(1) < 1e-3
     column_kept = (sheared[:, 0, :, 16] - 1).abs().amax(1) < 1e-3
     assert torch.all(row_kept ^ column_kept)
