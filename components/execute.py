@@ -19,6 +19,7 @@ from components.catalog import STEPS
 from components.facts import Facts
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
+from components.platform.step_log import StepLog
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.errors import GapgateError, TrackingError
@@ -62,7 +63,9 @@ def execute(
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
     # Where the step is alone it may be a pod, whose disk is gone before a later step could upload a file.
-    spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone)
+    # For the same reason it shows in its log what the pipeline's display shows elsewhere.
+    show = StepLog(name).show if is_alone else lambda event: None
+    spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone, show=show)
     artifact = None
     with _sent(context) if is_alone else nullcontext():
         try:
@@ -87,8 +90,8 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
-        artifact, summary = make(name, section, load(inputs), output, spool)
-        spool.finished(summary)
+        artifact, facts = make(name, section, load(inputs), output, spool)
+        spool.finished(facts.summary, facts.details)
         return artifact
     except GapgateError as error:
         spool.failed(str(error), error.exit_code)
@@ -110,8 +113,8 @@ def load(inputs: Mapping[str, str]) -> dict[str, Artifact]:
 
 def make(
     name: str, settings: Section, inputs: Mapping[str, Artifact], output: Path, tracker: Tracker
-) -> tuple[Artifact, str]:
-    """Make the artifact of the step `name` at `output`; returns it with the step's summary.
+) -> tuple[Artifact, Facts]:
+    """Make the artifact of the step `name` at `output`; returns it with the step's facts.
 
     Raises:
         GapgateError: whatever the step says to the user.
@@ -134,7 +137,7 @@ def make(
     tracker.tags({f"{step.output}.digest": artifact.digest, **facts.tags})
     for file, place in facts.files.items():
         tracker.file(output / file, place)
-    return artifact, facts.summary
+    return artifact, facts
 
 
 def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:

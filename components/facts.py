@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -12,6 +12,8 @@ class Facts:
 
     summary: str
     """One line for the terminal."""
+    details: Sequence[str] = ()
+    """Lines below the summary, in the log of the step."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Tags of the MLflow run."""
     files: Mapping[str, str] = field(default_factory=dict)

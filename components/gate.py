@@ -22,9 +22,11 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     artifacts.write_json(folder / "certificate.json", certificate)
     # Here and not in evaluate, so that the report is rendered once and shows the verdict.
     artifacts.write_text(folder / "report.html", render(evaluation, inputs["evaluation"].path / "figures", certificate))
-    passed = sum(check["verdict"] == "pass" for check in certificate["checks"])
+    checks = certificate["checks"]
+    passed = sum(check["verdict"] == "pass" for check in checks)
     return Facts(
-        summary=f"{certificate['verdict']}: {passed} of {len(certificate['checks'])} checks pass",
+        summary=f"{certificate['verdict']}: {passed} of {len(checks)} checks pass",
+        details=[f"{check['verdict']:<9}  {check['name']:<17}  {check['reason']}" for check in checks],
         tags={"gate.verdict": certificate["verdict"]},
         files={"certificate.json": "gate", "report.html": "report"},
     )

@@ -53,6 +53,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     alias = decision["alias"]
     return Facts(
         summary=f"{version.name} version {version.version}, {alias or 'no alias'}: {decision['reason']}",
+        details=[f"receipt {receipt.digest}"],
         tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
         files={"receipt.json": "receipt"},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.cluster.following import watch
 from cli.cluster.options import (
     DEFAULT_CLUSTER,
     Cluster,
@@ -28,13 +30,12 @@ from cli.cluster.options import (
     namespace_of,
 )
 from cli.options import Overrides, Params, settings_of, status
-from gapgate.errors import ClusterError, SettingsError
+from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
     from pipelines.kubeflow.cluster_settings import ClusterSettings
-    from pipelines.kubeflow.follow import Outcome, Pace
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first characters.", show_default=False)]
 
@@ -58,7 +59,7 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run; the exit code is the gate's: 0 passed, 3 not.")
     ] = False,
-    poll: Annotated[float, typer.Option("--poll", min=0.01, metavar="SECONDS", help="Between two looks.")] = 5,
+    poll: Annotated[float, typer.Option("--poll", min=0.01, metavar="SECONDS", help="Between two looks.")] = 2,
     pending: Annotated[
         float, typer.Option("--pending-timeout", min=0, metavar="SECONDS", help="A step may wait so long to begin.")
     ] = 600,
@@ -82,49 +83,66 @@ def submit(
         return
     run = _start(kfp, settings, given, gpu, no_cache, name)
     if wait:
-        pace = Pace(poll_s=poll, pending_s=pending)
-        raise typer.Exit(_follow(kfp, run.run_id, settings.tracking.experiment, console, pace))
+        raise typer.Exit(watch(kfp, run.run_id, settings.tracking.experiment, Pace(poll_s=poll, pending_s=pending)))
 
 
 def runs(
     host: Host = "",
     experiment: Experiment = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest runs that are shown.")] = 20,
+    everyone: Annotated[bool, typer.Option("--all", help="Also the runs of other pipelines.")] = False,
+    followed: Annotated[
+        str,
+        typer.Option("--follow", metavar="RUN", help="Follow a run to its end, as `submit --wait` does."),
+    ] = "",
     cluster: Cluster = DEFAULT_CLUSTER,
     token: Token = "",
     cookie: Cookie = "",
 ) -> None:
     """List runs on the cluster, newest first."""
+    kfp = connected(host, token, cookie, namespace_of(cluster))
+    if followed:
+        from pipelines.kubeflow.follow import Pace
+
+        run = kfp.find_run(followed)
+        had = (run.runtime_config and run.runtime_config.parameters) or {}
+        raise typer.Exit(watch(kfp, run.run_id, str(had.get("experiment", "")), Pace()))
     from itertools import islice
 
-    kfp = connected(host, token, cookie, namespace_of(cluster))
-    from pipelines.kubeflow.run_status import seconds_of, verdict_of
-
-    table = Table(box=None, header_style="bold")
-    for heading in ("id", "name", "state", "verdict", "started", "seconds", "data"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis")
     # `Kfp.runs` is a generator: only the pages that are shown are requested.
-    for run in islice(kfp.runs(experiment), limit):
-        had = (run.runtime_config and run.runtime_config.parameters) or {}
-        seconds = seconds_of(run)
-        table.add_row(
-            run.run_id[:8],
-            escape(run.display_name or ""),
-            run.state or "",
-            verdict_of(run),
-            f"{run.created_at:%Y-%m-%d %H:%M}" if run.created_at else "",
-            f"{seconds:,.0f}" if seconds is not None else "",
-            escape(str(had.get("data_source") or had.get("data_revision") or "")[:12]),
-        )
+    table = _runs_table(islice(kfp.runs(experiment, of_others=everyone), limit))
     console = Console()
     if not console.is_terminal:  # whole lines for a pipe
         console = Console(width=160)
     console.print(table if table.row_count else "there are no runs yet; `gapgate submit` makes one")
 
 
+def _runs_table(runs: Iterable[Any]) -> Table:
+    from pipelines.kubeflow.run_status import seconds_of, state_of, verdict_of
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("id", "name", "state", "verdict", "started", "seconds", "data"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
+    for run in runs:
+        had = (run.runtime_config and run.runtime_config.parameters) or {}
+        seconds = seconds_of(run)
+        table.add_row(
+            run.run_id[:8],
+            escape(run.display_name or ""),
+            state_of(run),
+            verdict_of(run),
+            f"{run.created_at:%Y-%m-%d %H:%M}" if run.created_at else "",
+            f"{seconds:,.0f}" if seconds is not None else "",
+            escape(str(had.get("data_source") or had.get("data_revision") or "")[:12]),
+        )
+    return table
+
+
 def logs(
     run: Run,
     step: Annotated[str, typer.Argument(metavar="STEP", help="Else the one that failed, or the newest.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Also what KFP's launcher and executor write.")] = False,
+    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step ends.")] = False,
     host: Host = "",
     cluster: Cluster = DEFAULT_CLUSTER,
     token: Token = "",
@@ -136,19 +154,11 @@ def logs(
     if step and step not in STEPS:
         raise SettingsError(f"no step {step}; one of {', '.join(STEPS)}")
     kfp = connected(host, token, cookie, namespace_of(cluster))
-    from pipelines.kubeflow import run_status
+    from pipelines.kubeflow.step_logs import read_log
 
     found = kfp.find_run(run)
-    begun = run_status.steps_of(found)
-    if not begun or (step and step not in begun):
-        raise ClusterError(f"{step or 'no step'} of run {found.run_id} has begun; {kfp.run_url(found.run_id)} shows it")
-    # The dict has the order of the pipeline, so the last step that began is the newest.
-    step = step or next((name for name, one in begun.items() if one.state == "FAILED"), list(begun)[-1])
-    text = run_status.log_of(kfp, found, step)
-    if text is None:
-        by_hand = run_status.logs_command(kfp, found, step)
-        raise ClusterError(f"{kfp.host} has no log of {step} (its UI keeps them, its API does not); try {by_hand}")
-    typer.echo(text, nl=not text.endswith("\n"))
+    for text in read_log(kfp, found.run_id, step, whole=everything, is_followed=is_followed):
+        typer.echo(text, nl=False)
 
 
 def cancel(
@@ -156,11 +166,11 @@ def cancel(
 ) -> None:
     """End a run on the cluster."""
     kfp = connected(host, token, cookie, namespace_of(cluster))
-    from pipelines.kubeflow.run_status import ENDED
+    from pipelines.kubeflow.run_status import ENDED, state_of
 
     found = kfp.find_run(run)
     if found.state in ENDED:
-        Console().print(f"run {found.run_id} has ended already: {found.state}", soft_wrap=True)
+        Console().print(f"run {found.run_id} has ended already: {state_of(found)}", soft_wrap=True)
         return
     kfp.cancel(found.run_id)
     Console().print(f"run {found.run_id} is being canceled", soft_wrap=True)
@@ -229,47 +239,3 @@ def _start(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_ca
 def _data(settings: Settings) -> str:
     data = settings.data
     return data.source or f"{data.path} at {data.revision} of {data.repository}"
-
-
-def _follow(kfp: Kfp, run_id: str, experiment: str, console: Console, pace: Pace) -> int:
-    """Show a run until it ends; returns the exit code."""
-    from cli.terminal.progress import TerminalDisplay
-    from pipelines.kubeflow.follow import follow, mlflow_url
-
-    shown: list[str] = []
-
-    # The first step makes the MLflow run, so its page is looked up after each step until it is there.
-    def show_mlflow() -> None:
-        if not shown and (url := mlflow_url(experiment, run_id)):
-            shown.append(url)
-            console.print(f"MLflow     {url}")
-
-    display = TerminalDisplay(console)
-    try:
-        with display.live(run_id):
-            outcome = follow(kfp, run_id, display, pace, show_mlflow)
-    # Ctrl-C ends only the watching; the run is the cluster's.
-    except KeyboardInterrupt:
-        console.print(f"the run goes on; `gapgate cancel {run_id[:8]}` ends it")
-        raise typer.Exit(130) from None
-    show_mlflow()
-    return _conclude(outcome, console)
-
-
-def _conclude(outcome: Outcome, console: Console) -> int:
-    from pipelines.kubeflow.run_status import verdict_of
-
-    run_id = outcome.run.run_id[:8]
-    if outcome.failure:
-        if not outcome.is_shown:
-            errors = Console(stderr=True, highlight=False, soft_wrap=True)
-            errors.print(f"[red]error:[/] {outcome.failure.step}: {escape(outcome.failure.message)}")
-        known = f"the log is in `gapgate logs {run_id}`"
-        console.print(known if outcome.has_ended else f"the run still waits; `gapgate cancel {run_id}` ends it")
-        return outcome.failure.exit_code
-    verdict = verdict_of(outcome.run)
-    if verdict == "pass":
-        console.print("[green bold]gate pass[/]: registered and packaged")
-        return 0
-    console.print("[red bold]gate not passed[/]: registered without alias, not packaged")
-    return 3

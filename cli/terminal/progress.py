@@ -65,7 +65,8 @@ class TerminalDisplay:
         done, total = event["done"], event["total"]
         counted = f"{done:,}/{total:,} {event['unit']}"
         if self._running is not None:
-            self._progress.update(self._running, total=total, completed=done, counted=counted, note=event["note"])
+            note = {"note": event["note"]} if event["note"] else {}
+            self._progress.update(self._running, total=total, completed=done, counted=counted, **note)
         if self.console.is_terminal:
             return
         # Without a bar, as in a CI log, ten lines of a training are enough.

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,25 @@ KEPT = "files"
 class Spool:
     """A `gapgate.tracking.Tracker` that writes one line an event, each in a single append."""
 
-    def __init__(self, folder: Path, step: str, *, keep_files: bool = False) -> None:
-        """Open the spool in `folder` for the events of `step`. `keep_files` copies each reported file into the spool,
-        for a step whose disk ends with it, as a pod's does."""
+    def __init__(
+        self,
+        folder: Path,
+        step: str,
+        *,
+        keep_files: bool = False,
+        show: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        """Open the spool in `folder` for the events of `step`.
+
+        Args:
+            keep_files: True to copy each reported file into the spool, for a step whose disk ends with it, as a pod's.
+            show: called with each event after it is written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.step = step
         self._keep_files = keep_files
+        self._show = show
         self._file = os.open(folder / f"{step}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -58,9 +70,9 @@ class Spool:
         """Report that the step begins, or begins again."""
         self._write("started")
 
-    def finished(self, summary: str) -> None:
-        """Report that the step ended well; `summary` is one line for people."""
-        self._write("finished", summary=summary)
+    def finished(self, summary: str, details: Sequence[str] = ()) -> None:
+        """Report that the step ended well; `summary` is one line for people, `details` are more of them."""
+        self._write("finished", summary=summary, details=list(details))
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
         """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""
@@ -70,6 +82,7 @@ class Spool:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}
         # One unbuffered write in O_APPEND mode: lines of two processes never mix, and a killed step loses no event.
         os.write(self._file, (json.dumps(event) + "\n").encode())
+        self._show(event)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ class TensorBoardSpool(Spool):
             with contextlib.redirect_stdout(None):  # tensorboardX prints the name of each node
                 self._writer.add_onnx_graph(model)
 
-    def finished(self, summary: str) -> None:
+    def finished(self, summary: str, details: Sequence[str] = ()) -> None:
         self._close()
-        super().finished(summary)
+        super().finished(summary, details)
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
         self._close()

@@ -139,7 +139,7 @@ def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int,
     epochs = learner.settings.epochs
     steps = batches.num_batches(len(train_data), learner.settings.batch_size)
     first_step = (epoch - 1) * steps
-    report = _Throttled(lambda done: tracker.progress(first_step + done, epochs * steps, "batches", f"epoch {epoch}"))
+    report = _Throttled(lambda done: tracker.progress(first_step + done, epochs * steps, "batches"))
     started = time.perf_counter()
     train_loss, train_accuracy = train_epoch(learner, train_data, epoch, report)
     train_s = time.perf_counter() - started

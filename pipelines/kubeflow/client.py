@@ -6,6 +6,7 @@ open whether it was created, the object is looked up first.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,9 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gapgate.errors import ClusterError
-from pipelines.kubeflow.connection import Access, asking, connect, from_ui, make_once
+from pipelines.kubeflow import kubernetes_api
+from pipelines.kubeflow.connection import Access, asking, connect, get, make_once
+from pipelines.kubeflow.workflow import Node, Step, nodes_of
 
 PIPELINE = "gapgate-training"
 _PAGE = 100
@@ -104,8 +108,8 @@ class Kfp:
             raise ClusterError(f"{len(found)} runs begin with {prefix}; give more of its characters")
         return self.run(found[0])
 
-    def runs(self, experiment: str = "") -> Iterator[Any]:
-        """Runs, newest first.
+    def runs(self, experiment: str = "", *, of_others: bool = False) -> Iterator[Any]:
+        """Runs of our pipeline, newest first; `of_others` includes those of other pipelines.
 
         Raises:
             ClusterError: there is no such experiment.
@@ -117,7 +121,14 @@ class Kfp:
             if known is None:
                 raise ClusterError(f"there is no experiment {experiment} on {self.host}; `gapgate submit` makes it")
             where = {"experiment_id": known.experiment_id}
-        yield from self._pages(self._client.list_runs, "runs", sort_by="created_at desc", **where)
+        found = self._pages(self._client.list_runs, "runs", sort_by="created_at desc", **where)
+        if of_others:
+            yield from found
+        elif ours := self._pipeline():
+            for run in found:
+                # A run may also be of a pipeline file, and then has no reference.
+                if (used := run.pipeline_version_reference) and used.pipeline_id == ours.pipeline_id:
+                    yield run
 
     def cancel(self, run_id: str) -> None:
         """Ask KFP to terminate a run."""
@@ -156,29 +167,36 @@ class Kfp:
         with asking(self.host):
             self._client.delete_recurring_run(recurring_run_id)
 
-    def spec(self, run: Any) -> dict[str, Any]:
-        """The compiled pipeline of a run as KFP keeps it, with `pipeline_spec` and `platform_spec`."""
-        # A run from an uploaded version holds a reference; only a run without one holds the spec itself.
-        used = run.pipeline_version_reference
-        if used is None:
-            return run.pipeline_spec or {}
+    def nodes(self, run_id: str) -> list[Node]:
+        """The nodes of a run's workflow; empty before the workflow controller has taken the run up."""
+        # The v1beta1 view, which KFP's own UI reads too: the v2beta1 tasks have neither paths nor messages.
         with asking(self.host):
-            return self._client.get_pipeline_version(used.pipeline_id, used.pipeline_version_id).pipeline_spec or {}
-
-    def pod(self, name: str) -> dict[str, Any]:
-        """Kubernetes' record of a pod, from KFP's UI; empty if there is no UI or no such pod."""
-        text = from_ui(self._client, "/k8s/pod", {"podname": name, "podnamespace": self.pod_namespace})
+            text = get(self._client, f"/apis/v1beta1/runs/{quote(run_id)}")
         try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+            return nodes_of(json.loads(text or "{}")["pipeline_runtime"]["workflow_manifest"])
+        except (ValueError, KeyError, TypeError):
+            return []
 
-    def pod_log(self, name: str, run: Any) -> str | None:
-        """A pod's log from KFP's UI, since the API has none; None if there is no UI or no such pod."""
-        created = run.created_at.date().isoformat() if run.created_at else ""
-        query = {"podname": name, "runid": run.run_id, "podnamespace": self.pod_namespace, "createdat": created}
-        return from_ui(self._client, "/k8s/pod/logs", query)
+    def log(self, run_id: str, step: Step) -> str | None:
+        """The log of a step's last try that has one, from KFP's API, its UI or Kubernetes; None if none has it."""
+        return next((log for pod in step.pods if (log := self._pod_log(run_id, pod)) is not None), None)
+
+    def _pod_log(self, run_id: str, pod: str) -> str | None:
+        api = f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log"
+        with contextlib.suppress(ClusterError), asking(self.host):
+            if (text := get(self._client, api)) is not None:
+                return text
+        # The UI also finds the log of a pod that is gone, where Argo archives logs.
+        query = {"podname": pod, "runid": run_id, "podnamespace": self.pod_namespace}
+        with contextlib.suppress(ClusterError), asking(self.host):
+            if (text := get(self._client, "/k8s/pod/logs", query, of_ui=True)) is not None:
+                return text
+        return kubernetes_api.pod_log(self.pod_namespace, pod)
+
+    def logs_command(self, run_id: str, step: str) -> str:
+        """Command that prints a step's log without KFP, by the labels of its pod."""
+        labels = f"pipeline/runid={run_id},gapgate/step={step}"
+        return f"`kubectl -n {self.pod_namespace} logs -l {labels} -c main --tail=-1`"
 
     def _body(self, version: Version, submission: Submission) -> dict[str, Any]:
         """Fields that a run and a schedule have in common; a new experiment is made first."""

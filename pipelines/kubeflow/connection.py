@@ -132,23 +132,26 @@ def connect(access: Access) -> tuple[Client, bool]:
             raise
 
 
-def from_ui(client: Client, path: str, query: dict[str, str]) -> str | None:
-    """Answer of KFP's UI to a GET request that its API lacks; None if there is no UI or it has no answer."""
+def get(client: Client, path: str, query: dict[str, str] | None = None, *, of_ui: bool = False) -> str | None:
+    """Answer to a GET request that the API's client has no method for; None if there is no such page.
+
+    Raises:
+        ApiException: the server refuses it.
+    """
     api = client._healthz_api.api_client
-    # The credentials that the API's client sends; its own calls do not know the UI's paths.
     headers = dict(api.default_headers) | ({"Cookie": api.cookie} if api.cookie else {})
     api.update_params_for_auth(headers, None, ["Bearer"])
     # The UI forwards the API's paths, so outside the cluster both have one address.
-    url = os.environ.get("KF_PIPELINES_UI_ENDPOINT", api.configuration.host).rstrip("/") + path
-    pool = api.rest_client.pool_manager
-    try:
-        answer = pool.request(
-            "GET", url, fields=query, headers=headers, retries=False, timeout=urllib3.Timeout(*TIMEOUT_S)
-        )
-    except urllib3.exceptions.HTTPError:
+    base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") if of_ui else None
+    url = (base or api.configuration.host).rstrip("/") + path
+    answer = api.rest_client.pool_manager.request(
+        "GET", url, fields=query, headers=headers, timeout=urllib3.Timeout(*TIMEOUT_S)
+    )
+    # KFP's API says 500 of a pod without a log, and its UI answers unknown paths with its own page.
+    if answer.status in (404, 500) or "text/html" in answer.headers.get("content-type", ""):
         return None
-    if answer.status != 200 or "text/html" in answer.headers.get("content-type", ""):
-        return None
+    if answer.status != 200:
+        raise ApiException(status=answer.status, reason=answer.reason)
     return str(answer.data.decode(errors="replace"))
 
 

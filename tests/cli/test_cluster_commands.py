@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, only, serve_pods
+from pipelines.kubeflow import step_logs
+from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, only, serve_log
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -117,24 +118,53 @@ def test_runs_are_listed_with_state_and_verdict(call, server):
     assert len(call("runs", "--experiment", "gapgate")[1].splitlines()) == 4
 
 
-def test_logs_come_from_the_ui_and_without_it_kubectl_is_named(call, server):
+def test_a_log_is_that_of_the_step_and_without_one_kubectl_is_named(call, server):
     server.plan = {"train": "FAILED"}
-    serve_pods(server, "train", "epoch 1\nepoch 2\n", server.logs)
+    serve_log(server, "train", "I1126 08:32:59.293000      16 cache.go:89] Connecting\nepoch 1\nepoch 2\n")
     call("submit", *WAIT)
     run = only(server.runs)["run_id"]
     assert call("logs", run[:6])[1] == "epoch 1\nepoch 2\n"
     assert call("logs", run, "train")[1] == "epoch 1\nepoch 2\n"
+    assert call("logs", run, "train", "--all")[1].startswith("I1126")
     assert "package of run" in call("logs", run, "package")[2]
-    server.has_ui = False
+    server.has_logs = False
     code, _, err = call("logs", run[:6])
     assert code == 2
     assert f"logs -l pipeline/runid={run},gapgate/step=train" in err
 
 
+def test_a_log_is_followed_until_its_step_ends(call, server, monkeypatch):
+    monkeypatch.setattr(step_logs, "_POLL_S", 0.01)
+    server.plan = {"ingest": "PENDING"}
+    call("submit", *DIGITS)
+    run = only(server.runs)["run_id"]
+    workflow = server.workflows[run]
+    wait_for(lambda: workflow.advance() or workflow.nodes)
+    pod, looks = workflow.pod("ingest"), []
+
+    def grow():
+        looks.append(1)
+        server.logs[pod] = "".join(f"line {number}\n" for number in range(len(looks))) + "half"
+        if len(looks) == 4:
+            workflow.plan = {}
+        type(workflow).advance(workflow)
+
+    workflow.advance = grow
+    out = call("logs", run, "ingest", "--follow")[1]
+    assert out.splitlines()[:4] == ["line 0", "line 1", "line 2", "line 3"]
+    assert out.count("line 0") == 1
+    assert out.endswith("half")
+
+
 def test_a_later_try_has_the_log(call, server):
     call("submit", *WAIT)
     run = only(server.runs)["run_id"]
-    server.logs |= {server.workflows[run].pod("package", attempt): f"try {attempt}" for attempt in (0, 1)}
+    workflow = server.workflows[run]
+    first = next(node for node in workflow.nodes.values() if node["name"].endswith(".package(0).executor(0)"))
+    path = first["name"].replace("executor(0)", "executor(1)")
+    advance = workflow.advance
+    workflow.advance = lambda: (advance(), workflow._node(path, first["templateName"], "Pod", "Succeeded", 7, 8))
+    server.logs |= {workflow.pod("package", attempt): f"try {attempt}\n" for attempt in (0, 1)}
     assert call("logs", run[:6], "package")[1] == "try 1\n"
 
 

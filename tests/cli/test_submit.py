@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipelines.kubeflow import connection, follow
-from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_pods
+from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_log
 from tests.serving.registry_server import RegistryServer
 from tests.waiting import wait_for
 
@@ -60,52 +60,35 @@ def test_the_exit_code_of_wait_is_the_verdict(call, server, plan, code, last):
     assert ("gate not passed" in out) == (code == 3)
 
 
-def container(**state):
-    return {"status": {"containerStatuses": [{"name": "main", "state": state}]}}
-
-
-UNSCHEDULABLE = {
-    "status": {
-        "conditions": [
-            {
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpuu.",
-            }
-        ]
-    }
-}
-
-
 @pytest.mark.parametrize(
-    ("pod", "code", "said"),
+    ("message", "code", "said"),
     [
-        (container(terminated={"reason": "OOMKilled", "exitCode": 137}), 1, "raise steps.train.memory_limit"),
-        ({"status": {"reason": "DeadlineExceeded"}}, 1, "raise steps.train.timeout_s"),
-        (container(waiting={"reason": "ErrImagePull", "message": "not found"}), 2, "check `images`"),
+        ("OOMKilled (exit code 137)", 1, "raise steps.train.memory_limit"),
+        ("Pod was active on the node longer than the specified deadline", 1, "raise steps.train.timeout_s"),
+        ("ErrImagePull: not found", 2, "check `images`"),
     ],
 )
-def test_a_failed_step_says_what_to_do(call, server, pod, code, said):
-    server.plan = {"train": "FAILED"}
-    serve_pods(server, "train", pod, server.pods)
+def test_a_failed_step_says_what_to_do(call, server, message, code, said):
+    server.plan, server.messages = {"train": "FAILED"}, {"train": message}
     found, out, err = call("submit", *WAIT)
     assert (found, err) == (code, "")
     assert any(line.startswith("✗ train") and said in line for line in out.splitlines())
 
 
 @pytest.mark.parametrize(
-    ("pod", "code", "said"),
+    ("message", "code", "said"),
     [
-        (container(waiting={"reason": "ImagePullBackOff", "message": "gapgate/train:9"}), 2, "gapgate/train:9"),
-        (container(waiting={"reason": "CreateContainerConfigError"}), 2, "kubectl -n kubeflow create secret"),
-        (UNSCHEDULABLE, 2, "check --gpu KIND=COUNT"),
-        ({"status": {}}, 1, "get pods,events"),
+        ("ImagePullBackOff: gapgate/train:9", 2, "gapgate/train:9"),
+        ('CreateContainerConfigError: secret "s3" not found', 2, "kubectl -n kubeflow create secret generic s3"),
+        ("CreateContainerConfigError: couldn't find key KEY in Secret kubeflow/s3", 2, "has no key KEY"),
+        ("Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpuu.", 2, "check --gpu KIND=COUNT"),
+        ("Unschedulable: 0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", 1, "its volume"),
+        ('Unschedulable: persistentvolumeclaim "gapgate-workspace" not found.', 2, "the claim gapgate-workspace is"),
+        (None, 1, "get pods,events"),
     ],
 )
-def test_a_step_that_does_not_begin_ends_the_wait(call, server, pod, code, said):
-    server.plan = {"train": "PENDING"}
-    serve_pods(server, "train", pod, server.pods)
+def test_a_step_that_does_not_begin_ends_the_wait(call, server, message, code, said):
+    server.plan, server.messages = {"train": "PENDING"}, {"train": message}
     found, out, err = call("submit", *WAIT, "--pending-timeout", "0.1")
     assert found == code
     assert err.startswith("error: train: has been waiting")
@@ -117,6 +100,7 @@ def test_a_step_that_does_not_begin_ends_the_wait(call, server, pod, code, said)
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
+        ("gapgate: train: error (exit code 2): no class has 2 images", 2, "no class has 2 images"),
         ("gapgate.errors.DataError: no class has 2 images", 2, "no class has 2 images"),
         ("gapgate.errors.TrackingError: http://mlflow does not answer", 4, "does not answer"),
         ("RuntimeError: CUDA error", 1, "RuntimeError: CUDA error"),
@@ -125,7 +109,7 @@ def test_a_step_that_does_not_begin_ends_the_wait(call, server, pod, code, said)
 def test_what_the_step_said_itself_is_the_reason(call, server, line, code, said):
     server.plan = {"train": "FAILED"}
     log = f"Traceback (most recent call last):\n  File x\n{line}\nF1121 main.go:54] failed: exit status 1\n"
-    serve_pods(server, "train", log, server.logs)
+    serve_log(server, "train", log)
     found, out, _ = call("submit", *WAIT)
     assert found == code
     assert any(row.startswith("✗ train") and row.endswith(said) for row in out.splitlines())
@@ -133,8 +117,6 @@ def test_what_the_step_said_itself_is_the_reason(call, server, line, code, said)
 
 def test_a_failure_without_a_reason_names_the_command_that_shows_the_log(call, server):
     server.plan = {"train": "FAILED"}
-    server.has_ui = False
-    server.faults["get_pipeline_version"] = [404] * 9
     code, out, _ = call("submit", *WAIT)
     assert code == 1
     assert f"kubectl -n kubeflow logs -l pipeline/runid={only(server.runs)['run_id']},gapgate/step=train" in out
@@ -220,11 +202,12 @@ def test_a_run_that_somebody_cancels_ends_the_wait_with_1(call, server):
 
     def cancel():
         wait_for(lambda: server.calls.count("get_run") > 6)
-        only(server.workflows).cancel()
+        server.terminate_run({}, None, only(server.runs)["run_id"])
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    code, _, err = call("submit", *WAIT)
+    code, out, err = call("submit", *WAIT)
     thread.join()
     assert code == 1
+    assert "✗ train" in out
     assert "CANCELED" in err

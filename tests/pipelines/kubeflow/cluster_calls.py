@@ -31,13 +31,13 @@ def commit(root, text=None):
     return git(root, "rev-parse", "HEAD")
 
 
-def serve_pods(server, step, content, kept):
-    """Give every run to come a pod, or a log, of a step."""
+def serve_log(server, step, text):
+    """Give every run to come a log of a step."""
     create = server.create_run
 
     def create_run(query, body):
         run = create(query, body)
-        kept[server.workflows[run["run_id"]].pod(step)] = content
+        server.logs[server.workflows[run["run_id"]].pod(step)] = text
         return run
 
     server.create_run = create_run

@@ -1,16 +1,18 @@
-"""A server that speaks Kubeflow Pipelines' v2beta1 REST API, and the pages of its UI for pods.
+"""A server that speaks Kubeflow Pipelines' v2beta1 REST API, and of its older APIs the view of a run and the logs.
 
 Every request is held to the published models, and so is every answer. Runs get on by one step with each look at them,
-in the shape that KFP 2.16 gives them: nodes of Argo's workflow as tasks, without messages or pods.
+in the shapes that KFP 2.17 gave when `recorded/` was made.
 """
 
 import email
 import json
+import re
 import threading
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
@@ -21,6 +23,7 @@ from tests.pipelines.kubeflow.kfp_api import RefusedError, check, predicates, ro
 from tests.pipelines.kubeflow.kfp_workflow import Workflow
 
 ROUTES = routes()
+RECORDED = Path(__file__).parent / "recorded"
 _TYPES = {"STRING": str, "NUMBER_INTEGER": int, "BOOLEAN": bool}
 
 
@@ -29,16 +32,18 @@ class KfpServer:
 
     def __init__(self):
         self.experiments, self.pipelines, self.versions, self.runs, self.schedules = {}, {}, {}, {}, {}
-        self.workflows, self.pods, self.logs = {}, {}, {}
+        self.workflows, self.recorded, self.logs = {}, {}, {}
         self.calls = []
         """Names of the API's methods that were called and not kept from working, in order."""
         self.faults = {}
         """Method → what befalls its next calls: a status, "drop" (before it works), "lose" (the answer), or seconds."""
         self.plan = {}
-        """Step → how it ends in the runs to come; `gate: fail` passes by `package`, PENDING waits."""
+        """Step → how it ends in runs to come; `gate: fail` passes by `package`, PENDING waits, CACHED has no pod."""
+        self.messages = {}
+        """Step → Argo's message on its pod in those runs."""
         self.token = self.cookie = ""
         self.has_many_users = False
-        self.has_ui = True
+        self.has_logs = True
         self.page_limit = 100
         self.is_web_page = False
         self.lock = threading.Lock()
@@ -85,19 +90,34 @@ class KfpServer:
         run = self._add(self.runs, "run_id", body | {"state": "PENDING", "storage_state": "AVAILABLE"})
         reference = run["pipeline_version_reference"]
         spec = self.versions[reference["pipeline_version_id"]]["pipeline_spec"]
-        self.workflows[run["run_id"]] = Workflow(run, dict(self.plan), spec)
+        self.workflows[run["run_id"]] = Workflow(run, dict(self.plan), dict(self.messages), spec)
         return run
 
     def get_run(self, query, body, run_id):
         run = self._get(self.runs, run_id)
-        self.workflows[run_id].advance()
+        if run_id in self.workflows:  # a recorded run stays as it is
+            self.workflows[run_id].advance()
         return run
+
+    def record(self, name):
+        """Add a run that a real KFP has shown; returns its id."""
+        content = json.loads((RECORDED / f"{name}.json").read_text())
+        run = content["v2beta1"]
+        workflow = content["v1beta1"]["pipeline_runtime"]["workflow_manifest"]
+        content["v1beta1"]["pipeline_runtime"]["workflow_manifest"] = json.dumps(workflow)
+        self.recorded[run["run_id"]] = content["v1beta1"]
+        self.runs[run["run_id"]] = run
+        for node in workflow["status"]["nodes"].values():
+            if content["log"] and node["type"] == "Pod" and ".ingest(0).executor(" in node["name"]:
+                pod = f"{workflow['metadata']['name']}-{node['templateName']}-{node['id'].rpartition('-')[2]}"
+                self.logs[pod] = content["log"]
+        return run["run_id"]
 
     def list_runs(self, query, body):
         return self._page("runs", self.runs, query)
 
     def terminate_run(self, query, body, run_id):
-        self._get(self.runs, run_id)["state"] = "CANCELING"
+        self._get(self.runs, run_id)
         self.workflows[run_id].cancel()
         return {}
 
@@ -216,8 +236,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._admit()
             if self.state.is_web_page:
                 return self._send(200, "<html>Sign in</html>", "text/html")
-            if parts.path.startswith("/k8s/pod"):
-                return self._pod(parts.path, query)
+            if match := re.fullmatch("/apis/v1beta1/runs/([^/]+)", parts.path):
+                return self._send(200, json.dumps(self._view(match[1])))
+            if match := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", parts.path):
+                return self._log(match[1])
+            if parts.path == "/k8s/pod/logs":
+                return self._log(query["podname"])
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
         except RefusedError as refusal:
             answer = {"error": str(refusal), "code": 3, "message": str(refusal), "details": []}
@@ -270,16 +294,15 @@ class _Handler(BaseHTTPRequestHandler):
         assert part.get_param("name", header="content-disposition") == "uploadfile"
         return part.get_payload(decode=True).decode()
 
-    def _pod(self, path, query):
-        known = self.state.logs if path.endswith("/logs") else self.state.pods
-        if not self.state.has_ui:
-            raise RefusedError(404, "no UI")
-        if not query.get("podname") or not query.get("podnamespace"):
-            raise RefusedError(422, "podname and podnamespace are required")
-        if query["podname"] not in known:
+    def _view(self, run_id):
+        self._befall("view")
+        self.state._get(self.state.runs, run_id)
+        return self.state.recorded.get(run_id) or self.state.workflows[run_id].view()
+
+    def _log(self, pod):
+        if not self.state.has_logs or pod not in self.state.logs:
             raise RefusedError(500, "Could not get pod")
-        found = known[query["podname"]]
-        self._send(200, found if isinstance(found, str) else json.dumps(found), "text/plain")
+        self._send(200, self.state.logs[pod], "text/plain")
 
     def _send(self, status, text, kind="application/json"):
         self.send_response(status)

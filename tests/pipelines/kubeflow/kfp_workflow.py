@@ -1,5 +1,9 @@
-"""A run as KFP shows it while Argo works on it."""
+"""A run as KFP 2.17 shows it while Argo works on it, in the shapes of `recorded/`.
 
+The nodes of the workflow are made here as Argo makes them, and both views of the run from those, as KFP does.
+"""
+
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -8,84 +12,145 @@ from components.catalog import STEPS
 NEVER = "1970-01-01T00:00:00Z"
 _SECONDS = 7
 """How long each step takes, by the server's clock."""
+_STATES = {
+    "Pending": "PENDING",
+    "Running": "RUNNING",
+    "Succeeded": "SUCCEEDED",
+    "Failed": "FAILED",
+    "Error": "FAILED",
+    "Skipped": "SKIPPED",
+}
 
 
 class Workflow:
-    """One run's workflow; it is told to advance, and writes states and tasks into the run."""
+    """One run's workflow; it is told to advance, and writes state and tasks into the run."""
 
-    def __init__(self, run, plan, spec):
-        self.run, self.plan, self.spec = run, plan, spec
+    def __init__(self, run, plan, messages, spec):
+        self.run, self.plan, self.messages, self.spec = run, plan, messages, spec
         self.name = f"gapgate-training-{run['run_id'][:5]}"
+        self.nodes = {}
         self.is_canceled = False
         self._done = 0
         self._began = datetime.now(UTC).replace(microsecond=0)
         self._names = [name for name in STEPS if name != "package" or plan.get("gate") != "fail"]
+        run["state_history"] = [{"state": "PENDING"}]
 
     def cancel(self):
         self.is_canceled = True
+        self.run["state"] = "CANCELING"
+        self.run["state_history"].append({"state": "CANCELING"})
 
     def advance(self):
         """One more step has ended, unless it waits or has failed."""
         ends = [self.plan.get(name, "SUCCEEDED") for name in self._names[: self._done]]
-        states = ["SUCCEEDED" if end == "fail" else end for end in ends]
+        states = ["SUCCEEDED" if end in ("fail", "CACHED") else end for end in ends]
+        if self.is_canceled:
+            states = ["FAILED" if state == "PENDING" else state for state in states]
         is_stopped = "FAILED" in states or "PENDING" in states
         self.run["state"] = "RUNNING" if self._done else "PENDING"
-        if self.is_canceled:
-            self.run["state"] = "CANCELED"
-        elif "FAILED" in states:
+        if self.is_canceled or "FAILED" in states:
             self.run["state"] = "FAILED"
         elif len(states) == len(self._names) and not is_stopped:
             self.run["state"] = "SUCCEEDED"
-        if self.run["state"] in ("FAILED", "SUCCEEDED", "CANCELED"):
+        if self.run["state"] in ("FAILED", "SUCCEEDED"):
             self.run["finished_at"] = self._time(len(states))
         elif not is_stopped:
             self._done += 1
-        self.run["run_details"] = {"task_details": list(self._tasks(states))}
+        self.nodes = {}
+        self._grow(states)
+        self.run["run_details"] = {"task_details": [self._task(node) for node in self.nodes.values()]}
+        if states:  # an executed step with caching on adds an entry of which only the execution is known
+            self.run["run_details"]["task_details"].insert(0, {"run_id": self.run["run_id"], "execution_id": "30"})
+
+    def view(self):
+        """The run of the v1beta1 API."""
+        manifest = {"metadata": {"name": self.name}, "status": {"phase": self.run["state"].title()}}
+        if self.nodes:
+            manifest["status"]["nodes"] = self.nodes
+        return {"run": {"id": self.run["run_id"]}, "pipeline_runtime": {"workflow_manifest": json.dumps(manifest)}}
 
     def pod(self, step, attempt=0):
-        """The name of a step's pod, as Argo makes it; `fnv` is held to a recorded run by a test."""
-        from pipelines.kubeflow.run_status import fnv1a
+        """The name of the pod of a step's try."""
+        inner = "(0).".join((self.name, "root", *(("condition-1",) if step == "package" else ()), step, "executor"))
+        return f"{self.name}-{self._template(step)}-{self._hash(f'{inner}({attempt})')}"
 
-        path = "root.condition-1.package" if step == "package" else f"root.{step}"
+    def _template(self, step):
         labels = len(self._executor(step)["podMetadata"]["labels"])
-        node = f"{self.name}.{path}.executor({attempt})"
-        return f"{self.name}-metadata-0-{labels}-retry-system-container-impl-{fnv1a(node)}"
+        return f"metadata-0-{labels}-retry-system-container-impl"
 
     def _executor(self, step):
         kubernetes = self.spec["platform_spec"]["platforms"]["kubernetes"]
         return kubernetes["deploymentSpec"]["executors"][f"exec-{step}"]
 
-    def _tasks(self, states):
+    def _grow(self, states):
+        """Make the nodes of steps in these states, each of them twice."""
         if not states:
             return
-        is_ended = "finished_at" in self.run
-        yield self._task(self.name, self.run["state"], 0, len(states) if is_ended else None, f"{self.name}-1")
-        yield self._task("root-driver", "SUCCEEDED", 0, 0, f"{self.name}-2")
-        yield self._task("root", "RUNNING", 0, None, f"{self.name}-3")
+        phase = self.run["state"].title()
+        end = len(states) if "finished_at" in self.run else None
+        root = self._twice("", self.name, "entrypoint", "DAG", phase, 0, end)
+        self._twice(root, "root-driver", "system-dag-driver", "Pod", "Succeeded", 0, 0)
+        root = self._twice(root, "root", "root", "DAG", phase, 0, end)
         for place, (step, state) in enumerate(zip(self._names, states, strict=False)):
-            shown = "RUNNING" if state == "PENDING" else state
-            end = None if state == "PENDING" else place + 1
-            yield self._task(f"{step}-driver", "SUCCEEDED", place, place, f"{self.name}-4")
-            yield self._task(step, shown, place, end, f"{self.name}-5")
-            yield self._task("executor", shown, place, end, f"{self.name}-6")
-            yield self._task("executor(0)", state, place, end)
+            parent = root
+            if step == "package":
+                self._twice(root, "condition-1-driver", "system-dag-driver", "Pod", "Succeeded", place, place)
+                parent = self._twice(root, "condition-1", "comp-condition-1", "DAG", state.title(), place, place + 1)
+            self._twice(parent, f"{step}-driver", "system-container-driver", "Pod", "Succeeded", place, place)
+            shown, ended = ("Running", None) if state == "PENDING" else (state.title(), place + 1)
+            inner = self._twice(parent, step, "executor", "DAG", shown, place, ended)
+            if self.plan.get(step) == "CACHED":
+                when = "when 'true != true' evaluated false"
+                self._node(f"{inner}.executor", self._template(step), "Skipped", "Skipped", place, place, when)
+                continue
+            self._node(f"{inner}.executor", self._template(step), "Retry", shown, place, ended)
+            pod = "Pending" if state == "PENDING" else shown
+            said = self.messages.get(step, "main: Error (exit code 1)" if state == "FAILED" else None)
+            self._node(f"{inner}.executor(0)", self._template(step), "Pod", pod, place, ended, said)
+        omitted = "omitted: depends condition not met"
         for step in self._names[len(states) :] if self.run["state"] == "FAILED" else ():
-            yield self._task(step, None, len(states), len(states))  # omitted: KFP gives no state
+            for name in (f"{step}-driver", step):
+                self._node(f"{root}.{name}", "executor", "Skipped", "Omitted", len(states), len(states), omitted)
         if self.run["state"] == "SUCCEEDED" and self.plan.get("gate") == "fail":
-            yield self._task("condition-1", "SKIPPED", len(states), len(states))
+            when = "when 'false != false' evaluated false"
+            self._node(f"{root}.condition-1", "comp-condition-1", "Skipped", "Skipped", end, end, when)
 
-    def _task(self, name, state, start, end, child=None):
+    def _twice(self, parent, name, template, kind, phase, start, end):
+        """A node, and its first try, whose path is returned."""
+        path = f"{parent}.{name}" if parent else name
+        self._node(path, template, "Retry", phase, start, end)
+        self._node(f"{path}(0)", template, kind, phase, start, end)
+        return f"{path}(0)"
+
+    def _node(self, path, template, kind, phase, start, end, message=None):
+        identity = self.name if path == self.name else f"{self.name}-{self._hash(path)}"
+        self.nodes[identity] = {
+            "id": identity,
+            "name": path,
+            "displayName": path.rpartition(".")[2],
+            "type": kind,
+            "templateName": template,
+            "phase": phase,
+            "message": message,
+            "startedAt": self._time(start),
+            "finishedAt": None if end is None else self._time(end),
+        }
+
+    def _hash(self, path):
+        return sum(path.encode()) * 7919 + len(path)  # Argo's is FNV-1a; nothing may count on it
+
+    def _task(self, node):
         task = {
             "run_id": self.run["run_id"],
             "task_id": str(uuid4()),
-            "display_name": name,
+            "display_name": node["displayName"],
             "create_time": self._time(0),
-            "start_time": self._time(start),
-            "end_time": NEVER if end is None else self._time(end),
+            "start_time": node["startedAt"],
+            "end_time": node["finishedAt"] or NEVER,
         }
-        if state:
-            task["state"] = state
-        return task | ({"child_tasks": [{"pod_name": child}]} if child else {})
+        if node["phase"] != "Omitted":
+            task["state"] = _STATES[node["phase"]]
+        return task
 
     def _time(self, place):
         return (self._began + timedelta(seconds=_SECONDS * place)).isoformat()

@@ -8,11 +8,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import kfp_server_api
 import pytest
 
 from gapgate.errors import ClusterAwayError, ClusterError, SettingsError
-from pipelines.kubeflow import connection, run_status
+from pipelines.kubeflow import connection
 from pipelines.kubeflow.client import Kfp, Submission
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
@@ -235,53 +234,3 @@ def test_only_a_server_for_many_users_is_asked_by_namespace(server, package, tmp
     assert [one.run_id for one in shared.runs()] == [run]
     assert [one["namespace"] for one in server.experiments.values()] == ["", "team"]
     assert (kfp.pod_namespace, shared.pod_namespace) == ("kubeflow", "team")
-
-
-def test_pods_are_named_as_argo_names_them():
-    # Of a run on KFP 2.16: pod general-cpu-rnggt-retry-system-container-impl-1467617326, node-name as hashed here.
-    assert run_status.fnv1a("general-cpu-rnggt.root.workspace-name.executor(0)") == 1467617326
-    assert run_status.fnv1a("general-cpu-rnggt.root.workspace-name.executor") == 807657059
-    assert run_status.fnv1a("general-cpu-rnggt.root-driver") == 3519902132
-
-
-def recorded(state, *tasks):
-    """A run in the JSON of KFP 2.16, through the client's own reader."""
-    details = [
-        {"display_name": name, "start_time": "2026-10-05T08:11:22Z", "end_time": end}
-        | ({"state": word} if word else {})
-        for name, word, end in tasks
-    ]
-    run = {"run_id": "1", "state": state, "run_details": {"task_details": details}}
-    answer = type("Answer", (), {"data": json.dumps(run)})
-    return kfp_server_api.ApiClient().deserialize(answer, "V2beta1Run")
-
-
-NEVER, END = "1970-01-01T00:00:00Z", "2026-10-05T08:11:32Z"
-
-
-def test_a_step_has_begun_and_ended_as_the_server_says():
-    run = recorded("RUNNING", ("ingest", "SUCCEEDED", END), ("preprocess", "RUNNING", NEVER), ("augment", None, NEVER))
-    steps = run_status.steps_of(run)
-    assert list(steps) == ["ingest", "preprocess"]
-    assert (steps["ingest"].ended - steps["ingest"].started).total_seconds() == 10
-    assert steps["preprocess"].ended is None
-
-
-def test_a_driver_that_failed_is_its_step_that_failed():
-    run = recorded("FAILED", ("train-driver", "FAILED", END), ("train", None, END))
-    assert run_status.steps_of(run)["train"].state == "FAILED"
-
-
-@pytest.mark.parametrize(
-    ("run", "verdict"),
-    [
-        (recorded("SUCCEEDED", ("register", "SUCCEEDED", END), ("package", "SUCCEEDED", END)), "pass"),
-        (recorded("SUCCEEDED", ("register", "SUCCEEDED", END), ("condition-1", "SKIPPED", END)), "not passed"),
-        (recorded("SUCCEEDED", ("register", "SUCCEEDED", END), ("package", "SKIPPED", END)), "not passed"),
-        (recorded("FAILED", ("package", "FAILED", END)), ""),
-        (recorded("RUNNING", ("package", "SUCCEEDED", END)), ""),
-        (recorded("SUCCEEDED"), ""),
-    ],
-)
-def test_the_verdict_is_pass_only_where_package_ran_in_a_run_that_ended_well(run, verdict):
-    assert run_status.verdict_of(run) == verdict

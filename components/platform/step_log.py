@@ -1,0 +1,93 @@
+"""The log of a step that runs alone, as in a pod: lines that begin with `gapgate:`, for people and `gapgate submit`.
+
+gapgate: train: epoch 3/20, val 93.1 %; 1 min 20 s left
+gapgate: train: done in 94.2 s: 20 epochs, 12,345 parameters, val accuracy 97.2%
+gapgate: gate:   pass  max_gap_points  the gap is 1.20 points
+gapgate: train: error (exit code 2): batch_size 4096 is larger than the 1,203 training images
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.platform.spool import Event
+
+PREFIX = "gapgate:"
+_EVERY_S = 10.0
+_DONE = re.compile(rf"^{PREFIX} \w+: done in [\d,.]+ s: (.*)$", re.MULTILINE)
+_DETAIL = re.compile(rf"^{PREFIX} \w+:  (.+)$", re.MULTILINE)
+_ERROR = re.compile(rf"^{PREFIX} \w+: error \(exit code (\d+)\): (.*)$", re.MULTILINE)
+
+
+class StepLog:
+    """Prints the events of one step."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._began_at = 0.0
+        self._first: tuple[float, int] | None = None
+        self._printed_at = 0.0
+        self._note = ""
+
+    def show(self, event: Event) -> None:
+        """Print what an event has to say; metrics, params, tags and files have nothing."""
+        if event["kind"] == "started":
+            self._began_at = event["time"]
+        elif event["kind"] == "progress":
+            self._progress(event)
+        elif event["kind"] == "finished":
+            self._print(f" done in {event['time'] - self._began_at:,.1f} s: {event['summary']}")
+            for line in event["details"]:
+                self._print(f"  {line}")
+        elif event["kind"] == "failed":
+            self._print(f" error (exit code {event['exit_code']}): {event['message']}")
+
+    def _progress(self, event: Event) -> None:
+        """Print each new note, such as that of an epoch's end, and without one a line in ten seconds."""
+        now, done, total = event["time"], event["done"], event["total"]
+        self._first = self._first or (now, done)
+        is_news = event["note"] not in ("", self._note)
+        if not is_news and now - max(self._printed_at, self._began_at) < _EVERY_S:
+            return
+        self._printed_at, self._note = now, event["note"] or self._note
+        since, before = self._first
+        counted = f"{done:,}/{total:,} {event['unit']}"
+        left = f"; {duration((now - since) / (done - before) * (total - done))} left" if before < done < total else ""
+        self._print(f" {event['note'] or counted}{left}")
+
+    def _print(self, text: str) -> None:
+        # Flushed, since Python buffers what goes into a pipe, and a log is read while the step works.
+        print(f"{PREFIX} {self._step}:{text}", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a step said at its end."""
+
+    summary: str
+    details: Sequence[str]
+
+
+def ending_in(log: str) -> Ending | None:
+    """The end of the step in its log; None if the log has none."""
+    if not (found := list(_DONE.finditer(log))):
+        return None
+    return Ending(found[-1][1], tuple(match[1].strip() for match in _DETAIL.finditer(log, found[-1].end())))
+
+
+def error_in(log: str) -> tuple[str, int] | None:
+    """Message and exit code of the error that ended the step, from its log; None if the log has none."""
+    found = list(_ERROR.finditer(log))
+    return (found[-1][2], int(found[-1][1])) if found else None
+
+
+def duration(seconds: float) -> str:
+    """A duration in two units at most: `45 s`, `1 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
