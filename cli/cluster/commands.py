@@ -72,7 +72,7 @@ def submit(
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.follow import Pace
 
-    submission.parameters_of(settings, gpu)  # a mistyped --gpu is an error before any request
+    submission.gpu_of(gpu)  # a mistyped --gpu is an error before any request
     given = ClusterSettings.from_file(cluster)
     # Pinned here: the record of a run names a commit, not a branch that moves.
     with status("finding the commit of the data"):
@@ -222,15 +222,20 @@ def _is_known(kfp: Kfp, settings: Settings, console: Console) -> bool:
 
 def _start(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_cache: bool, name: str) -> Any:
     """Upload the pipeline, start a run, print its addresses, and return it."""
-    from pipelines.kubeflow import submission
+    from pipelines.kubeflow import demand, kubernetes_api, submission
 
     console = Console(highlight=False, soft_wrap=True)
     parameters = submission.parameters_of(settings, gpu)
+    asked = demand.demands(given, submission.gpu_of(gpu))
+    with status("looking for room on the cluster"):
+        demand.check_room(given, asked, kfp.pod_namespace)
     with status("uploading the pipeline"):
         version = submission.upload(kfp, given, is_cached=not no_cache)
         run = kfp.submit(version, submission.submission_of(settings, parameters, given, name))
     console.print(f"pipeline   {version.name} ({'uploaded' if version.is_new else 'unchanged'})")
     console.print(f"data       {escape(_data(settings))}")
+    largest = max(asked, key=lambda step: asked[step]["memory"])
+    console.print(f"asks for   {kubernetes_api.text(asked[largest])} at most, in {largest}")
     console.print(f"run        {kfp.run_url(run.run_id)}")
     console.print(f"MLflow     the run with the tag gapgate.run = {run.run_id} in {settings.tracking.experiment}")
     return run

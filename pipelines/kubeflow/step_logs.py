@@ -12,7 +12,7 @@ from pipelines.kubeflow.run_status import ENDED, Status
 from pipelines.kubeflow.workflow import Step
 
 _POLL_S = 2.0
-# Lines of the launcher (klog), of Argo's executor (logfmt) and of KFP's executor, each with the JSON that may follow it.
+# Lines of the launcher (klog), of Argo's executor (logfmt) and of KFP's executor, each with the JSON that may follow.
 _OTHERS = re.compile(
     r"""
     ^(?: [IWEF]\d{4}\ \d\d:\d\d:\d\d\.\d+\ .*

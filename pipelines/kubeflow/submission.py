@@ -68,11 +68,22 @@ def parameters_of(settings: Settings, gpu: str = "") -> dict[str, Any]:
     Raises:
         SettingsError: `gpu` is written in another way.
     """
-    if not gpu:
+    if (given := gpu_of(gpu)) is None:
         return arguments(settings)
+    return arguments(settings) | {"gpu_kind": given[0], "num_gpus": given[1]}
+
+
+def gpu_of(gpu: str) -> tuple[str, int] | None:
+    """Kind and number of GPUs in KIND=COUNT; None if it is empty.
+
+    Raises:
+        SettingsError: it is written in another way.
+    """
+    if not gpu:
+        return None
     if (match := _GPU.fullmatch(gpu)) is None or int(match[2]) == 0:
         raise SettingsError(f"--gpu {gpu} is not KIND=COUNT; write it like nvidia.com/gpu=1")
-    return arguments(settings) | {"gpu_kind": match[1], "num_gpus": int(match[2])}
+    return match[1], int(match[2])
 
 
 def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Version:

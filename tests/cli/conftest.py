@@ -44,6 +44,8 @@ def call(server, capsys, monkeypatch, tmp_path, compile_once):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(submission, "compile_pipeline", compile_once)
     monkeypatch.setattr(connection, "_PAUSES_S", (0.01, 0.02))
+    # The developer's own cluster is not asked.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow itself sets it; this is undone
     shutil.copytree(ROOT / "infra", tmp_path / "infra", ignore=shutil.ignore_patterns("kubernetes", "docker"))
 

@@ -9,6 +9,7 @@ import yaml
 
 from pipelines.kubeflow import connection, follow
 from tests.pipelines.kubeflow.cluster_calls import DIGITS, WAIT, commit, git, only, serve_log
+from tests.pipelines.kubeflow.kubernetes_server import kubernetes, node, pod
 from tests.serving.registry_server import RegistryServer
 from tests.waiting import wait_for
 
@@ -34,6 +35,56 @@ def test_a_branch_and_a_tag_become_the_commit(call, server, repository, revision
     assert only(server.runs)["runtime_config"]["parameters"]["data_revision"] == git(
         repository, "rev-parse", f"{revision}^{{commit}}"
     )
+
+
+@pytest.fixture
+def small_cluster(call, tmp_path, monkeypatch):
+    """Let the command ask a cluster with one node of 4 cores, and the pods that are added to the list."""
+    pods = [pod("kfp", on="kind", cpu="900m", memory="2Gi")]
+    with kubernetes(tmp_path, [node("kind", cpu="4", memory="16Gi")], pods) as config:
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        yield pods
+
+
+def test_submit_says_what_is_asked_of_the_cluster(call, server, small_cluster):
+    code, out, _ = call("submit", *DIGITS)
+    assert code == 0
+    assert "cpu 2, memory 8.0 GiB at most, in train" in out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "taken", "said"),
+    [
+        ("nvidia.com/gpu=1", {}, "train: it asks for cpu 2, memory 8.0 GiB, nvidia.com/gpu 1, and beside"),
+        ("", {"cpu": "1500m"}, "kind has cpu 1.6, memory 14.0 GiB"),
+    ],
+)
+def test_what_no_node_can_give_is_refused_at_once(call, server, small_cluster, gpu, taken, said):
+    small_cluster.append(pod("other", on="kind", **taken))
+    code, _, err = call("submit", *DIGITS, *(("--gpu", gpu) if gpu else ()))
+    assert code == 2
+    assert said in err
+    assert not server.runs
+
+
+def test_a_node_that_another_run_uses_now_is_waited_for(call, server, small_cluster):
+    small_cluster.append(pod("other-train", on="kind", run="other", cpu="3"))
+    assert call("submit", *DIGITS)[0] == 0
+
+
+def test_a_wait_for_room_says_what_is_asked_and_what_is_free(call, server, small_cluster):
+    server.plan = {"train": "PENDING"}
+    server.messages = {"train": "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."}
+    create = server.create_run
+
+    def create_run(query, body):
+        run = create(query, body)
+        small_cluster.append(pod(server.workflows[run["run_id"]].pod("train"), cpu="2", memory="8Gi"))
+        return run
+
+    server.create_run = create_run
+    _, out, _ = call("submit", *WAIT, "--pending-timeout", "0.1")
+    assert "(it asks for cpu 2, memory 8.0 GiB; kind has cpu 3.1, memory 14.0 GiB free)" in " ".join(out.split())
 
 
 def test_submit_twice_uploads_once_and_no_cache_is_another_version(call, server):
