@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 EPOCHS_AFTER_TURN = 3
 """Number of last epochs whose median is judged, so that one bad epoch is no turn."""
@@ -20,6 +19,8 @@ NOISE_FACTOR = 4.0
 
 def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
     """Compute the loss of each image in nats, (N,), from logits (N, K) and labels (N,)."""
+    from scipy.special import logsumexp  # takes 0.3 s; the gate imports this module for `finite` only
+
     wide = logits.astype(np.float64)
     loss: NDArray[np.float64] = logsumexp(wide, axis=1) - wide[np.arange(len(wide)), labels]
     return loss
@@ -27,7 +28,7 @@ def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDA
 
 def confusion(labels: NDArray[np.int32], predicted: NDArray[np.int32], num_classes: int) -> NDArray[np.int64]:
     """Count the answers, (K, K): rows are the true classes, columns the predicted ones."""
-    from sklearn.metrics import confusion_matrix  # takes 1.5 s; the gate imports this module for `finite` only
+    from sklearn.metrics import confusion_matrix  # takes 1.5 s
 
     counts: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
     return counts
