@@ -24,8 +24,8 @@ class Tracker(Protocol):
         """Report a file to keep with the run, in `folder`; it must not change afterwards."""
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Report `done` of `total` units (`epochs`, `images`) of the running step; `note` is a short text to show, empty if
-        the last one still holds."""
+        """Report `done` of `total` units (`batches`, `images`) of the running step; `note` is a short text to show,
+        empty if the last one still holds."""
 
 
 class NullTracker:
