@@ -18,7 +18,7 @@ comma := ,
 
 DATA ?= .
 
-.PHONY: demo test check mutants install bench recipes ablation images tag lock clean
+.PHONY: demo test test-cluster check mutants install bench recipes ablation images tag lock clean
 
 demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
 	$(BIN)/gapgate run
@@ -26,6 +26,9 @@ demo: install  ## install, run the pipeline on the embedded digits, and ask the 
 
 test: check  ## install and pass all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-cluster: install  ## the tests on the cluster of kubectl's context, with KF_PIPELINES_ENDPOINT=URL of its Kubeflow Pipelines
+	$(BIN)/python -m pytest tests/cluster -rA --capture=fd
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check $(SOURCES)
