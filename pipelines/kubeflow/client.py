@@ -184,7 +184,9 @@ class Kfp:
     def _pod_log(self, run_id: str, pod: str) -> str | None:
         api = f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log"
         with contextlib.suppress(ClusterError), asking(self.host):
-            if (text := get(self._client, api)) is not None:
+            text = get(self._client, api)
+            # KFP has sent status 200 before it looks for the pod, so that an error looks like a log.
+            if text is not None and not text.startswith('{"error_message"'):
                 return text
         # The UI also finds the log of a pod that is gone, where Argo archives logs.
         query = {"podname": pod, "runid": run_id, "podnamespace": self.pod_namespace}

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from kfp_server_api.rest import RESTClientObject
 from gapgate.errors import ClusterAwayError, ClusterError, SettingsError
 
 T = TypeVar("T")
+OLDEST = (2, 16)
+"""Oldest version of Kubeflow Pipelines that runs the pipeline: its accelerators by parameter and its retries."""
 TIMEOUT_S = (10, 60)
 """Seconds to connect, and to wait for an answer; without a timeout kfp.Client waits for ever."""
 _PAUSES_S = (0.5, 2.0)
@@ -123,13 +126,26 @@ def connect(access: Access) -> tuple[Client, bool]:
             api = client._healthz_api.api_client
             # All parts of kfp.Client share this one API client, so one exchange covers every request.
             api.rest_client = _Rest(api.configuration)
-            return client, bool(client.get_kfp_healthz().multi_user)
+            is_shared = bool(client.get_kfp_healthz().multi_user)
+            _check_version(url, json.loads(get(client, "/apis/v2beta1/healthz") or "{}").get("tag_name"))
+            return client, is_shared
         except OSError as error:
             raise ClusterError(f"the token cannot be read: {error}; check KF_PIPELINES_SA_TOKEN_PATH") from None
         except ApiException as error:
             if error.status == 404:
                 raise ClusterError(f"{url} has no Kubeflow Pipelines 2 (404); check --host") from None
             raise
+
+
+def _check_version(url: str, tag: str | None) -> None:
+    """Refuse a server that is known to be older than `OLDEST`; one that was built by hand has no version.
+
+    Raises:
+        ClusterError: it is older.
+    """
+    match = re.match(r"(\d+)\.(\d+)", tag or "")
+    if match and (int(match[1]), int(match[2])) < OLDEST:
+        raise ClusterError(f"{url} is Kubeflow Pipelines {tag}; {'.'.join(map(str, OLDEST))} or newer is needed")
 
 
 def get(client: Client, path: str, query: dict[str, str] | None = None, *, of_ui: bool = False) -> str | None:
@@ -144,11 +160,17 @@ def get(client: Client, path: str, query: dict[str, str] | None = None, *, of_ui
     # The UI forwards the API's paths, so outside the cluster both have one address.
     base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") if of_ui else None
     url = (base or api.configuration.host).rstrip("/") + path
+    # The UI says 500 of a pod without a log, which no retry changes; None: the retries of every other request.
+    retries = False if of_ui else None
     answer = api.rest_client.pool_manager.request(
-        "GET", url, fields=query, headers=headers, timeout=urllib3.Timeout(*TIMEOUT_S)
+        "GET", url, fields=query, headers=headers, retries=retries, timeout=urllib3.Timeout(*TIMEOUT_S)
     )
-    # KFP's API says 500 of a pod without a log, and its UI answers unknown paths with its own page.
-    if answer.status in (404, 500) or "text/html" in answer.headers.get("content-type", ""):
+    # The UI answers an unknown path with its own page.
+    if (
+        answer.status == 404
+        or (of_ui and answer.status == 500)
+        or "text/html" in answer.headers.get("content-type", "")
+    ):
         return None
     if answer.status != 200:
         raise ApiException(status=answer.status, reason=answer.reason)

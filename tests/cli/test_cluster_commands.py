@@ -49,6 +49,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, server, arguments, said):
     assert not server.runs
 
 
+def test_a_server_that_is_too_old_is_refused_and_one_without_a_version_is_not(call, server):
+    server.version = "2.4.1"
+    code, _, err = call("runs")
+    assert code == 2
+    assert "is Kubeflow Pipelines 2.4.1; 2.16 or newer is needed" in err
+    for version in ("2.16.0", "2.17.0", "3.0.0-rc.1", "unknown"):
+        server.version = version
+        assert call("runs")[0] == 0
+
+
 def test_without_a_host_it_is_asked_for(call, monkeypatch):
     monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
     assert "Give --host URL" in call("runs")[2]

@@ -41,7 +41,7 @@ class KfpServer:
         """Step → how it ends in runs to come; `gate: fail` passes by `package`, PENDING waits, CACHED has no pod."""
         self.messages = {}
         """Step → Argo's message on its pod in those runs."""
-        self.token = self.cookie = ""
+        self.token = self.cookie = self.version = ""
         self.has_many_users = False
         self.has_logs = True
         self.page_limit = 100
@@ -49,7 +49,8 @@ class KfpServer:
         self.lock = threading.Lock()
 
     def get_healthz(self, query, body):
-        return {"multi_user": self.has_many_users, "pipeline_store": "database"}
+        health = {"multi_user": self.has_many_users, "pipeline_store": "database"}
+        return health | ({"tag_name": self.version, "commit_sha": "unknown"} if self.version else {})
 
     def list_experiments(self, query, body):
         return self._page("experiments", self.experiments, query)
@@ -241,7 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
             if match := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", parts.path):
                 return self._log(match[1])
             if parts.path == "/k8s/pod/logs":
-                return self._log(query["podname"])
+                raise RefusedError(404, "Not Found")  # there is no UI server
+            if parts.path == "/apis/v2beta1/healthz" and self.state.version:
+                return self._send(200, json.dumps(self.state.get_healthz(query, body)))
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
         except RefusedError as refusal:
             answer = {"error": str(refusal), "code": 3, "message": str(refusal), "details": []}
@@ -301,7 +304,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _log(self, pod):
         if not self.state.has_logs or pod not in self.state.logs:
-            raise RefusedError(500, "Could not get pod")
+            # As a real one: the status is sent before the pod is looked for.
+            return self._send(200, json.dumps({"error_message": f"Failed to read logs from pod {pod}"}))
         self._send(200, self.state.logs[pod], "text/plain")
 
     def _send(self, status, text, kind="application/json"):
