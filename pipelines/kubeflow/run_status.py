@@ -17,6 +17,8 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 # Groups 1 and 2: an error of gapgate.errors. Groups 3 and 4: any other exception.
 _RAISED = re.compile(r"^(?:gapgate\.errors\.)(\w+): (.+)$|^(\w+(?:\.\w+)*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
+_CONDITION = re.compile(r"condition-\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -119,11 +121,13 @@ def state_of(run: Any) -> str:
 
 
 def verdict_of(run: Any) -> str:
-    """`pass` if `package` ran in a run that succeeded, `not passed` if it did not; empty for other runs."""
+    """`pass` if the gate let a run that succeeded pass, `not passed` if it did not; empty for other runs."""
     tasks = (run.run_details and run.run_details.task_details) or []
     if run.state != "SUCCEEDED" or not tasks:
         return ""
-    passed = any(task.display_name == "package" and task.state == "SUCCEEDED" for task in tasks)
+    # KFP numbers conditions. The outer one is the gate's; the inner one, of a model that is packaged already, is only
+    # there if the outer one holds.
+    passed = any(_CONDITION.fullmatch(task.display_name or "") and task.state == "SUCCEEDED" for task in tasks)
     return "pass" if passed else "not passed"
 
 
