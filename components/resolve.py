@@ -1,7 +1,7 @@
 """resolve: repository, revision and path → the commit and DVC's hash of the data, on a cluster.
 
-No data moves. Kubeflow Pipelines never takes this task from its cache, and looks up ingest by what it answers: so a branch
-that has moved begins a run of all steps, and one that has not takes their results from the run before.
+No data moves. Kubeflow Pipelines never takes this task from its cache, and looks up ingest by what it answers: a branch
+that has moved is fetched and trained on, and of one that has not the results are taken from the run before.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def run(settings: DataSettings) -> tuple[str, str]:
     root = Path(settings.repository)
     if settings.revision or not root.is_dir():
         return dvc_data.locate(settings.repository, settings.revision, settings.path)
-    if (data := root / settings.path).exists():
-        return "", dvc_data.hash_of_source(str(data))
-    # ingest restores what is pinned, or says that nothing is.
-    pin = dvc_data.pin_of(root, settings.path)
-    return "", pin.hash if pin else ""
+    pinned = pin.hash if (pin := dvc_data.pin_of(root, settings.path)) else ""
+    if not (data := root / settings.path).exists():
+        return "", pinned  # ingest restores what is pinned, or says that nothing is
+    found = dvc_data.hash_of_source(str(data))
+    # With the pin, since ingest writes down whether the files differ from it.
+    return "", found if found == pinned else f"{found} (pinned: {pinned or 'none'})"
 
 
 def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
@@ -60,10 +61,8 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
         raise
     spool.tags({"data.revision": commit, "data.dvc_hash": found})
     where = settings.source or f"{settings.path} of {settings.repository}"
-    version = ", ".join(
-        text for text in (commit and f"commit {commit[:12]}", found and f"DVC hash {found[:12]}") if text
-    )
-    spool.finished(f"{where}{version and ': '}{version}")
+    said = [where, *([f"commit {commit[:12]}"] if commit else []), *([f"DVC hash {found[:12]}"] if found else [])]
+    spool.finished(", ".join(said))
     return commit, found
 
 

@@ -1,8 +1,8 @@
 """The KFP graph: from a data set to a packaged model, with the gate in it.
 
-On a cluster it begins with `resolve`, so that KFP's cache has the steps of an earlier run with the same data, settings and
-images; and it does not package a model again that the registry has. KFP's local runner runs the same steps without both:
-a folder for each run leaves nothing to find, and a process costs 0.6 s.
+On a cluster it begins with `resolve`, so that KFP's cache has the steps of a run before with the same commit, settings
+and images, and it does not package a model again that the registry has. KFP's local runner runs the same steps without
+both: it keeps no cache here, and a process costs 0.6 s.
 """
 
 import json

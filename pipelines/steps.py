@@ -3,11 +3,11 @@ cluster. KFP copies the source of each function into its pod, so each imports wh
 
 `settings` is the step's section of `params.yaml` as JSON text: KFP's own dict type turns whole numbers into floats.
 
-KFP's cache on a cluster looks up a step by its parameters, its image, its source below and the ids of its input
-artifacts (kfp 2.17.0, `cacheutils.GenerateCacheKey`). A step that ran makes new ids, one from the cache has the old ones.
-So `resolve` comes first: it runs each time and answers with parameters alone, and all steps below it can be found. Each
-step answers with a digest of what it made, which the next takes as the parameter `<kind>_digest`: so a step that ran and
-made something else is never taken for the one before.
+KFP's cache on a cluster looks up a step by its parameters, the name of its image, its source below and the ids of its
+input artifacts (kfp 2.17.0, `cacheutils.GenerateCacheKey`). A step that runs makes new ids, one from the cache has the
+old ones. So `resolve` comes first: it runs each time and answers with parameters alone, and all below it can be found.
+The code that a step calls is known by the image's tag or digest alone. Each step answers with a digest of what it made,
+which the next takes as the parameter `<kind>_digest`.
 
 `pipelines.graph` connects the steps by the names of their parameters.
 """
@@ -65,9 +65,13 @@ def _component(image: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_component(STEP_IMAGE)
-def resolve(source: str, repository: str, revision: str, path: str, experiment: str) -> NamedTuple(
-    "Found", [("commit", str), ("dvc_hash", str)]
-):  # type: ignore[valid-type]
+def resolve(
+    source: str,
+    repository: str,
+    revision: str,
+    path: str,
+    experiment: str,
+) -> NamedTuple("Found", [("commit", str), ("dvc_hash", str)]):  # type: ignore[valid-type]
     """Find the commit and the DVC hash of the data; nothing is fetched."""
     from components.resolve import report
     from gapgate.settings.sections import DataSettings
@@ -207,7 +211,7 @@ def register(
     certificate: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
 ) -> str:
-    """Make a version in the MLflow registry; the output is `known` where an earlier run made and packaged it, or `new`."""
+    """Make a version in the MLflow registry; the output is `known` if an earlier run registered it, else `new`."""
     import json
 
     from components.execute import execute
@@ -218,7 +222,8 @@ def register(
     paths = {kind: artifact.path for kind, artifact in inputs.items()}
     made = execute("register", settings, paths, registration.path, experiment)
     facts = made.read_json("registration.json")
-    describe(registration, made, **{name: facts[name] for name in ("name", "version", "alias", "reason", "receipt")})
+    version = f"{facts['name']} version {facts['version']}"
+    describe(registration, made, version=version, **{name: facts[name] for name in ("alias", "reason", "receipt")})
     return "known" if "known_from" in facts else "new"
 
 

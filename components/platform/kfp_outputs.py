@@ -1,5 +1,5 @@
-"""Outputs of a step for Kubeflow Pipelines' own pages: digests beside each artifact, the confusion matrix and ROC curve,
-report and verdict. Each function gets KFP's objects (`kfp.dsl.Artifact` and its kinds), and nothing here imports KFP."""
+"""Outputs of a step for Kubeflow Pipelines' own pages: digests beside each artifact, confusion matrix and ROC curve,
+report and verdict. Each function gets KFP's objects (`kfp.dsl.Artifact` and its kinds); nothing here imports KFP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from gapgate.artifacts import Artifact
 
 MAX_CLASSES = 100
-"""Most classes of a confusion matrix: with more, KFP's page of 10,000 cells and its metadata store's text grow too long."""
+"""Most classes of a confusion matrix: KFP keeps it as text in its metadata store, and its page draws every cell."""
 _MAX_POINTS = 200
 
 
@@ -29,8 +29,8 @@ def describe(output: Any, made: Artifact, **more: Any) -> Artifact:
 
 
 def show_figures(evaluation: Artifact, figures: Any, classes: Any) -> None:
-    """Write the figures of an evaluation into KFP's metrics, and its confusion matrix and, for two classes, its ROC curve
-    into KFP's classification metrics; all of the test split."""
+    """Write the figures of an evaluation into KFP's metrics, and the confusion matrix and (of two classes) ROC curve of
+    its test images into KFP's classification metrics."""
     figures.metadata.update(evaluation.read_json("metrics.json"))
     content = evaluation.read_json("evaluation.json")
     names = [str(entry["name"]) for entry in content["classes"]]
@@ -41,8 +41,8 @@ def show_figures(evaluation: Artifact, figures: Any, classes: Any) -> None:
 
         from gapgate.evidence.metrics import roc
 
-        columns = ["label", "probabilities"]
-        test = pq.read_table(evaluation.path / "predictions.parquet", columns, filters=[("split", "==", "test")])
+        file, test_images = evaluation.path / "predictions.parquet", [("split", "==", "test")]
+        test = pq.read_table(file, columns=["label", "probabilities"], filters=test_images)
         scores = [probabilities[1] for probabilities in test["probabilities"].to_pylist()]
         classes.log_roc_curve(*roc(test["label"].to_numpy(), scores, _MAX_POINTS))
 

@@ -96,12 +96,9 @@ class Registry:
         )
 
     def completed(self, name: str, tags: Mapping[str, str], files: Collection[str]) -> Version | None:
-        """The newest version that has the tags `tags`, and whose MLflow run has the artifacts `files` (paths); None where
-        there is none."""
-        return next(
-            (row for row in self.versions(name) if row.tags.items() >= tags.items() and self._has(row.run_id, files)),
-            None,
-        )
+        """The newest version that has `tags` and whose MLflow run has the artifacts `files` (paths); None: none has."""
+        tagged = (row for row in self.versions(name) if row.tags.items() >= tags.items())
+        return next((row for row in tagged if self._has(row.run_id, files)), None)
 
     def read(self, version: Version, file: str) -> dict[str, Any]:
         """The content of a JSON file among the artifacts of a version's MLflow run."""

@@ -14,7 +14,7 @@ REMEDIES = {
     "min_class_recall": "One class is weak. Add images of it, or set `train.class_weights` to balanced.",
     "max_ece": "Its confidence is wrong. Too sure: augmentation, dropout or a larger `train.weight_decay`; not sure "
     "enough: a lower `train.label_smoothing` or more `train.epochs`.",
-    "max_parity": "The exported network answers otherwise than the trained one: a fault of the export. Please report it.",
+    "max_parity": "The exported network answers otherwise than the trained one, a fault of the export: report it.",
     "finite_figures": "A calculation went wrong. Lower `train.learning_rate`, and train again.",
 }
 """Name of a check → what to do when it fails."""

@@ -157,8 +157,8 @@ class ClusterSettings(Section):
         return self
 
     def place(self, step: str) -> Place:
-        """The place of a step: `defaults` with the step's own values. resolve has that of ingest if it has none, since it
-        asks the same repository with the same Secret."""
+        """The place of a step: `defaults` with the step's own values. Without own values resolve has those of ingest,
+        since it asks the same repository with the same Secret."""
         own = self.steps.get(step) or (self.steps.get("ingest") if step == RESOLVE else None)
         if own is None:
             return self.defaults
