@@ -22,7 +22,7 @@ Placed = Callable[[dsl.PipelineTask], None]
 UNCACHED = (RESOLVE, "register", "package")
 """Tasks that are never taken from KFP's cache: a branch moves on, and the registry is outside the pipeline."""
 _SHOWN = {
-    RESOLVE: "find the data's version",
+    RESOLVE: "find the version of the data",
     "ingest": "fetch the data",
     "preprocess": "decode and split",
     "augment": "check the policy",

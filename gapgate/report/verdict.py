@@ -20,8 +20,8 @@ REMEDIES = {
 """Name of a check → what to do when it fails."""
 UNDECIDED = "Too few test images. Add images, or raise `preprocess.test_fraction`."
 _PASSED = (
-    "The model is registered and packaged. `gapgate models` lists its version, and a service that follows the registry "
-    "answers with the champion."
+    "Nothing: the next steps register and package the model. `gapgate models` lists its version, and a service that "
+    "follows the registry answers with the champion."
 )
 _MARKUP = re.compile(r"([\\`*_\[\]|<>~])")
 

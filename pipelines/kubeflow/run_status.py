@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import gapgate.errors
+from components.catalog import RESOLVE
 from components.platform.step_log import error_in
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.client import Kfp
@@ -175,7 +176,9 @@ def _remedied(step: Step, namespace: str) -> Failure | None:
     for pattern, remedy, exit_code in _REMEDIES:
         if match := re.search(pattern, said):
             named = {name: value for name, value in match.groupdict().items() if value}
-            text = remedy.format(step=step.name, namespace=namespace, **({"name": "NAME"} | named))
+            # Its place in the cluster file is that of ingest.
+            entry = "ingest" if step.name == RESOLVE else step.name
+            text = remedy.format(step=entry, namespace=namespace, **({"name": "NAME"} | named))
             return Failure(step.name, f"{text} ({said[:300]})", exit_code)
     return None
 

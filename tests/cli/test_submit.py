@@ -104,6 +104,15 @@ def test_a_step_that_does_not_begin_ends_the_wait(call, server, message, code, s
     assert only(server.runs)["state"] == "RUNNING"
 
 
+def test_what_resolve_lacks_is_mended_at_ingest_in_the_cluster_file(call, server):
+    missing = 'CreateContainerConfigError: secret "gapgate-data" not found'
+    server.plan, server.messages = {"resolve": "PENDING"}, {"resolve": missing}
+    code, _, err = call("submit", *WAIT, "--pending-timeout", "0.1")
+    assert code == 2
+    assert err.startswith("error: resolve: has been waiting")
+    assert "leave it out of steps.ingest.secrets" in err
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [

@@ -38,7 +38,7 @@ def test_a_model_that_passed_is_told_where_it_is() -> None:
     assert page.startswith(
         "# Gate: pass\n\n| verdict | check | reason |\n|---|---|---|\n| pass | `max_ece` | because |\n"
     )
-    assert "registered and packaged" in page
+    assert "the next steps register and package" in page
     assert not any(remedy in page for remedy in REMEDIES.values())
 
 
