@@ -154,8 +154,8 @@ def test_one_champion_is_listed_and_nothing_of_it_is_freed(digits_run, command):
 
 
 def test_a_second_run_is_compared_promoted_and_can_be_rolled_back_and_cleaned(workspace):
-    """A worse model passes a loose gate but does not take the champion's place; an equal one with another certificate does,
-    and one with the same certificate keeps its version."""
+    """A worse model passes a loose gate but does not take the champion's place; an equal one with other limits does.
+    One with the same limits too keeps its version."""
     loose = ("--set", "gate.min_test_accuracy=0.1", "--set", "gate.min_class_recall=0.0", "--set", "gate.max_ece=1.0")
     worse = ("--set", "train.epochs=1", "--set", "train.learning_rate=0.0003", "--set", "gate.max_gap_points=30")
     first = workspace.gapgate("run", "digits", *QUICK)
