@@ -58,3 +58,7 @@ STEPS = {
     )
 }
 """Name → step, in the order in which the steps run."""
+RESOLVE = "resolve"
+"""Task of a run on a cluster that finds the version of the data, before ingest; no step, since it makes no artifact."""
+TASKS = (RESOLVE, *STEPS)
+"""Names of the tasks of a run on a cluster, in their order."""

@@ -154,9 +154,12 @@ def _outcome(name: str, artifact: Artifact | None) -> bool | None:
     """True: the run finished with this step; False: it failed; None: more steps follow."""
     if artifact is None:
         return False
-    # No further step follows a model that did not pass: `package` is behind the gate.
-    if name == "register" and artifact.read_json("receipt.json")["verdict"] != "pass":
-        return False
+    if name == "register":
+        # No further step follows a model that did not pass: `package` is behind the gate.
+        if artifact.read_json("receipt.json")["verdict"] != "pass":
+            return False
+        # On a cluster none follows a known model either; elsewhere `package` ends the run once more.
+        return True if artifact.read_json("registration.json").get("known_from") else None
     return True if name == "package" else None
 
 

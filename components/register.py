@@ -17,15 +17,19 @@ from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
 from gapgate.data.splits import Splits
 from gapgate.evidence.compare import compare
-from gapgate.evidence.receipt import Receipt
+from gapgate.evidence.receipt import Receipt, verify
 from gapgate.onnx.classifier import Classifier
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
+_RECEIPT, _PACKAGE = "receipt/receipt.json", "package/model.bento"
+"""Artifacts of an MLflow run that register and package upload."""
+
 
 def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
     """Register `inputs["model"]`. Every model becomes a version; a passed certificate makes it challenger, and champion
-    when it is the first or not worse than the champion on the same test images.
+    when it is the first or not worse than the champion on the same test images. A model that an earlier run has
+    registered with the same certificate keeps its version, with its aliases and its receipt as they are.
 
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
@@ -37,11 +41,18 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     tracker.tags({"code.revision": code_revision()})
     # The MLflow run may not exist yet: it is made on the first contact with the server.
     run_id = mlflow_runs.send(context)
-    registry = Registry()
-    version = _register(registry, settings.model_name, context, run_id, inputs, verdict)
-    decision = _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
-    receipt = _receipt(version, context, run_id, inputs, verdict)
-    registry.tag(version, {"gapgate.receipt": receipt.digest})
+    registry, name = Registry(), settings.model_name
+    # Of this run: an earlier try of this step may have registered the model and failed after that.
+    begun = registry.of_run(name, run_id, inputs["model"].digest)
+    if begun is None and (known := _known(registry, name, inputs, verdict)):
+        version, receipt, decision = known
+    else:
+        version = begun or _register(registry, name, context, run_id, inputs, verdict)
+        decision = (
+            _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
+        )
+        receipt = _receipt(version, context, run_id, inputs, verdict)
+        registry.tag(version, {"gapgate.receipt": receipt.digest})
     content = receipt.model_dump(mode="json")
     registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
     artifacts.write_json(folder / "registration.json", registration)
@@ -50,13 +61,28 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     receipts_dir().mkdir(parents=True, exist_ok=True)
     # Also outside the run: `gapgate receipt` finds it after `gapgate clean` has removed the artifacts.
     artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
-    alias = decision["alias"]
     return Facts(
-        summary=f"{version.name} version {version.version}, {alias or 'no alias'}: {decision['reason']}",
+        summary=f"{version.name} version {version.version}, {decision['alias'] or 'no alias'}: {decision['reason']}",
         details=[f"receipt {receipt.digest}"],
-        tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
+        tags={"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest},
         files={"receipt.json": "receipt"},
     )
+
+
+def _known(
+    registry: Registry, name: str, inputs: Mapping[str, Artifact], verdict: str
+) -> tuple[Version, Receipt, dict[str, Any]] | None:
+    """The version of the same model and certificate that an earlier run has completed, with its receipt and its present
+    alias. Servers take the package from the run of the version, so one whose run ended before that does not count."""
+    tags = {"gapgate.model": inputs["model"].digest, "gapgate.certificate": inputs["certificate"].digest}
+    version = registry.completed(name, tags, [_RECEIPT, *([_PACKAGE] if verdict == "pass" else [])])
+    if version is None:
+        return None
+    receipt = verify(registry.read(version, _RECEIPT), version.tags.get("gapgate.receipt", ""))
+    # Nothing is compared again: a rollback or a promotion by hand since then holds.
+    alias = next((each for each in (registries.CHAMPION, registries.CHALLENGER) if each in version.aliases), "")
+    reason = f"run {receipt.run} registered the same model with the verdict {verdict}"
+    return version, receipt, {"alias": alias, "reason": reason, "known_from": receipt.run}
 
 
 def _register(
@@ -67,9 +93,6 @@ def _register(
     import onnx
 
     model = inputs["model"]
-    # An earlier try of this step may have registered the model and failed after that.
-    if made := registry.of_run(name, run_id, model.digest):
-        return made
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
     tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
     tags |= {"gapgate.certificate": inputs["certificate"].digest, "gapgate.classes": _classes(model)}

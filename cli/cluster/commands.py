@@ -149,10 +149,10 @@ def logs(
     cookie: Cookie = "",
 ) -> None:
     """Print the log of a step."""
-    from components.catalog import STEPS
+    from components.catalog import TASKS
 
-    if step and step not in STEPS:
-        raise SettingsError(f"no step {step}; one of {', '.join(STEPS)}")
+    if step and step not in TASKS:
+        raise SettingsError(f"no step {step}; one of {', '.join(TASKS)}")
     kfp = connected(host, token, cookie, namespace_of(cluster))
     from pipelines.kubeflow.step_logs import read_log
 

@@ -56,8 +56,8 @@ def schedule(
 ) -> None:
     """Run the pipeline on a cluster again and again: by the clock, or when the data has changed.
 
-    By the clock, KFP starts the runs, each with the newest commit of --data-rev. A run always fetches, registers and
-    packages; the steps between take their result from KFP's cache while data and settings are the same.
+    By the clock, KFP starts the runs, each with the newest commit of --data-rev. While commit, settings and images are
+    the same, a run does two things: it asks for the commit, and finds the model registered. KFP's cache has the rest.
     """
     if show or delete:
         kfp = shared.connected(host, token, cookie, shared.namespace_of(cluster))

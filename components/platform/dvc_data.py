@@ -148,6 +148,39 @@ def restore(root: Path, path: str = "data") -> Pin:
     return pin
 
 
+def hash_of_source(source: str) -> str:
+    """The hash that the files of a folder or single file have when they are staged; each is read, and none copied.
+
+    Raises:
+        DataError: there is no such source.
+    """
+    origin = Path(source)
+    if not origin.exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    with tempfile.TemporaryDirectory() as scratch:
+        for file, name in _files_of(origin):
+            place = Path(scratch, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.is_symlink():  # a table may name a file twice
+                place.symlink_to(file.resolve())
+        return dvc_hash(Path(scratch))
+
+
+def locate(repository: str, revision: str, path: str) -> tuple[str, str]:
+    """The commit of a repository's revision, and the hash of what DVC tracks at `path` there; the hash is empty where
+    git itself tracks the files. No data is fetched.
+
+    Raises:
+        DataError: no such repository, revision or path.
+    """
+    from dvc.api import DVCFileSystem
+
+    with _dvc_errors(f"{path} at {revision or 'HEAD'} of {repository}"):
+        fs = DVCFileSystem(repository, rev=revision or None)
+        found = fs.info(path).get("dvc_info", {}).get("md5")
+        return str(fs.repo.get_rev()), str(found or "")
+
+
 def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str, str]:
     """Copy what DVC tracks at `path` of a repository's revision into the empty folder `target`; return its hash and the
     commit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,33 @@ class Registry:
         return next(
             (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
         )
+
+    def completed(self, name: str, tags: Mapping[str, str], files: Collection[str]) -> Version | None:
+        """The newest version that has `tags` and whose MLflow run has the artifacts `files` (paths); None: none has."""
+        tagged = (row for row in self.versions(name) if row.tags.items() >= tags.items())
+        return next((row for row in tagged if self._has(row.run_id, files)), None)
+
+    def read(self, version: Version, file: str) -> dict[str, Any]:
+        """The content of a JSON file among the artifacts of a version's MLflow run."""
+        import mlflow
+
+        with away_errors():
+            content: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{file}")
+        return content
+
+    def _has(self, run_id: str, files: Collection[str]) -> bool:
+        """True if a run has the artifacts `files`."""
+        from mlflow.exceptions import MlflowException
+
+        folders = {file.rpartition("/")[0] for file in files}
+        with away_errors():
+            try:
+                found = {item.path for folder in folders for item in self._client.list_artifacts(run_id, folder)}
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the run was deleted for good
+                    return False
+                raise
+        return found >= set(files)
 
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a logged model; a new `name` is made first."""

@@ -58,6 +58,28 @@ def per_class(
     ]
 
 
+def roc(
+    labels: Sequence[int] | NDArray[np.int32], scores: Sequence[float], max_points: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Compute the ROC curve of two classes: false positive rates, true positive rates and thresholds, of at most
+    `max_points` points from (0, 0) to (1, 1).
+
+    Args:
+        labels: (N,) class indices; class 1 is the positive one.
+        scores: (N,) probabilities of class 1.
+    """
+    from sklearn.metrics import roc_curve
+
+    curve = np.stack(roc_curve(labels, scores))
+    if not np.isfinite(curve[:2]).all():  # test images of one class alone: a rate is 0 / 0
+        return [], [], []
+    curve[2, 0] = 1.0  # scikit-learn's first threshold is infinite, which is no JSON
+    kept = np.unique(np.linspace(0, curve.shape[1] - 1, max_points).astype(int))
+    rates_and_thresholds: list[list[float]] = curve[:, kept].tolist()
+    false_positive, true_positive, thresholds = rates_and_thresholds
+    return false_positive, true_positive, thresholds
+
+
 def learning_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summarise the epochs: the best one by validation loss, and the one in which the validation loss turned."""
     losses = np.array([_number(epoch.get("val_loss")) for epoch in history], np.float64)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from components.catalog import STEPS
+from components.catalog import RESOLVE, TASKS
 from gapgate.errors import SettingsError
 from gapgate.settings.base import Count, Section
 from gapgate.settings.sections import parse
@@ -152,13 +152,14 @@ class ClusterSettings(Section):
     @model_validator(mode="after")
     def _known_steps(self) -> ClusterSettings:
         for name in self.steps:
-            if name not in STEPS:
-                raise ValueError(f"steps.{name} is no step; there are {', '.join(STEPS)}")
+            if name not in TASKS:
+                raise ValueError(f"steps.{name} is no step; there are {', '.join(TASKS)}")
         return self
 
     def place(self, step: str) -> Place:
-        """The place of a step: `defaults` with the step's own values."""
-        own = self.steps.get(step)
+        """The place of a step: `defaults` with the step's own values. Without own values resolve has those of ingest,
+        since it asks the same repository with the same Secret."""
+        own = self.steps.get(step) or (self.steps.get("ingest") if step == RESOLVE else None)
         if own is None:
             return self.defaults
         # Only what the file sets: a field's default in `steps` must not undo the value in `defaults`.

@@ -18,8 +18,8 @@ _RUN_LABEL = "metadata.labels['pipeline/runid']"
 _LONGEST_BACKOFF_S = 600
 
 
-def compile_pipeline(cluster: ClusterSettings, path: Path) -> None:
-    """Write the pipeline to `path`, a YAML file."""
+def compile_pipeline(cluster: ClusterSettings, path: Path, *, is_cached: bool = True) -> None:
+    """Write the pipeline to `path`, a YAML file; without `is_cached` every step runs, whatever is known."""
 
     def place(task: dsl.PipelineTask) -> None:
         _run_in(task, getattr(cluster.images, kind_of(task.name)), cluster)
@@ -28,7 +28,8 @@ def compile_pipeline(cluster: ClusterSettings, path: Path) -> None:
     config = dsl.PipelineConfig(ttl_seconds_after_finished=cluster.run_ttl_s)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # KFP warns of any image that has no "python" in its name
-        compiler.Compiler().compile(training_pipeline(place, config), str(path))
+        pipeline = training_pipeline(place, config, on_cluster=True, is_cached=is_cached)
+        compiler.Compiler().compile(pipeline, str(path))
 
 
 def _run_in(task: dsl.PipelineTask, image: str, cluster: ClusterSettings) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import gapgate.errors
+from components.catalog import RESOLVE
 from components.platform.step_log import error_in
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.client import Kfp
@@ -16,6 +17,8 @@ from pipelines.kubeflow.workflow import Step, steps_of
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 # Groups 1 and 2: an error of gapgate.errors. Groups 3 and 4: any other exception.
 _RAISED = re.compile(r"^(?:gapgate\.errors\.)(\w+): (.+)$|^(\w+(?:\.\w+)*(?:Error|Exception)): (.+)$", re.MULTILINE)
+
+_CONDITION = re.compile(r"condition-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,13 @@ def state_of(run: Any) -> str:
 
 
 def verdict_of(run: Any) -> str:
-    """`pass` if `package` ran in a run that succeeded, `not passed` if it did not; empty for other runs."""
+    """`pass` if the gate let a run that succeeded pass, `not passed` if it did not; empty for other runs."""
     tasks = (run.run_details and run.run_details.task_details) or []
     if run.state != "SUCCEEDED" or not tasks:
         return ""
-    passed = any(task.display_name == "package" and task.state == "SUCCEEDED" for task in tasks)
+    # KFP numbers conditions. The outer one is the gate's; the inner one, of a model that is packaged already, is only
+    # there if the outer one holds.
+    passed = any(_CONDITION.fullmatch(task.display_name or "") and task.state == "SUCCEEDED" for task in tasks)
     return "pass" if passed else "not passed"
 
 
@@ -171,7 +176,9 @@ def _remedied(step: Step, namespace: str) -> Failure | None:
     for pattern, remedy, exit_code in _REMEDIES:
         if match := re.search(pattern, said):
             named = {name: value for name, value in match.groupdict().items() if value}
-            text = remedy.format(step=step.name, namespace=namespace, **({"name": "NAME"} | named))
+            # Its place in the cluster file is that of ingest.
+            entry = "ingest" if step.name == RESOLVE else step.name
+            text = remedy.format(step=entry, namespace=namespace, **({"name": "NAME"} | named))
             return Failure(step.name, f"{text} ({said[:300]})", exit_code)
     return None
 

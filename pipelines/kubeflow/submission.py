@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import DataError, SettingsError
 from gapgate.settings.sections import Settings
@@ -90,9 +88,8 @@ def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Ver
     """Compile the pipeline for a cluster and upload it, unless the same one is there."""
     with tempfile.TemporaryDirectory(prefix="gapgate-") as folder:
         package = Path(folder, "pipeline.yaml")
-        compile_pipeline(cluster, package)
-        if not is_cached:
-            _without_cache(package)
+        # Compiled so: `kfp.Client.run_pipeline(enable_caching=False)` has no effect on an uploaded version.
+        compile_pipeline(cluster, package, is_cached=is_cached)
         return kfp.upload(package, f"images {cluster.images.step} and {cluster.images.train}")
 
 
@@ -142,15 +139,3 @@ def _is_same(repository: str, path: str, before: str, now: str) -> bool:
         return data_revision.dvc_hash(repository, before, path) == current
     except DataError:  # that commit is gone, as after a rebase
         return False
-
-
-def _without_cache(package: Path) -> None:
-    """Switch the cache off for every task. `kfp.Client.run_pipeline(enable_caching=False)` has no effect on an uploaded
-    version."""
-    # The pipeline spec, and after it the platform spec.
-    documents = list(yaml.safe_load_all(package.read_text()))
-    pipeline = documents[0]
-    for component in (pipeline["root"], *pipeline["components"].values()):
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            task["cachingOptions"] = {}
-    package.write_text(yaml.safe_dump_all(documents))

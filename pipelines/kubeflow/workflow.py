@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from components.catalog import STEPS
+from components.catalog import TASKS
 
 _TRY = re.compile(r"\((\d+)\)$")
 _STATES = {
@@ -82,9 +82,10 @@ def nodes_of(manifest: str) -> list[Node]:
 
 
 def steps_of(nodes: list[Node], *, is_canceled: bool = False) -> dict[str, Step]:
-    """The steps that have begun, in the order of the pipeline; what fails in a canceled run is canceled."""
+    """The steps that have begun, resolve among them, in the order of the pipeline; what fails in a canceled run is
+    canceled."""
     found = {}
-    for name in STEPS:
+    for name in TASKS:
         if (step := _step(name, nodes)) is not None:
             if is_canceled and step.state == "FAILED":
                 step = Step(name, "CANCELED", step.started, step.ended, pods=step.pods)

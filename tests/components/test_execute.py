@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,16 @@ import time
 import mlflow
 import pytest
 
-from components.execute import _send_rest, load, make
+from components.execute import _send_rest, execute, load, make
 from components.platform.run_context import RunContext
+from components.platform.step_log import ending_in
 from gapgate import artifacts
+from gapgate.artifacts import RUN_VARIABLE
 from gapgate.errors import DataError, TrackingError
 from gapgate.settings.sections import DataSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
+from tests.golden.stored import SCHEMA_1
+from tests.serving import packaged
 
 TRAIN = """
 import json, sys
@@ -68,9 +73,9 @@ def test_a_step_hashes_each_file_that_it_made_once(tmp_path, monkeypatch):
     assert len(hashed) == len(list(dataset.path.rglob("*"))) - 2  # all but the folder `files` and the manifest
     assert set(hashed) >= {"dataset.json", "files.sha256", "images.npy"}
     hashed.clear()
-    splits, summary = make("preprocess", PreprocessSettings(), {"dataset": dataset}, tmp_path / "splits", NullTracker())
+    splits, facts = make("preprocess", PreprocessSettings(), {"dataset": dataset}, tmp_path / "splits", NullTracker())
     assert sorted(hashed) == sorted(splits.manifest.files)
-    assert summary.startswith("1,")
+    assert facts.summary.startswith("1,")
     assert splits == artifacts.load(tmp_path / "splits", "splits")
 
 
@@ -80,3 +85,25 @@ def test_a_step_that_fails_leaves_no_artifact_and_none_that_is_half_made(tmp_pat
     with pytest.raises(DataError, match="min_class_images"):
         make("preprocess", PreprocessSettings(min_class_images=10_000), inputs, tmp_path / "splits", NullTracker())
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
+def test_the_checks_of_the_gate_and_the_receipt_are_in_the_log_of_a_step_that_runs_alone(
+    tmp_path, home, monkeypatch, capsys
+):
+    monkeypatch.setenv(RUN_VARIABLE, "alone")
+    with artifacts.create(tmp_path / "evaluation", kind="evaluation", step="evaluate", settings={}, inputs={}) as made:
+        shutil.copyfile(SCHEMA_1 / "evaluation" / "evaluation.json", made / "evaluation.json")
+    judged = execute("gate", "{}", {"evaluation": str(tmp_path / "evaluation")}, str(tmp_path / "certificate"))
+    certificate = judged.read_json("certificate.json")
+    ending = ending_in(capsys.readouterr().out)
+    assert [line.split()[:2] for line in ending.details] == [
+        [check["verdict"], check["name"]] for check in certificate["checks"]
+    ]
+    assert ending.summary.startswith(f"{certificate['verdict']}: ")
+    packaged.inputs(tmp_path / "run")
+    kinds = ("splits", "policy", "model", "evaluation", "certificate")
+    inputs = {kind: str(tmp_path / "run" / kind) for kind in kinds}
+    registered = execute("register", '{"model_name": "animals"}', inputs, str(tmp_path / "registration"))
+    ending = ending_in(capsys.readouterr().out)
+    assert ending.details == (f"receipt {registered.read_json('registration.json')['receipt']}",)

@@ -258,12 +258,76 @@ def test_a_try_that_ended_after_its_version_was_made_is_completed_by_the_next(
     assert [path.stem for path in receipts_dir().iterdir()] == [receipt.removeprefix("sha256:")]
 
 
-def test_the_same_model_of_another_run_is_a_version_of_its_own(
+@pytest.fixture
+def packaged_run(make: Callable[..., Made], register: Callable[[Made], Artifact]) -> Callable[..., Artifact]:
+    """Register, and give the MLflow run the package that the next step uploads."""
+
+    def packaged_run(run: str, model: onnx.ModelProto | None = None, verdict: Verdict = "pass") -> Artifact:
+        registered = register(make(run, model, verdict))
+        mlflow_runs.client().log_text(mlflow_runs.run_id(RunContext(run)), "a Bento", "package/model.bento")
+        return registered
+
+    return packaged_run
+
+
+def tags_of(run: str) -> dict[str, str]:
+    found = mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext(run)))
+    return {name: found.data.tags[name] for name in ("model.version", "model.alias", "receipt")}
+
+
+def test_a_model_that_an_earlier_run_registered_and_packaged_keeps_its_version_and_receipt(
+    registry: Registry,
+    make: Callable[..., Made],
+    register: Callable[[Made], Artifact],
+    packaged_run: Callable[..., Artifact],
+) -> None:
+    first = packaged_run("r1")
+    before = registry.find(NAME, "1")
+    second = register(make("r2"))
+    assert outcome(second) == ("1", "champion")
+    assert registry.versions(NAME) == [before]
+    assert second.read_json("receipt.json") == first.read_json("receipt.json")
+    assert second.read_json("registration.json")["known_from"] == "r1"
+    assert "known_from" not in first.read_json("registration.json")
+    assert tags_of("r2") == tags_of("r1")
+    # On a cluster nothing follows, so the step closes its MLflow run.
+    assert mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext("r2"))).info.status == "FINISHED"
+
+
+def test_a_known_version_keeps_the_place_that_a_rollback_gave_it(
+    registry: Registry,
+    models: dict[str, onnx.ModelProto],
+    make: Callable[..., Made],
+    register: Callable[[Made], Artifact],
+    packaged_run: Callable[..., Artifact],
+) -> None:
+    packaged_run("r1", models["poor"])
+    packaged_run("r2", models["good"])
+    registry.rollback(NAME)
+    assert outcome(register(make("r3", models["good"]))) == ("2", "")
+    assert aliases(registry) == {"2": (), "1": ("champion",)}
+
+
+def test_a_model_that_did_not_pass_is_known_without_a_package(
     registry: Registry, make: Callable[..., Made], register: Callable[[Made], Artifact]
 ) -> None:
-    assert outcome(register(make("r1"))) == ("1", "champion")
-    assert outcome(register(make("r2"))) == ("2", "champion")
-    assert aliases(registry) == {"2": ("champion",), "1": ()}
+    register(make("r1", verdict="fail"))
+    second = register(make("r2", verdict="fail"))
+    assert outcome(second) == ("1", "")
+    assert second.read_json("registration.json")["reason"] == "run r1 registered the same model with the verdict fail"
+    assert mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext("r2"))).info.status == "FAILED"
+
+
+def test_a_version_without_a_package_or_with_another_certificate_does_not_count(
+    registry: Registry,
+    make: Callable[..., Made],
+    register: Callable[[Made], Artifact],
+    packaged_run: Callable[..., Artifact],
+) -> None:
+    assert outcome(register(make("r1"))) == ("1", "champion")  # its run ended before the package
+    assert outcome(packaged_run("r2")) == ("2", "champion")
+    assert outcome(register(make("r3", verdict="undecided"))) == ("3", "")
+    assert outcome(register(make("r4"))) == ("2", "champion")
 
 
 def test_an_evaluation_of_another_model_is_refused_before_anything_is_registered(

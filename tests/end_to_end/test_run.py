@@ -154,17 +154,22 @@ def test_one_champion_is_listed_and_nothing_of_it_is_freed(digits_run, command):
 
 
 def test_a_second_run_is_compared_promoted_and_can_be_rolled_back_and_cleaned(workspace):
-    """A worse model passes a loose gate but does not take the champion's place; an equal one does."""
+    """A worse model passes a loose gate but does not take the champion's place; an equal one with other limits does.
+    One with the same limits too keeps its version."""
     loose = ("--set", "gate.min_test_accuracy=0.1", "--set", "gate.min_class_recall=0.0", "--set", "gate.max_ece=1.0")
     worse = ("--set", "train.epochs=1", "--set", "train.learning_rate=0.0003", "--set", "gate.max_gap_points=30")
     first = workspace.gapgate("run", "digits", *QUICK)
     second = workspace.gapgate("run", "digits", *QUICK, *loose, *worse)
-    third = workspace.gapgate("run", "digits", *QUICK)
+    third = workspace.gapgate("run", "digits", *QUICK, "--set", "gate.max_ece=0.9")
     assert [first.returncode, second.returncode, third.returncode] == [0, 0, 0], second.stdout
     assert "version 2, challenger: against version 1" in second.stdout
     assert "version 3, champion: against version 1" in third.stdout
     rolled = workspace.gapgate("rollback")
     assert "version 1 again (was 3)" in rolled.stdout
+    known = workspace.gapgate("run", "digits", *QUICK, "--set", "gate.max_ece=0.9")
+    assert known.returncode == 0
+    assert "version 3, no alias: run " in known.stdout
+    assert "registered the same model with the verdict pass" in known.stdout
     promoted = workspace.gapgate("promote", "3")
     assert "champion of gapgate is version 3 (before: version 1)" in promoted.stdout
     missing = workspace.gapgate("promote", "9")

@@ -6,17 +6,22 @@ import pytest
 import yaml
 from kfp import compiler
 
-from components.catalog import STEPS
+from components.catalog import STEPS, TASKS
 from gapgate.settings.sections import DataSettings
 from pipelines.graph import training_pipeline
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["local", "cluster"])
+def on_cluster(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(tmp_path_factory, on_cluster):
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(training_pipeline(), str(path))
+    compiler.Compiler().compile(training_pipeline(on_cluster=on_cluster), str(path))
     return next(yaml.safe_load_all(path.read_text()))
 
 
@@ -48,8 +53,8 @@ def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_catalog():
         assert stage["params"] == [step.section]
 
 
-def test_the_kfp_graph_has_the_steps_and_edges_of_the_catalog(compiled, tasks):
-    assert set(tasks) == set(STEPS)
+def test_the_kfp_graph_has_the_steps_and_edges_of_the_catalog(compiled, tasks, on_cluster):
+    assert set(tasks) == set(TASKS if on_cluster else STEPS)
     for name, step in STEPS.items():
         component = compiled["components"][f"comp-{name}"]
         assert set(component["inputDefinitions"].get("artifacts", {})) == set(step.inputs)
@@ -79,10 +84,40 @@ def test_the_pipeline_takes_each_section_once_and_says_what_it_is(compiled):
     assert all(parameter["description"] for parameter in parameters.values())
 
 
+def test_every_input_and_output_is_described_and_every_task_says_what_it_does(compiled, tasks):
+    for name, task in tasks.items():
+        component = compiled["components"][f"comp-{name}"]
+        for definitions in (component["inputDefinitions"], component["outputDefinitions"]):
+            entries = {**definitions.get("parameters", {}), **definitions.get("artifacts", {})}
+            assert {key for key, entry in entries.items() if not entry.get("description")} <= {
+                "Output",
+                "commit",
+            }, name
+        assert task["taskInfo"]["name"].startswith(f"{name}: ")
+
+
+def test_what_a_step_makes_has_the_type_that_kfps_pages_show(compiled):
+    kinds = {
+        (name.removeprefix("comp-"), key): entry["artifactType"]["schemaTitle"].removeprefix("system.")
+        for name, component in compiled["components"].items()
+        for key, entry in component.get("outputDefinitions", {}).get("artifacts", {}).items()
+    }
+    plain = {("augment", "policy"), ("evaluate", "evaluation"), ("gate", "certificate"), ("register", "registration")}
+    assert {key for key, kind in kinds.items() if kind == "Artifact"} == plain
+    assert {key: kind for key, kind in kinds.items() if kind != "Artifact"} == {
+        ("ingest", "dataset"): "Dataset",
+        ("preprocess", "splits"): "Dataset",
+        ("train", "model"): "Model",
+        ("evaluate", "figures"): "Metrics",
+        ("evaluate", "classes"): "ClassificationMetrics",
+        ("gate", "report"): "HTML",
+        ("gate", "verdict"): "Markdown",
+        ("package", "bento"): "Model",
+    }
+
+
 def test_package_runs_only_when_the_gate_passed(compiled):
-    conditions = [
-        task["triggerPolicy"]["condition"]
-        for task in compiled["root"]["dag"]["tasks"].values()
-        if "triggerPolicy" in task
+    outermost = [task["triggerPolicy"] for task in compiled["root"]["dag"]["tasks"].values() if "triggerPolicy" in task]
+    assert [each["condition"] for each in outermost] == [
+        "inputs.parameter_values['pipelinechannel--gate-Output'] == 'pass'"
     ]
-    assert conditions == ["inputs.parameter_values['pipelinechannel--gate-Output'] == 'pass'"]

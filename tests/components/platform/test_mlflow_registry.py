@@ -79,6 +79,23 @@ def test_a_version_is_found_by_its_run_and_the_digest_of_its_model(
     assert registry.of_run(NAME, first.run_id, "sha256:2") is None
 
 
+def test_a_completed_version_has_the_tags_and_its_run_the_files(
+    registry: Registry, register: Callable[..., Version]
+) -> None:
+    wanted, files = {"gapgate.model": "sha256:1"}, ["receipt/receipt.json", "package/model.bento"]
+    first, second, other = (register(digest=f"sha256:{digest}") for digest in (1, 1, 2))
+    for version, file in [(first, files[0]), (first, files[1]), (second, files[0]), (other, files[0])]:
+        client().log_dict(version.run_id, {"of": version.version}, file)
+    found = registry.completed(NAME, wanted, files)
+    assert found is not None
+    assert found.version == first.version
+    assert registry.read(found, files[0]) == {"of": first.version}
+    found = registry.completed(NAME, wanted, files[:1])
+    assert found is not None
+    assert found.version == second.version
+    assert registry.completed(NAME, {"gapgate.model": "sha256:3"}, []) is None
+
+
 def test_models_do_not_share_versions_or_aliases(registry: Registry, register: Callable[..., Version]) -> None:
     registry.promote(register())
     assert register(name="plants").version == "1"

@@ -38,7 +38,8 @@ class KfpServer:
         self.faults = {}
         """Method → what befalls its next calls: a status, "drop" (before it works), "lose" (the answer), or seconds."""
         self.plan = {}
-        """Step → how it ends in runs to come; `gate: fail` passes by `package`, PENDING waits, CACHED has no pod."""
+        """Step → how it ends in runs to come; `gate: fail` and `register: known` pass by `package`, PENDING waits,
+        CACHED has no pod."""
         self.messages = {}
         """Step → Argo's message on its pod in those runs."""
         self.token = self.cookie = self.version = ""

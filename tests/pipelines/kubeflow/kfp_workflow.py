@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from components.catalog import STEPS
+from components.catalog import TASKS
 
 NEVER = "1970-01-01T00:00:00Z"
 _SECONDS = 7
@@ -32,7 +32,8 @@ class Workflow:
         self.is_canceled = False
         self._done = 0
         self._began = datetime.now(UTC).replace(microsecond=0)
-        self._names = [name for name in STEPS if name != "package" or plan.get("gate") != "fail"]
+        self._is_packaged = plan.get("gate") != "fail" and plan.get("register") != "known"
+        self._names = [name for name in TASKS if name != "package" or self._is_packaged]
         run["state_history"] = [{"state": "PENDING"}]
 
     def cancel(self):
@@ -43,7 +44,7 @@ class Workflow:
     def advance(self):
         """One more step has ended, unless it waits or has failed."""
         ends = [self.plan.get(name, "SUCCEEDED") for name in self._names[: self._done]]
-        states = ["SUCCEEDED" if end in ("fail", "CACHED") else end for end in ends]
+        states = ["SUCCEEDED" if end in ("fail", "known", "CACHED") else end for end in ends]
         if self.is_canceled:
             states = ["FAILED" if state == "PENDING" else state for state in states]
         is_stopped = "FAILED" in states or "PENDING" in states
@@ -71,7 +72,8 @@ class Workflow:
 
     def pod(self, step, attempt=0):
         """The name of the pod of a step's try."""
-        inner = "(0).".join((self.name, "root", *(("condition-1",) if step == "package" else ()), step, "executor"))
+        conditions = ("condition-1", "condition-2") if step == "package" else ()
+        inner = "(0).".join((self.name, "root", *conditions, step, "executor"))
         return f"{self.name}-{self._template(step)}-{self._hash(f'{inner}({attempt})')}"
 
     def _template(self, step):
@@ -94,8 +96,8 @@ class Workflow:
         for place, (step, state) in enumerate(zip(self._names, states, strict=False)):
             parent = root
             if step == "package":
-                self._twice(root, "condition-1-driver", "system-dag-driver", "Pod", "Succeeded", place, place)
-                parent = self._twice(root, "condition-1", "comp-condition-1", "DAG", state.title(), place, place + 1)
+                for name in ("condition-1", "condition-2"):
+                    parent = self._condition(parent, name, state.title(), place)
             self._twice(parent, f"{step}-driver", "system-container-driver", "Pod", "Succeeded", place, place)
             shown, ended = ("Running", None) if state == "PENDING" else (state.title(), place + 1)
             inner = self._twice(parent, step, "executor", "DAG", shown, place, ended)
@@ -111,9 +113,17 @@ class Workflow:
         for step in self._names[len(states) :] if self.run["state"] == "FAILED" else ():
             for name in (f"{step}-driver", step):
                 self._node(f"{root}.{name}", "executor", "Skipped", "Omitted", len(states), len(states), omitted)
-        if self.run["state"] == "SUCCEEDED" and self.plan.get("gate") == "fail":
+        if self.run["state"] == "SUCCEEDED" and not self._is_packaged:
             when = "when 'false != false' evaluated false"
-            self._node(f"{root}.condition-1", "comp-condition-1", "Skipped", "Skipped", end, end, when)
+            name = "condition-1"
+            if self.plan.get("gate") != "fail":
+                root, name = self._condition(root, name, "Succeeded", end), "condition-2"
+            self._node(f"{root}.{name}", f"comp-{name}", "Skipped", "Skipped", end, end, when)
+
+    def _condition(self, parent, name, phase, place):
+        """The nodes of a condition that holds; returns the path for what is in it."""
+        self._twice(parent, f"{name}-driver", "system-dag-driver", "Pod", "Succeeded", place, place)
+        return self._twice(parent, name, f"comp-{name}", "DAG", phase, place, place + 1)
 
     def _twice(self, parent, name, template, kind, phase, start, end):
         """A node, and its first try, whose path is returned."""

@@ -8,7 +8,7 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from components.catalog import STEPS
+from components.catalog import TASKS
 from gapgate import __version__
 from gapgate.artifacts import code_revision
 from gapgate.errors import SettingsError
@@ -75,7 +75,7 @@ def specs(tmp_path_factory):
 def container(specs):
     """Step → its container."""
     executors = specs[0]["deploymentSpec"]["executors"]
-    return {name: executors[f"exec-{name}"]["container"] for name in STEPS}
+    return {name: executors[f"exec-{name}"]["container"] for name in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def pod(specs):
     executors = specs[1]["deploymentSpec"]["executors"]
     for executor in executors.values():
         json_format.ParseDict(executor, KubernetesExecutorConfig())
-    return {name: executors[f"exec-{name}"] for name in STEPS}
+    return {name: executors[f"exec-{name}"] for name in TASKS}
 
 
 def variables(container):
@@ -105,7 +105,7 @@ def test_the_parameters_are_typed_and_described_and_take_the_settings_of_a_run(s
 
 
 def test_images_their_policy_and_their_secrets(container, pod):
-    for name in STEPS:
+    for name in TASKS:
         image = "train" if name in ("augment", "train") else "step"
         assert container[name]["image"] == CONTENT["images"][image]
         assert pod[name]["imagePullPolicy"] == "Always"
@@ -128,7 +128,7 @@ def test_without_images_the_pipeline_takes_those_that_are_built_of_this_code(tmp
 
 
 def test_every_step_runs_as_the_user_with_the_volume_and_knows_its_run(container, pod):
-    for name in STEPS:
+    for name in TASKS:
         user = {"runAsUser": "1234", "runAsGroup": "5678", "runAsNonRoot": True}
         assert pod[name]["securityContext"] == user
         (volume,) = pod[name]["pvcMount"]
@@ -150,7 +150,7 @@ def test_processors_memory_and_a_gpu_of_the_kind_and_number_that_the_run_asks_fo
         "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_kind']}}",
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--num_gpus']}}",
     }
-    for name in set(STEPS) - {"train"}:
+    for name in set(TASKS) - {"train"}:
         assert "accelerator" not in container[name]["resources"]
 
 
@@ -198,37 +198,87 @@ def test_pods_of_a_run_that_ended_are_taken_away(specs):
     assert specs[1]["pipelineConfig"]["resourceTtlOnCompletion"] == 1000
 
 
-def test_only_steps_whose_result_is_their_content_are_cached(specs):
-    components = specs[0]["components"].values()
-    tasks = dict(specs[0]["root"]["dag"]["tasks"])
-    for component in components:
-        tasks |= component.get("dag", {}).get("tasks", {})
-    cached = {name for name in STEPS if tasks[name]["cachingOptions"].get("enableCache")}
-    assert cached == {"preprocess", "augment", "train", "evaluate", "gate"}
+def tasks_of(spec):
+    """Every task of a pipeline, those under conditions too."""
+    found = dict(spec["root"]["dag"]["tasks"])
+    for component in spec["components"].values():
+        found |= component.get("dag", {}).get("tasks", {})
+    return found
 
 
-def test_each_cached_step_has_a_digest_of_what_it_reads_among_its_parameters(specs):
-    tasks = specs[0]["root"]["dag"]["tasks"]
-    chain = {
-        "preprocess": "ingest",
-        "augment": "preprocess",
-        "train": "augment",
-        "evaluate": "train",
-        "gate": "evaluate",
+def cached_in(spec):
+    return {name for name, task in tasks_of(spec).items() if task.get("cachingOptions", {}).get("enableCache")}
+
+
+def test_all_but_the_first_task_and_the_registry_are_cached(specs):
+    conditions = {"condition-1", "condition-2"}
+    assert cached_in(specs[0]) == set(TASKS) - {"resolve", "register", "package"}
+    assert set(tasks_of(specs[0])) == set(TASKS) | conditions
+
+
+def test_a_cached_step_takes_from_one_that_is_not_cached_parameters_alone(specs):
+    """KFP's key has the id of each input artifact, and a step that runs makes new ids."""
+    cached = cached_in(specs[0])
+    read = {
+        name: {source["taskOutputArtifact"]["producerTask"] for source in task["inputs"].get("artifacts", {}).values()}
+        for name, task in tasks_of(specs[0]).items()
+        if name in cached
     }
-    for name, before in chain.items():
-        sources = [
-            source["taskOutputParameter"]
-            for source in tasks[name]["inputs"]["parameters"].values()
+    assert set().union(*read.values()) == {"ingest", "preprocess", "augment", "train", "evaluate"}
+    assert set().union(*read.values()) <= cached
+
+
+def test_each_cached_step_has_an_answer_of_the_task_before_it_among_its_parameters(specs):
+    tasks = specs[0]["root"]["dag"]["tasks"]
+    for before, name in zip(TASKS, sorted(cached_in(specs[0]), key=TASKS.index), strict=False):
+        parameters = {
+            key: source["taskOutputParameter"]
+            for key, source in tasks[name]["inputs"]["parameters"].items()
             if "taskOutputParameter" in source
-        ]
-        assert sources == [{"producerTask": before, "outputParameterKey": "Output"}]
+        }
+        assert {source["producerTask"] for source in parameters.values()} == {before}
+        assert {"revision", "dvc_hash"} == set(parameters) if name == "ingest" else len(parameters) == 1
+
+
+def test_a_model_that_is_packaged_already_is_not_packaged_again(specs):
+    conditions = [
+        task["triggerPolicy"]["condition"].partition("pipelinechannel--")[2]
+        for task in tasks_of(specs[0]).values()
+        if "triggerPolicy" in task
+    ]
+    assert sorted(conditions) == ["gate-Output'] == 'pass'", "register-Output'] == 'new'"]
+
+
+def test_without_the_cache_every_step_runs(tmp_path):
+    settings = tmp_path / "cluster.yaml"
+    settings.write_text(yaml.safe_dump(CONTENT))
+    compile_pipeline(ClusterSettings.from_file(settings), tmp_path / "pipeline.yaml", is_cached=False)
+    spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
+    assert cached_in(spec) == set()
+    assert set(tasks_of(spec)) == {*TASKS, "condition-1"}
+
+
+def test_resolve_has_the_secrets_and_labels_of_ingest_unless_it_has_its_own(tmp_path):
+    steps = {"ingest": {"secrets": {"data": {"key": "KEY"}}, "labels": {"gapgate/data": "true"}}}
+    _, platform = compiled(tmp_path, CONTENT | {"steps": steps})
+    resolve = platform["deploymentSpec"]["executors"]["exec-resolve"]
+    assert {secret["secretName"] for secret in resolve["secretAsEnv"]} == {"tracking", "data"}
+    assert resolve["podMetadata"]["labels"] == {
+        "app.kubernetes.io/part-of": "gapgate",
+        "gapgate/step": "resolve",
+        "gapgate/data": "true",
+        "team": "vision",
+    }
+    _, platform = compiled(tmp_path, CONTENT | {"steps": steps | {"resolve": {"timeout_s": 60}}})
+    resolve = platform["deploymentSpec"]["executors"]["exec-resolve"]
+    assert {secret["secretName"] for secret in resolve["secretAsEnv"]} == {"tracking"}
+    assert resolve["activeDeadlineSeconds"] == "60"
 
 
 def test_the_file_of_the_repository_is_one(tmp_path):
     content = yaml.safe_load((ROOT / "infra/pipeline.yaml").read_text())
     _, platform = compiled(tmp_path, content)
-    assert set(platform["deploymentSpec"]["executors"]) == {f"exec-{name}" for name in STEPS}
+    assert set(platform["deploymentSpec"]["executors"]) == {f"exec-{name}" for name in TASKS}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""resolve: repository, revision and path → the commit and DVC's hash of the data, on a cluster.
+
+No data moves. Kubeflow Pipelines never takes this task from its cache, and looks up ingest by what it answers: a branch
+that has moved is fetched and trained on, and of one that has not the results are taken from the run before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from pathlib import Path
+
+from components.catalog import RESOLVE
+from components.platform import dvc_data
+from components.platform.run_context import EXPERIMENT_VARIABLE, RunContext
+from components.platform.spool import Spool
+from components.platform.step_log import StepLog
+from gapgate.data.sources import BUILTINS
+from gapgate.errors import GapgateError, TrackingError
+from gapgate.settings.sections import DataSettings
+
+
+def run(settings: DataSettings) -> tuple[str, str]:
+    """Find the commit and the hash of the data. The commit is empty for a source and for the files of a folder as they
+    are now; the hash is empty for a built-in data set, which is the same wherever the code is.
+
+    Raises:
+        DataError: there is no such repository, revision, path or source.
+    """
+    if settings.source in BUILTINS and not Path(settings.source).exists():
+        return "", ""
+    if settings.source:
+        return "", dvc_data.hash_of_source(settings.source)
+    root = Path(settings.repository)
+    if settings.revision or not root.is_dir():
+        return dvc_data.locate(settings.repository, settings.revision, settings.path)
+    pinned = pin.hash if (pin := dvc_data.pin_of(root, settings.path)) else ""
+    if not (data := root / settings.path).exists():
+        return "", pinned  # ingest restores what is pinned, or says that nothing is
+    found = dvc_data.hash_of_source(str(data))
+    # With the pin, since ingest writes down whether the files differ from it.
+    return "", found if found == pinned else f"{found} (pinned: {pinned or 'none'})"
+
+
+def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
+    """`run` as a task of a pipeline run: the answer goes into the task's log and, with the next step's reports, to the
+    MLflow run; an error ends that run."""
+    if experiment:
+        os.environ[EXPERIMENT_VARIABLE] = experiment
+    context = RunContext.current() or RunContext.new()
+    spool = Spool(context.spool, RESOLVE, show=StepLog(RESOLVE).show)
+    spool.started()
+    try:
+        commit, found = run(settings)
+    except Exception as error:
+        is_users = isinstance(error, GapgateError)
+        message = str(error) if is_users else f"{type(error).__name__}: {error}"
+        spool.failed(message, getattr(error, "exit_code", 1), "" if is_users else traceback.format_exc())
+        _end(context)
+        raise
+    spool.tags({"data.revision": commit, "data.dvc_hash": found})
+    where = settings.source or f"{settings.path} of {settings.repository}"
+    said = [where, *([f"commit {commit[:12]}"] if commit else []), *([f"DVC hash {found[:12]}"] if found else [])]
+    spool.finished(", ".join(said))
+    return commit, found
+
+
+def _end(context: RunContext) -> None:
+    """Close the MLflow run as failed; a server that is away gets it from `gapgate sync`."""
+    from components.platform import mlflow_runs
+
+    with contextlib.suppress(TrackingError):
+        mlflow_runs.finish(context, succeeded=False)

@@ -1,0 +1,48 @@
+"""The gate's verdict as a page of Markdown: each check with its reason, and what to do now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+REMEDIES = {
+    "max_gap_points": "It overfits. Add operations to `augment.operations`, a `dropout` layer to `train.architecture`, "
+    "weight to `train.weight_decay`, or training images; or take fewer `train.epochs`.",
+    "min_test_accuracy": "It recognises too little. Look at the worst errors in the report: raise `preprocess.size_px` "
+    "if details are lost, correct wrong labels, or raise `train.epochs`.",
+    "min_class_recall": "One class is weak. Add images of it, or set `train.class_weights` to balanced.",
+    "max_ece": "Its confidence is wrong. Too sure: augmentation, dropout or a larger `train.weight_decay`; not sure "
+    "enough: a lower `train.label_smoothing` or more `train.epochs`.",
+    "max_parity": "The exported network answers otherwise than the trained one, a fault of the export: report it.",
+    "finite_figures": "A calculation went wrong. Lower `train.learning_rate`, and train again.",
+}
+"""Name of a check → what to do when it fails."""
+UNDECIDED = "Too few test images. Add images, or raise `preprocess.test_fraction`."
+_PASSED = (
+    "Nothing: the next steps register and package the model. `gapgate models` lists its version, and a service that "
+    "follows the registry answers with the champion."
+)
+_MARKUP = re.compile(r"([\\`*_\[\]|<>~])")
+
+
+def markdown(certificate: Mapping[str, Any]) -> str:
+    """Write the content of `certificate.json` as Markdown.
+
+    Text that stems from the data, such as a class name, is shown as it is and never as markup.
+    """
+    lines = [f"# Gate: {certificate['verdict']}", "", "| verdict | check | reason |", "|---|---|---|"]
+    checks = certificate["checks"]
+    lines += [f"| {check['verdict']} | `{check['name']}` | {_plain(check['reason'])} |" for check in checks]
+    lines += ["", "## What now", ""]
+    missed = [check for check in checks if check["verdict"] != "pass"]
+    if not missed:
+        return "\n".join([*lines, _PASSED, ""])
+    remedies = (UNDECIDED if check["verdict"] == "undecided" else REMEDIES[check["name"]] for check in missed)
+    lines += [f"- {remedy}" for remedy in dict.fromkeys(remedies)]
+    lines += ["", "The page `docs/your-model-did-not-pass.md` tells more. Change one thing, and run again.", ""]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
