@@ -25,9 +25,10 @@ from tests.infra.rendered import (
 )
 
 # What others bring: the labels of pods and namespaces that our policies name, and where they come from.
-FOREIGN_NAMESPACES = {"kube-system", "kubeflow", "ingress-nginx", "monitoring"}
+FOREIGN_NAMESPACES = {"kube-system", "openshift-dns", "kubeflow", "ingress-nginx", "monitoring"}
 FOREIGN_PODS: list[dict[str, str]] = [
     {"k8s-app": "kube-dns"},  # kubeadm, kind, minikube and the managed clusters label CoreDNS so
+    {"dns.operator.openshift.io/daemonset-dns": "default"},  # OpenShift's DNS operator
     {"app": "ml-pipeline"},  # these three: manifests/kustomize of Kubeflow Pipelines 2.17.0
     {"component": "metadata-grpc-server"},
     {"app": "seaweedfs"},
@@ -145,7 +146,7 @@ def test_the_ingress_and_the_monitor_lead_to_the_prediction_service() -> None:
     backend = rule["http"]["paths"][0]["backend"]["service"]
     assert backend == {"name": "serve", "port": {"name": "http"}}
     assert backend["port"]["name"] in names
-    monitor = one("production", "ServiceMonitor", "gapgate-serve")["spec"]
+    monitor = one("production+monitoring", "ServiceMonitor", "gapgate-serve")["spec"]
     assert selects(monitor["selector"], service["metadata"]["labels"])
     assert monitor["endpoints"][0]["port"] in names
     limit = one("production", "Ingress", "serve")["metadata"]["annotations"][

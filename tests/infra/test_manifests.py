@@ -36,16 +36,15 @@ CUSTOM = {
 both = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
-@both
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "production+certificates+dns-node-local+dns-openshift"])
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_object_fits_the_schema_of_kubernetes(overlay: str, version: str) -> None:
     for found in render(overlay):
-        if found["kind"] not in CUSTOM:
-            kubernetes_validate.validate(found, version, strict=True)
+        kubernetes_validate.validate(found, version, strict=True)
 
 
 def test_objects_of_the_prometheus_operator_have_its_fields() -> None:
-    found = of_kind("production", *CUSTOM)
+    found = of_kind("production+monitoring", *CUSTOM)
     assert {each["kind"] for each in found} == set(CUSTOM)
     for each in found:
         assert each["apiVersion"] == "monitoring.coreos.com/v1"
