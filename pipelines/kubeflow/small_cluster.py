@@ -19,7 +19,7 @@ from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
 from pipelines.kubeflow.kubernetes_api import Amounts, amount, nodes, text
 
 SHARE = Decimal("0.75")
-"""Share of what is free that a step may ask for; KFP's drivers and more pods of the prediction service have the rest."""
+"""Share of what is free that a step may ask for; KFP's drivers and a second prediction service's pod have the rest."""
 LEAST: Amounts = {"cpu": Decimal("0.1"), "memory": Decimal(512 * 2**20)}
 """Smallest request of a step: with less memory, one that imports torch is killed."""
 
