@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -44,8 +46,8 @@ def settings() -> dict[str, str]:
     return dict(found["data"])
 
 
-def container(kind: str, name: str, *, init: bool = False) -> Object:
-    found = one("local", kind, name)["spec"]
+def container(kind: str, name: str, *, init: bool = False, overlay: str = "local") -> Object:
+    found = one(overlay, kind, name)["spec"]
     template = found["jobTemplate"]["spec"]["template"] if kind == "CronJob" else found["template"]
     return dict(template["spec"]["initContainers" if init else "containers"][0])
 
@@ -76,18 +78,25 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def store(postgres: Postgres, scripts: Path) -> str:
-    """The address of a database that the migration job prepared while a server's init container waited for it."""
+def store(postgres: Postgres, scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a database that the migration job prepared, with basic-auth, while a server's init container waited."""
     address = postgres.database("mlflow")
-    wait = container("Deployment", "mlflow", init=True)
-    variables = os.environ | settings() | {"MLFLOW_BACKEND_STORE_URI": address}
+    users = tmp_path_factory.mktemp("auth") / "basic_auth.ini"
+    keys = {"default_permission": "READ", "admin_username": "admin", "database_uri": address.replace("%", "%%")}
+    users.write_text("\n".join(["[mlflow]", *(f"{key} = {value}" for key, value in keys.items())]))
+    wait = container("Deployment", "mlflow", init=True, overlay="production")
+    migrate = container("Job", "mlflow-migrate", overlay="production")
+    for each in (wait, migrate):
+        assert environment(each)["MLFLOW_AUTH_CONFIG_PATH"] == "/auth/basic_auth.ini"
+    auth = {"MLFLOW_AUTH_CONFIG_PATH": str(users)}
+    variables = os.environ | settings() | auth | {"MLFLOW_BACKEND_STORE_URI": address}
     with subprocess.Popen(command(wait, address, scripts), env=variables, stdout=subprocess.PIPE, text=True) as waiting:
         try:
             assert waiting.stdout is not None
             assert "the schema of MLflow is None" in waiting.stdout.readline()
-            done = run(postgres, container("Job", "mlflow-migrate"), address, scripts, {})
+            done = run(postgres, migrate, address, scripts, auth)
             assert done.returncode == 0, done.stderr
-            assert waiting.wait(20) == 0
+            assert waiting.wait(60) == 0
         finally:
             waiting.kill()
     return address
@@ -117,6 +126,26 @@ def restore(
 ) -> subprocess.CompletedProcess[str]:
     job = container("CronJob", "mlflow-restore")
     return run(postgres, job, address, scripts, {"BACKUP_DIR": str(folder), "RESTORE_FILE": file} | variables)
+
+
+def test_the_tables_of_users_are_there_before_a_server_starts(postgres: Postgres, store: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{12}", postgres.query(store, "SELECT version_num FROM alembic_version_auth"))
+    assert postgres.query(store, "SELECT count(*) FROM users") == "0"
+
+
+def test_a_server_says_within_seconds_that_its_database_is_silent(scripts: Path) -> None:
+    wait = container("Deployment", "mlflow", init=True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connection, and nobody answers
+        address = f"postgresql://mlflow@127.0.0.1:{silent.getsockname()[1]}/mlflow"
+        variables = os.environ | settings() | {"MLFLOW_BACKEND_STORE_URI": address}
+        with subprocess.Popen(command(wait, address, scripts), env=variables, stdout=subprocess.PIPE) as waiting:
+            try:
+                assert waiting.stdout is not None
+                ready, _, _ = select.select([waiting.stdout], [], [], 120)
+                assert ready, "nothing was said for two minutes"
+                assert waiting.stdout.readline().startswith(b"the database does not answer")
+            finally:
+                waiting.kill()
 
 
 def test_a_run_is_found_again_after_a_backup_is_restored(
