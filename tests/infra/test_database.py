@@ -79,7 +79,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def store(postgres: Postgres, scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a database that the migration job prepared, with basic-auth, while a server's init container waited."""
+    """The address of a database that the migration job prepared for basic-auth while a server waited for it."""
     address = postgres.database("mlflow")
     users = tmp_path_factory.mktemp("auth") / "basic_auth.ini"
     keys = {"default_permission": "READ", "admin_username": "admin", "database_uri": address.replace("%", "%%")}

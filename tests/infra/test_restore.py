@@ -55,7 +55,7 @@ elif line.startswith("logs"):
     print(log.read_text(), end="")
 elif line.startswith("get pods"):
     print("the-pod", end="")
-elif line.startswith("get pod "):
+elif line.startswith("get pod the-pod"):
     print("Pending 0/1 nodes are available: 1 Insufficient memory.", end="")
 '''
 
