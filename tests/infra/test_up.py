@@ -101,6 +101,13 @@ def test_the_settings_of_a_run_fit_the_node(tree: Path, closing: str) -> None:
     assert "node, which has cpu 1.75, memory 5.0 GiB free" in (tree / "pipeline.local.yaml").read_text()
 
 
+def test_images_of_another_tag_are_named_in_the_settings(tree: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pipelines.kubeflow.small_cluster", "infra/pipeline.yaml", "9.9-other"]
+    printed = subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True, text=True).stdout
+    images = {"step": "gapgate/step:9.9-other", "train": "gapgate/train:9.9-other"}
+    assert yaml.safe_load(printed)["images"] == images
+
+
 def test_steps_reach_the_kubernetes_api_and_no_other_private_address(closing: str, environment: dict[str, str]) -> None:
     policies = {found["metadata"]["name"]: found for found in applied(environment) if found["kind"] == "NetworkPolicy"}
     found = policies["gapgate-kubernetes-api"]
