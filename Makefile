@@ -6,10 +6,16 @@ SOURCES := gapgate components pipelines serving cli tests bench
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)
-TAG = $(VERSION)-$(shell git rev-parse --short=12 HEAD)
+# As in infra/up and pipelines/container_images.py; it ends with -dirty where tracked files differ from the commit.
+TAG = $(VERSION)-$(shell git describe --always --exclude '*' --abbrev=12 --dirty)
 # Docker from version 23 on cannot build without its plugin buildx; Debian's older one can.
 DOCKER ?= $(shell docker buildx version >/dev/null 2>&1 && echo docker || ls /usr/bin/docker 2>/dev/null || echo docker)
 BASE_IMAGE ?= python:3.11-slim
+define WITHOUT_BASE
+$(DOCKER) image inspect $(BASE_IMAGE) >/dev/null 2>&1 || $(DOCKER) pull --quiet $(BASE_IMAGE) >/dev/null || \
+	echo "error: the base image $(BASE_IMAGE) cannot be pulled; name one that can with BASE_IMAGE, or make one from" \
+	"Debian's packages: make images BASE_IMAGE=\$$(infra/docker/base)" >&2;
+endef
 # Where packages come through a proxy or from an index of one's own: a CA bundle, and the settings of uv and pip.
 BUILD_SECRETS = $(if $(SSL_CERT_FILE),--secret id=ca$(comma)src=$(SSL_CERT_FILE)) \
 	$(if $(UV_CONFIG_FILE),--secret id=uv.toml$(comma)src=$(UV_CONFIG_FILE)) \
@@ -57,10 +63,11 @@ ablation: install  ## the same for what each remedy buys
 
 images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
 
+# By the version alone too, as the manifests of infra/kubernetes name them.
 image-%:
-	DOCKER_BUILDKIT=1 $(DOCKER) build --target $* --tag gapgate/$*:$(TAG) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(BUILD_SECRETS) $(BUILD_OPTIONS) \
-		--file infra/docker/Dockerfile .
+	DOCKER_BUILDKIT=1 $(DOCKER) build --target $* --tag gapgate/$*:$(TAG) --tag gapgate/$*:$(VERSION) \
+		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		$(BUILD_SECRETS) $(BUILD_OPTIONS) --file infra/docker/Dockerfile . || { $(WITHOUT_BASE) exit 1; }
 
 tag:  ## the tag of the images of this revision
 	@echo $(TAG)

@@ -87,7 +87,9 @@ class Place(Section):
     backoff_s: Count = 30
     """Seconds before the first retry; doubled before each further one."""
     secrets: dict[Name, dict[str, str]] = Field(default_factory=dict)
-    """Secret → key in it → environment variable."""
+    """Secret → key in it → environment variable; a pod waits until the Secret is there."""
+    optional_secrets: dict[Name, dict[str, str]] = Field(default_factory=dict)
+    """The same for Secrets that may be absent; their variables are then not set."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the step's pod."""
     environment: dict[str, str] = Field(default_factory=dict)
@@ -121,6 +123,9 @@ class ClusterSettings(Section):
     """Kubernetes service account of the steps."""
     images: Images = Field(default_factory=Images)
     """Container images."""
+    certificates: Name | None = None
+    """ConfigMap with `ca.crt`, the certificates of every authority that the steps trust: a company's own and the public
+    ones; None: those of the images."""
     tracking_uri: Annotated[str, Field(pattern=r"^https?://")]
     """URL of the MLflow server inside the cluster."""
     workspace: Workspace
@@ -132,7 +137,7 @@ class ClusterSettings(Section):
     defaults: Place = Place()
     """Place of every step, except for what `steps` changes."""
     steps: dict[str, Place] = Field(default_factory=dict)
-    """Step → its own values; `secrets`, `labels` and `environment` are added to those of `defaults`."""
+    """Step → its own values; secrets, labels and environment are added to those of `defaults`."""
 
     @classmethod
     def from_file(cls, path: Path) -> ClusterSettings:
@@ -164,6 +169,6 @@ class ClusterSettings(Section):
             return self.defaults
         # Only what the file sets: a field's default in `steps` must not undo the value in `defaults`.
         changes = {name: getattr(own, name) for name in own.model_fields_set}
-        for name in ("secrets", "labels", "environment"):
+        for name in ("secrets", "optional_secrets", "labels", "environment"):
             changes[name] = getattr(self.defaults, name) | getattr(own, name)
         return self.defaults.model_copy(update=changes)

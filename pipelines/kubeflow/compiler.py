@@ -16,6 +16,9 @@ from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Field of a pod in which KFP writes the run's id."""
 _LONGEST_BACKOFF_S = 600
+_CERTIFICATES = "/etc/gapgate/certificates"
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
+"""Of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
 
 
 def compile_pipeline(cluster: ClusterSettings, path: Path, *, is_cached: bool = True) -> None:
@@ -47,6 +50,10 @@ def _run_in(task: dsl.PipelineTask, image: str, cluster: ClusterSettings) -> Non
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, _RUN_LABEL)
     task.set_env_variable("GAPGATE_HOME", cluster.workspace.mount_path)
     task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
+    if cluster.certificates:
+        kubernetes.use_config_map_as_volume(task, cluster.certificates, _CERTIFICATES)
+        for name in _CERTIFICATE_VARIABLES:
+            task.set_env_variable(name, f"{_CERTIFICATES}/ca.crt")
     if digest := image.partition("@")[2]:
         task.set_env_variable("GAPGATE_IMAGE_DIGEST", digest)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "gapgate")
@@ -80,6 +87,8 @@ def _give(task: dsl.PipelineTask, place: Place) -> None:
         )
     for secret, variables in place.secrets.items():
         kubernetes.use_secret_as_env(task, secret, dict(variables))
+    for secret, variables in place.optional_secrets.items():
+        kubernetes.use_secret_as_env(task, secret, dict(variables), optional=True)
     for label, value in place.labels.items():
         kubernetes.add_pod_label(task, label, value)
     for name, value in place.environment.items():

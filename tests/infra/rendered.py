@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,11 +24,23 @@ Object = dict[str, Any]
 
 @cache
 def render(overlay: str) -> tuple[Object, ...]:
-    """Every object of an overlay."""
+    """Every object of an overlay; `production+monitoring+certificates` adds components by their lines."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it renders the overlays")
-    command = ["kubectl", "kustomize", str(INFRA / "kubernetes/overlays" / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    name, *added = overlay.split("+")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def at(*parts: str) -> str:
+            return os.path.relpath(INFRA.joinpath("kubernetes", *parts).resolve(), Path(folder).resolve())
+
+        content = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [at("overlays", name)],
+            "components": [at("components", each) for each in added],
+        }
+        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

@@ -25,9 +25,10 @@ from tests.infra.rendered import (
 )
 
 # What others bring: the labels of pods and namespaces that our policies name, and where they come from.
-FOREIGN_NAMESPACES = {"kube-system", "kubeflow", "ingress-nginx", "monitoring"}
+FOREIGN_NAMESPACES = {"kube-system", "openshift-dns", "kubeflow", "ingress-nginx", "monitoring"}
 FOREIGN_PODS: list[dict[str, str]] = [
     {"k8s-app": "kube-dns"},  # kubeadm, kind, minikube and the managed clusters label CoreDNS so
+    {"dns.operator.openshift.io/daemonset-dns": "default"},  # OpenShift's DNS operator
     {"app": "ml-pipeline"},  # these three: manifests/kustomize of Kubeflow Pipelines 2.17.0
     {"component": "metadata-grpc-server"},
     {"app": "seaweedfs"},
@@ -117,6 +118,41 @@ def test_only_ingest_reaches_the_world(overlay: str) -> None:
 
 
 @both
+def test_only_the_rule_for_the_kubernetes_api_leads_a_step_to_addresses(overlay: str) -> None:
+    _, train = STEPS
+    by_address = [
+        found["metadata"]["name"]
+        for found in of_kind(overlay, "NetworkPolicy")
+        if found["metadata"]["namespace"] == "kubeflow"
+        and selects(found["spec"]["podSelector"], train)
+        and any("ipBlock" in peer for peer in _peers(found["spec"]))
+    ]
+    assert by_address == ["gapgate-kubernetes-api"]
+
+
+def test_in_production_the_kubernetes_api_and_the_port_of_the_bucket_are_lines_of_the_overlay() -> None:
+    overlay = (INFRA / "kubernetes/overlays/production/kustomization.yaml").read_text()
+    assert "path: /spec/egress/0/ports/0/port, value: 443" in overlay
+    (rule,) = one("production", "NetworkPolicy", "gapgate-kubernetes-api")["spec"]["egress"]
+    assert rule["to"] == [{"ipBlock": {"cidr": "192.0.2.1/32"}}]
+
+
+@pytest.mark.parametrize(
+    ("component", "peer", "port"),
+    [
+        ("dns-node-local", {"ipBlock": {"cidr": "169.254.20.10/32"}}, 53),
+        ("dns-openshift", {"kubernetes.io/metadata.name": "openshift-dns"}, 5353),
+    ],
+)
+def test_other_dns_is_reached_by_steps_and_by_servers(component: str, peer: dict[str, Any], port: int) -> None:
+    for name in ("dns", "gapgate-steps"):
+        *_, rule = one(f"production+{component}", "NetworkPolicy", name)["spec"]["egress"]
+        (to,) = rule["to"]
+        assert peer == to or peer == to["namespaceSelector"]["matchLabels"]
+        assert rule["ports"] == [{"protocol": protocol, "port": port} for protocol in ("UDP", "TCP")]
+
+
+@both
 def test_ports_lead_from_door_to_process(overlay: str) -> None:
     for service in of_kind(overlay, "Service"):
         pods = [
@@ -145,7 +181,7 @@ def test_the_ingress_and_the_monitor_lead_to_the_prediction_service() -> None:
     backend = rule["http"]["paths"][0]["backend"]["service"]
     assert backend == {"name": "serve", "port": {"name": "http"}}
     assert backend["port"]["name"] in names
-    monitor = one("production", "ServiceMonitor", "gapgate-serve")["spec"]
+    monitor = one("production+monitoring", "ServiceMonitor", "gapgate-serve")["spec"]
     assert selects(monitor["selector"], service["metadata"]["labels"])
     assert monitor["endpoints"][0]["port"] in names
     limit = one("production", "Ingress", "serve")["metadata"]["annotations"][
@@ -208,7 +244,7 @@ def test_what_the_settings_of_runs_name_is_there(overlay: str) -> None:
     assert f"ServiceAccount/{_PIPELINE['service_account']}" in there
     page = (INFRA.parent / "docs" / "kubernetes.md").read_text()
     for step in _PIPELINE["steps"].values():
-        for secret, keys in step.get("secrets", {}).items():
+        for secret, keys in (step.get("secrets", {}) | step.get("optional_secrets", {})).items():
             (command,) = re.findall(rf"-n kubeflow create secret generic {secret} (.*)", page)
             assert all(f"--from-literal={key}=" in command for key in keys)
     service = one(overlay, "Service", "mlflow")

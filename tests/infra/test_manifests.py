@@ -36,16 +36,15 @@ CUSTOM = {
 both = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
-@both
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "production+certificates+dns-node-local+dns-openshift"])
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_object_fits_the_schema_of_kubernetes(overlay: str, version: str) -> None:
     for found in render(overlay):
-        if found["kind"] not in CUSTOM:
-            kubernetes_validate.validate(found, version, strict=True)
+        kubernetes_validate.validate(found, version, strict=True)
 
 
 def test_objects_of_the_prometheus_operator_have_its_fields() -> None:
-    found = of_kind("production", *CUSTOM)
+    found = of_kind("production+monitoring", *CUSTOM)
     assert {each["kind"] for each in found} == set(CUSTOM)
     for each in found:
         assert each["apiVersion"] == "monitoring.coreos.com/v1"
@@ -126,6 +125,28 @@ def test_every_mount_has_its_volume_and_every_volume_its_source(overlay: str) ->
         assert mounted <= known, where
         for source in container.get("envFrom", []):
             assert "configMapRef" not in source or source["configMapRef"]["name"] in maps, where
+
+
+def test_production_needs_no_kinds_that_a_cluster_may_lack() -> None:
+    for found in render("production"):
+        group = found["apiVersion"].rpartition("/")[0]
+        assert "." not in group or group.endswith(".k8s.io"), title(found)
+
+
+def test_the_bucket_may_be_opened_by_a_role() -> None:
+    (mlflow,) = one("production", "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    assert {"secretRef": {"name": "gapgate-s3", "optional": True}} in mlflow["envFrom"]
+
+
+def test_a_company_s_certificates_are_where_the_variables_say() -> None:
+    for name in ("mlflow", "serve"):
+        spec = one("production+certificates", "Deployment", name)["spec"]["template"]["spec"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0]["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        found = volumes[mounts["/certificates"]]["configMap"]["name"]
+        assert f"-n $n create configmap {found} --from-file=ca.crt" in PAGE.read_text()
+        given = environment(spec["containers"][0])
+        assert {given[v] for v in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")} == {"/certificates/ca.crt"}
 
 
 @both
@@ -212,8 +233,8 @@ def test_the_autoscaler_scales_what_no_apply_sets_back(overlay: str) -> None:
 
 
 def test_scripts_are_sound() -> None:
-    scripts = [INFRA / "up", INFRA / "restore", *(INFRA / "kubernetes").rglob("*.sh")]
-    assert len(scripts) == 4
+    scripts = [INFRA / "up", INFRA / "restore", INFRA / "kubernetes-api", *(INFRA / "kubernetes").rglob("*.sh")]
+    assert len(scripts) == 5
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True, timeout=60)
         assert "set -euo pipefail" in script.read_text()

@@ -21,6 +21,7 @@ from serving.options import Options
 from serving.predictor import Predictor
 from tests.infra.rendered import Object, of_kind, one
 
+MONITORED = "production+monitoring"
 ADDED = {"pod", "namespace", "job", "instance"}
 """Labels that Prometheus adds to each series of a target."""
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -46,15 +47,13 @@ def series() -> dict[str, set[str]]:
 
 
 def rules() -> list[Object]:
-    return [
-        rule for group in one("production", "PrometheusRule", "gapgate")["spec"]["groups"] for rule in group["rules"]
-    ]
+    return [rule for group in one(MONITORED, "PrometheusRule", "gapgate")["spec"]["groups"] for rule in group["rules"]]
 
 
 def dashboard() -> Object:
     (found,) = [
         each
-        for each in of_kind("production", "ConfigMap")
+        for each in of_kind(MONITORED, "ConfigMap")
         if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
     ]
     return dict(json.loads(found["data"]["gapgate.json"]))
@@ -180,7 +179,7 @@ CHANGES: dict[str, tuple[dict[str, str], set[str]]] = {
     not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus); it runs the rules"
 )
 def test_each_alert_fires_for_its_reason_alone(tmp_path: Path) -> None:
-    groups = one("production", "PrometheusRule", "gapgate")["spec"]
+    groups = one(MONITORED, "PrometheusRule", "gapgate")["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(groups))
     names = [rule["alert"] for rule in rules() if "alert" in rule]
     assert set().union(*(fired for _, fired in CHANGES.values())) == set(names)

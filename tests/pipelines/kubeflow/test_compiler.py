@@ -30,6 +30,7 @@ CONTENT = {
     "workspace": {"claim": "volume", "mount_path": "/work"},
     "user": {"run_as_user": 1234, "run_as_group": 5678},
     "run_ttl_s": 1000,
+    "certificates": "authorities",
     "defaults": {"secrets": {"tracking": {"token": "MLFLOW_TRACKING_TOKEN"}}, "labels": {"team": "vision"}},
     "steps": {
         "train": {
@@ -47,6 +48,7 @@ CONTENT = {
             "retries": 5,
             "backoff_s": 20,
             "secrets": {"weights": {"key": "HUB_TOKEN"}},
+            "optional_secrets": {"hub": {"mirror": "HUB_MIRROR"}},
             "labels": {"size": "large"},
             "environment": {"OMP_NUM_THREADS": "6"},
         }
@@ -142,6 +144,16 @@ def test_every_step_runs_as_the_user_with_the_volume_and_knows_its_run(container
         assert pod[name]["podMetadata"]["labels"]["gapgate/step"] == name
 
 
+def test_every_step_trusts_a_company_s_own_authorities(container, pod, tmp_path):
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
+    for name in STEPS:
+        (volume,) = pod[name]["configMapAsVolume"]
+        assert (volume["configMapName"], volume["optional"]) == ("authorities", False)
+        assert {variables(container[name])[each] for each in names} == {f"{volume['mountPath']}/ca.crt"}
+    spec, platform = compiled(tmp_path, {name: value for name, value in CONTENT.items() if name != "certificates"})
+    assert not any(name in str(spec) + str(platform) for name in (*names, "configMapAsVolume"))
+
+
 def test_processors_memory_and_a_gpu_of_the_kind_and_number_that_the_run_asks_for(container):
     resources = container["train"]["resources"]
     assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("3", "6")
@@ -187,7 +199,9 @@ def test_secrets_labels_and_variables_of_a_step_come_on_top_of_those_of_all(cont
 
     shared = ("tracking", "token", "MLFLOW_TRACKING_TOKEN")
     assert secrets("evaluate") == {shared}
-    assert secrets("train") == {shared, ("weights", "key", "HUB_TOKEN")}
+    assert secrets("train") == {shared, ("weights", "key", "HUB_TOKEN"), ("hub", "mirror", "HUB_MIRROR")}
+    optional = {secret["secretName"]: secret["optional"] for secret in pod["train"]["secretAsEnv"]}
+    assert optional == {"tracking": False, "weights": False, "hub": True}
     assert pod["train"]["podMetadata"]["labels"]["size"] == "large"
     assert "size" not in pod["evaluate"]["podMetadata"]["labels"]
     assert variables(container["train"])["OMP_NUM_THREADS"] == "6"
