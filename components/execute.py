@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from components.catalog import STEPS
 from components.facts import Facts
@@ -22,12 +24,20 @@ from components.platform.spool import Spool
 from components.platform.step_log import StepLog
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.errors import GapgateError, TrackingError
+from gapgate.errors import PASSING_EXIT_CODE, GapgateError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
 
+if TYPE_CHECKING:
+    from components.platform.mlflow_runs import Status
+
+T = TypeVar("T")
 _SEND_EVERY_S = 30.0
+_PATIENCE_VARIABLE = "GAPGATE_PATIENCE_S"
+"""Environment variable with the seconds that a step in a pod waits for a remote or MLflow, all pauses together."""
+_PATIENCE_S = 300.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
 
 
 def execute(
@@ -49,6 +59,76 @@ def execute(
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
     """
+    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, _AtOnce())
+
+
+def execute_in_pipeline(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: str,
+    experiment: str = "",
+    tensorboard: bool = False,
+) -> Artifact:
+    """`execute` for a KFP component. In a pod a passing fault is tried again for some minutes, and an error ends the
+    process with its exit code; the step's log has its message, so no traceback follows."""
+    if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
+        return execute(name, settings, inputs, output, experiment, tensorboard)
+    tries = _Patient(float(os.environ.get(_PATIENCE_VARIABLE) or _PATIENCE_S))
+    try:
+        return _execute(name, settings, inputs, Path(output), experiment, tensorboard, tries)
+    except GapgateError as error:
+        sys.exit(tries.exit_code(error))
+
+
+class _AtOnce:
+    """Tries of a step on a user's machine: one."""
+
+    def exit_code(self, error: GapgateError) -> int:
+        """Exit code of the process that the error ends."""
+        return error.exit_code
+
+    def until_done(self, call: Callable[[], T], spool: Spool) -> T:
+        """The result of `call`."""
+        return call()
+
+
+class _Patient(_AtOnce):
+    """Tries of a step in a pod, whose retries by KFP begin no container again that ended with an error."""
+
+    def __init__(self, seconds: float) -> None:
+        """Let all pauses of the step together take `seconds`."""
+        self._left_s = seconds
+
+    def exit_code(self, error: GapgateError) -> int:
+        """Exit code of the process that the error ends: 75 for every passing fault."""
+        return PASSING_EXIT_CODE if error.is_passing else error.exit_code
+
+    def until_done(self, call: Callable[[], T], spool: Spool) -> T:
+        """The result of `call`, which is repeated after a passing fault; a line in the log tells of each."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return call()
+            except GapgateError as error:
+                if not error.is_passing or not self._left_s:
+                    raise
+                pause = min(pause, self._left_s)
+                spool.waiting(str(error), pause)
+            time.sleep(pause)
+            self._left_s -= pause
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+def _execute(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: Path,
+    experiment: str,
+    tensorboard: bool,
+    tries: _AtOnce,
+) -> Artifact:
     # At its end Python searches all that torch or MLflow made for cycles, 0.4 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
     step = STEPS[name]
@@ -58,7 +138,7 @@ def execute(
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
-        return make(name, section, load(inputs), Path(output), NullTracker())[0]
+        return make(name, section, load(inputs), output, NullTracker())[0]
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
@@ -66,13 +146,17 @@ def execute(
     # For the same reason it shows in its log what the pipeline's display shows elsewhere.
     show = StepLog(name).show if is_alone else lambda event: None
     spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone, show=show)
-    artifact = None
-    with _sent(context) if is_alone else nullcontext():
+    if not is_alone:
+        return _report(name, settings, inputs, output, spool, tries)
+    with _sent(context):
         try:
-            artifact = _report(name, settings, inputs, Path(output), spool)
-        finally:
-            if is_alone:
-                _send_rest(context, _outcome(name, artifact), must_arrive=is_in_pipeline)
+            artifact = _report(name, settings, inputs, output, spool, tries)
+        except BaseException as error:
+            # SystemExit: cancelled, and Kubernetes kills the pod within seconds.
+            ended = _AtOnce() if isinstance(error, SystemExit) else tries
+            _send_rest(context, "KILLED" if isinstance(error, SystemExit) else "FAILED", spool, ended)
+            raise
+        _send_rest(context, _outcome(name, artifact), spool, tries, must_arrive=is_in_pipeline)
     return artifact
 
 
@@ -84,17 +168,20 @@ def _spool(tensorboard: bool) -> type[Spool]:
     return TensorBoardSpool
 
 
-def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool) -> Artifact:
+def _report(
+    name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool, tries: _AtOnce
+) -> Artifact:
     step = STEPS[name]
     spool.started()
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
-        artifact, facts = make(name, section, load(inputs), output, spool)
+        found = load(inputs)
+        artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
         spool.finished(facts.summary, facts.details)
         return artifact
     except GapgateError as error:
-        spool.failed(str(error), error.exit_code)
+        spool.failed(str(error), tries.exit_code(error))
         raise
     # A fault of the code, not of the user: the traceback goes with it.
     except Exception as error:
@@ -150,14 +237,12 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     return next((RunContext(run) for run in runs if run), None)
 
 
-def _outcome(name: str, artifact: Artifact | None) -> bool | None:
-    """True: the run finished with this step; False: it failed; None: more steps follow."""
-    if artifact is None:
-        return False
+def _outcome(name: str, artifact: Artifact) -> Status:
+    """Status of the MLflow run after this step."""
     # No further step follows a model that did not pass: `package` is behind the gate.
     if name == "register" and artifact.read_json("receipt.json")["verdict"] != "pass":
-        return False
-    return True if name == "package" else None
+        return "FAILED"
+    return "FINISHED" if name == "package" else "RUNNING"
 
 
 @contextmanager
@@ -169,6 +254,8 @@ def _sent(context: RunContext) -> Iterator[None]:
     stop = threading.Event()
 
     def send() -> None:
+        with suppress(TrackingError):
+            mlflow_runs.end_lost()
         while not stop.wait(_SEND_EVERY_S):
             with suppress(TrackingError):
                 mlflow_runs.send(context)
@@ -186,21 +273,20 @@ def _sent(context: RunContext) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool) -> None:
-    """Send the rest of the spool, and close the MLflow run if `succeeded` is not None.
+def _send_rest(context: RunContext, status: Status, spool: Spool, tries: _AtOnce, *, must_arrive: bool = False) -> None:
+    """Send the rest of the spool and give the MLflow run its status.
 
     Raises:
-        TrackingError: the server is away after a last step that succeeded, and `must_arrive` is set.
+        TrackingError: `must_arrive` is set, and the server is away after the last step, or refuses what is sent.
     """
     from components.platform import mlflow_runs
 
     try:
-        if succeeded is None:
-            mlflow_runs.send(context)
-        else:
-            mlflow_runs.finish(context, succeeded=succeeded)
+        # While the run goes on, the next step sends what is left.
+        once = _AtOnce() if status == "RUNNING" else tries
+        once.until_done(lambda: mlflow_runs.send_and_mark(context, status), spool)
     except TrackingError as error:
-        # Otherwise the next step sends it. After the last step none follows, so it fails, for KFP to try again.
-        if succeeded and must_arrive:
+        if must_arrive and (status == "FINISHED" or not error.is_passing):
+            spool.failed(str(error), tries.exit_code(error))
             raise
         print(error)

@@ -21,7 +21,7 @@ def ingest(
     """Exactly one version of the data; the output is its DVC hash."""
     import json
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     settings = json.dumps({"source": source, "repository": repository, "revision": revision, "path": path})
     return str(execute("ingest", settings, {}, dataset.path, experiment).read_json("dataset.json")["dvc_hash"])
@@ -37,7 +37,7 @@ def preprocess(
     splits: dsl.Output[dsl.Artifact],
 ) -> str:
     """Decode, resize and split the images."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     return execute("preprocess", settings, {"dataset": dataset.path}, splits.path, experiment, tensorboard).digest
 
@@ -52,7 +52,7 @@ def augment(
     policy: dsl.Output[dsl.Artifact],
 ) -> str:
     """Validate and preview the augmentation policy."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     return execute("augment", settings, {"splits": splits.path}, policy.path, experiment, tensorboard).digest
 
@@ -71,7 +71,7 @@ def train(
     """Fit the network; with GPUs asked for, on a GPU or not at all."""
     import os
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     os.environ["GAPGATE_NUM_GPUS"] = str(num_gpus)
     inputs = {"splits": splits.path, "policy": policy.path}
@@ -90,7 +90,7 @@ def evaluate(
     figures: dsl.Output[dsl.Metrics],
 ) -> str:
     """Measure the ONNX file on un-augmented train, val and test images."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     inputs = {"splits": splits.path, "model": model.path}
     result = execute("evaluate", settings, inputs, evaluation.path, experiment, tensorboard)
@@ -110,7 +110,7 @@ def gate(
     """Hold the evaluation against the limits; the output is the verdict."""
     import shutil
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     result = execute("gate", settings, {"evaluation": evaluation.path}, certificate.path, experiment)
     shutil.copyfile(result.path / "report.html", report.path)
@@ -131,7 +131,7 @@ def register(
     """Make a version in the MLflow registry, with its aliases and receipt."""
     import json
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     settings = json.dumps({"model_name": model_name})
     inputs = {"splits": splits, "policy": policy, "model": model, "evaluation": evaluation, "certificate": certificate}
@@ -150,7 +150,7 @@ def package(
     bento: dsl.Output[dsl.Artifact],
 ) -> None:
     """Build the Bento of a model that passed."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
 
     inputs = {"splits": splits, "model": model, "certificate": certificate, "registration": registration}
     paths = {kind: artifact.path for kind, artifact in inputs.items()}
