@@ -33,6 +33,11 @@ class KfpRun:
     was_cancelled: bool
 
 
+def is_pod() -> bool:
+    """True in a pod of a KFP run."""
+    return "KFP_POD_NAME" in os.environ
+
+
 def submitted(ui: str) -> str:
     """The part of a run's description that names this user and the URL of KFP's UI, from where `find` reads them."""
     try:
@@ -49,8 +54,7 @@ def page(ui: str, run_id: str) -> str:
 
 def find(run_id: str) -> KfpRun | None:
     """Ask for the run `run_id`; None outside of KFP's pods, for an unknown run, and if the API does not answer."""
-    # KFP sets it in each of its pods.
-    if "KFP_POD_NAME" not in os.environ:
+    if not is_pod():
         return None
     import requests
 

@@ -197,7 +197,8 @@ class Registry:
         Raises:
             RegistryError: the artifact store does not have it.
         """
-        return _download(f"models:/{version.name}/{version.version}", MODEL_FILE, folder, version)
+        remedy = "or make another version the champion: `gapgate promote VERSION`"
+        return _download(f"models:/{version.name}/{version.version}", MODEL_FILE, folder, version, remedy)
 
 
 @contextmanager
@@ -209,7 +210,7 @@ def promotion_lock(name: str) -> Iterator[None]:
         yield
 
 
-def _download(uri: str, name: str, folder: Path, version: Version) -> Path:
+def _download(uri: str, name: str, folder: Path, version: Version, remedy: str = "") -> Path:
     """Download the file `name` at a URI of MLflow into `folder`.
 
     Raises:
@@ -228,8 +229,8 @@ def _download(uri: str, name: str, folder: Path, version: Version) -> Path:
         if any(Path(file.path).name == name for file in listed):
             raise
     raise RegistryError(
-        f"{version.name} version {version.version} has no {name} in the artifact store; bring its files back, "
-        "or make another version the champion: `gapgate promote VERSION`"
+        f"{version.name} version {version.version} has no {name} in the artifact store; bring its files back"
+        + (remedy and f", {remedy}")
     )
 
 

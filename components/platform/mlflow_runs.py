@@ -90,6 +90,8 @@ def _tracking_error(error: Exception) -> TrackingError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     code, said = getattr(error, "error_code", ""), " ".join(str(error).split())[:200]
     kept = "everything it should get is kept, and `gapgate sync` sends it later"
+    if kfp_run.is_pod():
+        kept = "start the run again once it does"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or status in (401, 403):
         return TrackingRefusedError(
             f"{tracking_uri()} refuses the user ({said}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "

@@ -89,8 +89,8 @@ def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Ver
 def submission_of(
     settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str, ui: str = ""
 ) -> Submission:
-    """The submission for KFP; an empty `name` becomes one with the time and a random token. `ui` is the URL of KFP's UI,
-    for the link that MLflow shows."""
+    """The submission for KFP; an empty `name` becomes one with the time and a random token. `ui` is the URL of KFP's
+    UI, for the link that MLflow shows."""
     data = settings.data
     what = data.source or f"{data.path} at {data.revision or 'HEAD'} of {data.repository}"
     # In the description, where `make_once` finds the run by it after a lost answer.

@@ -1,14 +1,16 @@
-"""A workspace of one's own, with a real and empty MLflow store in it."""
+"""A workspace of one's own, with a real and empty MLflow store in it, and a real MLflow server."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE
 from gapgate.artifacts import RUN_VARIABLE
+from tests.serving.registry_server import RegistryServer
 
 
 @pytest.fixture
@@ -22,3 +24,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
         monkeypatch.setenv(name, "")
     monkeypatch.setenv(EXPERIMENT_VARIABLE, "gapgate")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[RegistryServer]:
+    """An MLflow server for all tests of these folders; one that stops it starts it again."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "server.db")
+    server = RegistryServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -24,11 +24,12 @@ from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.data.splits import Splits
-from gapgate.errors import ArtifactError, TrackingError
+from gapgate.errors import ArtifactError, RegistryError, TrackingError
 from gapgate.evidence.gate import Verdict
 from gapgate.evidence.receipt import verify
 from gapgate.onnx.classifier import Classifier
 from tests.serving import packaged
+from tests.serving.registry_server import RegistryServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
 
@@ -323,3 +324,31 @@ def start_registering(made: Made, home: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_it_asks_a_server_no_more_often_than_it_must(
+    home: Path,
+    server: RegistryServer,
+    make: Callable[..., Made],
+    register: Callable[[Made], Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind a log-in each request costs the server a quarter of a second for the hash of the password. Here the run is
+    new to MLflow; in a pod an earlier step has made it, by four requests."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    counts = []
+    for run in ("counted1", "counted2"):
+        before = len(server.requests())
+        assert outcome(register(make(run)))[1] == "champion"
+        counts.append(len(server.requests()) - before)
+    assert counts[0] <= 28
+    assert counts[1] <= 32
+
+
+def test_a_champion_whose_files_are_lost_ends_it_with_the_remedy(
+    registry: Registry, make: Callable[..., Made], register: Callable[[Made], Artifact], home: Path
+) -> None:
+    register(make("r1"))
+    shutil.rmtree(home / "mlartifacts" / "models")
+    with pytest.raises(RegistryError, match=r"animals version 1 has no model\.onnx in the artifact store; .*promote"):
+        register(make("r2"))
