@@ -255,6 +255,24 @@ def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
     assert (served.version, watcher.refused) == (third, "")
 
 
+def test_while_nothing_changes_it_asks_once_a_poll_and_a_new_package_is_found_later(
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+) -> None:
+    version = publisher.promote(publisher.publish())
+    watcher, _ = watch(mlflow_server.url, publisher, tmp_path / "cache", refresh_s=3600)
+    counts = []
+    for _ in range(4):
+        before = len(mlflow_server.requests())
+        watcher.poll_once()
+        counts.append(len(mlflow_server.requests()) - before)
+    assert counts == [4, 1, 1, 1]  # alias, run, list of files, package
+    registry = MlflowRegistry(mlflow_server.url, tmp_path / "cache", refresh_s=0)
+    uri = ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
+    assert registry.resolve(uri).package_digest == registry.resolve(uri).package_digest != f"sha256:{'0' * 64}"
+    publisher.log_digest(version, f"sha256:{'0' * 64}")
+    assert registry.resolve(uri).package_digest == f"sha256:{'0' * 64}"
+
+
 def test_a_start_with_a_refused_version_serves_the_last_good_one(publisher: Publisher, tmp_path: Path) -> None:
     good, bad = publisher.promote(publisher.publish()), publisher.publish(verdict="fail")
     watch(publisher.url, publisher, tmp_path / "cache")[0].poll_once()
