@@ -79,11 +79,11 @@ def _from_service(url: str, key: str, digest: str) -> Found:
     try:
         answer = httpx.get(address, headers={"X-API-Key": key} if key else {}, timeout=10)
         answer.raise_for_status()
-        return address, f"sha256:{digest}", answer.json()
+        return address, f"sha256:{digest}", answer.json()["receipt"]
     except httpx.HTTPStatusError as error:
         said = " ".join(error.response.text.split())[:200]
         raise ServeError(f"{url} answers {error.response.status_code}: {said}; check the digest, and --key") from None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
         raise ServeError(f"{url} does not give the receipt ({error}); check --url") from None
 
 

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from cli.versions import receipt
 from components.execute import execute
 from components.platform import mlflow_runs
 from components.platform.mlflow_registry import PREVIOUS, Registry
@@ -37,6 +38,7 @@ NAME = "animals"
 KINDS = ("splits", "policy", "model", "evaluation", "certificate")
 REGISTER = """
 import json, sys
+from cli.versions import receipt
 from components.execute import execute
 folder, kinds = sys.argv[1], sys.argv[2].split(",")
 inputs = {kind: f"{folder}/{kind}" for kind in kinds}
@@ -149,16 +151,16 @@ def test_the_receipt_names_all_that_the_version_is_made_from_and_is_kept_under_i
     given = make("r1")
     registered = register(given)
     digest = registered.read_json("registration.json")["receipt"]
-    receipt = verify(registered.read_json("receipt.json"), digest)
+    found = verify(registered.read_json("receipt.json"), digest)
     kept = receipts_dir() / f"{digest.removeprefix('sha256:')}.json"
     assert artifacts.read_json(kept) == registered.read_json("receipt.json")
-    assert receipt.artifacts == {kind: artifacts.load(given.folder / kind, kind).digest for kind in ("dataset", *KINDS)}
-    assert (receipt.model_name, receipt.model_version, receipt.run, receipt.verdict) == (NAME, "1", "r1", "pass")
-    assert receipt.tracking_run == mlflow_runs.run_id(RunContext("r1"))
-    assert (receipt.figures, receipt.data) == (packaged.FIGURES, packaged.DATA)
-    assert set(receipt.settings) == {"preprocess", "augment", "train", "evaluate", "gate"}
-    assert registered.read_json("lineage.json")["certificate"]["digest"] == receipt.artifacts["certificate"]
-    run = mlflow_runs.client().get_run(receipt.tracking_run)
+    assert found.artifacts == {kind: artifacts.load(given.folder / kind, kind).digest for kind in ("dataset", *KINDS)}
+    assert (found.model_name, found.model_version, found.run, found.verdict) == (NAME, "1", "r1", "pass")
+    assert found.tracking_run == mlflow_runs.run_id(RunContext("r1"))
+    assert (found.figures, found.data) == (packaged.FIGURES, packaged.DATA)
+    assert set(found.settings) == {"preprocess", "augment", "train", "evaluate", "gate"}
+    assert registered.read_json("lineage.json")["certificate"]["digest"] == found.artifacts["certificate"]
+    run = mlflow_runs.client().get_run(found.tracking_run)
     assert run.data.tags.items() >= {("receipt", digest), ("model.version", "1"), ("model.alias", "champion")}
 
 
@@ -254,9 +256,9 @@ def test_a_try_that_ended_after_its_version_was_made_is_completed_by_the_next(
     registered = register(given)
     assert outcome(registered) == ("1", "champion")
     assert list(aliases(registry)) == ["1"]
-    receipt = registered.read_json("registration.json")["receipt"]
-    assert registry.find(NAME, "1").tags["gapgate.receipt"] == receipt
-    assert [path.stem for path in receipts_dir().iterdir()] == [receipt.removeprefix("sha256:")]
+    digest = registered.read_json("registration.json")["receipt"]
+    assert registry.find(NAME, "1").tags["gapgate.receipt"] == digest
+    assert [path.stem for path in receipts_dir().iterdir()] == [digest.removeprefix("sha256:")]
 
 
 def test_the_same_model_of_another_run_is_a_version_of_its_own(
@@ -352,3 +354,19 @@ def test_a_champion_whose_files_are_lost_ends_it_with_the_remedy(
     shutil.rmtree(home / "mlartifacts" / "models")
     with pytest.raises(RegistryError, match=r"animals version 1 has no model\.onnx in the artifact store; .*promote"):
         register(make("r2"))
+
+
+def test_a_receipt_that_the_workspace_does_not_have_is_in_the_registry(
+    home: Path, make: Callable[..., Made], register: Callable[[Made], Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = register(make("r1")).read_json("registration.json")["receipt"]
+    shutil.rmtree(receipts_dir())
+    capsys.readouterr()
+    receipt(digest[: len("sha256:") + 10])
+    printed = capsys.readouterr().out
+    assert f"{digest}  content checked" in printed
+    assert '"model_name": "animals"' in printed
+    with pytest.raises(
+        RegistryError, match=f"no receipt 000000 in {receipts_dir()} and sqlite.*; name the registry in"
+    ):
+        receipt("000000")
