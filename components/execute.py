@@ -261,8 +261,9 @@ def _sent(context: RunContext) -> Iterator[None]:
                 mlflow_runs.send(context)
 
     thread = threading.Thread(target=send, daemon=True)
-    # Kubernetes sends a cancelled pod SIGTERM, and SIGKILL 30 s later. SIGTERM's default action ends the process at
-    # once; `sys.exit` runs the `finally` block in `execute`, which reports the failure.
+    # Kubernetes sends a cancelled pod SIGTERM, whose default action ends the process at once; `sys.exit` lets `_execute`
+    # close the MLflow run. KFP's launcher gets it too and ends the container with itself, maybe before that is done:
+    # then `end_lost` does it, in the next run.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     thread.start()
     try:
