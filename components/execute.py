@@ -6,6 +6,7 @@ import atexit
 import gc
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from components.platform.spool import Spool
 from components.platform.step_log import StepLog
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.errors import PASSING_EXIT_CODE, GapgateError, TrackingError
+from gapgate.errors import PASSING_EXIT_CODE, GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
@@ -74,11 +75,23 @@ def execute_in_pipeline(
     process with its exit code; the step's log has its message, so no traceback follows."""
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
         return execute(name, settings, inputs, output, experiment, tensorboard)
-    tries = _Patient(float(os.environ.get(_PATIENCE_VARIABLE) or _PATIENCE_S))
+    tries = _Patient(_patience_s(name))
     try:
         return _execute(name, settings, inputs, Path(output), experiment, tensorboard, tries)
     except GapgateError as error:
         sys.exit(tries.exit_code(error))
+
+
+def _patience_s(step: str) -> float:
+    given = os.environ.get(_PATIENCE_VARIABLE) or str(_PATIENCE_S)
+    try:
+        if 0 <= float(given) < math.inf:
+            return float(given)
+    except ValueError:
+        pass
+    error = SettingsError(f"{_PATIENCE_VARIABLE}={given} is no number of seconds; give 0 or more")
+    StepLog(step).show({"kind": "failed", "message": str(error), "exit_code": error.exit_code})
+    sys.exit(error.exit_code)
 
 
 class _AtOnce:
@@ -261,9 +274,9 @@ def _sent(context: RunContext) -> Iterator[None]:
                 mlflow_runs.send(context)
 
     thread = threading.Thread(target=send, daemon=True)
-    # Kubernetes sends a cancelled pod SIGTERM, whose default action ends the process at once; `sys.exit` lets `_execute`
-    # close the MLflow run. KFP's launcher gets it too and ends the container with itself, maybe before that is done:
-    # then `end_lost` does it, in the next run.
+    # Kubernetes sends a cancelled pod SIGTERM, whose default action ends the process at once; after `sys.exit`,
+    # `_execute` closes the MLflow run. KFP's launcher gets the signal too, and the container ends with it (KFP 2.17,
+    # Argo 4.0): where that is too early, `end_lost` closes the run.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     thread.start()
     try:

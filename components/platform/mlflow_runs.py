@@ -188,7 +188,7 @@ def end_lost() -> None:
     Raises:
         TrackingError: the server does not answer; call again later.
     """
-    for folder in runs_dir().glob("*/spool"):
+    for folder in runs_dir().glob("*/spool") if kfp_run.is_pod() else ():
         state = _read_state(folder)
         if not state or state.get("ended") or not (run := kfp_run.find(folder.parent.name)) or not run.has_ended:
             continue

@@ -71,12 +71,12 @@ def test_what_the_last_step_of_a_pipeline_has_to_report_must_arrive(home, monkey
 
 
 @pytest.fixture
-def pod(home, monkeypatch):
-    """The environment of a pod; its pauses begin at a fifth of a second."""
-    monkeypatch.setenv("GAPGATE_RUN", "r1")
+def pod(home, monkeypatch, tmp_path):
+    """The environment of a pod, of a run of this test's own; its pauses begin at a fifth of a second."""
+    monkeypatch.setenv("GAPGATE_RUN", tmp_path.name)
     monkeypatch.setattr("components.execute._FIRST_PAUSE_S", 0.2)
     monkeypatch.setattr("components.execute._LONGEST_PAUSE_S", 1)
-    return RunContext("r1")
+    return RunContext(tmp_path.name)
 
 
 @contextmanager
@@ -153,6 +153,16 @@ def test_a_fault_that_does_not_pass_in_time_has_its_own_exit_code(pod, tmp_path,
     assert ended.value.code == 75
     assert [event["seconds"] for event in events(pod, "ingest", "waiting")] == [0.2, pytest.approx(0.3)]
     assert "gapgate: ingest: error (exit code 75): git cannot get data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["long", "-1", "nan", "inf"])
+def test_a_patience_that_is_no_number_of_seconds_is_a_mistake(pod, tmp_path, monkeypatch, capsys, given):
+    monkeypatch.setenv("GAPGATE_PATIENCE_S", given)
+    with pytest.raises(SystemExit) as ended:
+        execute_in_pipeline("ingest", json.dumps({"source": "digits"}), {}, str(tmp_path / "dataset"))
+    assert ended.value.code == 2
+    said = f"gapgate: ingest: error (exit code 2): GAPGATE_PATIENCE_S={given} is no number of seconds; give 0 or more"
+    assert capsys.readouterr().out.strip() == said
 
 
 @pytest.mark.parametrize(("settings", "code"), [({"source": "nowhere"}, 2), ({"sauce": "digits"}, 2)])
