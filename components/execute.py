@@ -6,26 +6,25 @@ import atexit
 import gc
 import importlib
 import json
-import math
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
 from components.facts import Facts
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
+from components.tries import AtOnce, Patient
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.errors import PASSING_EXIT_CODE, GapgateError, SettingsError, TrackingError
+from gapgate.errors import GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
@@ -33,12 +32,7 @@ from gapgate.tracking import NullTracker, Tracker
 if TYPE_CHECKING:
     from components.platform.mlflow_runs import Status
 
-T = TypeVar("T")
 _SEND_EVERY_S = 30.0
-_PATIENCE_VARIABLE = "GAPGATE_PATIENCE_S"
-"""Environment variable with the seconds that a step in a pod waits for a remote or MLflow, all pauses together."""
-_PATIENCE_S = 300.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
 
 
 def execute(
@@ -60,7 +54,7 @@ def execute(
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
     """
-    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, _AtOnce())
+    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, AtOnce())
 
 
 def execute_in_pipeline(
@@ -75,62 +69,15 @@ def execute_in_pipeline(
     process with its exit code; the step's log has its message, so no traceback follows."""
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
         return execute(name, settings, inputs, output, experiment, tensorboard)
-    tries = _Patient(_patience_s(name))
+    try:
+        tries = Patient.from_environment()
+    except SettingsError as error:
+        StepLog(name).show({"kind": "failed", "message": str(error), "exit_code": error.exit_code})
+        sys.exit(error.exit_code)
     try:
         return _execute(name, settings, inputs, Path(output), experiment, tensorboard, tries)
     except GapgateError as error:
         sys.exit(tries.exit_code(error))
-
-
-def _patience_s(step: str) -> float:
-    given = os.environ.get(_PATIENCE_VARIABLE) or str(_PATIENCE_S)
-    try:
-        if 0 <= float(given) < math.inf:
-            return float(given)
-    except ValueError:
-        pass
-    error = SettingsError(f"{_PATIENCE_VARIABLE}={given} is no number of seconds; give 0 or more")
-    StepLog(step).show({"kind": "failed", "message": str(error), "exit_code": error.exit_code})
-    sys.exit(error.exit_code)
-
-
-class _AtOnce:
-    """Tries of a step on a user's machine: one."""
-
-    def exit_code(self, error: GapgateError) -> int:
-        """Exit code of the process that the error ends."""
-        return error.exit_code
-
-    def until_done(self, call: Callable[[], T], spool: Spool) -> T:
-        """The result of `call`."""
-        return call()
-
-
-class _Patient(_AtOnce):
-    """Tries of a step in a pod, whose retries by KFP begin no container again that ended with an error."""
-
-    def __init__(self, seconds: float) -> None:
-        """Let all pauses of the step together take `seconds`."""
-        self._left_s = seconds
-
-    def exit_code(self, error: GapgateError) -> int:
-        """Exit code of the process that the error ends: 75 for every passing fault."""
-        return PASSING_EXIT_CODE if error.is_passing else error.exit_code
-
-    def until_done(self, call: Callable[[], T], spool: Spool) -> T:
-        """The result of `call`, which is repeated after a passing fault; a line in the log tells of each."""
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                return call()
-            except GapgateError as error:
-                if not error.is_passing or not self._left_s:
-                    raise
-                pause = min(pause, self._left_s)
-                spool.waiting(str(error), pause)
-            time.sleep(pause)
-            self._left_s -= pause
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
 def _execute(
@@ -140,7 +87,7 @@ def _execute(
     output: Path,
     experiment: str,
     tensorboard: bool,
-    tries: _AtOnce,
+    tries: AtOnce,
 ) -> Artifact:
     # At its end Python searches all that torch or MLflow made for cycles, 0.4 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
@@ -166,7 +113,7 @@ def _execute(
             artifact = _report(name, settings, inputs, output, spool, tries)
         except BaseException as error:
             # SystemExit: cancelled, and Kubernetes kills the pod within seconds.
-            ended = _AtOnce() if isinstance(error, SystemExit) else tries
+            ended = AtOnce() if isinstance(error, SystemExit) else tries
             _send_rest(context, "KILLED" if isinstance(error, SystemExit) else "FAILED", spool, ended)
             raise
         _send_rest(context, _outcome(name, artifact), spool, tries, must_arrive=is_in_pipeline)
@@ -181,9 +128,7 @@ def _spool(tensorboard: bool) -> type[Spool]:
     return TensorBoardSpool
 
 
-def _report(
-    name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool, tries: _AtOnce
-) -> Artifact:
+def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool, tries: AtOnce) -> Artifact:
     step = STEPS[name]
     spool.started()
     try:
@@ -262,13 +207,13 @@ def _outcome(name: str, artifact: Artifact) -> Status:
 def _sent(context: RunContext) -> Iterator[None]:
     """Send the spool to MLflow while the block runs, and let SIGTERM end the block by an exception. Only for a step
     whose spool no parent process sends."""
-    from components.platform import mlflow_runs
+    from components.platform import mlflow_closing, mlflow_runs
 
     stop = threading.Event()
 
     def send() -> None:
         with suppress(TrackingError):
-            mlflow_runs.end_lost()
+            mlflow_closing.end_lost()
         while not stop.wait(_SEND_EVERY_S):
             with suppress(TrackingError):
                 mlflow_runs.send(context)
@@ -287,7 +232,7 @@ def _sent(context: RunContext) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _send_rest(context: RunContext, status: Status, spool: Spool, tries: _AtOnce, *, must_arrive: bool = False) -> None:
+def _send_rest(context: RunContext, status: Status, spool: Spool, tries: AtOnce, *, must_arrive: bool = False) -> None:
     """Send the rest of the spool and give the MLflow run its status.
 
     Raises:
@@ -297,7 +242,7 @@ def _send_rest(context: RunContext, status: Status, spool: Spool, tries: _AtOnce
 
     try:
         # While the run goes on, the next step sends what is left.
-        once = _AtOnce() if status == "RUNNING" else tries
+        once = AtOnce() if status == "RUNNING" else tries
         once.until_done(lambda: mlflow_runs.send_and_mark(context, status), spool)
     except TrackingError as error:
         if must_arrive and (status == "FINISHED" or not error.is_passing):

@@ -181,7 +181,7 @@ def cancel(
 
 def _close_tracking(experiment: str, run_id: str) -> str:
     """Close the MLflow run of a canceled run, whose pods are killed before they can; returns what was done as text."""
-    from components.platform import mlflow_runs
+    from components.platform import mlflow_closing
     from components.platform.workspace import tracking_uri
     from gapgate.errors import TrackingError
 
@@ -189,7 +189,7 @@ def _close_tracking(experiment: str, run_id: str) -> str:
     if not tracking_uri().startswith("http"):
         return f"{later}, or here where MLFLOW_TRACKING_URI names the server"
     try:
-        closed = mlflow_runs.kill_named(experiment, run_id)
+        closed = mlflow_closing.kill_named(experiment, run_id)
     except TrackingError as error:
         return f"{later}: {error}"
     return "its MLflow run is closed as KILLED" if closed else "it has no MLflow run yet"

@@ -18,7 +18,7 @@ from filelock import FileLock
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Event, Reader
-from components.platform.workspace import home, local_store, runs_dir, tracking_uri
+from components.platform.workspace import home, local_store, tracking_uri
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.files import whole_file
@@ -115,7 +115,7 @@ def send(context: RunContext) -> str:
     """
     spool = context.spool
     with _locked(spool):
-        state = _read_state(spool)
+        state = read_state(spool)
         with away_errors():
             mlflow_client = client()
             if not state.get("run_id"):
@@ -162,38 +162,7 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     with away_errors():
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, _read_state(context.spool) | {"ended": True})
-
-
-def kill_named(experiment: str, name: str) -> bool:
-    """Close the MLflow run of the pipeline run `name`, whose spool is elsewhere, as KILLED; False if there is none.
-
-    Raises:
-        TrackingError: the server does not answer.
-    """
-    with away_errors():
-        mlflow_client = client()
-        if (found := mlflow_client.get_experiment_by_name(experiment)) is None:
-            return False
-        runs = _runs_named(mlflow_client, found.experiment_id, name)
-        for run in runs:
-            mlflow_client.set_terminated(run.info.run_id, "KILLED")
-        return bool(runs)
-
-
-def end_lost() -> None:
-    """In a pod, close the MLflow runs of the workspace that ended without doing so, as those of pods that were killed;
-    KFP's API tells which.
-
-    Raises:
-        TrackingError: the server does not answer; call again later.
-    """
-    for folder in runs_dir().glob("*/spool") if kfp_run.is_pod() else ():
-        state = _read_state(folder)
-        if not state or state.get("ended") or not (run := kfp_run.find(folder.parent.name)) or not run.has_ended:
-            continue
-        context = RunContext(folder.parent.name)
-        send_and_mark(context, "KILLED" if run.was_cancelled else "FAILED")
+    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
 def log_model(context: RunContext, file: Path) -> str:
@@ -207,7 +176,7 @@ def log_model(context: RunContext, file: Path) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    state = _read_state(context.spool)
+    state = read_state(context.spool)
     run = state["run_id"]
     with away_errors(), tempfile.TemporaryDirectory() as folder:
         mlflow_client = client()
@@ -230,7 +199,7 @@ def log_model(context: RunContext, file: Path) -> str:
 
 def is_sent(context: RunContext) -> bool:
     """True if everything in the spool was sent and the MLflow run was closed."""
-    state = _read_state(context.spool)
+    state = read_state(context.spool)
     waiting = (
         any(path.stat().st_size > state["offsets"].get(path.name, 0) for path in context.spool.glob("*.jsonl"))
         if state
@@ -241,12 +210,12 @@ def is_sent(context: RunContext) -> bool:
 
 def run_id(context: RunContext) -> str:
     """The MLflow run's id, or an empty string before the first contact."""
-    return str(_read_state(context.spool).get("run_id", ""))
+    return str(read_state(context.spool).get("run_id", ""))
 
 
 def run_path(context: RunContext) -> str:
     """Path of the run's page below the address of the MLflow UI; empty before the first contact."""
-    state = _read_state(context.spool)
+    state = read_state(context.spool)
     return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
 
 
@@ -276,12 +245,13 @@ def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
         run = mlflow_client.get_run(injected)
     else:
         experiment = experiment_id(mlflow_client, context.experiment)
-        found = _runs_named(mlflow_client, experiment, context.name)
+        found = runs_named(mlflow_client, experiment, context.name)
         run = found[0] if found else _make(mlflow_client, experiment, context.name)
     return {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id, "offsets": {}}
 
 
-def _runs_named(mlflow_client: MlflowClient, experiment: str, name: str) -> list[Run]:
+def runs_named(mlflow_client: MlflowClient, experiment: str, name: str) -> list[Run]:
+    """The MLflow run of the pipeline run `name`, if there is one."""
     # By tag, not by name: MLflow allows several runs of one name.
     return list(mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{name}'", max_results=1))
 
@@ -327,7 +297,8 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
         )
 
 
-def _read_state(spool: Path) -> dict[str, Any]:
+def read_state(spool: Path) -> dict[str, Any]:
+    """What a spool records of its MLflow run; empty before the first contact."""
     state: dict[str, Any] = read_json(spool / STATE, {})
     return state
 

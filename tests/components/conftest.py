@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE
 from gapgate.artifacts import RUN_VARIABLE
 from tests.serving.registry_server import RegistryServer
+
+if TYPE_CHECKING:
+    from tests.pipelines.kubeflow.kfp_server import KfpServer
 
 
 @pytest.fixture
@@ -37,3 +41,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
+    """Kubeflow Pipelines' API, as a pod reaches it."""
+    from tests.pipelines.kubeflow.kfp_server import serving  # a second for kfp
+
+    with serving() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        monkeypatch.setenv("KFP_POD_NAME", "gapgate-training-x-system-container-impl-1")
+        yield server

@@ -16,10 +16,11 @@ from dvc.repo import Repo
 from PIL import Image
 
 from components.catalog import STEPS
-from components.execute import _AtOnce, _send_rest, execute_in_pipeline, load, make
+from components.execute import _send_rest, execute_in_pipeline, load, make
 from components.platform import mlflow_runs
 from components.platform.run_context import DRAINED_VARIABLE, RunContext
 from components.platform.spool import Spool
+from components.tries import AtOnce
 from gapgate import artifacts, child_server
 from gapgate.errors import DataError, RemoteAwayError, TrackingError
 from gapgate.settings.sections import DataSettings, PreprocessSettings
@@ -65,8 +66,8 @@ def test_what_the_last_step_of_a_pipeline_has_to_report_must_arrive(home, monkey
     spool = Spool(context.spool, "package")
     spool.started()
     with pytest.raises(TrackingError, match="does not answer"):
-        _send_rest(context, "FINISHED", spool, _AtOnce(), must_arrive=True)
-    _send_rest(context, "RUNNING", spool, _AtOnce(), must_arrive=True)  # a later step sends it
+        _send_rest(context, "FINISHED", spool, AtOnce(), must_arrive=True)
+    _send_rest(context, "RUNNING", spool, AtOnce(), must_arrive=True)  # a later step sends it
     assert "does not answer" in capsys.readouterr().out
 
 
@@ -74,8 +75,8 @@ def test_what_the_last_step_of_a_pipeline_has_to_report_must_arrive(home, monkey
 def pod(home, monkeypatch, tmp_path):
     """The environment of a pod, of a run of this test's own; its pauses begin at a fifth of a second."""
     monkeypatch.setenv("GAPGATE_RUN", tmp_path.name)
-    monkeypatch.setattr("components.execute._FIRST_PAUSE_S", 0.2)
-    monkeypatch.setattr("components.execute._LONGEST_PAUSE_S", 1)
+    monkeypatch.setattr("components.tries._FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr("components.tries._LONGEST_PAUSE_S", 1)
     return RunContext(tmp_path.name)
 
 

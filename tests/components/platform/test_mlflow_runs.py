@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Spool
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import TrackingError, TrackingRefusedError
-from tests.pipelines.kubeflow.kfp_server import KfpServer, serving
+from tests.pipelines.kubeflow.kfp_server import KfpServer
 from tests.serving.registry_server import RegistryServer, proxy
 
 NOWHERE = "http://127.0.0.1:9"
@@ -306,15 +305,6 @@ def test_a_call_that_the_server_finds_wrong_is_refused_and_not_away(
     assert not caught.value.is_passing
 
 
-@pytest.fixture
-def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    """Kubeflow Pipelines' API, as a pod reaches it."""
-    with serving() as server:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
-        monkeypatch.setenv("KFP_POD_NAME", "gapgate-training-x-system-container-impl-1")
-        yield server
-
-
 def test_the_mlflow_run_of_a_pod_has_the_name_the_user_and_the_page_of_the_kfp_run(home: Path, kfp: KfpServer) -> None:
     run_id = kfp.record("passed")
     kfp.runs[run_id]["description"] = "digits; submitted by ana at https://kfp.example/pipeline; submission 38fb2e43"
@@ -340,24 +330,3 @@ def test_without_an_answer_of_kfp_the_mlflow_run_has_the_id_as_its_name(
     assert fetch(mlflow_runs.send(RunContext("unknown-to-kfp"))).info.run_name == "unknown-to-kfp"
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", NOWHERE)
     assert fetch(mlflow_runs.send(RunContext("r2"))).info.run_name == "r2"
-
-
-def test_runs_whose_pods_are_gone_are_closed_as_kfp_says_and_others_are_left(home: Path, kfp: KfpServer) -> None:
-    ended = {"cancelled": "KILLED", "cancelled_while_waiting": "KILLED", "ingest_failed": "FAILED"}
-    expected = {kfp.record(name): status for name, status in ended.items()}
-    expected |= {kfp.record("waits_for_secret"): "RUNNING", "unknown-to-kfp": "RUNNING"}
-    runs = {name: mlflow_runs.send(RunContext(name)) for name in expected}
-    mlflow_runs.end_lost()
-    assert {name: fetch(run).info.status for name, run in runs.items()} == expected
-    calls = len(kfp.calls)
-    mlflow_runs.end_lost()
-    assert len(kfp.calls) - calls <= 2  # those that are closed are not asked for again
-
-
-def test_a_run_is_closed_by_its_name_from_another_machine(context: RunContext, spool: Spool) -> None:
-    report(spool, 1)
-    assert not mlflow_runs.kill_named("gapgate", "r1")
-    run = mlflow_runs.send(context)
-    assert mlflow_runs.kill_named("gapgate", "r1")
-    assert fetch(run).info.status == "KILLED"
-    assert not mlflow_runs.kill_named("elsewhere", "r1")
