@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
     epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, "
-    "3 the gate did not pass, 4 not registered yet, or the cluster is away.",
+    "3 the gate did not pass, 4 not registered yet, or the cluster is away, 75 a data remote is away.",
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,32 +10,81 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, ModelName
-from gapgate.errors import ArtifactError, RegistryError
+from gapgate.errors import ArtifactError, RegistryError, ServeError
 
 
 def receipt(
     digest: Annotated[str, typer.Argument(help="The receipt's digest, or its first characters (6 or more).")],
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="Ask this server, with the whole digest.", show_default=False)
+    ] = "",
+    key: Annotated[
+        str, typer.Option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="For --url.", show_default=False)
+    ] = "",
 ) -> None:
-    """Resolve a receipt: model version, MLflow run, data, code, splits, settings."""
-    from components.platform.workspace import receipts_dir
-    from gapgate import artifacts
+    """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,
+    then in the registry."""
     from gapgate.evidence.receipt import verify
 
     prefix = digest.removeprefix("sha256:").lower()
-    # `isalnum` also keeps the wildcards of glob out of the pattern.
-    found = sorted(receipts_dir().glob(f"{prefix}*.json")) if len(prefix) >= 6 and prefix.isalnum() else []
-    if not found:
-        raise RegistryError(f"no receipt {digest} in {receipts_dir()}; give 6 or more of its first characters")
-    if len(found) > 1:
-        raise RegistryError(f"{len(found)} receipts begin with {digest}; give more of its characters")
+    # `isalnum` also keeps wildcards out of the patterns.
+    if len(prefix) < 6 or not prefix.isalnum():
+        raise RegistryError(f"no receipt {digest}; give 6 or more of its first characters")
+    place, found, content = _from_service(url, key, prefix) if url else _local(prefix) or _registered(prefix)
     try:
-        # The file's name is the digest, so a changed file is found by hashing its content.
-        verify(artifacts.read_json(found[0]), f"sha256:{found[0].stem}")
+        # The name is the digest, so a changed receipt is found by hashing its content.
+        verify(content, found)
     except (ArtifactError, ValueError) as error:
-        raise RegistryError(f"{found[0]} was changed since it was written: {' '.join(str(error).split())}") from None
+        raise RegistryError(f"{place} was changed since it was written: {' '.join(str(error).split())}") from None
     console = Console()
-    console.print(f"[bold]sha256:{found[0].stem}[/]  content checked", soft_wrap=True)
-    console.print_json(found[0].read_text(), sort_keys=False)
+    console.print(f"[bold]{found}[/]  content checked", soft_wrap=True)
+    console.print_json(data=content, sort_keys=False)
+
+
+Found = tuple[str, str, Any]
+"""Where a receipt is, its digest as its place names it, and its content."""
+
+
+def _local(prefix: str) -> Found | None:
+    from components.platform.workspace import receipts_dir
+    from gapgate import artifacts
+
+    files = sorted(receipts_dir().glob(f"{prefix}*.json"))
+    if len(files) > 1:
+        raise RegistryError(f"{len(files)} receipts begin with {prefix}; give more of its characters")
+    return (str(files[0]), f"sha256:{files[0].stem}", artifacts.read_json(files[0])) if files else None
+
+
+def _registered(prefix: str) -> Found:
+    from components.platform.mlflow_registry import Registry
+    from components.platform.workspace import has_store, receipts_dir, tracking_uri
+
+    where = f"{receipts_dir()} and {tracking_uri()}"
+    registry = Registry() if has_store() else None  # a look would make an empty store
+    versions = registry.with_receipt(prefix) if registry else []
+    if registry is None or not versions:
+        raise RegistryError(
+            f"no receipt {prefix} in {where}; name the registry in MLFLOW_TRACKING_URI, or the server with --url"
+        )
+    if len(versions) > 1:
+        raise RegistryError(f"{len(versions)} receipts begin with {prefix}; give more of its characters")
+    version = versions[0]
+    return f"the receipt of {version.name} version {version.version}", version.receipt, registry.receipt(version)
+
+
+def _from_service(url: str, key: str, digest: str) -> Found:
+    import httpx
+
+    address = f"{url if '://' in url else f'http://{url}'}".rstrip("/") + f"/v1/receipts/{digest}"
+    try:
+        answer = httpx.get(address, headers={"X-API-Key": key} if key else {}, timeout=10)
+        answer.raise_for_status()
+        return address, f"sha256:{digest}", answer.json()["receipt"]
+    except httpx.HTTPStatusError as error:
+        said = " ".join(error.response.text.split())[:200]
+        raise ServeError(f"{url} answers {error.response.status_code}: {said}; check the digest, and --key") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise ServeError(f"{url} does not give the receipt ({error}); check --url") from None
 
 
 def models(name: ModelName = "") -> None:
@@ -74,7 +123,7 @@ def promote(
     registry = Registry()
     with promotion_lock(name):
         previous = registry.promote(registry.find(name, version))
-    before = f" (before: version {previous.version})" if previous and previous.version != version else ""
+    before = f" (before: version {previous})" if previous not in (None, version) else ""
     Console().print(f"champion of {escape(name)} is version {version}{before}")
 
 

@@ -12,20 +12,25 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
 from components.facts import Facts
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
+from components.tries import AtOnce, Patient
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.errors import GapgateError, TrackingError
+from gapgate.errors import GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
 from gapgate.tracking import NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from components.platform.mlflow_runs import Status
 
 _SEND_EVERY_S = 30.0
 
@@ -49,6 +54,41 @@ def execute(
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
     """
+    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, AtOnce())
+
+
+def execute_in_pipeline(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: str,
+    experiment: str = "",
+    tensorboard: bool = False,
+) -> Artifact:
+    """`execute` for a KFP component. In a pod a passing fault is tried again for some minutes, and an error ends the
+    process with its exit code; the step's log has its message, so no traceback follows."""
+    if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
+        return execute(name, settings, inputs, output, experiment, tensorboard)
+    try:
+        tries = Patient.from_environment()
+    except SettingsError as error:
+        StepLog(name).show({"kind": "failed", "message": str(error), "exit_code": error.exit_code})
+        sys.exit(error.exit_code)
+    try:
+        return _execute(name, settings, inputs, Path(output), experiment, tensorboard, tries)
+    except GapgateError as error:
+        sys.exit(tries.exit_code(error))
+
+
+def _execute(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: Path,
+    experiment: str,
+    tensorboard: bool,
+    tries: AtOnce,
+) -> Artifact:
     # At its end Python searches all that torch or MLflow made for cycles, 0.4 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
     step = STEPS[name]
@@ -58,7 +98,7 @@ def execute(
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
-        return make(name, section, load(inputs), Path(output), NullTracker())[0]
+        return make(name, section, load(inputs), output, NullTracker())[0]
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
@@ -66,13 +106,17 @@ def execute(
     # For the same reason it shows in its log what the pipeline's display shows elsewhere.
     show = StepLog(name).show if is_alone else lambda event: None
     spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone, show=show)
-    artifact = None
-    with _sent(context) if is_alone else nullcontext():
+    if not is_alone:
+        return _report(name, settings, inputs, output, spool, tries)
+    with _sent(context):
         try:
-            artifact = _report(name, settings, inputs, Path(output), spool)
-        finally:
-            if is_alone:
-                _send_rest(context, _outcome(name, artifact), must_arrive=is_in_pipeline)
+            artifact = _report(name, settings, inputs, output, spool, tries)
+        except BaseException as error:
+            # SystemExit: cancelled, and Kubernetes kills the pod within seconds.
+            ended = AtOnce() if isinstance(error, SystemExit) else tries
+            _send_rest(context, "KILLED" if isinstance(error, SystemExit) else "FAILED", spool, ended)
+            raise
+        _send_rest(context, _outcome(name, artifact), spool, tries, must_arrive=is_in_pipeline)
     return artifact
 
 
@@ -84,17 +128,18 @@ def _spool(tensorboard: bool) -> type[Spool]:
     return TensorBoardSpool
 
 
-def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool) -> Artifact:
+def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool, tries: AtOnce) -> Artifact:
     step = STEPS[name]
     spool.started()
     try:
         section = parse(step.settings, json.loads(settings), step.section)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
-        artifact, facts = make(name, section, load(inputs), output, spool)
+        found = load(inputs)
+        artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
         spool.finished(facts.summary, facts.details)
         return artifact
     except GapgateError as error:
-        spool.failed(str(error), error.exit_code)
+        spool.failed(str(error), tries.exit_code(error))
         raise
     # A fault of the code, not of the user: the traceback goes with it.
     except Exception as error:
@@ -150,35 +195,36 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     return next((RunContext(run) for run in runs if run), None)
 
 
-def _outcome(name: str, artifact: Artifact | None) -> bool | None:
-    """True: the run finished with this step; False: it failed; None: more steps follow."""
-    if artifact is None:
-        return False
+def _outcome(name: str, artifact: Artifact) -> Status:
+    """Status of the MLflow run after this step."""
     if name == "register":
         # No further step follows a model that did not pass: `package` is behind the gate.
         if artifact.read_json("receipt.json")["verdict"] != "pass":
-            return False
+            return "FAILED"
         # On a cluster none follows a known model either; elsewhere `package` ends the run once more.
-        return True if artifact.read_json("registration.json").get("known_from") else None
-    return True if name == "package" else None
+        return "FINISHED" if artifact.read_json("registration.json").get("known_from") else "RUNNING"
+    return "FINISHED" if name == "package" else "RUNNING"
 
 
 @contextmanager
 def _sent(context: RunContext) -> Iterator[None]:
     """Send the spool to MLflow while the block runs, and let SIGTERM end the block by an exception. Only for a step
     whose spool no parent process sends."""
-    from components.platform import mlflow_runs
+    from components.platform import mlflow_closing, mlflow_runs
 
     stop = threading.Event()
 
     def send() -> None:
+        with suppress(TrackingError):
+            mlflow_closing.end_lost()
         while not stop.wait(_SEND_EVERY_S):
             with suppress(TrackingError):
                 mlflow_runs.send(context)
 
     thread = threading.Thread(target=send, daemon=True)
-    # Kubernetes sends a cancelled pod SIGTERM, and SIGKILL 30 s later. SIGTERM's default action ends the process at
-    # once; `sys.exit` runs the `finally` block in `execute`, which reports the failure.
+    # Kubernetes sends a cancelled pod SIGTERM, whose default action ends the process at once; after `sys.exit`,
+    # `_execute` closes the MLflow run. KFP's launcher gets the signal too, and the container ends with it (KFP 2.17,
+    # Argo 4.0): where that is too early, `end_lost` closes the run.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     thread.start()
     try:
@@ -189,21 +235,20 @@ def _sent(context: RunContext) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _send_rest(context: RunContext, succeeded: bool | None, *, must_arrive: bool) -> None:
-    """Send the rest of the spool, and close the MLflow run if `succeeded` is not None.
+def _send_rest(context: RunContext, status: Status, spool: Spool, tries: AtOnce, *, must_arrive: bool = False) -> None:
+    """Send the rest of the spool and give the MLflow run its status.
 
     Raises:
-        TrackingError: the server is away after a last step that succeeded, and `must_arrive` is set.
+        TrackingError: `must_arrive` is set, and the server is away after the last step, or refuses what is sent.
     """
     from components.platform import mlflow_runs
 
     try:
-        if succeeded is None:
-            mlflow_runs.send(context)
-        else:
-            mlflow_runs.finish(context, succeeded=succeeded)
+        # While the run goes on, the next step sends what is left.
+        once = AtOnce() if status == "RUNNING" else tries
+        once.until_done(lambda: mlflow_runs.send_and_mark(context, status), spool)
     except TrackingError as error:
-        # Otherwise the next step sends it. After the last step none follows, so it fails, for KFP to try again.
-        if succeeded and must_arrive:
+        if must_arrive and (status == "FINISHED" or not error.is_passing):
+            spool.failed(str(error), tries.exit_code(error))
             raise
         print(error)

@@ -34,6 +34,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
         ArtifactError: the inputs are not of one chain, such as an evaluation of another model.
+        RegistryError: the files of the champion are not in the artifact store, so nothing can be compared with it.
     """
     lineage = artifacts.lineage(inputs)
     context = RunContext.current() or RunContext.new()
@@ -88,41 +89,31 @@ def _known(
 def _register(
     registry: Registry, name: str, context: RunContext, run_id: str, inputs: Mapping[str, Artifact], verdict: str
 ) -> Version:
-    import mlflow
-    import mlflow.onnx
-    import onnx
-
     model = inputs["model"]
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
     tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
     tags |= {"gapgate.certificate": inputs["certificate"].digest, "gapgate.classes": _classes(model)}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
-    with mlflow_runs.away_errors(), mlflow.start_run(run_id=run_id):
-        logged = mlflow.onnx.log_model(
-            onnx.load(model.path / "model.onnx"),
-            name="model",
-            # MLflow's default writes a second file of weights; `Registry.model_file` and serving take one file.
-            save_as_external_data=False,
-            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
-        )
-    return registry.register(name, logged.model_id, run_id, tags)
+    model_id = mlflow_runs.log_model(context, model.path / "model.onnx")
+    return registry.register(name, model_id, run_id, tags)
 
 
 def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Set the aliases of a version that passed, and return the decision with its reason."""
     # One lock from the comparison to the change: of two runs that end at once, the second meets the new champion.
     with registries.promotion_lock(version.name):
-        registry.challenge(version)
         champion = registry.champion(version.name)
         if champion is None:
-            registry.promote(version)
+            registry.promote(version, ends_challenge=True)
             return {"alias": registries.CHAMPION, "reason": "the first version that passed"}
         # A retried step; comparing the model with itself would say nothing.
         if champion.version == version.version:
             return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
         comparison = _compare(registry, champion, inputs)
         if comparison["not_worse"]:
-            registry.promote(version)
+            registry.promote(version, ends_challenge=True)
+        else:
+            registry.challenge(version)
         alias = registries.CHAMPION if comparison["not_worse"] else registries.CHALLENGER
     return {
         "alias": alias,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import traceback
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from components.platform import dvc_data
 from components.platform.run_context import EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
+from components.tries import AtOnce, Patient
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import GapgateError, TrackingError
 from gapgate.settings.sections import DataSettings
@@ -44,19 +46,24 @@ def run(settings: DataSettings) -> tuple[str, str]:
 
 
 def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
-    """`run` as a task of a pipeline run: the answer goes into the task's log and, with the next step's reports, to the
-    MLflow run; an error ends that run."""
+    """`run` as a task of a pipeline run. A passing fault is tried again for some minutes. The answer goes into the task's
+    log and, with the next step's reports, to the MLflow run; an error ends that run, and the process with its exit code.
+    """
     if experiment:
         os.environ[EXPERIMENT_VARIABLE] = experiment
     context = RunContext.current() or RunContext.new()
     spool = Spool(context.spool, RESOLVE, show=StepLog(RESOLVE).show)
     spool.started()
+    tries = AtOnce()
     try:
-        commit, found = run(settings)
+        tries = Patient.from_environment()
+        commit, found = tries.until_done(lambda: run(settings), spool)
+    except GapgateError as error:
+        spool.failed(str(error), tries.exit_code(error))
+        _end(context)
+        sys.exit(tries.exit_code(error))
     except Exception as error:
-        is_users = isinstance(error, GapgateError)
-        message = str(error) if is_users else f"{type(error).__name__}: {error}"
-        spool.failed(message, getattr(error, "exit_code", 1), "" if is_users else traceback.format_exc())
+        spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         _end(context)
         raise
     spool.tags({"data.revision": commit, "data.dvc_hash": found})
@@ -67,7 +74,7 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
 
 
 def _end(context: RunContext) -> None:
-    """Close the MLflow run as failed; a server that is away gets it from `gapgate sync`."""
+    """Close the MLflow run as failed; a server that is away gets it from the first step of the next run."""
     from components.platform import mlflow_runs
 
     with contextlib.suppress(TrackingError):

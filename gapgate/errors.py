@@ -6,6 +6,7 @@ ends with the class's exit code.
     GapgateError (2)
     ├── SettingsError     an unknown setting, a wrong type, a value out of range
     ├── DataError         a source that is missing, empty, inconsistent or too small
+    │   └── RemoteAwayError (75) a git or DVC remote does not answer
     ├── ImageError        one image that cannot be used, with the kind of its fault
     ├── ArtifactError     a directory that is incomplete, of another kind, or changed since it was written
     ├── StorageError      a full disk, no permission
@@ -16,6 +17,7 @@ ends with the class's exit code.
     │   └── ClusterAwayError (4) it does not answer
     ├── GateError (3)     the evidence does not carry the model
     └── TrackingError (4) the tracking server does not answer; what it should get waits in the spool
+        └── TrackingRefusedError (2) it answers and refuses: the password is wrong, or the call
 """
 
 from __future__ import annotations
@@ -26,11 +28,16 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+PASSING_EXIT_CODE = 75
+"""Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
+
 
 class GapgateError(Exception):
     """A mistake or a lack that the user can mend; its text is one line."""
 
     exit_code = 2
+    is_passing = False
+    """True if the same call may succeed a minute later, without anybody's doing."""
 
 
 class SettingsError(GapgateError):
@@ -39,6 +46,13 @@ class SettingsError(GapgateError):
 
 class DataError(GapgateError):
     """A data source that is missing, empty, inconsistent or too small."""
+
+
+class RemoteAwayError(DataError):
+    """A git or DVC remote that does not answer, or answers that it is overloaded."""
+
+    exit_code = PASSING_EXIT_CODE
+    is_passing = True
 
 
 class ImageFault(StrEnum):
@@ -131,6 +145,14 @@ class TrackingError(GapgateError):
     """The tracking server does not answer; what it should get waits in the spool."""
 
     exit_code = 4
+    is_passing = True
+
+
+class TrackingRefusedError(TrackingError):
+    """The tracking server answers and refuses: credentials that it does not know, no right, or a wrong call."""
+
+    exit_code = 2
+    is_passing = False
 
 
 _STORAGE_REMEDIES = {

@@ -93,7 +93,7 @@ def ingest(
     """Fetch exactly one version of the data; the output is its DVC hash."""
     import json
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     settings = json.dumps({"source": source, "repository": repository, "revision": revision, "path": path})
@@ -113,7 +113,7 @@ def preprocess(
     splits: dsl.Output[dsl.Dataset],
 ) -> str:
     """Decode and resize the images, and split them into train, val and test."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     made = execute("preprocess", settings, {"dataset": dataset.path}, splits.path, experiment, tensorboard)
@@ -130,7 +130,7 @@ def augment(
     policy: dsl.Output[dsl.Artifact],
 ) -> str:
     """Check the augmentation operations, and draw a preview."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     made = execute("augment", settings, {"splits": splits.path}, policy.path, experiment, tensorboard)
@@ -151,7 +151,7 @@ def train(
     """Fit the network; with GPUs asked for, on a GPU or not at all."""
     import os
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     os.environ["GAPGATE_NUM_GPUS"] = str(num_gpus)
@@ -173,7 +173,7 @@ def evaluate(
     classes: dsl.Output[dsl.ClassificationMetrics],
 ) -> str:
     """Measure the ONNX file on un-augmented train, val and test images."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe, show_figures
 
     inputs = {"splits": splits.path, "model": model.path}
@@ -193,7 +193,7 @@ def gate(
     verdict: dsl.Output[dsl.Markdown],
 ) -> str:
     """Hold the evaluation against the limits; the output is the verdict."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe, show_verdict
 
     made = execute("gate", settings, {"evaluation": evaluation.path}, certificate.path, experiment)
@@ -214,7 +214,7 @@ def register(
     """Make a version in the MLflow registry; the output is `known` if an earlier run registered it, else `new`."""
     import json
 
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     settings = json.dumps({"model_name": model_name})
@@ -238,7 +238,7 @@ def package(
     bento: dsl.Output[dsl.Model],
 ) -> None:
     """Build the Bento of a model that passed."""
-    from components.execute import execute
+    from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
     inputs = {"splits": splits, "model": model, "certificate": certificate, "registration": registration}

@@ -7,6 +7,7 @@ The step `register` makes the version and may move an alias to it. Only after it
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,15 @@ class MlflowRegistry:
         *,
         timeout_s: float = 10.0,
         max_package_bytes: int = MAX_PACKAGE_BYTES,
+        refresh_s: float = 60.0,
     ) -> None:
+        """Ask the server for the run behind a version, which a new package changes, every `refresh_s` seconds; and at
+        once where the version or its tags are others."""
         self._rest = MlflowRest(tracking_uri, timeout_s=timeout_s)
         self._max_package_bytes = max_package_bytes
         self._cache_dir = cache_dir
+        self._refresh_s = refresh_s
+        self._known: tuple[dict[str, Any], Resolved, float] | None = None
         self._caches: dict[str, PackageCache] = {}
 
     def resolve(self, uri: ModelUri) -> Resolved:
@@ -122,7 +128,7 @@ class MlflowRegistry:
         else:
             answer = self._rest.get("model-versions/get", name=uri.name, version=uri.version)
         try:
-            return self._resolved(answer["model_version"])
+            return self._complete(answer["model_version"])
         except (KeyError, TypeError, AttributeError):
             raise TrackingError(f"{self._rest.address} answers in a form that is not MLflow's; is it one?") from None
 
@@ -181,6 +187,16 @@ class MlflowRegistry:
         except ValidationError:
             return None
         return found if found.name == uri.name and uri.version in ("", found.version) else None
+
+    def _complete(self, found: dict[str, Any]) -> Resolved:
+        """The data of a version; those of its run from before, while they are young and nothing was missing in them."""
+        now = time.monotonic()
+        # Behind a log-in each request costs MLflow a quarter of a second, for every process that follows.
+        if self._known and self._known[0] == found and now < self._known[2]:
+            return self._known[1]
+        resolved = self._resolved(found)
+        self._known = None if resolved.awaited else (found, resolved, now + self._refresh_s)
+        return resolved
 
     def _resolved(self, found: dict[str, Any]) -> Resolved:
         """Collect the data of a version: its own tags, and the tags and artifacts of its run."""

@@ -173,7 +173,26 @@ def cancel(
         Console().print(f"run {found.run_id} has ended already: {state_of(found)}", soft_wrap=True)
         return
     kfp.cancel(found.run_id)
-    Console().print(f"run {found.run_id} is being canceled", soft_wrap=True)
+    console = Console(soft_wrap=True)
+    console.print(f"run {found.run_id} is being canceled")
+    had = (found.runtime_config and found.runtime_config.parameters) or {}
+    console.print(_close_tracking(str(had.get("experiment", "")), found.run_id))
+
+
+def _close_tracking(experiment: str, run_id: str) -> str:
+    """Close the MLflow run of a canceled run, whose pods are killed before they can; returns what was done as text."""
+    from components.platform import mlflow_closing
+    from components.platform.workspace import tracking_uri
+    from gapgate.errors import TrackingError
+
+    later = "its MLflow run is closed by the next run on the cluster"
+    if not tracking_uri().startswith("http"):
+        return f"{later}, or here where MLFLOW_TRACKING_URI names the server"
+    try:
+        closed = mlflow_closing.kill_named(experiment, run_id)
+    except TrackingError as error:
+        return f"{later}: {error}"
+    return "its MLflow run is closed as KILLED" if closed else "it has no MLflow run yet"
 
 
 def compile_(
@@ -231,7 +250,7 @@ def _start(kfp: Kfp, settings: Settings, given: ClusterSettings, gpu: str, no_ca
         demand.check_room(given, asked, kfp.pod_namespace)
     with status("uploading the pipeline"):
         version = submission.upload(kfp, given, is_cached=not no_cache)
-        run = kfp.submit(version, submission.submission_of(settings, parameters, given, name))
+        run = kfp.submit(version, submission.submission_of(settings, parameters, given, name, kfp.ui))
     console.print(f"pipeline   {version.name} ({'uploaded' if version.is_new else 'unchanged'})")
     console.print(f"data       {escape(_data(settings))}")
     largest = max(asked, key=lambda step: asked[step]["memory"])

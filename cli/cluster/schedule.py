@@ -84,7 +84,7 @@ def schedule(
         return
     with status("uploading the pipeline"):
         version = submission.upload(kfp, given, is_cached=not no_cache)
-    _schedule(kfp, version, submission.submission_of(settings, parameters, given, name), cron, every_s)
+    _schedule(kfp, version, submission.submission_of(settings, parameters, given, name, kfp.ui), cron, every_s)
 
 
 def _schedule(kfp: Kfp, version: Version, submission: Submission, cron: str, every_s: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from components.platform import dvc_faults
 from gapgate.data.sources import BUILTINS, is_hidden, open_source, write_builtin
 from gapgate.errors import DataError
 from gapgate.files import whole_folder
@@ -186,7 +187,8 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
     commit.
 
     Raises:
-        DataError: no such repository, revision or path, or its remote does not have the files.
+        DataError: no such repository, revision or path, or its remote does not have the files or refuses them.
+        RemoteAwayError: the repository or its remote does not answer.
     """
     from dvc.api import DVCFileSystem
 
@@ -194,10 +196,12 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
     with _dvc_errors(where):
         # The revision is read without a checkout, so a repository on this machine stays as it is.
         fs = DVCFileSystem(repository, rev=revision or None)
+        repo = fs.repo
+    with _dvc_errors(where, repo):
         info = fs.info(path)
         source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
-        commit = fs.repo.get_rev()
+        commit = repo.get_rev()
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
 
 
@@ -215,7 +219,9 @@ def _pull(pin: Pin, root: Path, path: str) -> None:
     from dvc.repo import Repo
 
     target = str((root / f"{path}.dvc").absolute())
-    with _dvc_errors(target), Repo(str(root)) as repo:
+    with _dvc_errors(target):
+        repo = Repo(str(root))
+    with repo, _dvc_errors(target, repo):
         with suppress(CheckoutError):  # the cache lacks files
             repo.checkout([target], force=True)
         # A checkout of a partly filled cache leaves some files behind, so the hash decides and not the exception.
@@ -272,20 +278,26 @@ def _bring(file: Path, place: Path, link: bool) -> None:
 
 
 @contextmanager
-def _dvc_errors(what: object) -> Iterator[None]:
+def _dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
+    """Turn what git and DVC raise into a `DataError`; `repo` is the opened repository, where its remote is asked."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # the command prints its own hint on `git add`
+    # The one prints a hint on `git add`, the other that DVC leaves its sessions open.
+    for name in ("dvc", "aiohttp_retry"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     except NotDvcRepoError:
         raise DataError(f"{what} is no DVC repository; run `git init` and `dvc init` there first") from None
-    except DataIndexDirError:
-        raise DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are") from None
-    except (DvcException, SCMError, FileNotFoundError) as error:
+    except Exception as error:
+        found = dvc_faults.remote_fault(error, what, repo) if repo else dvc_faults.git_fault(error, what)
+        if found is None and isinstance(error, DataIndexDirError):
+            found = DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are")
+        if found is None and not isinstance(error, (DvcException, SCMError, FileNotFoundError)):
+            raise
         # Context and frames keep DVC's repository open until Python ends, when git's files print warnings.
-        error.__context__ = None
+        error.__context__ = error.__cause__ = None
         traceback.clear_frames(error.__traceback__)
-        raise DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None
+        raise found or DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ from filelock import FileLock
 
 from components.platform.mlflow_runs import away_errors, client
 from components.platform.workspace import home
-from gapgate.errors import GateError, RegistryError
+from gapgate.artifacts import read_json
+from gapgate.errors import GateError, RegistryError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+MODEL_FILE = "model.onnx"
+"""Name that `mlflow.onnx` gives to the model."""
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "gapgate.previous_champion"
@@ -39,6 +44,11 @@ class Version:
         """The gate's verdict at registration: pass, fail or undecided; none for a version that others registered."""
         return self.tags.get("gapgate.verdict", "none")
 
+    @property
+    def receipt(self) -> str:
+        """Digest of the receipt, `sha256:…`; empty until the registration is complete."""
+        return self.tags.get("gapgate.receipt", "")
+
 
 class Registry:
     """The calls to a model registry that Gapgate needs; each may raise `TrackingError`."""
@@ -49,22 +59,23 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first; none when the model is unknown."""
-        from mlflow.exceptions import MlflowException
-
+        # From the model: versions that `search_model_versions` returns have no aliases of their own.
+        if (named := self._aliases(name)) is None:
+            return []
+        aliases: dict[str, list[str]] = {}
+        for alias, version in named.items():
+            aliases.setdefault(version, []).append(alias)
         with away_errors():
-            try:
-                # From the model: versions that `search_model_versions` returns have no aliases of their own.
-                aliases: dict[str, list[str]] = {}
-                for alias, version in self._client.get_registered_model(name).aliases.items():
-                    aliases.setdefault(str(version), []).append(alias)
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return []
-                raise
             found = self._client.search_model_versions(f"name='{name}'")
         rows = [_version(item, aliases.get(str(item.version), [])) for item in found]
         # As numbers: as text version 10 would come before version 9.
         return sorted(rows, key=lambda row: int(row.version), reverse=True)
+
+    def _aliases(self, name: str) -> dict[str, str] | None:
+        """Alias → version of a model; None when the model is unknown."""
+        with away_errors(), _passed_over(_ABSENT):
+            return {alias: str(at) for alias, at in self._client.get_registered_model(name).aliases.items()}
+        return None
 
     def names(self) -> list[str]:
         """Names of all registered models."""
@@ -73,7 +84,11 @@ class Registry:
 
     def champion(self, name: str) -> Version | None:
         """The version with the alias `champion`, which is served; None where there is none."""
-        return next((row for row in self.versions(name) if CHAMPION in row.aliases), None)
+        # For a model without this alias, MLflow's code is the second.
+        with away_errors(), _passed_over(_ABSENT, "INVALID_PARAMETER_VALUE"):
+            found = self._client.get_model_version_by_alias(name, CHAMPION)
+            return _version(found, found.aliases or [CHAMPION])
+        return None
 
     def find(self, name: str, version: str) -> Version:
         """The version `version` of the model `name`.
@@ -90,10 +105,25 @@ class Registry:
 
     def of_run(self, name: str, run_id: str, model_digest: str) -> Version | None:
         """The version that an earlier try of the same run made of the same model; None where there is none."""
-        rows = self.versions(name)
-        return next(
-            (row for row in rows if (row.run_id, row.tags.get("gapgate.model")) == (run_id, model_digest)), None
-        )
+        with away_errors():
+            found = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+        rows = [_version(item, []) for item in found]
+        return next((row for row in rows if row.tags.get("gapgate.model") == model_digest), None)
+
+    def with_receipt(self, prefix: str) -> list[Version]:
+        """Versions of any model whose receipt's digest begins with `prefix` (hexadecimal)."""
+        with away_errors():
+            found = self._client.search_model_versions(f"tags.`gapgate.receipt` LIKE 'sha256:{prefix}%'")
+        return [_version(item, []) for item in found]
+
+    def receipt(self, version: Version) -> Any:
+        """Content of a version's receipt, as its run keeps it.
+
+        Raises:
+            RegistryError: the artifact store does not have it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return read_json(_download(f"runs:/{version.run_id}/receipt", "receipt.json", Path(folder), version))
 
     def completed(self, name: str, tags: Mapping[str, str], files: Collection[str]) -> Version | None:
         """The newest version that has `tags` and whose MLflow run has the artifacts `files` (paths); None: none has."""
@@ -124,18 +154,19 @@ class Registry:
 
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a logged model; a new `name` is made first."""
-        from mlflow.exceptions import MlflowException
 
-        with away_errors():
-            try:
-                self._client.create_registered_model(name)
-            except MlflowException as error:
-                # Two runs may make the name at once; either of them is enough.
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+        def make() -> Version:
             source = f"models:/{model_id}"
             made = self._client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id)
-        return _version(made, [])
+            return _version(made, [])
+
+        with away_errors():
+            with _passed_over(_ABSENT):
+                return make()
+            # Two runs may make the name at once; either of them is enough.
+            with _passed_over("RESOURCE_ALREADY_EXISTS"):
+                self._client.create_registered_model(name)
+            return make()
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
@@ -148,8 +179,9 @@ class Registry:
         with away_errors():
             self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
-    def promote(self, version: Version) -> Version | None:
-        """Make a version the champion; tag it with the champion before it, which is returned.
+    def promote(self, version: Version, *, ends_challenge: bool = False) -> str | None:
+        """Make a version the champion, and tag it with the number of the champion before it, which is returned; None
+        for none. With `ends_challenge` no version is challenger any more.
 
         Raises:
             GateError: its certificate did not pass.
@@ -159,15 +191,14 @@ class Registry:
                 f"{version.name} version {version.version} has the verdict {version.verdict}; "
                 "only a passed certificate makes a champion"
             )
-        rows = self.versions(version.name)  # `version` may be older than the newest change of an alias
-        previous = next((row for row in rows if CHAMPION in row.aliases), None)
-        challenger = next((row for row in rows if CHALLENGER in row.aliases), None)
+        aliases = self._aliases(version.name) or {}  # `version` may be older than the newest change of an alias
+        previous = aliases.get(CHAMPION)
         with away_errors():
             # The tag before the alias: a failure in between leaves the old champion in its place.
-            if previous and previous.version != version.version:
-                self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous.version)
+            if previous not in (None, version.version):
+                self._client.set_model_version_tag(version.name, version.version, PREVIOUS, previous)
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
-            if challenger and challenger.version == version.version:
+            if CHALLENGER in aliases and (ends_challenge or aliases[CHALLENGER] == version.version):
                 self._client.delete_registered_model_alias(version.name, CHALLENGER)
         return previous
 
@@ -188,13 +219,13 @@ class Registry:
         return current, target
 
     def model_file(self, version: Version, folder: Path) -> Path:
-        """Download a version's model into `folder` and return the path of its ONNX file."""
-        import mlflow
+        """Download a version's ONNX file into `folder` and return its path.
 
-        with away_errors():
-            uri = f"models:/{version.name}/{version.version}"
-            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-        return next(path.rglob("*.onnx"))
+        Raises:
+            RegistryError: the artifact store does not have it.
+        """
+        remedy = "or make another version the champion: `gapgate promote VERSION`"
+        return _download(f"models:/{version.name}/{version.version}", MODEL_FILE, folder, version, remedy)
 
 
 @contextmanager
@@ -206,6 +237,42 @@ def promotion_lock(name: str) -> Iterator[None]:
         yield
 
 
+def _download(uri: str, name: str, folder: Path, version: Version, remedy: str = "") -> Path:
+    """Download the file `name` at a URI of MLflow into `folder`.
+
+    Raises:
+        RegistryError: the artifact store does not have it.
+    """
+    import mlflow
+
+    try:
+        with away_errors():
+            # The file alone: for a folder MLflow makes a request for each file in it.
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{name}", dst_path=str(folder)))
+    except TrackingError:
+        # Of a file that is not there, each kind of store says something else; a list tells.
+        with away_errors():
+            listed = mlflow.artifacts.list_artifacts(artifact_uri=uri) or []
+        if any(Path(file.path).name == name for file in listed):
+            raise
+    raise RegistryError(
+        f"{version.name} version {version.version} has no {name} in the artifact store; bring its files back"
+        + (remedy and f", {remedy}")
+    )
+
+
 def _version(item: ModelVersion, aliases: list[str]) -> Version:
     tags: dict[str, Any] = dict(item.tags)
     return Version(item.name, str(item.version), tuple(sorted(aliases)), tags, item.run_id or "")
+
+
+@contextmanager
+def _passed_over(*codes: str) -> Iterator[None]:
+    """Context manager that ends its block silently at an error of MLflow with one of these codes."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise

@@ -7,26 +7,33 @@ idempotent. The MLflow run is made on the first contact, so a server that was aw
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
+from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Event, Reader
 from components.platform.workspace import home, local_store, tracking_uri
 from gapgate.artifacts import read_json, write_json
-from gapgate.errors import TrackingError
+from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.files import whole_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 STATE = "mlflow.json"
 """File of a spool with the MLflow run's id and the bytes that were sent of each event file."""
-_BATCH = 500  # MLflow takes at most 1,000 metrics and 100 params or tags in a call
+_AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
+_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+_METRICS = 500
+"""Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
 
 
 def client() -> MlflowClient:
@@ -68,20 +75,36 @@ def _make_local_store() -> None:
 
 @contextmanager
 def away_errors() -> Iterator[None]:
-    """Raise `TrackingError` for a tracking store that cannot be reached or refuses a call."""
+    """Raise `TrackingError` for a tracking store that cannot be reached, `TrackingRefusedError` where it refuses."""
     import requests
     from mlflow.exceptions import MlflowException
 
-    kept = "everything it should get is kept, and `gapgate sync` sends it later"
     try:
         yield
     except (requests.RequestException, MlflowException) as error:
-        # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
-        signs = ("Max retries exceeded", "Connection", "timed out", "too many 50")
-        if isinstance(error, MlflowException) and not any(sign in str(error) for sign in signs):
-            said = " ".join(str(error).split())[:200]
-            raise TrackingError(f"{tracking_uri()} refuses a call ({said}); {kept}") from error
-        raise TrackingError(f"{tracking_uri()} does not answer; {kept}") from error
+        raise _tracking_error(error) from error
+
+
+def _tracking_error(error: Exception) -> TrackingError:
+    # An upload is a plain HTTP request; everything else is MLflow's own exception, with the name of its code.
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    code, said = getattr(error, "error_code", ""), " ".join(str(error).split())[:200]
+    kept = "everything it should get is kept, and `gapgate sync` sends it later"
+    if kfp_run.is_pod():
+        kept = "start the run again once it does"
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or status in (401, 403):
+        return TrackingRefusedError(
+            f"{tracking_uri()} refuses the user ({said}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN, of one who may write"
+        )
+    # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
+    if any(sign in str(error) for sign in _AWAY) or (status is None and not code):
+        return TrackingError(f"{tracking_uri()} does not answer; {kept}")
+    if code in _PASSING or (status or 0) >= 500:
+        return TrackingError(f"{tracking_uri()} fails ({said}); {kept}")
+    return TrackingRefusedError(
+        f"{tracking_uri()} refuses a call ({said}); check that it is an MLflow server of our version"
+    )
 
 
 def send(context: RunContext) -> str:
@@ -92,7 +115,7 @@ def send(context: RunContext) -> str:
     """
     spool = context.spool
     with _locked(spool):
-        state = _read_state(spool)
+        state = read_state(spool)
         with away_errors():
             mlflow_client = client()
             if not state.get("run_id"):
@@ -123,16 +146,60 @@ def finish(context: RunContext, *, succeeded: bool) -> None:
     Raises:
         TrackingError: the server does not answer; call again later.
     """
+    send_and_mark(context, "FINISHED" if succeeded else "FAILED")
+
+
+def send_and_mark(context: RunContext, status: Status) -> None:
+    """Send the rest of a run's spool and give its MLflow run a status; all but RUNNING close it.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
     run = send(context)
+    # It is running from its first contact on.
+    if status == "RUNNING":
+        return
     with away_errors():
-        client().set_terminated(run, "FINISHED" if succeeded else "FAILED")
+        client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, _read_state(context.spool) | {"ended": True})
+    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+
+
+def log_model(context: RunContext, file: Path) -> str:
+    """Log an ONNX file as a model of a run that was begun by `send`; returns the model's id.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    import mlflow.onnx
+    import onnx
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    state = read_state(context.spool)
+    run = state["run_id"]
+    with away_errors(), tempfile.TemporaryDirectory() as folder:
+        mlflow_client = client()
+        # In the place of `mlflow.onnx.log_model`, which makes seven requests more (MLflow 3.17).
+        made = mlflow_client.create_logged_model(state["experiment_id"], "model", run)
+        mlflow.onnx.save_model(
+            onnx.load(file),
+            f"{folder}/model",
+            mlflow_model=Model(run_id=run, model_id=made.model_id),
+            # MLflow's default writes a second file of weights; `Registry.model_file` and serving take one file.
+            save_as_external_data=False,
+            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
+        )
+        mlflow_client.log_model_artifacts(made.model_id, f"{folder}/model")
+        mlflow_client.finalize_logged_model(made.model_id, "READY")
+        # So that the run's page shows the model.
+        mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+    return str(made.model_id)
 
 
 def is_sent(context: RunContext) -> bool:
     """True if everything in the spool was sent and the MLflow run was closed."""
-    state = _read_state(context.spool)
+    state = read_state(context.spool)
     waiting = (
         any(path.stat().st_size > state["offsets"].get(path.name, 0) for path in context.spool.glob("*.jsonl"))
         if state
@@ -143,12 +210,12 @@ def is_sent(context: RunContext) -> bool:
 
 def run_id(context: RunContext) -> str:
     """The MLflow run's id, or an empty string before the first contact."""
-    return str(_read_state(context.spool).get("run_id", ""))
+    return str(read_state(context.spool).get("run_id", ""))
 
 
 def run_path(context: RunContext) -> str:
     """Path of the run's page below the address of the MLflow UI; empty before the first contact."""
-    state = _read_state(context.spool)
+    state = read_state(context.spool)
     return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
 
 
@@ -178,11 +245,27 @@ def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
         run = mlflow_client.get_run(injected)
     else:
         experiment = experiment_id(mlflow_client, context.experiment)
-        # By tag, not by name: MLflow allows several runs of one name.
-        found = mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{context.name}'", max_results=1)
-        tags = {"gapgate.run": context.name}
-        run = found[0] if found else mlflow_client.create_run(experiment, run_name=context.name, tags=tags)
+        found = runs_named(mlflow_client, experiment, context.name)
+        run = found[0] if found else _make(mlflow_client, experiment, context.name)
     return {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id, "offsets": {}}
+
+
+def runs_named(mlflow_client: MlflowClient, experiment: str, name: str) -> list[Run]:
+    """The MLflow run of the pipeline run `name`, if there is one."""
+    # By tag, not by name: MLflow allows several runs of one name.
+    return list(mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{name}'", max_results=1))
+
+
+def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
+    """Make the MLflow run of the pipeline run `name`; in a pod with the name that KFP shows, its user, and a link."""
+    tags = {"gapgate.run": name}
+    if found := kfp_run.find(name):
+        if found.user:
+            tags["mlflow.user"] = found.user
+        if found.url:
+            tags["mlflow.note.content"] = f"[{found.name} in Kubeflow Pipelines]({found.url})"  # Markdown
+        name = found.name or name
+    return mlflow_client.create_run(experiment, run_name=name, tags=tags)
 
 
 def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
@@ -204,13 +287,18 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
         known = mlflow_client.get_run(run).data.params
         tags += [RunTag(f"{name}.changed", value) for name, value in params if known.get(name, value) != value]
         params = [Param(name, value) for name, value in dict(params).items() if name not in known]
-    for start in range(0, len(metrics), _BATCH):
-        mlflow_client.log_batch(run, metrics=metrics[start : start + _BATCH])
-    for start in range(0, max(len(params), len(tags)), 100):
-        mlflow_client.log_batch(run, params=params[start : start + 100], tags=tags[start : start + 100])
+    # All three kinds in one call: behind a log-in, each call costs the server a quarter of a second.
+    for number in range(max(-(-len(metrics) // _METRICS), -(-len(params) // 100), -(-len(tags) // 100))):
+        mlflow_client.log_batch(
+            run,
+            metrics=metrics[number * _METRICS : (number + 1) * _METRICS],
+            params=params[number * 100 : (number + 1) * 100],
+            tags=tags[number * 100 : (number + 1) * 100],
+        )
 
 
-def _read_state(spool: Path) -> dict[str, Any]:
+def read_state(spool: Path) -> dict[str, Any]:
+    """What a spool records of its MLflow run; empty before the first contact."""
     state: dict[str, Any] = read_json(spool / STATE, {})
     return state
 

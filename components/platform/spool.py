@@ -70,6 +70,10 @@ class Spool:
         """Report that the step begins, or begins again."""
         self._write("started")
 
+    def waiting(self, message: str, seconds: float) -> None:
+        """Report a passing fault, and that the step tries again in `seconds`."""
+        self._write("waiting", message=message, seconds=seconds)
+
     def finished(self, summary: str, details: Sequence[str] = ()) -> None:
         """Report that the step ended well; `summary` is one line for people, `details` are more of them."""
         self._write("finished", summary=summary, details=list(details))

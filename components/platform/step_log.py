@@ -3,6 +3,7 @@
 gapgate: train: epoch 3/20, val 93.1 %; 1 min 20 s left
 gapgate: train: done in 94.2 s: 20 epochs, 12,345 parameters, val accuracy 97.2%
 gapgate: gate:   pass  max_gap_points  the gap is 1.20 points
+gapgate: ingest: git cannot get data at 3f2a1b of https://git.example/a: the connection is refused; tried again in 5 s
 gapgate: train: error (exit code 2): batch_size 4096 is larger than the 1,203 training images
 """
 
@@ -37,6 +38,9 @@ class StepLog:
             self._began_at = event["time"]
         elif event["kind"] == "progress":
             self._progress(event)
+        elif event["kind"] == "waiting":
+            fault = event["message"].partition("; ")[0]  # without the remedy
+            self._print(f" {fault}; tried again in {duration(event['seconds'])}")
         elif event["kind"] == "finished":
             self._print(f" done in {event['time'] - self._began_at:,.1f} s: {event['summary']}")
             for line in event["details"]:

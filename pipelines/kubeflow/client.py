@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from components.platform import kfp_run
 from gapgate.errors import ClusterError
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.connection import Access, asking, connect, get, make_once
@@ -60,10 +61,14 @@ class Kfp:
         self.pod_namespace = namespace if is_shared else "kubeflow"
         self._models = self._client.api_models
 
+    @property
+    def ui(self) -> str:
+        """URL of KFP's UI; in a pod of the cluster KF_PIPELINES_UI_ENDPOINT is its address for others."""
+        return (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self._url).rstrip("/")
+
     def run_url(self, run_id: str) -> str:
-        """URL of the run's page; in a pod of the cluster KF_PIPELINES_UI_ENDPOINT is the UI's address for others."""
-        base = os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self._url
-        return f"{base.rstrip('/')}/#/runs/details/{run_id}"
+        """URL of the run's page."""
+        return kfp_run.page(self.ui, run_id)
 
     def upload(self, package: Path, description: str = "") -> Version:
         """The version with exactly this compiled pipeline: an existing one, or else a new one."""

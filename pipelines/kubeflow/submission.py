@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.platform import kfp_run
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import DataError, SettingsError
 from gapgate.settings.sections import Settings
@@ -93,8 +94,11 @@ def upload(kfp: Kfp, cluster: ClusterSettings, *, is_cached: bool = True) -> Ver
         return kfp.upload(package, f"images {cluster.images.step} and {cluster.images.train}")
 
 
-def submission_of(settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str) -> Submission:
-    """The submission for KFP; an empty `name` becomes one with the time and a random token."""
+def submission_of(
+    settings: Settings, parameters: dict[str, Any], cluster: ClusterSettings, name: str, ui: str = ""
+) -> Submission:
+    """The submission for KFP; an empty `name` becomes one with the time and a random token. `ui` is the URL of KFP's
+    UI, for the link that MLflow shows."""
     data = settings.data
     what = data.source or f"{data.path} at {data.revision or 'HEAD'} of {data.repository}"
     # In the description, where `make_once` finds the run by it after a lost answer.
@@ -104,7 +108,8 @@ def submission_of(settings: Settings, parameters: dict[str, Any], cluster: Clust
         experiment=settings.tracking.experiment,
         parameters=parameters,
         service_account=cluster.service_account,
-        note=f"{what}; submission {token}",
+        # The first step reads user and address from it, for the MLflow run.
+        note=f"{what}{kfp_run.submitted(ui)}; submission {token}",
     )
 
 

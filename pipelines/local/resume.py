@@ -33,7 +33,8 @@ def settle(context: RunContext) -> str:
         resume_registration(context)
         return "sent, registered"
     # A stage of DVC belongs to no `gapgate run` and has no result; a run without one was killed.
-    mlflow_runs.finish(context, succeeded=not settings or result.get("exit_code") == 0)
+    has_passed = not settings or result.get("exit_code") == 0
+    mlflow_runs.send_and_mark(context, "FINISHED" if has_passed else "FAILED" if result else "KILLED")
     return "sent"
 
 

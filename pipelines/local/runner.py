@@ -47,7 +47,8 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0: passed; 2: a user's mistake; 3: the gate did not pass; 4: not registered yet; 1: anything else."""
+        """0: passed; 2: a user's mistake; 3: the gate did not pass; 4: not registered yet; 75: a remote of the data is
+        away; 1: anything else."""
         if self.failure:
             return int(self.failure["exit_code"])
         verdict = artifacts.read_json(self.outputs["certificate"] / "certificate.json")["verdict"]

@@ -182,7 +182,9 @@ def test_cancel_ends_a_run_once(call, server):
     server.plan = {"train": "PENDING"}
     call("submit", *DIGITS)
     run = only(server.runs)["run_id"]
-    assert "is being canceled" in call("cancel", run[:8])[1]
+    said = call("cancel", run[:8])[1]
+    assert "is being canceled" in said
+    assert "its MLflow run is closed by the next run on the cluster, or here where MLFLOW_TRACKING_URI names" in said
     assert "has ended already: CANCELED" in call("cancel", run[:8])[1]
     assert server.calls.count("terminate_run") == 1
 

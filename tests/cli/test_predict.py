@@ -12,6 +12,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import Request, urlopen
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -333,3 +334,12 @@ def test_a_bento_answers_without_torch_or_a_platform(bento, photos):
     command = [sys.executable, "-c", code, "predict", str(photos / "0.png"), "--bento", str(bento)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_receipt_that_an_answer_names_is_had_from_the_server(url, workspace):
+    digest = httpx.get(f"{url}/v1/model").json()["receipt"]
+    done = workspace.gapgate("receipt", digest, "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert f"{digest}  content checked" in done.stdout
+    refused(workspace.gapgate("receipt", "0" * 64, "--url", url))
+    refused(workspace.gapgate("receipt", digest, "--url", "127.0.0.1:9"))

@@ -1,5 +1,6 @@
 """`gapgate submit`, on a server that speaks KFP's API."""
 
+import getpass
 import json
 import subprocess
 import threading
@@ -27,6 +28,7 @@ def test_submit_hands_over_settings_data_and_gpus(call, server, repository):
     assert given["data_revision"] == git(repository, "rev-parse", "main")
     assert (run["display_name"], run["service_account"]) == ("first", "gapgate-pipeline")
     assert only(server.experiments)["display_name"] == "trial"
+    assert f"; submitted by {getpass.getuser()} at {server.url}; submission " in run["description"]
 
 
 @pytest.mark.parametrize("revision", ["main", "v1", "refs/heads/main", "HEAD"])
@@ -203,26 +205,32 @@ def test_wait_ends_with_4_when_kfp_stays_away(call, server, monkeypatch):
     assert "the run goes on" in err
 
 
-def test_the_mlflow_run_is_found_by_the_kfp_run(call, server, tmp_path, monkeypatch):
+def test_the_mlflow_run_is_found_by_the_kfp_run_and_closed_when_that_is_canceled(call, server, tmp_path, monkeypatch):
     mlflow = RegistryServer(tmp_path)
     mlflow.start()
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(mlflow.url)
         create = server.create_run
 
         def create_run(query, body):
-            from mlflow import MlflowClient
-
             run = create(query, body)
-            client = MlflowClient(mlflow.url)
-            made = client.create_run(client.create_experiment("gapgate"), tags={"gapgate.run": run["run_id"]})
-            server.mlflow_run = f"#/experiments/{made.info.experiment_id}/runs/{made.info.run_id}"
+            found = client.get_experiment_by_name("gapgate")
+            experiment = found.experiment_id if found else client.create_experiment("gapgate")
+            made = client.create_run(experiment, tags={"gapgate.run": run["run_id"]})
+            server.mlflow_run = f"#/experiments/{experiment}/runs/{made.info.run_id}"
             return run
 
         server.create_run = create_run
         code, out, _ = call("submit", *WAIT)
         assert code == 0
         assert out.count(f"{mlflow.url}/{server.mlflow_run}") == 1
+        server.plan = {"train": "PENDING"}
+        call("submit", *DIGITS)
+        assert "its MLflow run is closed as KILLED" in call("cancel", list(server.runs)[-1])[1]
+        assert client.get_run(server.mlflow_run.rpartition("/")[2]).info.status == "KILLED"
     finally:
         mlflow.stop()
 

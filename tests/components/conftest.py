@@ -1,14 +1,20 @@
-"""A workspace of one's own, with a real and empty MLflow store in it."""
+"""A workspace of one's own, with a real and empty MLflow store in it, and a real MLflow server."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE
 from gapgate.artifacts import RUN_VARIABLE
+from tests.serving.registry_server import RegistryServer
+
+if TYPE_CHECKING:
+    from tests.pipelines.kubeflow.kfp_server import KfpServer
 
 
 @pytest.fixture
@@ -22,3 +28,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
         monkeypatch.setenv(name, "")
     monkeypatch.setenv(EXPERIMENT_VARIABLE, "gapgate")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[RegistryServer]:
+    """An MLflow server for all tests of these folders; one that stops it starts it again."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "server.db")
+    server = RegistryServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
+    """Kubeflow Pipelines' API, as a pod reaches it."""
+    from tests.pipelines.kubeflow.kfp_server import serving  # a second for kfp
+
+    with serving() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        monkeypatch.setenv("KFP_POD_NAME", "gapgate-training-x-system-container-impl-1")
+        yield server

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from cli.versions import receipt
 from components.execute import execute
 from components.platform import mlflow_runs
 from components.platform.mlflow_registry import PREVIOUS, Registry
@@ -24,11 +25,12 @@ from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.data.splits import Splits
-from gapgate.errors import ArtifactError, TrackingError
+from gapgate.errors import ArtifactError, RegistryError, TrackingError
 from gapgate.evidence.gate import Verdict
 from gapgate.evidence.receipt import verify
 from gapgate.onnx.classifier import Classifier
 from tests.serving import packaged
+from tests.serving.registry_server import RegistryServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
 
@@ -36,6 +38,7 @@ NAME = "animals"
 KINDS = ("splits", "policy", "model", "evaluation", "certificate")
 REGISTER = """
 import json, sys
+from cli.versions import receipt
 from components.execute import execute
 folder, kinds = sys.argv[1], sys.argv[2].split(",")
 inputs = {kind: f"{folder}/{kind}" for kind in kinds}
@@ -148,16 +151,16 @@ def test_the_receipt_names_all_that_the_version_is_made_from_and_is_kept_under_i
     given = make("r1")
     registered = register(given)
     digest = registered.read_json("registration.json")["receipt"]
-    receipt = verify(registered.read_json("receipt.json"), digest)
+    found = verify(registered.read_json("receipt.json"), digest)
     kept = receipts_dir() / f"{digest.removeprefix('sha256:')}.json"
     assert artifacts.read_json(kept) == registered.read_json("receipt.json")
-    assert receipt.artifacts == {kind: artifacts.load(given.folder / kind, kind).digest for kind in ("dataset", *KINDS)}
-    assert (receipt.model_name, receipt.model_version, receipt.run, receipt.verdict) == (NAME, "1", "r1", "pass")
-    assert receipt.tracking_run == mlflow_runs.run_id(RunContext("r1"))
-    assert (receipt.figures, receipt.data) == (packaged.FIGURES, packaged.DATA)
-    assert set(receipt.settings) == {"preprocess", "augment", "train", "evaluate", "gate"}
-    assert registered.read_json("lineage.json")["certificate"]["digest"] == receipt.artifacts["certificate"]
-    run = mlflow_runs.client().get_run(receipt.tracking_run)
+    assert found.artifacts == {kind: artifacts.load(given.folder / kind, kind).digest for kind in ("dataset", *KINDS)}
+    assert (found.model_name, found.model_version, found.run, found.verdict) == (NAME, "1", "r1", "pass")
+    assert found.tracking_run == mlflow_runs.run_id(RunContext("r1"))
+    assert (found.figures, found.data) == (packaged.FIGURES, packaged.DATA)
+    assert set(found.settings) == {"preprocess", "augment", "train", "evaluate", "gate"}
+    assert registered.read_json("lineage.json")["certificate"]["digest"] == found.artifacts["certificate"]
+    run = mlflow_runs.client().get_run(found.tracking_run)
     assert run.data.tags.items() >= {("receipt", digest), ("model.version", "1"), ("model.alias", "champion")}
 
 
@@ -253,9 +256,9 @@ def test_a_try_that_ended_after_its_version_was_made_is_completed_by_the_next(
     registered = register(given)
     assert outcome(registered) == ("1", "champion")
     assert list(aliases(registry)) == ["1"]
-    receipt = registered.read_json("registration.json")["receipt"]
-    assert registry.find(NAME, "1").tags["gapgate.receipt"] == receipt
-    assert [path.stem for path in receipts_dir().iterdir()] == [receipt.removeprefix("sha256:")]
+    digest = registered.read_json("registration.json")["receipt"]
+    assert registry.find(NAME, "1").tags["gapgate.receipt"] == digest
+    assert [path.stem for path in receipts_dir().iterdir()] == [digest.removeprefix("sha256:")]
 
 
 @pytest.fixture
@@ -387,3 +390,47 @@ def start_registering(made: Made, home: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_it_asks_a_server_no_more_often_than_it_must(
+    home: Path,
+    server: RegistryServer,
+    make: Callable[..., Made],
+    register: Callable[[Made], Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind a log-in each request costs the server a quarter of a second for the hash of the password. Here the run is
+    new to MLflow; in a pod an earlier step has made it, by four requests."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    counts = []
+    for run in ("counted1", "counted2"):
+        before = len(server.requests())
+        assert outcome(register(make(run)))[1] == "champion"
+        counts.append(len(server.requests()) - before)
+    assert counts[0] <= 28
+    assert counts[1] <= 32
+
+
+def test_a_champion_whose_files_are_lost_ends_it_with_the_remedy(
+    registry: Registry, make: Callable[..., Made], register: Callable[[Made], Artifact], home: Path
+) -> None:
+    register(make("r1"))
+    shutil.rmtree(home / "mlartifacts" / "models")
+    with pytest.raises(RegistryError, match=r"animals version 1 has no model\.onnx in the artifact store; .*promote"):
+        register(make("r2"))
+
+
+def test_a_receipt_that_the_workspace_does_not_have_is_in_the_registry(
+    home: Path, make: Callable[..., Made], register: Callable[[Made], Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = register(make("r1")).read_json("registration.json")["receipt"]
+    shutil.rmtree(receipts_dir())
+    capsys.readouterr()
+    receipt(digest[: len("sha256:") + 10])
+    printed = capsys.readouterr().out
+    assert f"{digest}  content checked" in printed
+    assert '"model_name": "animals"' in printed
+    with pytest.raises(
+        RegistryError, match=f"no receipt 000000 in {receipts_dir()} and sqlite.*; name the registry in"
+    ):
+        receipt("000000")

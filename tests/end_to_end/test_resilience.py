@@ -55,7 +55,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     assert len(resumes) == 1
 
 
-def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspace):
+def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_killed(workspace):
     run = workspace.start("run", "digits", *QUICK, "--set", "train.epochs=200")
     wait_for(lambda: any(workspace.folder.glob(".gapgate/checkpoints/*/*.safetensors")), 120)
     os.killpg(run.pid, signal.SIGINT)
@@ -65,7 +65,7 @@ def test_an_interrupted_run_says_how_it_goes_on_and_is_closed_as_failed(workspac
     assert "sent" in workspace.gapgate("sync").stdout
     client = mlflow.MlflowClient(f"sqlite:///{workspace.folder}/.gapgate/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("gapgate").experiment_id])
-    assert found.info.status == "FAILED"
+    assert found.info.status == "KILLED"
 
 
 def test_two_runs_at_once_both_end_and_leave_one_champion(new_workspace):

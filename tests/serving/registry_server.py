@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,11 @@ class RegistryServer:
         self._process = child_server.start(command, log, cwd=self._folder, env=environment)
         problem = partial(child_server.unanswered, f"{self.url}/health")
         child_server.wait(self._process, log, "MLflow's server", problem, 120)
+
+    def requests(self) -> list[str]:
+        """Method and path of each request so far, from the server's own log; those for its health left out."""
+        found = re.findall(r'"([A-Z]+ /[^ ?]*)[^"]* HTTP/', (self._folder / "server.log").read_text())
+        return [each for each in found if not each.endswith("/health")]
 
     def stop(self) -> None:
         if self._process is not None:

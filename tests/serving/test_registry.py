@@ -107,7 +107,7 @@ def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_downl
         watcher.poll_once()
         publisher.promote(first)
         watcher.poll_once()
-        assert len(seen) - fetched == 2 * 3  # two polls of three questions each, no archive
+        assert len(seen) - fetched == 1 + 3  # the same version, then another: alias, run, list of files, and no archive
     assert served.switches == [first, second, first]
     assert (watcher.refused, watcher.problem) == ("", "")
     switched = [record for record in caplog.records if getattr(record, "event", "") == "model_switched"]
@@ -219,7 +219,7 @@ def test_a_bad_version_is_refused_once_and_the_old_one_goes_on(
         watcher.poll_once()
         asked = len(seen)
         watcher.poll_once()
-        assert len(seen) - asked == 3  # nothing is fetched again
+        assert len(seen) - asked == 1  # nothing is fetched again
         reasons, refused = lines(caplog), watcher.refused
         publisher.promote(good)
         watcher.poll_once()
@@ -253,6 +253,24 @@ def test_a_version_that_does_not_load_is_refused_until_the_alias_moves(
     third = publisher.promote(publisher.publish())
     watcher.poll_once()
     assert (served.version, watcher.refused) == (third, "")
+
+
+def test_while_nothing_changes_it_asks_once_a_poll_and_a_new_package_is_found_later(
+    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
+) -> None:
+    version = publisher.promote(publisher.publish())
+    watcher, _ = watch(mlflow_server.url, publisher, tmp_path / "cache", refresh_s=3600)
+    counts = []
+    for _ in range(4):
+        before = len(mlflow_server.requests())
+        watcher.poll_once()
+        counts.append(len(mlflow_server.requests()) - before)
+    assert counts == [4, 1, 1, 1]  # alias, run, list of files, package
+    registry = MlflowRegistry(mlflow_server.url, tmp_path / "cache", refresh_s=0)
+    uri = ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
+    assert registry.resolve(uri).package_digest == registry.resolve(uri).package_digest != f"sha256:{'0' * 64}"
+    publisher.log_digest(version, f"sha256:{'0' * 64}")
+    assert registry.resolve(uri).package_digest == f"sha256:{'0' * 64}"
 
 
 def test_a_start_with_a_refused_version_serves_the_last_good_one(publisher: Publisher, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from components.platform.mlflow_registry import (
 )
 from components.platform.mlflow_runs import client, experiment_id
 from gapgate.errors import GateError, RegistryError, TrackingError
+from tests.serving.registry_server import RegistryServer
 
 NAME = "animals"
 
@@ -117,9 +118,7 @@ def test_promotion_gives_the_alias_and_takes_the_challengers(
     assert registry.promote(first) is None
     registry.challenge(second)
     assert aliases(registry) == {"1": (CHAMPION,), "2": (CHALLENGER,)}
-    before = registry.promote(registry.find(NAME, second.version))
-    assert before is not None
-    assert before.version == first.version
+    assert registry.promote(registry.find(NAME, second.version)) == first.version
     assert aliases(registry) == {"2": (CHAMPION,)}
     assert registry.find(NAME, "2").tags[PREVIOUS] == "1"
 
@@ -131,6 +130,24 @@ def test_promotion_leaves_a_challenger_that_is_another_version(
     registry.challenge(second)
     registry.promote(registry.find(NAME, first.version))
     assert aliases(registry) == {"1": (CHAMPION,), "2": (CHALLENGER,)}
+
+
+def test_the_end_of_a_challenge_leaves_no_challenger(registry: Registry, register: Callable[..., Version]) -> None:
+    first, second = register(), register()
+    registry.challenge(first)
+    registry.promote(second, ends_challenge=True)
+    assert aliases(registry) == {"2": (CHAMPION,)}
+
+
+def test_a_version_is_found_by_the_first_characters_of_its_receipt(
+    registry: Registry, register: Callable[..., Version]
+) -> None:
+    first, second = register(), register(name="plants")
+    registry.tag(first, {"gapgate.receipt": "sha256:123456aa"})
+    registry.tag(second, {"gapgate.receipt": "sha256:123456bb"})
+    assert {row.name for row in registry.with_receipt("123456")} == {NAME, "plants"}
+    assert [row.receipt for row in registry.with_receipt("123456b")] == ["sha256:123456bb"]
+    assert registry.with_receipt("23456") == []
 
 
 def test_promotion_goes_by_the_aliases_as_they_are_and_not_as_they_were_when_the_version_was_read(
@@ -214,6 +231,23 @@ def test_rollback_to_a_version_that_was_deleted_changes_nothing(
     with pytest.raises(RegistryError, match=r"no version 1 \(known: 2\)"):
         registry.rollback(NAME)
     assert champion(registry) == "2"
+
+
+@pytest.mark.parametrize("is_server", [False, True])
+def test_files_that_the_artifact_store_has_lost_are_named_with_the_remedy(
+    home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch, is_server: bool
+) -> None:
+    if is_server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    store = client()
+    experiment = experiment_id(store, "lost")
+    run = store.create_run(experiment).info.run_id
+    model = store.create_logged_model(experiment, "model", run)
+    lost = Registry().register("lost", model.model_id, run, {"gapgate.verdict": "pass"})
+    with pytest.raises(RegistryError, match=r"lost version 1 has no model.onnx in the artifact store; bring .*promote"):
+        Registry().model_file(lost, home)
+    with pytest.raises(RegistryError, match=r"lost version 1 has no receipt.json in the artifact store"):
+        Registry().receipt(lost)
 
 
 def test_a_registry_that_is_away_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

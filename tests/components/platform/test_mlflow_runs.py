@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Spool
 from gapgate.artifacts import read_json, write_json
-from gapgate.errors import TrackingError
-from tests.serving.registry_server import RegistryServer
+from gapgate.errors import TrackingError, TrackingRefusedError
+from tests.pipelines.kubeflow.kfp_server import KfpServer
+from tests.serving.registry_server import RegistryServer, proxy
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -33,21 +32,6 @@ def context(home: Path) -> RunContext:
 @pytest.fixture
 def spool(context: RunContext) -> Spool:
     return Spool(context.spool, "train")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[RegistryServer]:
-    """A real MLflow server, without the processes for jobs that no part of us starts."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copyfile(empty_store, folder / "server.db")
-    server = RegistryServer(folder)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-            server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def fetch(run: str) -> Run:
@@ -288,3 +272,61 @@ def test_what_is_reported_while_a_server_is_away_arrives_once_when_it_is_back(
     assert sorted((each.step, each.value) for each in found) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert [each.path for each in client.list_artifacts(run, "report")] == ["report/report.html"]
     assert client.get_run(run).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_is_closed_with_the_status_that_it_ended_with(context: RunContext, spool: Spool, status: Any) -> None:
+    report(spool, 1)
+    mlflow_runs.send_and_mark(context, status)
+    assert fetch(mlflow_runs.run_id(context)).info.status == status
+    assert mlflow_runs.is_sent(context)
+
+
+def test_a_wrong_password_is_not_taken_for_a_server_that_is_away(
+    context: RunContext, spool: Spool, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(spool, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "steps")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    with proxy(server, authorization="Basic c3RlcHM6cmlnaHQ=") as (address, seen):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(TrackingRefusedError, match=r"set MLFLOW_TRACKING_USERNAME and .*PASSWORD") as caught:
+            mlflow_runs.send(context)
+    assert "gapgate sync" not in str(caught.value)
+    assert (caught.value.exit_code, caught.value.is_passing, len(seen)) == (2, False, 1)
+
+
+def test_a_call_that_the_server_finds_wrong_is_refused_and_not_away(
+    home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    with pytest.raises(TrackingRefusedError, match="refuses a call") as caught, mlflow_runs.away_errors():
+        mlflow_runs.client().get_run("0" * 32)
+    assert not caught.value.is_passing
+
+
+def test_the_mlflow_run_of_a_pod_has_the_name_the_user_and_the_page_of_the_kfp_run(home: Path, kfp: KfpServer) -> None:
+    run_id = kfp.record("passed")
+    kfp.runs[run_id]["description"] = "digits; submitted by ana at https://kfp.example/pipeline; submission 38fb2e43"
+    run = fetch(mlflow_runs.send(RunContext(run_id)))
+    assert run.info.run_name == "gapgate-20261126-083236-c46d"
+    page = f"https://kfp.example/pipeline/#/runs/details/{run_id}"
+    assert run.data.tags.items() >= {
+        ("gapgate.run", run_id),
+        ("mlflow.user", "ana"),
+        ("mlflow.note.content", f"[gapgate-20261126-083236-c46d in Kubeflow Pipelines]({page})"),
+    }
+
+
+def test_a_run_that_was_started_in_another_way_has_its_name_alone(home: Path, kfp: KfpServer) -> None:
+    run = fetch(mlflow_runs.send(RunContext(kfp.record("passed"))))
+    assert run.info.run_name == "gapgate-20261126-083236-c46d"
+    assert "mlflow.note.content" not in run.data.tags
+
+
+def test_without_an_answer_of_kfp_the_mlflow_run_has_the_id_as_its_name(
+    home: Path, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fetch(mlflow_runs.send(RunContext("unknown-to-kfp"))).info.run_name == "unknown-to-kfp"
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", NOWHERE)
+    assert fetch(mlflow_runs.send(RunContext("r2"))).info.run_name == "r2"
