@@ -146,7 +146,7 @@ def test_every_step_runs_as_the_user_with_the_volume_and_knows_its_run(container
 
 def test_every_step_trusts_a_company_s_own_authorities(container, pod, tmp_path):
     names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
-    for name in STEPS:
+    for name in TASKS:
         (volume,) = pod[name]["configMapAsVolume"]
         assert (volume["configMapName"], volume["optional"]) == ("authorities", False)
         assert {variables(container[name])[each] for each in names} == {f"{volume['mountPath']}/ca.crt"}
