@@ -171,14 +171,14 @@ def test_the_tracker_gets_the_archive_and_its_digests(bentos: list[Artifact], tm
     root = bentos[0].path.parent
     given = {kind: load(root / kind, kind) for kind in STEPS["package"].inputs}
     spool = Spool(tmp_path / "spool", "package")
-    made, summary = make("package", PackageSettings(), given, tmp_path / "bento", spool)
+    made, found = make("package", PackageSettings(), given, tmp_path / "bento", spool)
     events = list(Reader(tmp_path / "spool").read())
     files = [event["path"] for event in events if event["kind"] == "file" and event["folder"] == "package"]
     assert files == [str(made.path / "package.json"), str(made.path / "model.bento")]
     (tags,) = (event["values"] for event in events if event["kind"] == "tags")
     facts = made.read_json("package.json")
     assert tags == {"bento.tag": facts["tag"], "package.digest": facts["package"], "bento.digest": made.digest}
-    assert summary.startswith(facts["tag"])
+    assert found.summary.startswith(facts["tag"])
     assert made.digest == bentos[0].digest
 
 
