@@ -46,8 +46,9 @@ def run(settings: DataSettings) -> tuple[str, str]:
 
 
 def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
-    """`run` as a task of a pipeline run. A passing fault is tried again for some minutes; an error ends the MLflow run, and
-    the process with its exit code. The answer goes into the log, and with the next step's reports to that run."""
+    """`run` as a task of a pipeline run. A passing fault is tried again for some minutes; an error ends the MLflow
+    run, and the process with its exit code. The answer goes into the log, and with the next step's reports to that run.
+    """
     if experiment:
         os.environ[EXPERIMENT_VARIABLE] = experiment
     context = RunContext.current() or RunContext.new()

@@ -408,7 +408,8 @@ def test_it_asks_a_server_no_more_often_than_it_must(
         assert outcome(register(make(run)))[1] == "champion"
         counts.append(len(server.requests()) - before)
     assert counts[0] <= 29
-    assert counts[1] <= 34
+    # 8 of them since the model is known: its earlier run is asked whether it was completed.
+    assert counts[1] <= 42
 
 
 def test_a_champion_whose_files_are_lost_ends_it_with_the_remedy(
