@@ -1,6 +1,6 @@
 """The platform on a real cluster: what serves, what is kept, and what may not be reached."""
 
-import concurrent.futures
+import contextlib
 import json
 import signal
 import subprocess
@@ -49,16 +49,33 @@ def test_promote_and_rollback_are_followed_by_the_pods(platform, served):
 
 
 def test_a_rolling_restart_under_requests_answers_each(platform, served):
-    platform.kubectl("-n", GAPGATE, "rollout", "restart", "deployment/serve")
-    job = asked_from_inside(platform, 100)
-    platform.kubectl("-n", GAPGATE, "rollout", "status", "deployment/serve", "--timeout=5m")
-    assert job() == 100
+    def log():
+        return platform.kubectl("-n", GAPGATE, "logs", name)
+
+    with client_inside(platform) as name:
+        until(lambda: "answered 5" in log())
+        platform.kubectl("-n", GAPGATE, "rollout", "restart", "deployment/serve")
+        platform.kubectl("-n", GAPGATE, "rollout", "status", "deployment/serve", "--timeout=5m")
+        until(lambda: "answered 100" in log())
+        assert "failed" not in log()
 
 
 def test_a_pod_of_serve_that_is_killed_is_ready_again(platform, served):
     pods = platform.kubectl("-n", GAPGATE, "get", "pods", "-l", "app.kubernetes.io/name=serve", "-o", "name").split()
     platform.kubectl("-n", GAPGATE, "delete", pods[0], "--grace-period=0", "--force")
     print(f"ready again: {until(lambda: platform.predict(a_digit()).status_code == 200):.1f} s")
+
+
+def test_a_new_pod_of_serve_starts_while_mlflow_is_away(platform, served):
+    platform.kubectl("-n", GAPGATE, "scale", "deployment", "mlflow", "--replicas=0")
+    try:
+        platform.kubectl("-n", GAPGATE, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=mlflow")
+        platform.kubectl("-n", GAPGATE, "delete", "pods", "-l", "app.kubernetes.io/name=serve")
+        platform.kubectl("-n", GAPGATE, "rollout", "status", "deployment/serve", "--timeout=2m")
+        print(f"answers: {until(lambda: platform.predict(a_digit()).status_code == 200):.1f} s")
+    finally:
+        platform.kubectl("-n", GAPGATE, "scale", "deployment", "mlflow", "--replicas=1")
+        platform.kubectl("-n", GAPGATE, "rollout", "status", "deployment/mlflow", "--timeout=5m")
 
 
 def test_a_backup_is_restored_to_the_state_that_was_backed_up(platform, served):
@@ -127,31 +144,80 @@ def backup(platform):
     """Make a backup now."""
     name = f"backup-{time.time_ns()}"
     platform.kubectl("-n", GAPGATE, "create", "job", name, "--from=cronjob/mlflow-backup")
-    platform.kubectl("-n", GAPGATE, "wait", "--for=condition=Complete", "--timeout=5m", f"job/{name}")
+    platform.kubectl("-n", GAPGATE, "wait", "--for=condition=Complete", "--timeout=3m", f"job/{name}")
 
 
-def asked_from_inside(platform, count):
-    """Ask the service again and again from a pod beside it; returns a function that waits for the number of answers."""
+CLIENT = """
+import os, time, urllib.request
+headers = {"X-API-Key": os.environ["KEY"], "Content-Type": "image/png", "Connection": "close"}
+ready, answered = False, 0
+for _ in range(600):
+    request = urllib.request.Request("http://serve:3000/v1/predict", bytes.fromhex(os.environ["IMAGE"]), headers)
+    try:
+        answered += urllib.request.urlopen(request, timeout=20).status == 200
+        print("answered", answered, flush=True)
+    except OSError as error:
+        if answered:
+            print("failed", error, flush=True)
+    if answered == 100:
+        break
+    time.sleep(0.2)
+"""
+
+
+@contextlib.contextmanager
+def client_inside(platform):
+    """A pod that asks the service until it has 100 answers, for the time of the block; its name."""
     name = f"client-{time.time_ns()}"
     image = platform.kubectl("-n", GAPGATE, "get", "deployment", "serve", "-o", "jsonpath={..image}").split()[0]
-    code = (
-        "import sys, time, urllib.request\n"
-        "ok = 0\n"
-        f"for _ in range({count}):\n"
-        "    request = urllib.request.Request('http://serve.gapgate.svc:3000/v1/predict', bytes.fromhex(sys.argv[2]),\n"
-        "        {'X-API-Key': sys.argv[1], 'Content-Type': 'image/png', 'Connection': 'close'})\n"
-        "    try: ok += urllib.request.urlopen(request, timeout=20).status == 200\n"
-        "    except OSError as error: print(error)\n"
-        "    time.sleep(0.2)\n"
-        "print('answered', ok)\n"
-    )
-    arguments = ("-n", GAPGATE, "run", name, f"--image={image}", "--restart=Never", "--labels=gapgate/client=true")
-    platform.kubectl(*arguments, "--command", "--", "python3", "-c", code, platform.key(), a_digit().hex())
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-
-    def answered():
-        done = ("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=5m")
-        platform.kubectl("-n", GAPGATE, *done)
-        return int(platform.kubectl("-n", GAPGATE, "logs", name).split("answered ")[1])
-
-    return pool.submit(answered).result if count else answered
+    environment = {"KEY": platform.key(), "IMAGE": a_digit().hex()}
+    labels, serve = {"gapgate/client": name}, {"app.kubernetes.io/name": "serve"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "main",
+                    "image": image,
+                    "command": ["python3", "-c", CLIENT],
+                    "env": [{"name": key, "value": value} for key, value in environment.items()],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "podSelector": {"matchLabels": serve},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}]}],
+        },
+    }
+    outward = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"{name}-out"},
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": serve}}]}],
+        },
+    }
+    made = json.dumps({"apiVersion": "v1", "kind": "List", "items": [policy, outward, pod]})
+    platform.kubectl("-n", GAPGATE, "apply", "-f", "-", text=made)
+    try:
+        yield name
+    finally:
+        platform.kubectl("-n", GAPGATE, "delete", "-f", "-", text=made)

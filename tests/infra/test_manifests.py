@@ -127,6 +127,15 @@ def test_every_mount_has_its_volume_and_every_volume_its_source(overlay: str) ->
             assert "configMapRef" not in source or source["configMapRef"]["name"] in maps, where
 
 
+def test_the_models_of_serve_outlive_its_pods_where_the_component_is() -> None:
+    kept = {}
+    for overlay in OVERLAYS:
+        pod = one(overlay, "Deployment", "serve")["spec"]["template"]["spec"]
+        (kept[overlay],) = (volume for volume in pod["volumes"] if volume["name"] == "models")
+    assert kept["local"] == {"name": "models", "persistentVolumeClaim": {"claimName": "serve-models"}}
+    assert kept["production"] == {"name": "models", "emptyDir": {"sizeLimit": "4Gi"}}
+
+
 def test_production_needs_no_kinds_that_a_cluster_may_lack() -> None:
     for found in render("production"):
         group = found["apiVersion"].rpartition("/")[0]
