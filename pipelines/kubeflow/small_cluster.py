@@ -66,9 +66,9 @@ def _mebibytes(value: Decimal) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the settings; the arguments are the file to start from and, where it is not this code's, the tag of the
-    images. Returns the exit code."""
-    path, *tag = sys.argv[1:] if argv is None else argv
+    """Print the settings; the arguments are the file to start from and the tag of the images on the nodes, which the code
+    here may have left behind. Returns the exit code."""
+    path, tag = sys.argv[1:] if argv is None else argv
     try:
         found = nodes(between_runs=True)
         if not found:
@@ -78,8 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     except GapgateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if tag:
-        content["images"] = {kind: f"gapgate/{kind}:{tag[0]}" for kind in ("step", "train")}
+    content["images"] = {kind: f"gapgate/{kind}:{tag}" for kind in ("step", "train")}
     print(f"# By infra/up: {path} with what fits on {node.name}, which has {text(node.free)} free.")
     print(yaml.safe_dump(content, sort_keys=False, width=120), end="")
     return 0
