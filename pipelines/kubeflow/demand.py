@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from components.catalog import STEPS
+from components.catalog import TASKS
 from gapgate.errors import ClusterError
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.cluster_settings import ClusterSettings
@@ -14,7 +14,7 @@ from pipelines.kubeflow.kubernetes_api import Amounts
 def demands(cluster: ClusterSettings, gpu: tuple[str, int] | None) -> dict[str, Amounts]:
     """Step → what its pod asks for: cores, bytes of memory, and for train `gpu`, a kind and a number."""
     asked: dict[str, Amounts] = {}
-    for step in STEPS:
+    for step in TASKS:
         place = cluster.place(step)
         amounts = {
             "cpu": kubernetes_api.amount(place.cpu_request),
