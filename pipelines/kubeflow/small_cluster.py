@@ -66,8 +66,8 @@ def _mebibytes(value: Decimal) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the settings; the arguments are the file to start from and the tag of the images on the nodes, which the code
-    here may have left behind. Returns the exit code."""
+    """Print the settings; the arguments are the file to start from and the tag of the images on the nodes, which may be
+    older than the code here. Returns the exit code."""
     path, tag = sys.argv[1:] if argv is None else argv
     try:
         found = nodes(between_runs=True)
