@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +65,17 @@ class Platform:
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+
+    def lines_until(self, wanted: str, *arguments: object, count: int = 1, cluster: Path | None = None) -> list[str]:
+        """Lines of a `gapgate` command up to the one that has `wanted` for the `count`th time; Ctrl-C ends it then."""
+        lines: list[str] = []
+        with self.start(*arguments, cluster=cluster) as process:
+            for line in process.stdout or ():
+                lines.append(line)
+                if sum(wanted in each for each in lines) == count:
+                    break
+            process.send_signal(signal.SIGINT)
+        return lines
 
     def gapgate(self, *arguments: object, cluster: Path | None = None, timeout_s: float = 1200) -> Done:
         """Run a `gapgate` command to its end."""
