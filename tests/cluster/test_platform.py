@@ -119,10 +119,12 @@ def test_pods_of_other_namespaces_reach_nothing_of_the_platform(platform, served
         "        socket.create_connection((f'{host}.gapgate.svc', port), 5).close(); print(host, 'reached')\n"
         "    except OSError as error: print(host, 'not reached', type(error).__name__)\n"
     )
-    out = platform.kubectl(
-        "-n", "default", "run", f"outsider-{time.time_ns()}", f"--image={image}", "--restart=Never", "--rm",
-        "--attach", "--quiet", "--command", "--", "python3", "-c", code,
-    )  # fmt: skip
+    name = f"outsider-{time.time_ns()}"
+    arguments = ("run", name, f"--image={image}", "--restart=Never", "--command", "--", "python3", "-c", code)
+    platform.kubectl("-n", "default", *arguments)
+    platform.kubectl("-n", "default", "wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=2m")
+    out = platform.kubectl("-n", "default", "logs", name)
+    platform.kubectl("-n", "default", "delete", "pod", name)
     assert out.count("not reached") == 3, out
 
 
