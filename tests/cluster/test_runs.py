@@ -187,7 +187,8 @@ def test_mlflow_away_for_two_minutes_costs_no_run(platform):
         platform.kubectl("-n", GAPGATE, "scale", "deployment", "mlflow", "--replicas=1")
     done = ended(platform, run)
     assert done.code in (0, 3), done.out
-    assert platform.mlflow_run(run).info.status == "FINISHED"
+    # Three epochs may not pass the gate, which a run ends with as FAILED; no run is left RUNNING.
+    assert platform.mlflow_run(run).info.status == ("FINISHED" if done.code == 0 else "FAILED")
 
 
 def test_two_runs_at_once_leave_the_better_model_as_champion(platform):
