@@ -99,7 +99,8 @@ def test_a_watch_starts_a_run_when_the_data_changes(server, repository, tmp_path
     arguments = ["--when-data-changed", "--every", "1s", "--data-repository", repository.as_uri()]
     options = ["--host", server.url, "--cluster", ROOT / "infra" / "pipeline.yaml"]
     trace = tmp_path / "trace"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GIT_TRACE": str(trace)}
+    # The developer's own cluster is not asked.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GIT_TRACE": str(trace), "KUBECONFIG": str(tmp_path / "none")}
     watch = subprocess.Popen([sys.executable, "-c", code, *arguments, *options], cwd=tmp_path, env=environment)
     try:
         wait_for(lambda: len(server.runs) == 1)

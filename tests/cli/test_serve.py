@@ -90,7 +90,7 @@ def test_from_the_registry_it_follows_a_promotion_and_sigterm_ends_it_whole(work
             promoted = workspace.gapgate("promote", "2")
             assert promoted.returncode == 0, promoted.stderr
             wait_for(lambda: serving.version() == "2")
-            assert any("gapgate version 2 is served" in line for line in serving.log)
+            wait_for(lambda: any("gapgate version 2 is served" in line for line in serving.log))
         finally:
             assert workspace.gapgate("promote", "1").returncode == 0
         assert any("mlflow" in " ".join(process.cmdline()) for process in serving.family)
