@@ -121,18 +121,18 @@ def test_exactly_the_commit_that_was_asked_for_comes_by_way_of_the_remote(step_i
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        ({"revision": "0" * 40}, "0000000"),
-        ({"path": "pictures"}, "pictures"),
-        ({"repository": "git://127.0.0.1:9/x"}, "127.0.0.1:9"),
+        ({"revision": "0" * 40}, "DataError", "0000000"),
+        ({"path": "pictures"}, "DataError", "pictures"),
+        ({"repository": "git://127.0.0.1:9/x"}, "RemoteAwayError", "127.0.0.1:9"),
     ],
 )
-def test_what_is_not_there_is_named(step_image, folder, repository, commits, change, message):
+def test_what_is_not_there_is_named(step_image, folder, repository, commits, change, error, message):
     code, printed = ingest(
         step_image, folder, **{"repository": repository, "revision": commits[0], "path": "data"} | change
     )
     assert code != 0
     last = printed.strip().splitlines()[-1]
-    assert "DataError" in last
+    assert error in last
     assert message in last

@@ -110,6 +110,8 @@ def test_runs_at_once_get_an_mlflow_run_each_leave_one_champion_and_are_what_the
         (found,) = tracked(server, run)
         assert found.info.status == "FINISHED"
         assert found.data.metrics["val/accuracy"] > 0.5
+    for run in {version.tags["gapgate.run"] for version in versions}:
+        (found,) = tracked(server, run)
         files = {file.path for file in client.list_artifacts(found.info.run_id, "package")}
         assert "package/model.bento" in files
     assert not [path for path in (cluster.folder / "volume/runs").glob("*/spool/files/**/*") if path.is_file()]
