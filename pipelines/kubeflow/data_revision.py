@@ -76,27 +76,6 @@ def exact_commit(repository: str, revision: str) -> str:
     )
 
 
-def dvc_hash(repository: str, commit: str, path: str) -> str:
-    """DVC's hash of what it tracks at `path` of a commit; no data is fetched.
-
-    Raises:
-        DataError: the commit has no such path.
-    """
-    import logging
-
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
-
-    logging.getLogger("dvc").setLevel(logging.ERROR)
-    try:
-        info = DVCFileSystem(repository, rev=commit).info(path)
-    except (DvcException, SCMError, FileNotFoundError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"DVC finds no {path} at {commit[:12]} of {repository}: {said}; check --data-path") from None
-    return str(info.get("dvc_info", {}).get("md5") or "")
-
-
 def _names(revision: str) -> list[str]:
     """Full ref names that a short one may mean, in git's order: tags before branches (gitrevisions(7)). `^{}` is the
     commit of an annotated tag."""

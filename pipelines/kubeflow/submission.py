@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.platform import kfp_run
+from components.platform import dvc_data, kfp_run
 from gapgate.data.sources import BUILTINS
-from gapgate.errors import DataError, SettingsError
+from gapgate.errors import DataError, RemoteAwayError, SettingsError
 from gapgate.settings.sections import Settings
 from pipelines.graph import arguments
 from pipelines.kubeflow import data_revision
@@ -139,8 +139,10 @@ def _is_same(repository: str, path: str, before: str, now: str) -> bool:
     if before == now:
         return True
     # Outside `try`: it is an error if the wanted commit has no such path, but not if an old one has gone.
-    current = data_revision.dvc_hash(repository, now, path)
+    _, current = dvc_data.locate(repository, now, path)
     try:
-        return data_revision.dvc_hash(repository, before, path) == current
+        return dvc_data.locate(repository, before, path)[1] == current
+    except RemoteAwayError:  # nothing follows from it, so no run begins
+        raise
     except DataError:  # that commit is gone, as after a rebase
         return False
