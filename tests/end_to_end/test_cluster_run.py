@@ -177,7 +177,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_seen_is_named_before_anything_is_be
     run = str(uuid.uuid4())
     code, printed = cluster.ended(cluster.start(run, num_gpus=1))
     assert code != 0
-    assert "AcceleratorError" in printed
+    assert "train.accelerator=cuda but" in printed
     assert not list((cluster.folder / "volume/checkpoints").glob("*"))  # nothing was begun
     (found,) = tracked(server, run)
     assert found.info.status == "FAILED"
