@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.facts import Facts
-from components.platform.workspace import checkpoint_dir
+from components.platform.workspace import checkpoint_dir, features_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
@@ -21,7 +21,7 @@ from gapgate.errors import storage_errors
 from gapgate.settings.sections import AugmentSettings, TrainSettings, parse
 from gapgate.tracking import Tracker
 from gapgate.training import device
-from gapgate.training.loop import train
+from gapgate.training.fit import train
 
 NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
 """Environment variable with the number of GPUs that the step asked of its cluster."""
@@ -45,7 +45,7 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
         {"splits": splits.digest, "policy": policy.digest, "settings": settings.model_dump(mode="json")}
     )
     with _exclusive(checkpoint_dir(key)) as checkpoints:
-        train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker)
+        train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker, features_dir())
     history = artifacts.read_json(folder / "history.json")
     parameters = artifacts.read_json(folder / "architecture.json")["num_parameters"]
     return Facts(

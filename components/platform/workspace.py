@@ -3,6 +3,7 @@
 runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, result.json
 mlflow.db           the local tracking store, with mlartifacts/ beside it
 checkpoints/<key>/  checkpoints of a training that has not ended; the key is a digest of its inputs and settings
+features/           features of images by pretrained networks, by content hash; `gapgate clean` may remove them
 receipts/           <digest>.json
 trials/             artifacts that the trials of recipes and sweeps share, by a digest of their inputs and settings
 """
@@ -37,6 +38,11 @@ def checkpoint_dir(key: str) -> Path:
     """Folder for the checkpoints of the training with the digest `key` (`sha256:…`)."""
     # 128 bits of the digest keep the path short.
     return home() / "checkpoints" / key.removeprefix("sha256:")[:32]
+
+
+def features_dir() -> Path:
+    """Folder of the features that pretrained networks gave, a file for each network and way to its pixels."""
+    return home() / "features"
 
 
 def local_store() -> Path:

@@ -6,10 +6,11 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,9 @@ from gapgate.settings.sections import PreprocessSettings
 from gapgate.tracking import NullTracker, Tracker
 
 PROBED_IMAGES = 256
-"""Number of images that are read to decide `size_px: auto` and `mode: auto`."""
+"""Number of images that are read to decide what `auto` means."""
+MARGIN_PX = 32
+"""Border that EfficientNet's training images lost: of an image resized to size + 32 px the central size px are kept."""
 LISTED_IMAGES = 1000
 """Largest number of left-out images that `splits.json` names; `index.parquet` has all of them."""
 SHEET_IMAGES = 10
@@ -78,52 +81,77 @@ def preprocess(
                 raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
             num_workers = settings.num_workers or available_cpus()
             prepare_workers(num_images, num_workers)
-            transform = _resolve(settings, source.reader, (locator for _, locator in index.jobs()))
+            locators = (locator for _, locator in index.jobs())
+            transform, network = _resolve(settings, source.reader, locators, num_images)
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
             _refuse_rejects(index, settings.max_rejects)
             how = partition(index, settings)
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
-            _write(out_dir, index, source, transform, how, class_counts)
+            _write(out_dir, index, source, transform, network, how, class_counts)
     return Splits.open(out_dir)
 
 
-def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[str]) -> Transform:
-    """Build the transform; the first images that can be read decide what `auto` means."""
-    size_px, mode = settings.size_px, settings.mode
-    if size_px == "auto" or mode == "auto":
-        shared_px, gray = _probe(reader, islice(locators, PROBED_IMAGES), settings)
-        size_px = (shared_px or 64) if size_px == "auto" else size_px
-        mode = ("gray" if gray else "rgb") if mode == "auto" else mode
-    return Transform(
+def _resolve(
+    settings: PreprocessSettings, reader: Reader, locators: Iterable[str], num_images: int
+) -> tuple[Transform, str]:
+    """Build the transform, and name the kind of network that it is for; the first images that can be read decide what
+    `auto` means."""
+    seen = _probe(reader, islice(locators, PROBED_IMAGES), settings)
+    network = seen.network if settings.network == "auto" else settings.network
+    is_pretrained = network == "pretrained"
+    size_px = settings.size_px
+    if size_px == "auto":
+        size_px = seen.pretrained_px(num_images) if is_pretrained else seen.shared_px or 64
+    fit = ("crop" if is_pretrained else "pad") if settings.fit == "auto" else settings.fit
+    resample = ("bicubic" if is_pretrained else "bilinear") if settings.resample == "auto" else settings.resample
+    transform = Transform(
         size_px=size_px,
-        mode=mode,
-        fit=settings.fit,
+        mode=("gray" if seen.is_gray else "rgb") if settings.mode == "auto" else settings.mode,
+        fit=fit,
+        margin_px=MARGIN_PX if is_pretrained and fit == "crop" else 0,
         fill=settings.fill,
-        resample=settings.resample,
+        resample=resample,
         max_pixels=settings.max_pixels,
     )
+    return transform, network
 
 
-def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings) -> tuple[int | None, bool]:
-    """Read the first images until size and mode are known.
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """What the first images have in common."""
 
-    Returns:
-        The side in pixels, if all are squares of one size from 8 to 224 px, else None; and True if all are gray.
-    """
-    sizes: set[tuple[int, int]] = set()
+    shared_px: int | None
+    """Side in pixels, if all are squares of one size from 8 to 224 px."""
+    short_px: float
+    """Median of the shorter sides; 0 without an image that can be read."""
+    is_gray: bool
+
+    @property
+    def network(self) -> Literal["scratch", "pretrained"]:
+        """Kind of network that suits the images."""
+        return "scratch" if self.short_px <= (64 if self.is_gray else 40) else "pretrained"
+
+    def pretrained_px(self, num_images: int) -> int:
+        """Side for a pretrained network: no larger than the images have detail for, and smaller for many."""
+        return 128 if num_images > 2_000 or self.short_px < 160 else 224
+
+
+def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings) -> _Probe:
+    """Read the first images."""
+    sizes: list[tuple[int, int]] = []
     gray = True
     for locator in locators:
         try:
             image = reader.read(locator, settings.max_pixels)
         except ImageError:
             continue
-        sizes.add(image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0]))
+        sizes.append(image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0]))
         gray = gray and _is_gray(image)
-        if not gray and len(sizes) > 1:
-            break
-    # `or sizes`: the only size has just been taken out, so an empty set with width 0 means that no image was readable.
-    width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
-    return (width if width == height and 8 <= width <= 224 else None), gray and bool(width or sizes)
+        if not gray and len(set(sizes)) > 1 and len(sizes) >= 32:
+            break  # photos: a median of 32 says enough, and 256 large ones would take seconds
+    width, height = sizes[0] if len(set(sizes)) == 1 else (0, 0)
+    shared_px = width if width == height and 8 <= width <= 224 else None
+    return _Probe(shared_px, float(np.median([min(size) for size in sizes] or [0])), gray and bool(sizes))
 
 
 def _is_gray(image: Pixels) -> bool:
@@ -206,6 +234,7 @@ def _write(
     index: Index,
     source: Source,
     transform: Transform,
+    network: str,
     how: Partition,
     class_counts: dict[str, list[int]],
 ) -> None:
@@ -221,6 +250,7 @@ def _write(
     _write_index(out_dir / "index.parquet", index)
     info = {
         "source_format": source.format,
+        "network": network,
         "class_names": source.class_names,
         "image_shape": (transform.size_px, transform.size_px, transform.channels),
         "num_images": sum(counts.values()),

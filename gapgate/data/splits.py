@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 SplitName = Literal["train", "val", "test"]
@@ -51,10 +52,25 @@ class Splits:
         return list(self.info["class_names"])
 
     @property
+    def network(self) -> str:
+        """Kind of network that the images are prepared for: `scratch` or `pretrained`."""
+        return str(self.info.get("network", "scratch"))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (H, W, C) of one image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def groups(self) -> NDArray[np.int64] | None:
+        """Number the groups, (N,) for all rows; a row without a group is a group of its own. None if no row has one."""
+        column = pq.read_table(self.path / "index.parquet", columns=["group"])["group"].to_pylist()
+        if not any(column):
+            return None
+        numbers: dict[Any, int] = {}
+        return np.array(
+            [numbers.setdefault(group if group else ("row", row), len(numbers)) for row, group in enumerate(column)]
+        )
 
     def rows(self, split: SplitName) -> NDArray[np.int64]:
         """Read the rows of `images` that belong to a split, (n,) int64, ascending."""

@@ -119,6 +119,9 @@ class Transform(Section):
     """Channels: one (ITU-R 601 luma of a colour image) or three (a gray image repeated)."""
     fit: Literal["pad", "crop"] = "pad"
     """Way to a square: pad the image with `fill`, or crop its central square."""
+    margin_px: Annotated[int, Field(ge=0)] = 0
+    """Border, in pixels of the result, that is cropped off on all sides together: the square that is kept is
+    size_px / (size_px + margin_px) of the image's shorter side. Only with `fit: crop`."""
     fill: Annotated[int, Field(ge=0, le=255)] = 0
     """Pixel value of the padding, and behind transparent pixels."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -169,11 +172,12 @@ class Transform(Section):
         `pixels` is (H, W) or (H, W, C) with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA. Pixels that have the right
         shape already are returned as they are, without a copy.
         """
-        if pixels.shape == (self.size_px, self.size_px, self.channels):
+        is_whole = self.margin_px == 0 or self.fit == "pad"
+        if is_whole and pixels.shape == (self.size_px, self.size_px, self.channels):
             return pixels
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[:, :, 0]
-        if self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):
+        if is_whole and self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):
             return pixels[:, :, np.newaxis]
         return self.apply_to_image(Image.fromarray(pixels))
 
@@ -201,7 +205,7 @@ class Transform(Section):
         width, height = image.size
         left = top = 0
         if self.fit == "crop":
-            side = min(width, height)
+            side = _scaled(min(width, height), self.size_px + self.margin_px, self.size_px)
             left, top = (width - side) // 2, (height - side) // 2
             width = height = side
         longest = max(width, height)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +64,7 @@ def predict_all(
     Raises:
         DataError: a split has no images.
     """
-    groups = _groups(splits)
+    groups = splits.groups()
     done, total = 0, sum(len(r) for r in rows.values())
     for name, split_rows in rows.items():
         if len(split_rows) == 0:
@@ -108,14 +107,3 @@ def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits
     ]
     table = pa.concat_tables(tables).replace_schema_metadata({"class_names": json.dumps(splits.class_names)})
     pq.write_table(table, path)
-
-
-def _groups(splits: Splits) -> NDArray[np.int64] | None:
-    """Number the groups, (N,) for all rows; a row without a group is a group of its own. None if no row has a group."""
-    column = pq.read_table(splits.path / "index.parquet", columns=["group"])["group"].to_pylist()
-    if not any(column):
-        return None
-    numbers: dict[Any, int] = {}
-    return np.array(
-        [numbers.setdefault(group if group else ("row", row), len(numbers)) for row, group in enumerate(column)]
-    )

@@ -21,12 +21,13 @@ from gapgate.network.layers import (
     Dropout2d,
     Flatten,
     GlobalAveragePool,
+    InvertedResidual,
     Layer,
     Pool,
 )
 
 __all__ = ["MAX_LAYER_WEIGHTS", "PRESETS", "ImageShape", "Layer", "LayerShape"]
-__all__ += ["conv_padding", "describe", "resolve", "torchvision_name", "trace"]
+__all__ += ["conv_padding", "describe", "inside", "resolve", "torchvision_name", "trace"]
 
 
 ImageShape: TypeAlias = tuple[int, int, int]
@@ -123,6 +124,16 @@ def trace(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) ->
     return traced
 
 
+def inside(layer: InvertedResidual, shape: tuple[int, ...]) -> list[tuple[Layer, tuple[int, ...], tuple[int, ...]]]:
+    """List the layers inside a block for an input of `shape`, each with the shapes of its input and output."""
+    parts: list[tuple[Layer, tuple[int, ...], tuple[int, ...]]] = []
+    for part in layer.parts(_feature_maps(layer, shape)[0]):
+        output = _output_shape(part, shape, num_classes=0)
+        parts.append((part, shape, output))
+        shape = output
+    return parts
+
+
 def conv_padding(layer: Conv, size_px: int) -> tuple[int, int]:
     """Compute the number of zero pixels (before, after) that `layer` adds along a side of `size_px`.
 
@@ -141,9 +152,12 @@ def conv_padding(layer: Conv, size_px: int) -> tuple[int, int]:
 def describe(layer: Layer, num_classes: int) -> str:
     """Describe a layer in a few words, such as `conv 32 3×3 same`."""
     match layer:
-        case Conv(filters=filters, kernel=kernel, stride=stride, padding=padding):
+        case Conv(filters=filters, kernel=kernel, stride=stride, padding=padding, groups=groups):
             padded = padding if isinstance(padding, str) else f"padding {padding}"
-            return f"conv {filters} {kernel}×{kernel} {padded}" + (f" stride {stride}" if stride > 1 else "")
+            strided = f" stride {stride}" if stride > 1 else ""
+            return f"conv {filters} {kernel}×{kernel} {padded}" + strided + (f" groups {groups}" if groups > 1 else "")
+        case InvertedResidual(filters=filters, kernel=kernel, stride=stride):
+            return f"inverted residual {filters} {kernel}×{kernel}" + (f" stride {stride}" if stride > 1 else "")
         case Pool(kind=kind, size=size, stride=stride):
             return f"{kind} pool {size}×{size}" + (f" stride {stride}" if stride not in (None, size) else "")
         case Activation(function=function):
@@ -165,7 +179,14 @@ def _output_shape(layer: Layer, shape: tuple[int, ...], num_classes: int) -> tup
     match layer:
         case Conv():
             channels, height, width = _feature_maps(layer, shape)
+            if channels % layer.groups or layer.filters % layer.groups:
+                raise _MisfitError(
+                    f"groups={layer.groups} divides not both its {channels} channels and {layer.filters} filters; "
+                    "choose a divisor of both"
+                )
             return layer.filters, _conv_size(layer, height, shape), _conv_size(layer, width, shape)
+        case InvertedResidual():
+            return inside(layer, shape)[-1][2]
         case Pool():
             channels, height, width = _feature_maps(layer, shape)
             return channels, _pool_size(layer, height, shape), _pool_size(layer, width, shape)
@@ -215,7 +236,9 @@ def _num_weights(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) 
     """Count the learned values of a layer with an input of `shape`."""
     match layer:
         case Conv():
-            return layer.filters * (layer.kernel**2 * shape[0] + layer.bias)
+            return layer.filters * (layer.kernel**2 * shape[0] // layer.groups + layer.bias)
+        case InvertedResidual():
+            return sum(_num_weights(*part) for part in inside(layer, shape))
         case Dense():
             return output[0] * (shape[0] + 1)
         case BatchNorm():
@@ -271,10 +294,55 @@ def _small(image_shape: ImageShape) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def _efficientnet_lite(width: float, depth: float) -> tuple[Layer, ...]:
+    """Layers of EfficientNet-Lite (Tan and Le 2019; the Lite variants by R. Liu 2020): EfficientNet without
+    squeeze-and-excitation, with ReLU6.
+
+    `width` multiplies the filters of the blocks and `depth` their repeats; the first and the last layers keep theirs.
+    """
+    stem = (Conv(filters=32, stride=2, bias=False), BatchNorm(epsilon=_LITE_EPSILON), Activation(function="relu6"))
+    blocks: list[Layer] = []
+    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(_LITE_STAGES):
+        is_outer = stage in (0, len(_LITE_STAGES) - 1)
+        for repeat in range(repeats if is_outer else math.ceil(depth * repeats)):
+            block = InvertedResidual(
+                filters=_in_eights(width * filters),
+                kernel=kernel,
+                stride=stride if repeat == 0 else 1,
+                expansion=expansion,
+                epsilon=_LITE_EPSILON,
+            )
+            blocks.append(block)
+    last = (Conv(filters=1280, kernel=1, bias=False), *stem[1:])
+    return *stem, *blocks, *last, GlobalAveragePool(), Dropout(probability=0.2), Dense()
+
+
+_LITE_EPSILON = 1e-3
+_LITE_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Stages of EfficientNet-B0: (repeats, kernel, stride of the first block, expansion, filters)."""
+
+
+def _in_eights(filters: float) -> int:
+    """Round to the nearest multiple of 8 that is not more than a tenth smaller."""
+    rounded = max(8, int(filters + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters else rounded
+
+
 PRESETS: dict[str, Callable[[ImageShape], tuple[Layer, ...]]] = {
     "small": _small,
     "tutorial": _tutorial,
     "dense": _dense,
     "softmax": _softmax,
+    "efficientnet_lite0": lambda _: _efficientnet_lite(1.0, 1.0),
+    "efficientnet_lite1": lambda _: _efficientnet_lite(1.0, 1.1),
+    "efficientnet_lite2": lambda _: _efficientnet_lite(1.1, 1.2),
 }
 """Name of a preset → function from the shape of the images to the layers."""

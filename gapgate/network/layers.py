@@ -25,6 +25,8 @@ class Conv(Section):
     padding: Literal["same", "valid"] | Annotated[int, Field(ge=0)] = "same"
     """Zero pixels around the input: `same` gives ceil(size / stride), `valid` adds none, a number adds that many on
     every side."""
+    groups: Count = 1
+    """Number of equal parts of the channels, each with filters of its own; as many as channels make it depthwise."""
     bias: bool = True
     """True if each filter adds a learned constant."""
 
@@ -45,14 +47,42 @@ class Activation(Section):
     """Element-wise non-linear function."""
 
     type: Literal["activation"] = "activation"
-    function: Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu"
-    """Name of the function; leaky_relu has the slope 0.01 below zero."""
+    function: Literal["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu"
+    """Name of the function; relu6 ends at 6, leaky_relu has the slope 0.01 below zero."""
 
 
 class BatchNorm(Section):
     """Batch normalisation over channels (or features after `flatten`)."""
 
     type: Literal["batch_norm"] = "batch_norm"
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Number added to the variance."""
+
+
+class InvertedResidual(Section):
+    """Inverted residual (Sandler et al. 2018, MobileNetV2): a 1×1 convolution that multiplies the channels, a depthwise
+    convolution with `same` padding, and a 1×1 convolution to `filters`. Each is followed by batch normalisation, the
+    first two by ReLU6 as well; the input is added where the output has its shape."""
+
+    type: Literal["inverted_residual"] = "inverted_residual"
+    filters: Count
+    """Output channels."""
+    kernel: Count = 3
+    """Side of the depthwise kernel, in pixels."""
+    stride: Count = 1
+    """Step of the depthwise kernel, in pixels."""
+    expansion: Count = 6
+    """Factor by which the channels are multiplied; 1 leaves the first convolution out."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Number added to the variances of the batch normalisations."""
+
+    def parts(self, channels: int) -> tuple[Conv | BatchNorm | Activation, ...]:
+        """Return the layers inside, for an input of `channels`."""
+        norm, wide = BatchNorm(epsilon=self.epsilon), channels * self.expansion
+        relu6 = Activation(function="relu6")
+        expand = (Conv(filters=wide, kernel=1, bias=False), norm, relu6) if self.expansion > 1 else ()
+        depthwise = Conv(filters=wide, kernel=self.kernel, stride=self.stride, groups=wide, bias=False)
+        return *expand, depthwise, norm, relu6, Conv(filters=self.filters, kernel=1, bias=False), norm
 
 
 class Dropout(Section):
@@ -92,6 +122,6 @@ class Dense(Section):
 
 
 Layer = Annotated[
-    Conv | Pool | Activation | BatchNorm | Dropout | Dropout2d | Flatten | GlobalAveragePool | Dense,
+    Conv | Pool | Activation | BatchNorm | InvertedResidual | Dropout | Dropout2d | Flatten | GlobalAveragePool | Dense,
     Field(discriminator="type"),
 ]

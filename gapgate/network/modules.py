@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from gapgate.errors import SettingsError
 from gapgate.network import layers as specs
-from gapgate.network.architecture import ImageShape, Layer, conv_padding, trace
+from gapgate.network.architecture import ImageShape, Layer, conv_padding, inside, trace
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "leaky_relu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
 }
-_MONOTONE = frozenset({"relu", "leaky_relu", "sigmoid", "tanh"})
+_MONOTONE = frozenset({"relu", "relu6", "leaky_relu", "sigmoid", "tanh"})
 """Activations that never fall, for which f(max(a, b)) = max(f(a), f(b)). GELU falls below −0.75, so it is not one."""
 
 
@@ -59,10 +60,7 @@ def build(layers: Sequence[Layer], image_shape: ImageShape, num_classes: int) ->
     inputs = [(channels, height, width), *shapes]
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for index in _pool_first(layers):
-        for part, module in _modules(layers[index], inputs[index], shapes[index]):
-            modules[f"{index}_{part}"] = module
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                _initialise(module, layers[index + 1 :])
+        modules.update(_named_modules(index, layers[index], inputs[index], shapes[index], layers[index + 1 :]))
     return nn.Sequential(modules)
 
 
@@ -136,6 +134,22 @@ class GlobalAveragePool(nn.Module):
         return maps.mean((2, 3))
 
 
+class InvertedResidual(nn.Sequential):
+    """Layers of an inverted residual; the input is added where the output has its shape."""
+
+    def __init__(self, layer: specs.InvertedResidual, shape: tuple[int, ...], output: tuple[int, ...]) -> None:
+        parts = inside(layer, shape)
+        layers = [part for part, _, _ in parts]
+        made = (_named_modules(index, *parts[index], layers[index + 1 :]) for index in range(len(parts)))
+        super().__init__(OrderedDict(named for modules in made for named in modules))
+        self._is_added = shape == output
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute the maps (N, filters, H / stride, W / stride) of maps (N, C, H, W)."""
+        made: Tensor = super().forward(maps)  # type: ignore[no-untyped-call]
+        return maps + made if self._is_added else made
+
+
 class FlipAveraged(nn.Module):
     """Network whose logits are the mean over an image and its mirror image (test-time augmentation, Krizhevsky et al.
     2012)."""
@@ -184,6 +198,16 @@ def _is_monotone(layer: Layer) -> bool:
     return isinstance(layer, specs.Activation) and layer.function in _MONOTONE
 
 
+def _named_modules(
+    index: int, layer: Layer, shape: tuple[int, ...], output: tuple[int, ...], following: Sequence[Layer]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of one layer, each with its name and first weights."""
+    for part, module in _modules(layer, shape, output):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            _initialise(module, following)
+        yield f"{index}_{part}", module
+
+
 def _modules(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules of one layer, each with a name; a convolution may need a second one for uneven padding."""
     module: nn.Module
@@ -196,14 +220,18 @@ def _modules(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) -> I
             if not even:
                 yield "pad", nn.ZeroPad2d((left, right, top, bottom))
             padding = (top, left) if even else 0
-            module = nn.Conv2d(shape[0], layer.filters, layer.kernel, layer.stride, padding, bias=layer.bias)
+            module = nn.Conv2d(
+                shape[0], layer.filters, layer.kernel, layer.stride, padding, groups=layer.groups, bias=layer.bias
+            )
         case specs.Pool():
             pool = nn.MaxPool2d if layer.kind == "max" else nn.AvgPool2d
             module = pool(layer.size, layer.stride)
         case specs.Activation():
             module = _ACTIVATIONS[layer.function]()
         case specs.BatchNorm():
-            module = nn.BatchNorm2d(shape[0]) if len(shape) == 3 else nn.BatchNorm1d(shape[0])
+            module = (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0], layer.epsilon)
+        case specs.InvertedResidual():
+            module = InvertedResidual(layer, shape, output)
         case specs.Dropout():
             module = Dropout(layer.probability)
         case specs.Dropout2d():
@@ -221,7 +249,7 @@ def _initialise(module: nn.Conv2d | nn.Linear, following: Sequence[Layer]) -> No
     """Set weights as in He et al. 2015 before a rectifier, else as in Glorot and Bengio 2010; biases are zero."""
     passed = (specs.BatchNorm, specs.Pool, specs.Dropout, specs.Dropout2d)
     after = next((layer for layer in following if not isinstance(layer, passed)), None)
-    if isinstance(after, specs.Activation) and after.function in {"relu", "leaky_relu", "gelu"}:
+    if isinstance(after, specs.Activation) and after.function in {"relu", "relu6", "leaky_relu", "gelu"}:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     else:
         nn.init.xavier_normal_(module.weight)

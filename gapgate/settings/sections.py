@@ -37,17 +37,22 @@ class DataSettings(Section):
 class PreprocessSettings(Section):
     """Decoding image files to arrays of one size, and splitting them."""
 
+    network: Literal["auto", "scratch", "pretrained"] = "auto"
+    """Kind of network that the images are prepared for; auto: pretrained for photos, scratch for small images (shorter
+    side mostly at most 40 px, or 64 px where all are gray). A named `train.architecture` decides it."""
     size_px: Annotated[int, Field(ge=8, le=512)] | Literal["auto"] = "auto"
-    """Side of the square images; auto: the source's own size where all its first 256 images share one of 8 to 224 px,
+    """Side of the square images. Auto, pretrained: 224, or 128 for more than 2,000 images or where the shorter side is
+    mostly below 160 px. Auto, scratch: the source's own size where all its first 256 images share one of 8 to 224 px,
     else 64."""
     mode: Literal["auto", "gray", "rgb"] = "auto"
     """Channels: gray has 1, rgb has 3; auto: gray if the first 256 images are gray."""
-    fit: Literal["pad", "crop"] = "pad"
-    """An image that is not square is padded to a square with `fill`, or cropped to its central square."""
+    fit: Literal["auto", "pad", "crop"] = "auto"
+    """An image that is not square is padded to a square with `fill`, or cropped to its central square; auto: cropped
+    for a pretrained network, which also takes off the border that its training images lost, else padded."""
     fill: Annotated[int, Field(ge=0, le=255)] = 0
     """Pixel value of the padding, and behind transparent pixels."""
-    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """Filter of the resizing (antialiased when it shrinks)."""
+    resample: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
+    """Filter of the resizing (antialiased when it shrinks); auto: bicubic for a pretrained network, else bilinear."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the images for testing, unless the data set brings its own test split."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -89,19 +94,25 @@ class AugmentSettings(Section):
 class TrainSettings(Section):
     """The network, the optimizer and the loop."""
 
-    architecture: str | Annotated[tuple[Layer, ...], Field(min_length=1)] = "small"
-    """The name of a preset, `torchvision/NAME` (resnet18, …), or a list of layers."""
+    architecture: str | Annotated[tuple[Layer, ...], Field(min_length=1)] = "auto"
+    """The name of a preset, `torchvision/NAME` (resnet18, …), or a list of layers, trained from random weights.
+    `frozen`: the features of `backbone` and a new last layer; `finetune`: all its layers, from there. Auto: `small` for
+    small images; for photos `frozen`, and from 500 training images on `finetune` where val says that it is better."""
+    backbone: str = "efficientnet_lite0"
+    """Pretrained network of `frozen` and `finetune`: efficientnet_lite0 (installed with Gapgate), efficientnet_lite1 or
+    2, torchvision/NAME, or the path of a Model's weights.safetensors."""
     pretrained: bool = False
     """True: start from torchvision's weights (downloaded once)."""
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Passes over the training images."""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Images in a training step."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = "auto"
+    """Passes over the training images; auto: 20, and 8 for `finetune`."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = "auto"
+    """Images in a training step, at most all of them; auto: 64 (32 for `finetune`), and fewer where an epoch would have
+    less than 8 steps."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """AdamW (Loshchilov and Hutter 2017); Muon (Jordan et al. 2024) for convolutions, with AdamW for the rest; or SGD
     with Nesterov momentum."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.002
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak learning rate; auto: 0.003, and 0.001 for `finetune`, whose lower layers learn at a tenth of it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; AdamW has (0.9, 0.999), Muon 0.95."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -135,6 +146,13 @@ class TrainSettings(Section):
     """CPU threads; 0: as many as the CPU quota of this process."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
+
+    @property
+    def network(self) -> Literal["auto", "scratch", "pretrained"]:
+        """Kind of network: one with a backbone is pretrained."""
+        if self.architecture == "auto":
+            return "auto"
+        return "pretrained" if self.architecture in ("frozen", "finetune") else "scratch"
 
 
 class EvaluateSettings(Section):
@@ -218,6 +236,14 @@ class Settings(Section):
     """Content of the package beside the model."""
     tracking: TrackingSettings = TrackingSettings()
     """Display of the run."""
+
+    @model_validator(mode="after")
+    def _images_fit_the_network(self) -> Settings:
+        network = self.train.network
+        if self.preprocess.network == "auto" and network != "auto":
+            # The only way to change a frozen model that is being built.
+            object.__setattr__(self, "preprocess", self.preprocess.model_copy(update={"network": network}))
+        return self
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:

@@ -68,6 +68,15 @@ def name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def environment(device: torch.device) -> dict[str, str]:
+    """Facts about torch and the processor on which the bits of a result depend."""
+    return {
+        "torch": torch.__version__,
+        "device": name(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """Return the bytes of memory that this process may still take on `device`; on a CPU the cgroup's limit counts."""
     if device.type == "cuda":

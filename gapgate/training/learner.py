@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -18,14 +19,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gapgate import cpu_quota
 from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
-from gapgate.network import architecture, modules
+from gapgate.network import architecture, backbones, modules
+from gapgate.network.modules import set_generator
 from gapgate.settings.sections import TrainSettings
 from gapgate.training import augmentation, batches, optimizers
 from gapgate.training import device as devices
 from gapgate.training.data_parallel import Shards, count_shards
 from gapgate.training.policy import Flip, Operation
+from gapgate.training.recipe import Recipe, decided
 from gapgate.training.schedules import lr_at
+from gapgate.training.trained import Trained
 from gapgate.training.weight_average import WeightAverage
+
+LOWER_LAYERS_RATE = 0.1
+"""Share of the learning rate with which the layers of a backbone learn."""
 
 
 class Learner:
@@ -37,9 +44,16 @@ class Learner:
     """
 
     def __init__(
-        self, settings: TrainSettings, splits: Splits, operations: Sequence[Operation], device: torch.device
+        self,
+        settings: TrainSettings,
+        splits: Splits,
+        operations: Sequence[Operation],
+        device: torch.device,
+        begun: Trained | None = None,
     ) -> None:
-        self.settings = settings
+        """Begin with random weights, or with those of the model `begun`, which keeps its batch normalisation's
+        statistics."""
+        self.settings = settings = decided(settings, splits)
         self.device = device
         self._bfloat16 = devices.uses_bfloat16(settings.amp, device)
         self._memory_format = devices.memory_format(settings.channels_last)
@@ -48,11 +62,15 @@ class Learner:
 
         self.image_shape, self.num_classes = splits.image_shape, len(splits.class_names)
         torch.manual_seed(settings.seed)
-        self.model = build_model(settings, self.image_shape, self.num_classes, pretrained=settings.pretrained)
+        if begun is None:
+            self.model = build_model(settings, self.image_shape, self.num_classes, pretrained=settings.pretrained)
+        else:
+            self.model = copy.deepcopy(begun.model)
+        self._is_begun = begun is not None
         _check_batch_size(settings, self.model, len(splits.rows("train")))
         _check_flip(settings, operations)
         self.model.to(device).to(memory_format=self._memory_format)
-        self.optimizer = optimizers.build(settings, list(self.model.parameters()))
+        self.optimizer = _optimizer(settings, self.model, self._is_begun)
         self.average = WeightAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.best = _copied_state(self.model) if settings.patience else None
 
@@ -61,7 +79,8 @@ class Learner:
         self.shards = Shards(self.model, num_shards, device)
         if settings.compile:
             self.model.compile()
-        self.mean, self.std = (torch.tensor(splits.info[name], device=device) for name in ("mean", "std"))  # (C,) each
+        mean, std = (splits.info["mean"], splits.info["std"]) if begun is None else (begun.mean, begun.std)
+        self.mean, self.std = (torch.tensor(values, device=device) for values in (mean, std))  # (C,) each
         self._augment = augmentation.compile_policy(operations, self.num_classes)
         self._class_weights = _class_weights(settings, splits, device)
 
@@ -86,6 +105,8 @@ class Learner:
         self.shards.copy_statistics()
         for model in self.shards.models:
             model.train()
+            if self._is_begun:
+                _freeze_statistics(model)
         # Streams: 0 for modules that draw from torch's global generator, 1 for the order, from 2 on one for each shard.
         # Shards with equal seeds would augment their images in the same way.
         torch.manual_seed(self._seed_of(epoch, 0))
@@ -149,8 +170,9 @@ class Learner:
 
     def result(self) -> nn.Module:
         """Return the trained network, on the CPU, in evaluation mode and in contiguous memory format."""
-        model = build_model(self.settings, self.image_shape, self.num_classes, pretrained=False)
+        model = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
         model.load_state_dict(self.kept_model.state_dict() if self.best is None else self.best)
+        set_generator(model, None)
         return model.eval()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -161,10 +183,7 @@ class Learner:
 
     def environment(self) -> dict[str, Any]:
         """Facts about the environment on which the bits of the result depend, beside the settings and the data."""
-        return {
-            "torch": torch.__version__,
-            "device": devices.name(self.device),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        return devices.environment(self.device) | {
             "num_threads": self._num_threads,
             "num_shards": len(self.shards),
             "bfloat16": self._bfloat16,
@@ -226,12 +245,31 @@ def build_model(
     return modules.build(layers, image_shape, num_classes)
 
 
-def _check_batch_size(settings: TrainSettings, model: nn.Module, num_images: int) -> None:
-    size = settings.batch_size
-    if size > num_images:
-        raise SettingsError(
-            f"train.batch_size={size} exceeds the {num_images:,} training images; lower train.batch_size"
+def _optimizer(settings: Recipe, model: nn.Module, is_begun: bool) -> optimizers.Optimizer:
+    """Build the optimizer; the layers below the last one of a trained model learn at a lower rate (discriminative
+    fine-tuning, Howard and Ruder 2018)."""
+    if not is_begun:
+        return optimizers.build(settings, list(model.parameters()))
+    last = backbones.head_of(model)[1]
+    head = {id(parameter) for parameter in last.parameters()}
+    below = [parameter for parameter in model.parameters() if id(parameter) not in head]
+    return optimizers.Scaled(
+        (
+            (optimizers.build(settings, list(last.parameters())), 1.0),
+            (optimizers.build(settings, below), LOWER_LAYERS_RATE),
         )
+    )
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    """Let batch normalisation use and keep the statistics of its own training: those of small batches are noise."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def _check_batch_size(settings: Recipe, model: nn.Module, num_images: int) -> None:
+    size = settings.batch_size
     # In training, batch normalisation after `flatten` needs two values of a feature for a variance; torch raises an
     # error for one image. Batches differ by one image at most, so the smallest has num_images // num_batches.
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())

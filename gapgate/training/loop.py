@@ -13,7 +13,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -23,55 +22,52 @@ from torch.nn import functional
 from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
-from gapgate.settings.sections import TrainSettings
-from gapgate.tracking import NullTracker, Tracker
-from gapgate.training import batches, checkpoint, model_artifact
-from gapgate.training import device as devices
+from gapgate.tracking import Tracker
+from gapgate.training import batches, checkpoint
 from gapgate.training.batches import Batches
 from gapgate.training.learner import Learner, Progress
 from gapgate.training.policy import Operation
+from gapgate.training.recipe import Recipe
+from gapgate.training.trained import Trained
 
 VALIDATION_BATCH_SIZE = 250
 """Number of images in a validation batch. With 1,000, a CPU took three times as long for an image, and 1.5 GB more."""
 _PROGRESS_INTERVAL_S = 0.5
 
 
-def train(
-    settings: TrainSettings,
+def fit(
+    recipe: Recipe,
     splits: Splits,
     operations: Sequence[Operation],
-    out_dir: Path,
+    device: torch.device,
     checkpoint_dir: Path,
-    tracker: Tracker = NullTracker(),  # noqa: B008 (it has no state)
-) -> None:
-    """Train the network of `settings` and write the files of a Model artifact into `out_dir`, an existing folder.
+    tracker: Tracker,
+    begun: Trained | None = None,
+) -> Trained:
+    """Train a network from random weights, or from the model `begun`.
 
-    `checkpoint_dir` lies outside `out_dir` and belongs to this training alone (its settings and the digests of its
-    inputs). After a kill, the same call continues from its checkpoint. The caller removes the folder once the model is
-    stored.
+    `checkpoint_dir` belongs to this training alone (its recipe and the digests of its inputs). After a kill, the same
+    call continues from its checkpoint.
 
     Raises:
-        SettingsError: the settings do not fit the data or each other, or the loss is not finite.
-        AcceleratorError: the accelerator is missing; nothing was read.
+        SettingsError: the recipe does not fit the data, or the loss is not finite.
         StorageError: a checkpoint cannot be written.
     """
-    device = devices.select(settings.accelerator)
-    with ExitStack() as stack:
-        # Training seeds torch's global generators; the caller gets them back as they were.
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        learner = stack.enter_context(Learner(settings, splits, operations, device))
+    with Learner(recipe, splits, operations, device, begun) as learner:
         train_data = batches.open_batches(splits, "train", device)
         val_data = batches.open_batches(splits, "val", device)
-        identity = _identity(settings, splits, operations)
+        identity = _identity(recipe, splits, operations)
         progress = _resume(checkpoint_dir, identity, learner, tracker)
         tracker.tags({f"train/{name}": str(value) for name, value in learner.environment().items()})
-        while progress.epoch < settings.epochs and not progress.is_out_of_patience(settings.patience):
+        while progress.epoch < recipe.epochs and not progress.is_out_of_patience(recipe.patience):
             figures = _epoch(learner, train_data, val_data, progress.epoch + 1, tracker)
             # First the best weights, then the checkpoint that holds them: a kill between the two repeats the epoch.
             if progress.add(figures):
                 learner.keep_best()
             checkpoint.save(checkpoint_dir, identity, learner.tensors(), dataclasses.asdict(progress))
-        model_artifact.write(out_dir, splits, learner, progress.history)
+        mean, std = (begun.mean, begun.std) if begun else (splits.info["mean"], splits.info["std"])
+        backbone = begun.backbone if begun else None
+        return Trained(recipe, learner.result(), mean, std, progress.history, learner.environment(), backbone)
 
 
 def train_epoch(
@@ -177,7 +173,7 @@ def _resume(checkpoint_dir: Path, identity: str, learner: Learner, tracker: Trac
     return progress
 
 
-def _identity(settings: TrainSettings, splits: Splits, operations: Sequence[Operation]) -> str:
+def _identity(settings: Recipe, splits: Splits, operations: Sequence[Operation]) -> str:
     return artifacts.digest_of(
         {
             "settings": settings.model_dump(mode="json"),
@@ -202,7 +198,7 @@ def _means(totals: Tensor, num_images: int) -> tuple[float, float]:
     return loss / num_images, correct / num_images
 
 
-def _check_finite(settings: TrainSettings, epoch: int, *losses: float) -> None:
+def _check_finite(settings: Recipe, epoch: int, *losses: float) -> None:
     if not all(map(math.isfinite, losses)):
         raise SettingsError(
             f"train.learning_rate={settings.learning_rate:g}: the loss is not finite in epoch {epoch}; "

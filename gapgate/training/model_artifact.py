@@ -5,7 +5,6 @@ No file is a `.npz`, because the header of a zip archive depends on the version 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,46 +19,52 @@ from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.network import architecture, modules
 from gapgate.network.export import export_onnx
-from gapgate.training.learner import Learner
+from gapgate.training.trained import Trained
 
 MAX_PARITY_IMAGES = 256
 """Largest number of validation images whose logits are stored for the comparison of ONNX Runtime with PyTorch."""
 
 
-def write(out_dir: Path, splits: Splits, learner: Learner, history: Sequence[Mapping[str, float]]) -> None:
+def write(out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mapping[str, object]]) -> None:
     """Write the trained network and the facts about it that serving and evaluation need.
 
-    Files: weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json and
-    parity.safetensors: `images` (n, H, W, C) uint8 of val with PyTorch's `logits` (n, num_classes) float32 for them.
+    Files: weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json,
+    recipe.json (the settings with every `auto` decided, and the trainings that were `tried`) and parity.safetensors:
+    `images` (n, H, W, C) uint8 of val with PyTorch's `logits` (n, num_classes) float32 for them.
     """
-    model = learner.result()
-    mean, std = splits.info["mean"], splits.info["std"]
+    model, mean, std = trained.model, trained.mean, trained.std
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     (out_dir / "weights.safetensors").write_bytes(serialised(weights))
-    served = modules.FlipAveraged(model) if learner.settings.flip_average else model
+    served = modules.FlipAveraged(model) if trained.recipe.flip_average else model
     export_onnx(served, splits.image_shape, mean, std, out_dir / "model.onnx")
     images = splits.images[splits.rows("val")[:MAX_PARITY_IMAGES]]
     parity = {"images": images, "logits": _logits(served, images, mean, std)}
     (out_dir / "parity.safetensors").write_bytes(serialised_arrays(parity))
-    artifacts.write_json(out_dir / "architecture.json", _description(model, splits, learner))
-    artifacts.write_json(out_dir / "history.json", list(history))
-    artifacts.write_json(out_dir / "environment.json", learner.environment())
-    shutil.copyfile(splits.path / "transform.json", out_dir / "transform.json")
+    artifacts.write_json(out_dir / "architecture.json", _description(splits, trained))
+    artifacts.write_json(out_dir / "history.json", list(trained.history))
+    artifacts.write_json(out_dir / "environment.json", trained.environment)
+    artifacts.write_json(out_dir / "recipe.json", {"settings": trained.recipe.model_dump(mode="json"), "tried": tried})
+    # A backbone normalises by the images that it was trained on.
+    transform = artifacts.read_json(splits.path / "transform.json") | {"mean": mean, "std": std}
+    artifacts.write_json(out_dir / "transform.json", transform)
 
 
-def _description(model: nn.Module, splits: Splits, learner: Learner) -> dict[str, object]:
-    chosen = learner.settings.architecture
+def _description(splits: Splits, trained: Trained) -> dict[str, object]:
+    num_classes, model = len(splits.class_names), trained.model
+    chosen = trained.recipe.architecture if trained.backbone is None else trained.backbone.architecture
     name = architecture.torchvision_name(chosen)
-    layers = architecture.resolve(chosen, splits.image_shape, learner.num_classes)
+    layers = architecture.resolve(chosen, splits.image_shape, num_classes)
     built: dict[str, object] = {"torchvision": name} if name else {"layers": [layer.model_dump() for layer in layers]}
+    if trained.backbone is not None:
+        built["backbone"] = {"name": trained.backbone.name, "digest": trained.backbone.digest}
     return {
         **built,
-        "flip_average": learner.settings.flip_average,
+        "flip_average": trained.recipe.flip_average,
         "input_shape": list(splits.image_shape),
-        "num_classes": learner.num_classes,
+        "num_classes": num_classes,
         "class_names": splits.class_names,
-        "mean": splits.info["mean"],
-        "std": splits.info["std"],
+        "mean": trained.mean,
+        "std": trained.std,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 

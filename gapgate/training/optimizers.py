@@ -149,6 +149,24 @@ class Muon:
         return self._others.tensors() | {f"momentum.{index}": momentum for index, momentum in enumerate(self._momenta)}
 
 
+class Scaled:
+    """Optimizers of parts of a network, each with its share of the learning rate."""
+
+    def __init__(self, parts: Sequence[tuple[Optimizer, float]]) -> None:
+        self._parts = parts
+
+    def step(self, learning_rate: float) -> None:
+        for optimizer, share in self._parts:
+            optimizer.step(share * learning_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"part {number}.{name}": tensor
+            for number, (optimizer, _) in enumerate(self._parts)
+            for name, tensor in optimizer.tensors().items()
+        }
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Compute the matrix (rows, columns) with the same singular vectors and all singular values near 1 (0.7 to 1.2).
 

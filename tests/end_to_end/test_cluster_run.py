@@ -142,7 +142,10 @@ def test_a_gate_that_does_not_pass_ends_the_mlflow_run_as_failed_and_packages_no
     assert not list((cluster.folder / run).glob("*/package"))
 
 
-def test_a_server_that_is_away_stops_no_step_before_the_registration_and_a_further_try_registers_once(cluster, server):
+def test_a_server_that_is_away_stops_no_step_before_the_registration_and_a_further_try_registers_once(
+    cluster, server, monkeypatch
+):
+    monkeypatch.setenv("GAPGATE_PATIENCE_S", "1")
     run = str(uuid.uuid4())
     away = Cluster(cluster.folder, "http://127.0.0.1:9")
     code, printed = cluster.ended(away.start(run, "registry.model_name=away"))

@@ -16,7 +16,7 @@ from gapgate.data.splits import Splits
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
 from gapgate.training import policy
-from gapgate.training.loop import train
+from gapgate.training.fit import train
 
 SETTINGS = {
     "architecture": [

@@ -175,7 +175,30 @@ def test_progress_ends_with_all_images(run):
 )
 def test_auto_takes_the_size_and_mode_that_all_images_share(run, shape, expected):
     save_arrays(run.data, noise(12, shape=shape), np.arange(12) % 2)
-    assert run(stratify=True, test_fraction=0.3, val_fraction=0.3).image_shape == expected
+    splits = run(network="scratch", stratify=True, test_fraction=0.3, val_fraction=0.3)
+    assert splits.image_shape == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "network", "expected"),
+    [
+        ((40, 60, 3), "scratch", (64, 64, 3)),
+        ((41, 60, 3), "pretrained", (128, 128, 3)),
+        ((64, 64), "scratch", (64, 64, 1)),
+        ((65, 65), "pretrained", (128, 128, 1)),
+        ((159, 200, 3), "pretrained", (128, 128, 3)),
+        ((160, 200, 3), "pretrained", (224, 224, 3)),
+    ],
+)
+def test_photos_are_prepared_for_a_pretrained_network_and_small_images_for_one_from_scratch(
+    run, shape, network, expected
+):
+    save_arrays(run.data, noise(12, shape=shape), np.arange(12) % 2)
+    splits = run(stratify=True, test_fraction=0.3, val_fraction=0.3)
+    transform = Transform.from_file(splits.path / "transform.json")
+    assert (splits.network, splits.image_shape) == (network, expected)
+    of_network = {"scratch": ("pad", 0, "bilinear"), "pretrained": ("crop", 32, "bicubic")}
+    assert (transform.fit, transform.margin_px, transform.resample) == of_network[network]
 
 
 def test_auto_takes_colour_files_without_colour_as_gray(run):

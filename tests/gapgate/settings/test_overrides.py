@@ -7,7 +7,7 @@ import pytest
 
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import load
-from gapgate.training.loop import train
+from gapgate.training.fit import train
 from tests.gapgate.digit_splits import Recorder, write_digits
 
 ROOT = Path(__file__).parents[3]
