@@ -29,7 +29,9 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
     counts = {name: len(splits.rows(name)) for name in SPLIT_NAMES}
     tracker.metrics({f"data/{name}_images": count for name, count in counts.items()})
     height, width, channels = splits.image_shape
-    counted = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    counted = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    if splits.num_folds:
+        counted += f" in {splits.num_folds} folds"
     return Facts(
         summary=f"{counted}; {len(splits.class_names)} classes; {width}×{height}×{channels}",
         files={"contact_sheet.png": "data"},

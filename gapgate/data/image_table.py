@@ -31,6 +31,7 @@ CREATE TABLE images (
     square0 INTEGER, square1 INTEGER, square2 INTEGER,    -- of their squares
     unit TEXT,                        -- what is split as one: the group, or the content
     split TEXT,
+    fold INTEGER,                     -- of a cross-validation, from 0; null without one
     reason TEXT NOT NULL DEFAULT ''
 );
 """

@@ -224,7 +224,7 @@ def _class_counts(index: Index, class_names: tuple[str, ...], min_class_images: 
             if count < min_class_images:
                 raise DataError(
                     f"class {name!r} has {count} images in {split}, preprocess.min_class_images={min_class_images}; "
-                    "add images of it, set preprocess.stratify=true, or change the split's fraction"
+                    "add images of it, or lower preprocess.min_class_images"
                 )
     return counts
 
@@ -244,9 +244,12 @@ def _write(
     transform.write(out_dir / "transform.json")
     counts = dict(index.lines("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY split"))
     _write_column(out_dir / "labels.npy", np.dtype("<i4"), sum(counts.values()), index, "SELECT label FROM images")
+    if how.num_folds:
+        query = "SELECT IFNULL(fold, -1) FROM images ORDER BY row"
+        _write_column(out_dir / "folds.npy", np.dtype("<i1"), sum(counts.values()), index, query)
     for split in SPLIT_NAMES:
         query = "SELECT row FROM images WHERE split = ? ORDER BY row"
-        _write_column(out_dir / f"{split}.npy", np.dtype("<i8"), counts[split], index, query, split)
+        _write_column(out_dir / f"{split}.npy", np.dtype("<i8"), counts.get(split, 0), index, query, split)
     _write_index(out_dir / "index.parquet", index)
     info = {
         "source_format": source.format,
@@ -259,6 +262,7 @@ def _write(
         "mean": mean,
         "std": std,
         "given_splits": how.given_splits,
+        "num_folds": how.num_folds,
         "duplicates": {
             "within_split": how.within_split,
             "across_splits": how.across_splits,

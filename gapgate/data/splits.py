@@ -2,7 +2,8 @@
 
 images.npy        (N, H, W, C) uint8, in the source's order; rows of quarantined images are zeros
 labels.npy        (N,) int32, index into `class_names`
-train.npy, val.npy, test.npy    ascending row numbers, int64
+train.npy, val.npy, test.npy    ascending row numbers, int64; test is empty where there are folds
+folds.npy         (N,) int8, the fold of each image of train and val, −1 for the others; only for a cross-validation
 index.parquet     a line for each row: row, id, label, split, group, content_hash, width, height, reason;
                   split is train, val, test, duplicate or quarantined (with an empty hash and the size 0)
 splits.json       class names, counts, mean and std of the training pixels, images left out and the reasons
@@ -14,6 +15,7 @@ contact_sheet.png sample images of each class
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ class Splits:
     """All images, (N, H, W, C), a read-only memory map."""
     labels: NDArray[np.int32]
     """Class index of each image, (N,)."""
+    held_out: int | None = None
+    """Fold that is the test split, and is in no other; None: the splits as they were made."""
 
     @classmethod
     def open(cls, path: Path) -> Splits:
@@ -75,4 +79,30 @@ class Splits:
     def rows(self, split: SplitName) -> NDArray[np.int64]:
         """Read the rows of `images` that belong to a split, (n,) int64, ascending."""
         rows: NDArray[np.int64] = np.load(self.path / f"{split}.npy")
-        return rows
+        if self.held_out is None:
+            return rows
+        folds = self.folds()
+        return np.flatnonzero(folds == self.held_out) if split == "test" else rows[folds[rows] != self.held_out]
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds of a cross-validation; 0 where there is a test split."""
+        return int(self.info.get("num_folds", 0))
+
+    def folds(self) -> NDArray[np.int8]:
+        """Read the fold of each image, (N,); −1 for images outside of train and val."""
+        found: NDArray[np.int8] = np.load(self.path / "folds.npy")
+        return found
+
+    def in_folds(self) -> NDArray[np.int64]:
+        """Return the rows that are in a fold, (n,) int64, ascending."""
+        return np.flatnonzero(self.folds() >= 0)
+
+    def hold_out(self, fold: int) -> Splits:
+        """Return these splits with a fold as the test split, and mean and std of the training images that are left."""
+        left = dataclasses.replace(self, held_out=fold)
+        pixels = self.images[left.rows("train")]
+        axes = (0, 1, 2)
+        std = [float(value) or 1.0 for value in pixels.std(axis=axes, dtype=np.float64) / 255]
+        mean = [float(value) for value in pixels.mean(axis=axes, dtype=np.float64) / 255]
+        return dataclasses.replace(left, info=self.info | {"mean": mean, "std": std})

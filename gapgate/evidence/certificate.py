@@ -39,3 +39,5 @@ class Certificate(BaseModel):
 
     verdict: Verdict
     checks: tuple[Check, ...]
+    evidence: str = ""
+    """The images that the figures stand on, in words; empty in certificates of versions before 0.3."""

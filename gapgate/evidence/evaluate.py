@@ -22,6 +22,7 @@ from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
 from gapgate.evidence import calibration, gap, metrics, mistakes
+from gapgate.evidence.folds import FoldAnswers
 from gapgate.evidence.learning_curve import parting
 from gapgate.evidence.predictions import Predictions, predict_all, write_predictions
 from gapgate.onnx import feature_maps
@@ -85,19 +86,19 @@ def assess(
     """
     classifier = model.classifier
     _check_fit(classifier, splits)
-    rows = {name: splits.rows(name) for name in SPLIT_NAMES}
-    num_train = len(rows["train"])
-    rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
-    found = dict(zip(SPLIT_NAMES, predict_all(classifier, splits, rows, settings.batch_size, tracker), strict=True))
+    num_train = len(splits.rows("train"))
+    found = _answers(settings, splits, model, tracker)
     history = read_json(model.folder / "history.json", [])
     curve = metrics.learning_curve(history)
     parts = parting(history, curve)
     layers = open_embedding(model.graph, available_cpus())
-    evaluation = measure(settings, found, splits.class_names) | {
+    num_measured = len(np.unique(found["train"].rows))
+    evaluation = measure(settings, found, splits.class_names, num_folds=splits.num_folds) | {
+        "method": _method(splits),
         "train_sample": {
-            "num_images": len(rows["train"]),
+            "num_images": num_measured,
             "of_images": num_train,
-            "is_sample": len(rows["train"]) < num_train,
+            "is_sample": num_measured < num_train,
             "seed": settings.seed,
         },
         "parity": parity(classifier, model.folder / "parity.safetensors", settings.batch_size),
@@ -111,6 +112,35 @@ def assess(
     return evaluation, found
 
 
+def _answers(
+    settings: EvaluateSettings, splits: Splits, model: OpenedModel, tracker: Tracker
+) -> dict[SplitName, Predictions]:
+    """Answer the images of all splits; of a cross-validation, train and test are the answers of the folds' models."""
+    if not splits.num_folds:
+        rows = {name: splits.rows(name) for name in SPLIT_NAMES}
+        rows["train"] = sample(rows["train"], settings.max_train_images, settings.seed)
+        return dict(
+            zip(SPLIT_NAMES, predict_all(model.classifier, splits, rows, settings.batch_size, tracker), strict=True)
+        )
+    of_folds = FoldAnswers.read(model.folder, splits)
+    only_val: dict[SplitName, NDArray[np.int64]] = {"val": splits.rows("val")}
+    (val,) = predict_all(model.classifier, splits, only_val, settings.batch_size, tracker)
+    return {"train": of_folds.trained_on(splits), "val": val, "test": of_folds.held_out(splits)}
+
+
+def _method(splits: Splits) -> dict[str, Any]:
+    """Name the evidence, in words for the certificate and the report."""
+    num_folds, num_val = splits.num_folds, len(splits.rows("val"))
+    if not num_folds:
+        words = f"{len(splits.rows('test')):,} test images that the model has not seen"
+        return {"name": "holdout", "num_folds": 0, "words": words}
+    words = (
+        f"cross-validation: of {num_folds} models of the same training, each answers the part of "
+        f"{len(splits.in_folds()):,} images that it has not seen; this model is trained on all but {num_val:,} of val"
+    )
+    return {"name": "cross_validation", "num_folds": num_folds, "words": words}
+
+
 def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.int64]:
     """Return all rows (n,), or a seeded sample of `max_images` of them in ascending order."""
     if len(rows) <= max_images:
@@ -119,30 +149,43 @@ def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.in
 
 
 def measure(
-    settings: EvaluateSettings, found: Mapping[SplitName, Predictions], class_names: list[str]
+    settings: EvaluateSettings, found: Mapping[SplitName, Predictions], class_names: list[str], num_folds: int = 0
 ) -> dict[str, Any]:
-    """Compute every figure that follows from the predictions alone."""
+    """Compute every figure that follows from the predictions alone; `num_folds` of them are of a cross-validation."""
     # One generator serves all intervals, so the order of the calls below is part of the result: equal predictions and
     # settings give equal bytes of `evaluation.json` only while it stays.
     rng = np.random.default_rng(settings.seed)
     level = settings.confidence_level
     accuracy = {
-        name: gap.measure(p.correct, rng, groups=p.groups, num_resamples=settings.num_resamples)
+        name: gap.measure(
+            p.correct,
+            rng,
+            groups=p.groups,
+            num_resamples=settings.num_resamples,
+            inflation=gap.FOLD_INFLATION if num_folds and name != "val" else 1.0,
+        )
         for name, p in found.items()
     }
-    test = found["test"]
+    train, test = found["train"], found["test"]
     classes = metrics.per_class(test.labels, test.predicted, class_names)
-    gaps = [_class_gap(settings, found["train"], test, label, rng) for label in range(len(class_names))]
+    of_pairs = _paired_gap if num_folds else _class_gap
+    gaps = [of_pairs(settings, train, test, label, rng) for label in range(len(class_names))]
+    overall = (
+        _paired_gap(settings, train, test, None, rng)
+        if num_folds
+        else _fields(gap.gap(accuracy["train"], accuracy["test"], level), "points")
+    )
     for entry, class_gap in zip(classes, gaps, strict=True):
         entry |= {"gap_points": class_gap["points"], "gap_low": class_gap["low"], "gap_high": class_gap["high"]}
     ece, bins = calibration.reliability(test.confidence, test.correct, settings.calibration_bins)
     return {
         "accuracy": {
-            name: _fields(a.interval(level)) | {"num_images": a.num_images, "num_groups": _num_groups(found[name])}
+            name: _fields(a.interval(level))
+            | {"num_images": len(np.unique(found[name].rows)), "num_groups": _num_groups(found[name])}
             for name, a in accuracy.items()
         },
         "loss": {name: metrics.finite(float(p.losses.mean())) for name, p in found.items()},
-        "gap": _fields(gap.gap(accuracy["train"], accuracy["test"], level), "points")
+        "gap": overall
         | {
             "confidence_level": level,
             "vs_val": _fields(gap.gap(accuracy["train"], accuracy["val"], level), "points"),
@@ -231,6 +274,28 @@ def _class_gap(
         groups = None if side.groups is None else side.groups[of_class]
         sides.append(gap.measure(side.correct[of_class], rng, groups=groups, num_resamples=settings.num_resamples))
     return {**_fields(gap.gap(sides[0], sides[1], settings.confidence_level), "points")}
+
+
+def _paired_gap(
+    settings: EvaluateSettings, train: Predictions, test: Predictions, label: int | None, rng: np.random.Generator
+) -> dict[str, float | None]:
+    """Compute the gap of a cross-validation, or that of one class; all None if no image of it was trained on."""
+    # The share of right answers among the models that saw an image; one of val was in no model's training.
+    places = np.searchsorted(test.rows, train.rows)
+    seen = np.bincount(places, minlength=len(test.rows))
+    right = np.bincount(places, weights=train.correct, minlength=len(test.rows))
+    kept = seen > 0 if label is None else (seen > 0) & (test.labels == label)
+    if not kept.any():
+        return {"points": None, "low": None, "high": None}
+    interval = gap.paired_gap(
+        right[kept] / seen[kept],
+        test.correct[kept],
+        rng,
+        groups=None if test.groups is None else test.groups[kept],
+        num_resamples=settings.num_resamples,
+        confidence_level=settings.confidence_level,
+    )
+    return {**_fields(interval, "points")}
 
 
 def _fields(interval: gap.Interval, name: str = "value") -> dict[str, Any]:

@@ -39,7 +39,7 @@ def judge(settings: GateSettings, evaluation: Mapping[str, Any]) -> Certificate:
         checks.append(Check(name="finite_figures", verdict="fail", reason=reason))
     verdicts = {check.verdict for check in checks}
     overall: Verdict = "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
-    return Certificate(verdict=overall, checks=tuple(checks))
+    return Certificate(verdict=overall, checks=tuple(checks), evidence=str(_at(evaluation, "method", "words") or ""))
 
 
 def _guarded(name: str, limit: float, judge_one: Callable[[float, Any], Check], evaluation: Any) -> Check:

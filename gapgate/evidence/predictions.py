@@ -82,17 +82,20 @@ def predict_all(
 
 
 def write_predictions(path: Path, found: Mapping[SplitName, Predictions], splits: Splits) -> None:
-    """Write a line for each image: split, row, id, label, predicted, confidence, correct, probabilities (float32 list).
+    """Write a line for each answer: split, row, id, content_hash, label, predicted, confidence, correct, probabilities
+    (float32 list). Of a cross-validation, an image has a line `test` of the model that has not seen it, and a line
+    `train` of each that has.
 
     Labels are indices; the schema's metadata holds the class names.
     """
-    ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
+    index = pq.read_table(splits.path / "index.parquet", columns=["id", "content_hash"])
     tables = [
         pa.table(
             {
                 "split": pa.array([name] * len(p.rows), pa.string()),
                 "row": p.rows,
-                "id": ids.take(pa.array(p.rows)),
+                "id": index["id"].take(pa.array(p.rows)),
+                "content_hash": index["content_hash"].take(pa.array(p.rows)),
                 "label": p.labels.astype(np.int32),
                 "predicted": p.predicted,
                 "confidence": p.confidence,

@@ -53,17 +53,22 @@ class PreprocessSettings(Section):
     """Pixel value of the padding, and behind transparent pixels."""
     resample: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Filter of the resizing (antialiased when it shrinks); auto: bicubic for a pretrained network, else bilinear."""
+    evidence: Literal["auto", "holdout", "cross_validation"] = "auto"
+    """Way in which images are kept for the measurement: a test split, or folds of which each is held out once; auto:
+    folds below 1,500 images without a test split of their own. A named `evaluate.method` decides it."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the images for testing, unless the data set brings its own test split."""
+    """Share of the images for testing, unless the data set brings its own test split; unused with folds."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the images that are not for testing, for validation, unless the data set brings its own split."""
-    stratify: bool = False
+    stratify: bool | Literal["auto"] = "auto"
     """False: an image's split depends on its own content alone and never changes. True: the same shares in every class
-    exactly, and an image near the border may change its split when the data set grows."""
+    exactly, and an image near the border may change its split when the data set grows. Auto: true where a class has
+    fewer than 100 images."""
     salt: str = ""
     """Text that is mixed into the split's hash; another salt gives another split."""
-    min_class_images: Annotated[int, Field(ge=1)] = 1
-    """Fewest images of each class in each split."""
+    min_class_images: Annotated[int, Field(ge=0)] = 0
+    """Fewest images of each class in each split; with fewer the run stops. The gate says which class has too few to
+    judge."""
     max_rejects: Annotated[int, Field(ge=0)] = 10
     """Most unreadable images; with more the run fails."""
     max_pixels: Count = 50_000_000
@@ -97,7 +102,8 @@ class TrainSettings(Section):
     architecture: str | Annotated[tuple[Layer, ...], Field(min_length=1)] = "auto"
     """The name of a preset, `torchvision/NAME` (resnet18, …), or a list of layers, trained from random weights.
     `frozen`: the features of `backbone` and a new last layer; `finetune`: all its layers, from there. Auto: `small` for
-    small images; for photos `frozen`, and from 500 training images on `finetune` where val says that it is better."""
+    small images; for photos `frozen`, and from 500 training images on `finetune` where val says that it is better (with
+    cross-validation only on a GPU)."""
     backbone: str = "efficientnet_lite0"
     """Pretrained network of `frozen` and `finetune`: efficientnet_lite0 (installed with Gapgate), efficientnet_lite1 or
     2, torchvision/NAME, or the path of a Model's weights.safetensors."""
@@ -156,8 +162,11 @@ class TrainSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """Measurement of the ONNX file."""
+    """Measurement of the ONNX file, or of the models of the folds."""
 
+    method: Literal["auto", "holdout", "cross_validation"] = "auto"
+    """Holdout: on the test split, which no model has seen. Cross-validation: each image is answered by a model of the
+    same training that has not seen it. Auto: cross-validation below 1,500 images without a test split of their own."""
     max_train_images: Count = 20_000
     """A larger training split is measured on a seeded sample of this size."""
     batch_size: Count = 250
@@ -238,11 +247,12 @@ class Settings(Section):
     """Display of the run."""
 
     @model_validator(mode="after")
-    def _images_fit_the_network(self) -> Settings:
-        network = self.train.network
-        if self.preprocess.network == "auto" and network != "auto":
+    def _preprocess_as_later_steps_need(self) -> Settings:
+        named = {"network": self.train.network, "evidence": self.evaluate.method}
+        decided = {name: value for name, value in named.items() if getattr(self.preprocess, name) == "auto" != value}
+        if decided:
             # The only way to change a frozen model that is being built.
-            object.__setattr__(self, "preprocess", self.preprocess.model_copy(update={"network": network}))
+            object.__setattr__(self, "preprocess", self.preprocess.model_copy(update=decided))
         return self
 
 

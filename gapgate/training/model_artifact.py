@@ -23,6 +23,8 @@ from gapgate.training.trained import Trained
 
 MAX_PARITY_IMAGES = 256
 """Largest number of validation images whose logits are stored for the comparison of ONNX Runtime with PyTorch."""
+_BATCH_SIZE = 32
+"""Images in a call of the network; 256 photos of 224 px would take gigabytes."""
 
 
 def write(out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mapping[str, object]]) -> None:
@@ -35,10 +37,10 @@ def write(out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mappi
     model, mean, std = trained.model, trained.mean, trained.std
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     (out_dir / "weights.safetensors").write_bytes(serialised(weights))
-    served = modules.FlipAveraged(model) if trained.recipe.flip_average else model
+    served = _served(trained)
     export_onnx(served, splits.image_shape, mean, std, out_dir / "model.onnx")
     images = splits.images[splits.rows("val")[:MAX_PARITY_IMAGES]]
-    parity = {"images": images, "logits": _logits(served, images, mean, std)}
+    parity = {"images": images, "logits": logits(trained, images)}
     (out_dir / "parity.safetensors").write_bytes(serialised_arrays(parity))
     artifacts.write_json(out_dir / "architecture.json", _description(splits, trained))
     artifacts.write_json(out_dir / "history.json", list(trained.history))
@@ -69,10 +71,16 @@ def _description(splits: Splits, trained: Trained) -> dict[str, object]:
     }
 
 
+def _served(trained: Trained) -> nn.Module:
+    return modules.FlipAveraged(trained.model) if trained.recipe.flip_average else trained.model
+
+
 @torch.inference_mode()
-def _logits(
-    model: nn.Module, images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
-) -> NDArray[np.float32]:
-    inputs = modules.normalise(torch.from_numpy(np.array(images)), torch.tensor(mean), torch.tensor(std))
-    logits: NDArray[np.float32] = model(inputs).numpy()
-    return logits
+def logits(trained: Trained, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Compute the logits (n, K) of images (n, H, W, C) with PyTorch on the CPU."""
+    model, found = _served(trained), []
+    mean, std = torch.tensor(trained.mean), torch.tensor(trained.std)
+    for start in range(0, len(images), _BATCH_SIZE):
+        inputs = modules.normalise(torch.from_numpy(np.array(images[start : start + _BATCH_SIZE])), mean, std)
+        found.append(model(inputs).numpy())
+    return np.concatenate(found) if found else np.empty((0, 0), np.float32)

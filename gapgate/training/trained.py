@@ -1,0 +1,43 @@
+"""The result of a training, before it is written as a Model artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gapgate.network.backbones import Backbone
+from gapgate.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Network with what it needs and what is known about its training."""
+
+    recipe: Recipe
+    model: nn.Module
+    """Network on the CPU, in evaluation mode."""
+    mean: Sequence[float]
+    """Mean that its input has, in 0..1, (C,) or one value for each channel of its backbone."""
+    std: Sequence[float]
+    """Standard deviation that its input has."""
+    history: Sequence[Mapping[str, float]]
+    """Figures of each epoch; the last ones are of this network, or of its best epoch where there is patience."""
+    environment: Mapping[str, Any]
+    """Facts on which the bits depend, beside settings and data."""
+    backbone: Backbone | None = None
+    """Network from whose weights the training began."""
+
+    @property
+    def kept(self) -> Mapping[str, float]:
+        """Figures of the epoch whose weights were kept."""
+        if self.recipe.patience:
+            return min(self.history, key=lambda figures: figures["val_loss"])
+        return self.history[-1]
+
+    @property
+    def val_score(self) -> dict[str, float]:
+        """Loss and accuracy on val."""
+        return {"loss": self.kept["val_loss"], "accuracy": self.kept["val_accuracy"]}
