@@ -16,7 +16,7 @@ from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
 from gapgate.data.splits import Splits
-from gapgate.evidence.compare import compare
+from gapgate.evidence.compare import compare, compare_answers
 from gapgate.evidence.receipt import Receipt, verify
 from gapgate.onnx.classifier import Classifier
 from gapgate.settings.sections import RegistrySettings
@@ -123,12 +123,17 @@ def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact
 
 
 def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Compare both ONNX files on this run's test images; a champion of other classes cannot be compared."""
+    """Compare both ONNX files on this run's test images, or after a cross-validation the answers to held-out images; a
+    champion of other classes cannot be compared."""
     if champion.tags.get("gapgate.classes") != _classes(inputs["model"]):
         return {"not_worse": False, "reason": "it knows other classes; `gapgate promote` if the new ones are meant"}
     splits = Splits.open(inputs["splits"].path)
     rows = splits.rows("test")
     with tempfile.TemporaryDirectory() as folder:
+        if splits.num_folds:
+            answers = inputs["evaluation"].path / "predictions.parquet"
+            result = compare_answers(registry.answers_file(champion, Path(folder)), answers)
+            return {"champion_version": champion.version, **result.model_dump(mode="json")}
         serving = Classifier.load(registry.model_file(champion, Path(folder)))
         challenger = Classifier.load(inputs["model"].path / "model.onnx")
         result = compare(serving, challenger, splits.images[rows], splits.labels[rows])

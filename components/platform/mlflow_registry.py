@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MODEL_FILE = "model.onnx"
+ANSWERS_FILE = "evaluation/predictions.parquet"
+"""File among a run's artifacts with the answers that its evaluation gave."""
 """Name that `mlflow.onnx` gives to the model."""
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 CHAMPION = "champion"
@@ -226,6 +228,14 @@ class Registry:
         """
         remedy = "or make another version the champion: `gapgate promote VERSION`"
         return _download(f"models:/{version.name}/{version.version}", MODEL_FILE, folder, version, remedy)
+
+    def answers_file(self, version: Version, folder: Path) -> Path | None:
+        """Download the answers that a version's evaluation gave into `folder`; None where its run does not have them,
+        as runs of versions before 0.3."""
+        if not self._has(version.run_id, [ANSWERS_FILE]):
+            return None
+        place, _, name = ANSWERS_FILE.rpartition("/")
+        return _download(f"runs:/{version.run_id}/{place}", name, folder, version)
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -39,12 +42,42 @@ def compare(
         return Comparison(comparable=False, not_worse=False, reason=reason, num_images=len(images))
     old = champion.logits(images).argmax(axis=1) == labels
     new = challenger.logits(images).argmax(axis=1) == labels
+    return _counted(old, new, "test images")
+
+
+def compare_answers(champion: Path | None, challenger: Path) -> Comparison:
+    """Compare the `predictions.parquet` of two evaluations on the images that both held out, found by their content.
+
+    After a cross-validation the model itself has seen all images; the answers are of models that had not.
+    """
+    if champion is None:
+        reason = "the champion's answers are not among the files of its MLflow run"
+        return Comparison(comparable=False, not_worse=False, reason=reason, num_images=0)
+    old, new = _held_out(champion), _held_out(challenger)
+    # The label too: it may have been corrected since.
+    shared = sorted(image for image in new if image in old)
+    if not shared:
+        reason = "no image was held out in both evaluations"
+        return Comparison(comparable=False, not_worse=False, reason=reason, num_images=0)
+    olds, news = (np.array([found[image] for image in shared]) for found in (old, new))
+    return _counted(olds, news, "images that both evaluations held out")
+
+
+def _held_out(path: Path) -> dict[tuple[str, int], bool]:
+    """Return (content hash, label) → True where the answer is right, of all held-out images."""
+    columns = ["content_hash", "label", "correct"]
+    table = pq.read_table(path, columns=columns, filters=[("split", "==", "test")])
+    hashes, labels, rights = (table[name].to_pylist() for name in columns)
+    return dict(zip(zip(hashes, labels, strict=True), rights, strict=True))
+
+
+def _counted(old: NDArray[np.bool_], new: NDArray[np.bool_], images: str) -> Comparison:
     not_worse = bool(new.sum() >= old.sum())
     return Comparison(
         comparable=True,
         not_worse=not_worse,
-        reason=f"the challenger gets {new.sum():,} of {len(images):,} test images right, the champion {old.sum():,}",
-        num_images=len(images),
+        reason=f"the challenger gets {new.sum():,} of {len(new):,} {images} right, the champion {old.sum():,}",
+        num_images=len(new),
         champion_accuracy=float(old.mean()),
         challenger_accuracy=float(new.mean()),
         difference_points=float(new.mean() - old.mean()) * 100,

@@ -8,13 +8,18 @@ of its range fails.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gapgate.evidence.certificate import Certificate, Check, Verdict
 from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
 from gapgate.settings.sections import GateSettings
 from gapgate.text import number
+
+MIN_CLASS_IMAGES = 5
+"""Fewest judged images of a class by which its recall is judged; of 4 right ones of 4, the interval begins at 54 %."""
+_LISTED_CLASSES = 5
 
 
 class _UnusableError(Exception):
@@ -51,16 +56,15 @@ def _guarded(name: str, limit: float, judge_one: Callable[[float, Any], Check], 
 
 def _judge_gap(limit: float, evaluation: Any) -> Check:
     gap = _interval(evaluation, "gap", value_key="points", least=-100, most=100)
-    train = _interval(evaluation, "accuracy", "train")
     # A limit below the gap is reached when test accuracy rises, since the gap is train minus test.
-    decide = _images_to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, train=train)
+    decide = _to_decide(evaluation, abs(limit - gap.value) / 100, upwards=limit < gap.value, gap=gap)
     said = f"gap {number(gap.value)} points ({number(gap.low)} to {number(gap.high)})"
     return _judge_interval("max_gap_points", said, gap, limit, number(limit), decide, upper=True)
 
 
 def _judge_test_accuracy(limit: float, evaluation: Any) -> Check:
     test = _interval(evaluation, "accuracy", "test")
-    decide = _images_to_decide(evaluation, abs(limit - test.value), upwards=limit > test.value)
+    decide = _to_decide(evaluation, abs(limit - test.value), upwards=limit > test.value)
     said = f"test accuracy {_percent(test.value)} % ({_percent(test.low)} to {_percent(test.high)})"
     return _judge_interval("min_test_accuracy", said, test, limit, f"{_percent(limit)} %", decide, upper=False)
 
@@ -70,15 +74,35 @@ def _judge_class_recall(limit: float, evaluation: Any) -> Check:
     if not isinstance(classes, list) or not classes:
         raise _UnusableError("the evaluation has no per-class figures; evaluate again")
     recalls: list[tuple[float, str]] = []
+    few: list[tuple[int, str]] = []
     for index, entry in enumerate(classes):
         name = str(entry.get("name", index)) if isinstance(entry, dict) else str(index)
-        if isinstance(entry, dict) and entry.get("support") == 0:
-            raise _UnusableError(f"class {name!r} has no test images, so its recall is unknown; add test images of it")
-        recalls.append((_figure(evaluation, "classes", index, "recall", least=0, most=1), name))
+        support = entry.get("support") if isinstance(entry, dict) else None
+        if type(support) is int and 0 <= support < MIN_CLASS_IMAGES:
+            few.append((support, name))
+        else:
+            recalls.append((_figure(evaluation, "classes", index, "recall", least=0, most=1), name))
+    if not recalls:
+        raise _UnusableError(f"no class has {MIN_CLASS_IMAGES} images to judge it by; {_more_of(few, evaluation)}")
     # The weakest class, not the mean: one class that is never recognised hides in the mean of many.
     recall, name = min(recalls)
     said = f"recall {_percent(recall)} % of the weakest class {name!r}"
-    return _judge_point("min_class_recall", said, recall, limit, f"{_percent(limit)} %", upper=False)
+    check = _judge_point("min_class_recall", said, recall, limit, f"{_percent(limit)} %", upper=False)
+    if few and check.verdict == "pass":
+        reason = f"{check.reason}; too few images to judge {_named(few)}: {_more_of(few, evaluation)}"
+        return check.model_copy(update={"verdict": "undecided", "reason": reason})
+    return check
+
+
+def _named(few: Sequence[tuple[int, str]]) -> str:
+    names = ", ".join(f"{name!r} ({support})" for support, name in sorted(few)[:_LISTED_CLASSES])
+    return names + (f" and {len(few) - _LISTED_CLASSES} more" if len(few) > _LISTED_CLASSES else "")
+
+
+def _more_of(few: Sequence[tuple[int, str]], evaluation: Any) -> str:
+    """Say how many photos bring every class of `few` to `MIN_CLASS_IMAGES` judged ones."""
+    missing = sum(MIN_CLASS_IMAGES - support for support, _ in few)
+    return f"add about {math.ceil(missing / _judged_share(evaluation)):,} photos of them"
 
 
 def _judge_calibration(limit: float, evaluation: Any) -> Check:
@@ -94,7 +118,7 @@ def _judge_parity(limit: float, evaluation: Any) -> Check:
 
 
 def _judge_interval(
-    name: str, said: str, found: Interval, limit: float, limit_text: str, decide: int | None, *, upper: bool
+    name: str, said: str, found: Interval, limit: float, limit_text: str, decide: _Decision, *, upper: bool
 ) -> Check:
     """Judge a whole interval against an upper limit (`upper` is True) or a lower one."""
     kept, broken = ("below", "above") if upper else ("above", "below")
@@ -102,8 +126,7 @@ def _judge_interval(
     outside = found.low > limit if upper else found.high < limit
     verdict: Verdict = "pass" if inside else "fail" if outside else "undecided"
     if verdict == "undecided":
-        remedy = f"{decide:,} test images would decide" if decide else "no number of test images would decide"
-        reason = f"{said} reaches both sides of the limit {limit_text}; {remedy}"
+        reason = f"{said} reaches both sides of the limit {limit_text}; {decide.words}"
     else:
         reason = f"{said} is wholly {kept if inside else broken} the limit {limit_text}"
     return Check(
@@ -114,7 +137,7 @@ def _judge_interval(
         low=found.low,
         high=found.high,
         limit=limit,
-        images_to_decide=decide if verdict == "undecided" else None,
+        images_to_decide=decide.num_images if verdict == "undecided" else None,
     )
 
 
@@ -125,13 +148,68 @@ def _judge_point(name: str, said: str, value: float, limit: float, limit_text: s
     return Check(name=name, verdict="pass" if inside else "fail", reason=reason, value=value, limit=limit)
 
 
-def _images_to_decide(evaluation: Any, distance: float, *, upwards: bool, train: Interval | None = None) -> int | None:
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What would decide an undecided check."""
+
+    num_images: int | None
+    """Number of judged images, the present ones included; None: no number would."""
+    words: str
+
+
+def _to_decide(evaluation: Any, distance: float, *, upwards: bool, gap: Interval | None = None) -> _Decision:
+    """Say how many more photos would decide, if every figure stays as it is; for the gap, give its interval."""
+    now = _count(evaluation, "accuracy", "test", "num_images")
+    is_folded = _at(evaluation, "method", "name") == "cross_validation"
+    needed = None
+    if gap is None or not is_folded:
+        train = None if gap is None else _interval(evaluation, "accuracy", "train")
+        needed = _images_to_decide(evaluation, now, distance, upwards=upwards, train=train)
+    if needed is None and gap is not None and distance > 0:
+        # More photos are trained on as well, and the whole interval shrinks by the root of their number.
+        width = (gap.value - gap.low if upwards else gap.high - gap.value) / 100
+        needed = math.ceil(now * (width / distance) ** 2 * (1 - 1e-9))  # not one more for a rounding error
+    if needed is None or needed > MAX_IMAGES:
+        return _Decision(None, "no number of photos would decide")
+    more = math.ceil((needed - now) / _judged_share(evaluation))
+    # Two digits: the estimate is no better.
+    rounded = round(more, 2 - len(str(more)))
+    weakest = _most_wrong_class(evaluation)
+    return _Decision(
+        needed, f"about {rounded:,} more photos would decide" + (weakest and f", most of them of {weakest}")
+    )
+
+
+def _judged_share(evaluation: Any) -> float:
+    """Share of all images that are judged: all of a cross-validation, else those of test."""
+    counts = _at(evaluation, "facts", "num_images")
+    if _at(evaluation, "method", "name") == "cross_validation" or not isinstance(counts, Mapping):
+        return 1.0
+    known = [count for count in counts.values() if isinstance(count, int) and count > 0]
+    test = counts.get("test")
+    return test / sum(known) if isinstance(test, int) and test > 0 else 1.0
+
+
+def _most_wrong_class(evaluation: Any) -> str:
+    """Name the class with the most wrong answers; empty where there is none."""
+    classes = _at(evaluation, "classes")
+    wrong: list[tuple[float, str]] = []
+    for entry in classes if isinstance(classes, list) else []:
+        recall, support = _at(entry, "recall"), _at(entry, "support")
+        if isinstance(recall, int | float) and isinstance(support, int) and recall < 1:
+            wrong.append(((1 - recall) * support, str(_at(entry, "name"))))
+    return repr(max(wrong)[1]) if wrong else ""
+
+
+def _images_to_decide(
+    evaluation: Any, num_images: int, distance: float, *, upwards: bool, train: Interval | None
+) -> int | None:
     test = _interval(evaluation, "accuracy", "test")
     # Upwards, the gap's lower end matters: train's lower half width goes with test's upper one (Newcombe's method 10).
     fixed = 0.0 if train is None else (train.value - train.low if upwards else train.high - train.value)
     return images_to_decide(
         test,
-        _count(evaluation, "accuracy", "test", "num_images"),
+        num_images,
         distance,
         upwards=upwards,
         fixed_width=fixed,

@@ -62,10 +62,10 @@ def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predicti
     chosen = confident_mistakes(test, MAX_MISTAKES)
     if layers.embedding_size is None or len(chosen) == 0:
         return []
-    # Of a cross-validation, an image has an answer of each model that has seen it.
+    # Of a cross-validation, an image has an answer of each model that has seen it, and the mistakes are among them.
     rows, first = np.unique(train.rows, return_index=True)
     candidates = _alike(test.probabilities[chosen], train.probabilities[first])
-    train_rows = rows[candidates]
+    train_rows = np.setdiff1d(rows[candidates], test.rows[chosen])
     places, similarities = nearest(layers, splits, train_rows, test.rows[chosen])
     ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
     return [
@@ -104,7 +104,6 @@ def nearest(
     for start in range(0, len(train_rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         similarities[:, block] = cosines(queries, layers.embeddings(splits.images[train_rows[block]], _BATCH_SIZE))
-    similarities[rows[:, np.newaxis] == train_rows] = -1  # a held-out image is in the final model's training
     places = np.argsort(-similarities, axis=1, kind="stable")[:, :NUM_NEAREST]
     return places, np.take_along_axis(similarities, places, axis=1)
 

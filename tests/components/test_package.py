@@ -246,7 +246,7 @@ def test_a_registration_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_splits_that_the_model_was_not_trained_on_are_refused(tmp_path: Path) -> None:
     """Their images would be shown as the similar ones."""
     given = packaged.inputs(tmp_path)
-    settings = PreprocessSettings(stratify=True, num_workers=1, salt="other")
+    settings = PreprocessSettings(evidence="holdout", stratify=True, num_workers=1, salt="other")
     dataset = {"dataset": load(tmp_path / "dataset", "dataset")}
     other, _ = make("preprocess", settings, dataset, tmp_path / "other", NullTracker())
     with pytest.raises(ArtifactError, match="the evaluation is of the splits"):

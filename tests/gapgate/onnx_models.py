@@ -125,6 +125,7 @@ def write_splits(
         "row": np.arange(len(images)),
         "id": [f"image {row}" for row in range(len(images))],
         "split": names,
+        "content_hash": [f"{row:032x}" for row in range(len(images))],
         "group": pa.array(groups if groups is not None else [None] * len(images), pa.string()),
     }
     pq.write_table(pa.table(index), folder / "index.parquet")

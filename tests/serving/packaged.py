@@ -56,7 +56,7 @@ def inputs(
         artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(made))
 
     add("dataset", "ingest", (), _write_dataset, trees=("files",))
-    settings = PreprocessSettings(stratify=True, num_workers=1)
+    settings = PreprocessSettings(evidence="holdout", stratify=True, num_workers=1)
     made["splits"], _ = make("preprocess", settings, {"dataset": made["dataset"]}, root / "splits", NullTracker())
     add("policy", "augment", ("splits",), _json("policy.json", {"operations": []}), settings={"seed": 0})
     transform = (made["splits"].path / "transform.json").read_bytes()

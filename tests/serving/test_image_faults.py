@@ -162,7 +162,9 @@ def test_preprocess_says_what_to_do_about_a_file(tmp_path: Path, folder: Path) -
     for path in folder.iterdir():
         (tmp_path / "data" / "a" / path.name).symlink_to(path)
     (tmp_path / "splits").mkdir()
-    splits = preprocess(PreprocessSettings(size_px=8, num_workers=1), tmp_path / "data", tmp_path / "splits")
+    splits = preprocess(
+        PreprocessSettings(evidence="holdout", size_px=8, num_workers=1), tmp_path / "data", tmp_path / "splits"
+    )
     rejects = {Path(entry["name"]).stem: entry["reason"] for entry in splits.info["quarantined"]}
     expected = {name: case.kept for name, case in CASES.items() if case.kept}
     assert rejects == expected | {"empty": CASES["other"].kept}

@@ -20,7 +20,7 @@ def split_index(path, images, **options):
     index = Index(path)
     index.fill(Record(f"{n:05d}", label, split, group, "") for n, (label, _, split, group) in enumerate(images))
     index.store(decoding.Decoded(n, content, 8, 8, (1,), (1,), "") for n, (_, content, _, _) in enumerate(images))
-    how = partition(index, PreprocessSettings(**options))
+    how = partition(index, PreprocessSettings(**{"evidence": "holdout", "stratify": False} | options))
     result = list(index.lines("SELECT id, label, hash, grp, split, reason FROM images ORDER BY row"))
     index.close()
     return result, how
@@ -284,7 +284,7 @@ def test_images_that_could_not_be_read_stay_out_of_every_split(tmp_path):
         else decoding.Decoded(n, "h", 8, 8, (1,), (1,), "")
         for n in range(3)
     )
-    partition(index, PreprocessSettings(stratify=True))
+    partition(index, PreprocessSettings(evidence="holdout", stratify=True))
     splits = [split for (split,) in index.lines("SELECT split FROM images ORDER BY row")]
     index.close()
     assert splits[:2] == ["quarantined", "quarantined"]

@@ -38,7 +38,9 @@ class Runs:
         self.out = self.root / f"out-{self.count}"
         self.out.mkdir()
         extra = {} if tracker is None else {"tracker": tracker}
-        return preprocess(PreprocessSettings(**options), source or self.data, self.out, **extra)
+        return preprocess(
+            PreprocessSettings(**{"evidence": "holdout"} | options), source or self.data, self.out, **extra
+        )
 
 
 @pytest.fixture
@@ -286,7 +288,7 @@ def test_a_class_that_is_missing_in_a_split_is_named(run):
     with pytest.raises(
         DataError, match=r"class '1' has 0 images in \w+, preprocess\.min_class_images=1; add images of it"
     ):
-        run(stratify=True)
+        run(stratify=True, min_class_images=1)
     with pytest.raises(DataError, match=r"class '\d' has \d+ images in \w+, preprocess\.min_class_images=15"):
         run(min_class_images=15, test_fraction=0.5)
 

@@ -106,15 +106,41 @@ def test_a_perfect_score_on_ten_images_is_undecided_with_the_number_that_would_d
     assert certificate.verdict == check.verdict == "undecided"
     assert check.images_to_decide is not None
     assert 60 < check.images_to_decide < 120
-    assert f"{check.images_to_decide} test images would decide" in check.reason
+    assert f"about {check.images_to_decide - 10} more photos would decide, most of them of 'dog'" in check.reason
     assert judge(LIMITS, evaluation_of(1.0, 1200, 1.0, round(check.images_to_decide * 1.15))).verdict == "pass"
 
 
-def test_a_gap_that_train_leaves_open_says_that_no_test_images_decide() -> None:
+def test_a_gap_on_the_limit_itself_is_decided_by_no_number_of_photos() -> None:
     check = check_of(judge(LIMITS, evaluation_of(0.99, 100, 0.96, 400)), "max_gap_points")
     assert check.verdict == "undecided"
     assert check.images_to_decide is None
-    assert "no number of test images would decide" in check.reason
+    assert "no number of photos would decide" in check.reason
+
+
+def test_where_train_alone_is_wide_the_photos_that_are_missing_are_of_train_too() -> None:
+    check = check_of(judge(LIMITS, evaluation_of(0.97, 100, 0.95, 4000)), "max_gap_points")
+    assert check.verdict == "undecided"
+    # The upper half of the interval, with all photos in the same shares, comes down to the distance of one point.
+    assert check.images_to_decide == math.ceil(4000 * (check.high - check.value) ** 2)
+
+
+def test_a_cross_validation_is_told_the_photos_that_narrow_its_gap() -> None:
+    evaluation = changed(("gap",), {"points": 1.0, "low": -0.5, "high": 5.0, "confidence_level": 0.95})
+    evaluation |= {"method": {"name": "cross_validation", "num_folds": 5, "words": "by folds"}}
+    evaluation["facts"] = {"num_images": {"train": 400, "val": 50, "test": 0}}
+    certificate = judge(LIMITS, evaluation)
+    check = check_of(certificate, "max_gap_points")
+    # The half width of 4 points has to become 2: four times the 450 photos.
+    assert check.images_to_decide == 1800
+    assert "about 1,400 more photos would decide" in check.reason  # 1,350 to two digits, half to even
+    assert certificate.evidence == "by folds"
+
+
+def test_of_a_holdout_all_photos_are_counted_not_those_of_test_alone() -> None:
+    evaluation = evaluation_of(1.0, 1200, 1.0, 10) | {"facts": {"num_images": {"train": 25, "val": 5, "test": 10}}}
+    check = check_of(judge(LIMITS, evaluation), "max_gap_points")
+    more = 4 * (check.images_to_decide - 10)
+    assert f"about {round(more, 2 - len(str(more)))} more photos would decide" in check.reason
 
 
 def test_a_low_accuracy_fails_and_a_wavering_one_is_undecided() -> None:
@@ -149,12 +175,13 @@ def test_the_weakest_class_is_judged_wherever_it_stands(weakest: int) -> None:
         ((0.50, 0.52, 0.525), 0.95, 1.9600**2 / 4 / (0.010**2 - 0.005**2)),  # the gap must stay below: train's upper
         ((0.50, 0.52, 0.525), 0.99, 2.5758**2 / 4 / (0.010**2 - 0.005**2)),
         ((0.54, 0.55, 0.58), 0.95, 1.9600**2 / 4 / (0.020**2 - 0.010**2)),  # the gap must stay above: train's lower
-        ((0.515, 0.52, 0.53), 0.95, None),
-        ((0.53, 0.55, 0.56), 0.95, None),
+        # Train alone is too wide: more photos are trained on too, and the gap's ±9 points have to become the distance.
+        ((0.515, 0.52, 0.53), 0.95, 100 * (9 / 1) ** 2),
+        ((0.53, 0.55, 0.56), 0.95, 100 * (9 / 2) ** 2),
     ],
 )
 def test_images_to_decide_a_gap_take_off_the_half_of_trains_interval_on_the_limits_side(
-    train: tuple[float, float, float], level: float, expected: float | None
+    train: tuple[float, float, float], level: float, expected: float
 ) -> None:
     evaluation = copy.deepcopy(GOOD)
     test = gap.jeffreys_interval(50, 100, level)
@@ -166,7 +193,7 @@ def test_images_to_decide_a_gap_take_off_the_half_of_trains_interval_on_the_limi
     evaluation["gap"] = {"points": points, "low": points - 9, "high": points + 9, "confidence_level": level}
     check = check_of(judge(LIMITS, evaluation), "max_gap_points")
     assert check.verdict == "undecided"
-    assert check.images_to_decide == (expected and pytest.approx(expected, rel=1e-3))
+    assert check.images_to_decide == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("limit", "distance"), [(0.53, 0.03), (0.48, 0.02)])
@@ -191,9 +218,28 @@ def test_the_side_of_the_interval_that_reaches_the_limit_is_the_one_that_must_sh
     assert found == pytest.approx(sizes[is_enough][0], abs=1)
 
 
-def test_a_class_without_test_images_fails_and_is_named() -> None:
-    evaluation = changed(("classes", 1), {"name": "dog", "recall": None, "support": 0})
-    assert "class 'dog' has no test images" in reasons(judge(LIMITS, evaluation))[0]
+@pytest.mark.parametrize(("recall", "support", "missing"), [(None, 0, 5), (1.0, 4, 1), (0.0, 2, 3)])
+def test_a_class_with_too_few_images_to_judge_is_named_with_how_many_more(
+    recall: float | None, support: int, missing: int
+) -> None:
+    evaluation = changed(("classes", 1), {"name": "dog", "recall": recall, "support": support})
+    certificate = judge(LIMITS, evaluation)
+    assert certificate.verdict == "undecided"
+    said = f"too few images to judge 'dog' ({support}): add about {missing} photos of them"
+    assert said in check_of(certificate, "min_class_recall").reason
+
+
+def test_a_weak_class_fails_whatever_else_is_too_few() -> None:
+    few = {"name": "cow", "recall": 1.0, "support": 3}
+    evaluation = changed(("classes",), [few, {"name": "dog", "recall": 0.4, "support": 50}])
+    assert check_of(judge(LIMITS, evaluation), "min_class_recall").verdict == "fail"
+
+
+def test_without_a_class_that_can_be_judged_the_check_fails() -> None:
+    evaluation = changed(("classes",), [{"name": "cow", "recall": 1.0, "support": 3}])
+    check = check_of(judge(LIMITS, evaluation), "min_class_recall")
+    assert check.verdict == "fail"
+    assert "add about 2 photos" in check.reason
 
 
 @pytest.mark.parametrize(
@@ -304,7 +350,7 @@ def test_the_reasons_are_sentences_with_the_figures_and_a_true_minus() -> None:
 
 
 def test_a_class_without_a_name_is_called_by_its_number() -> None:
-    evaluation = changed(("classes",), [{"recall": 0.9, "support": 1}, {"recall": 0.4, "support": 1}])
+    evaluation = changed(("classes",), [{"recall": 0.9, "support": 9}, {"recall": 0.4, "support": 9}])
     assert "weakest class '1'" in check_of(judge(LIMITS, evaluation), "min_class_recall").reason
 
 

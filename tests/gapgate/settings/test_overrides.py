@@ -127,7 +127,7 @@ def test_a_path_that_leads_nowhere_is_told_in_one_line(changed, override, messag
 def test_the_layers_of_a_preset_cannot_be_set_and_the_error_says_what_to_do(preset):
     first = [f"train.architecture={preset}"] if preset else []
     message = (
-        f"--set train.architecture.conv.kernel=5: train.architecture={preset or 'small'} names a network whose layers "
+        f"--set train.architecture.conv.kernel=5: train.architecture={preset or 'auto'} names a network whose layers "
         "cannot be set; give a list of layers, as recipes/ do"
     )
     with pytest.raises(SettingsError) as caught:
