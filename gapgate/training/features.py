@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from xxhash import xxh3_64_hexdigest
 
 from gapgate import artifacts
 from gapgate.cpu_quota import available_cpus
@@ -102,32 +103,34 @@ def _batch(splits: Splits, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 class _Store:
-    """Table from content hash to features in an SQLite file; trainings that run at once share it."""
+    """Table from content hash to features, with a checksum, in an SQLite file; trainings that run at once share it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, keys: list[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the features that are known."""
+        """Return the features that are known and whole."""
         if not self._path.exists():
             return {}
+        wanted = set(keys)
         try:
             with closing(sqlite3.connect(self._path, timeout=60)) as db:
-                return {key: np.frombuffer(vector, "<f4") for key, vector in self._select(db, keys)}
-        except (sqlite3.Error, ValueError):
+                return {
+                    key: np.frombuffer(vector, "<f4")
+                    for key, vector, checksum in db.execute("SELECT hash, vector, checksum FROM features")
+                    if key in wanted and xxh3_64_hexdigest(vector) == checksum
+                }
+        except sqlite3.Error:
             return {}
 
     def add(self, features: dict[str, NDArray[np.float32]]) -> None:
         """Keep features, by content hash."""
+        vectors = {key: vector.astype("<f4").tobytes() for key, vector in features.items()}
+        lines = [(key, vector, xxh3_64_hexdigest(vector)) for key, vector in vectors.items()]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=60)) as db, db:
-                db.execute("CREATE TABLE IF NOT EXISTS features (hash TEXT PRIMARY KEY, vector BLOB NOT NULL)")
-                lines = [(key, vector.astype("<f4").tobytes()) for key, vector in features.items()]
-                db.executemany("INSERT OR IGNORE INTO features VALUES (?, ?)", lines)
+                db.execute("CREATE TABLE IF NOT EXISTS features (hash TEXT PRIMARY KEY, vector BLOB, checksum TEXT)")
+                db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", lines)
         except (sqlite3.Error, OSError):
             return  # computed again the next time
-
-    def _select(self, db: sqlite3.Connection, keys: list[str]) -> Iterator[tuple[str, bytes]]:
-        wanted = set(keys)
-        yield from (line for line in db.execute("SELECT hash, vector FROM features") if line[0] in wanted)
