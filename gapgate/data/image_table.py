@@ -29,11 +29,13 @@ CREATE TABLE images (
     width INTEGER, height INTEGER,    -- as stored, in pixels
     sum0 INTEGER, sum1 INTEGER, sum2 INTEGER,             -- of each channel's values in images.npy
     square0 INTEGER, square1 INTEGER, square2 INTEGER,    -- of their squares
+    bond TEXT,                        -- found group or near-duplicates that the image belongs to; null without one
     unit TEXT,                        -- what is split as one: the group, or the content
     split TEXT,
     fold INTEGER,                     -- of a cross-validation, from 0; null without one
     reason TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE near (one INTEGER, other INTEGER);    -- rows of near-duplicates, in both orders
 """
 
 
@@ -81,6 +83,10 @@ class Index:
     def execute(self, statement: str, *values: object) -> int:
         """Run a statement and return the number of rows it changed."""
         return self._db.execute(statement, values).rowcount
+
+    def insert_many(self, statement: str, lines: Iterable[tuple[Any, ...]]) -> None:
+        """Run a statement once for each line of values."""
+        self._db.executemany(statement, lines)
 
     def one(self, query: str, *values: object) -> Any:
         """Return the first column of the first row, or None."""

@@ -24,6 +24,28 @@ STRATIFIED_CLASS_IMAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Leaks:
+    """Images of val and test that do not measure what they should, by the first reason that holds."""
+
+    num_images: int
+    """Number of images in val and test."""
+    label_conflicts: int
+    """Number of them whose pixels occur with another label."""
+    copies: int
+    """Number of them with a copy in another split."""
+    near_duplicates: int
+    """Number of them with a near-duplicate in another split."""
+    groups: int
+    """Number of them of a burst or series that is in another split too."""
+
+    @property
+    def share(self) -> float:
+        """Share of the images of val and test that any of this holds for; 0 without such images."""
+        found = self.label_conflicts + self.copies + self.near_duplicates + self.groups
+        return found / self.num_images if self.num_images else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """Summary of the splitting: the splits that were given, and the images left out."""
 
@@ -35,6 +57,10 @@ class Partition:
     """Number of further copies of an image with the same label in the same split; one copy is kept."""
     across_splits: int
     """Number of images taken out of train because val or test has the same pixels, or out of val because test has."""
+    near_across_splits: int
+    """Number of images taken out of train because val or test has a near-duplicate, or out of val because test has."""
+    leaks: Leaks
+    """Images of val and test that were found in other splits, before anything was taken out."""
     label_conflicts: int
     """Number of images taken out of train because the same pixels occur with another label."""
 
@@ -59,7 +85,9 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     _refuse_straddling_groups(index)
     # The unit is what stays together: the group, or the content, so that copies get the same split. A hash holds only
     # hex digits, so no group's unit, which starts with "group ", equals one. Quarantined images have a split already.
-    index.execute("UPDATE images SET unit = CASE grp WHEN '' THEN hash ELSE 'group ' || grp END WHERE split IS NULL")
+    index.execute(
+        "UPDATE images SET unit = IFNULL(bond, CASE grp WHEN '' THEN hash ELSE 'group ' || grp END) WHERE split IS NULL"
+    )
     index.execute("UPDATE images SET split = given WHERE split IS NULL AND given IN ('val', 'test')")
     # A given split is not refilled: where the source has a test split, only val is drawn, from the rest.
     num_folds = _num_folds(index, settings, "test" in given)
@@ -74,14 +102,16 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     index.execute("UPDATE images SET split = 'train' WHERE split IS NULL")
     # Created after all splits are set; the removals below would otherwise compare every image with every other.
     index.execute("CREATE INDEX by_hash ON images (hash)")
+    leaks = _leaks(index)
     dropped = {
         "within_split": _drop_copies(index),
         "label_conflicts": _drop_conflicts(index),
         "across_splits": _drop_across(index, "train", "'val', 'test'") + _drop_across(index, "val", "'test'"),
+        "near_across_splits": _drop_near(index, "train", "'val', 'test'") + _drop_near(index, "val", "'test'"),
     }
     if num_folds:
         _assign_folds(index, settings.salt, num_folds)
-    return Partition(given_splits=tuple(sorted(given)), num_folds=num_folds, **dropped)
+    return Partition(given_splits=tuple(sorted(given)), num_folds=num_folds, leaks=leaks, **dropped)
 
 
 def _num_folds(index: Index, settings: PreprocessSettings, has_test_split: bool) -> int:
@@ -177,6 +207,50 @@ def _assign_folds(index: Index, salt: str, num_folds: int) -> None:
     index.execute(
         "UPDATE images SET fold = (SELECT fold FROM folds WHERE folds.unit = images.unit) "
         "WHERE split IN ('train', 'val')"
+    )
+
+
+def _leaks(index: Index) -> Leaks:
+    """Count images of val and test with another label or a relative in another split."""
+    index.execute("CREATE INDEX by_bond ON images (bond)")
+    # What is drawn here keeps relatives together, so only splits of the source can be torn.
+    other = "SELECT 1 FROM images AS other WHERE other.split <> images.split AND other.split <> 'quarantined' AND "
+    num, conflicts, copies, near, groups = next(
+        index.lines(
+            f"""
+            SELECT COUNT(*), IFNULL(SUM(conflict), 0), IFNULL(SUM(NOT conflict AND copy), 0),
+                   IFNULL(SUM(NOT conflict AND NOT copy AND near), 0),
+                   IFNULL(SUM(NOT conflict AND NOT copy AND NOT near AND grouped), 0)
+            FROM (
+                SELECT EXISTS (SELECT 1 FROM images AS other WHERE other.hash = images.hash
+                               AND other.label <> images.label) AS conflict,
+                       EXISTS ({other} other.hash = images.hash) AS copy,
+                       EXISTS ({other} other.row IN (SELECT other FROM near WHERE one = images.row)) AS near,
+                       EXISTS ({other} other.bond = images.bond) AS grouped
+                FROM images WHERE split IN ('val', 'test')
+            )
+            """
+        )
+    )
+    return Leaks(num, conflicts, copies, near, groups)
+
+
+def _drop_near(index: Index, split: str, others: str) -> int:
+    """Take images out of `split` that have a near-duplicate in one of the `others`; return their number."""
+    # Copies of an image are not in `near`, so that the first image with the same hash stands for them.
+    return index.execute(
+        f"""
+        UPDATE images SET split = 'duplicate', reason = (
+            SELECT 'nearly the same as ' || other.id || ' in ' || other.split FROM near
+            JOIN images AS other ON other.row = near.other
+            WHERE near.one = images.row AND other.split IN ({others}) ORDER BY other.row LIMIT 1
+        )
+        WHERE split = ? AND EXISTS (
+            SELECT 1 FROM near JOIN images AS other ON other.row = near.other
+            WHERE near.one = images.row AND other.split IN ({others})
+        )
+        """,
+        split,
     )
 
 

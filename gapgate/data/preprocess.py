@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from PIL import Image
 
 from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
+from gapgate.data.bonds import Bonds, bind
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
 from gapgate.data.image_table import Index
@@ -36,8 +37,12 @@ MARGIN_PX = 32
 """Border that EfficientNet's training images lost: of an image resized to size + 32 px the central size px are kept."""
 LISTED_IMAGES = 1000
 """Largest number of left-out images that `splits.json` names; `index.parquet` has all of them."""
+SHEET_GROUPS = 6
+"""Number of groups on the contact sheet, the largest."""
 SHEET_IMAGES = 10
 """Number of images of each class on the contact sheet."""
+
+_GROUPS = "SELECT bond, COUNT(*) AS n FROM images WHERE bond IS NOT NULL GROUP BY bond HAVING n > 1"
 
 _INDEX_SCHEMA = pa.schema(
     [
@@ -85,9 +90,10 @@ def preprocess(
             transform, network = _resolve(settings, source.reader, locators, num_images)
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
             _refuse_rejects(index, settings.max_rejects)
+            bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)
             how = partition(index, settings)
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
-            _write(out_dir, index, source, transform, network, how, class_counts)
+            _write(out_dir, index, source, transform, network, how, bonds, class_counts)
     return Splits.open(out_dir)
 
 
@@ -236,6 +242,7 @@ def _write(
     transform: Transform,
     network: str,
     how: Partition,
+    bonds: Bonds,
     class_counts: dict[str, list[int]],
 ) -> None:
     """Write all files except `images.npy`."""
@@ -266,9 +273,12 @@ def _write(
         "duplicates": {
             "within_split": how.within_split,
             "across_splits": how.across_splits,
+            "near_across_splits": how.near_across_splits,
             "label_conflicts": how.label_conflicts,
             "images": _listed(index, "duplicate"),
         },
+        "groups": asdict(bonds) | {"num_groups": index.one(f"SELECT COUNT(*) FROM ({_GROUPS})")},
+        "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
     }
     write_json(out_dir / "splits.json", info)
@@ -300,7 +310,8 @@ def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, q
 
 def _write_index(path: Path, index: Index) -> None:
     query = (
-        "SELECT row, id, label, split, grp, IFNULL(hash, ''), IFNULL(width, 0), IFNULL(height, 0), reason "
+        "SELECT row, id, label, split, CASE WHEN bond LIKE 'group %' THEN substr(bond, 7) ELSE IFNULL(bond, grp) END, "
+        "IFNULL(hash, ''), IFNULL(width, 0), IFNULL(height, 0), reason "
         "FROM images ORDER BY row"
     )
     with pq.ParquetWriter(path, _INDEX_SCHEMA, compression="zstd") as writer:
@@ -338,4 +349,9 @@ def _write_sheet(out_dir: Path, index: Index, class_names: tuple[str, ...], clas
         rows = [row for (row,) in index.lines(query, label, SHEET_IMAGES)]
         counts: dict[str, int] = {split: class_counts[split][label] for split in SPLIT_NAMES}
         samples.append(ClassSample(name, counts, [images[row] for row in rows]))
+    for bond, count in list(index.lines(f"{_GROUPS} ORDER BY n DESC, bond LIMIT ?", SHEET_GROUPS)):
+        query = "SELECT row, id, split FROM images WHERE bond = ? ORDER BY row LIMIT ?"
+        members = list(index.lines(query, bond, SHEET_IMAGES))
+        title = f"group: {members[0][1].rpartition('/')[2]} …"
+        samples.append(ClassSample(title, {members[0][2]: count}, [images[row] for row, _, _ in members]))
     contact_sheet(samples).save(out_dir / "contact_sheet.png", compress_level=1)

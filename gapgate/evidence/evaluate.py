@@ -21,7 +21,7 @@ from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
-from gapgate.evidence import calibration, gap, metrics, mistakes
+from gapgate.evidence import calibration, gap, metrics, mistakes, suspects
 from gapgate.evidence.folds import FoldAnswers
 from gapgate.evidence.learning_curve import parting
 from gapgate.evidence.predictions import Predictions, predict_all, write_predictions
@@ -69,6 +69,7 @@ def evaluate(
     evaluation, found = assess(settings, splits, model, tracker)
     write_json(out_dir / "evaluation.json", evaluation)
     write_predictions(out_dir / "predictions.parquet", found, splits)
+    suspects.write_csv(out_dir / "suspects.csv", evaluation["suspects"]["images"], splits.class_names)
     draw(settings, evaluation, found["test"], splits, model, out_dir / "figures")
     _tell(tracker, evaluation)
     return evaluation
@@ -105,6 +106,9 @@ def assess(
         "learning_curve": curve,
         "parting": parts and asdict(parts),
         "looked_at": mistakes.find(layers, splits, found["train"], found["test"]),
+        # Of folds, test is every image; val was answered by a model that stopped by it.
+        "suspects": suspects.find([found["test"]] if splits.num_folds else [found["val"], found["test"]], splits),
+        "leaks": splits.info.get("leaks"),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model.folder)},
         "facts": _facts(splits, model.folder),
         "settings": settings.model_dump(mode="json"),
@@ -233,6 +237,16 @@ def draw(
         test.predicted[worst],
         test.confidence[worst],
         splits.class_names,
+    )
+    doubted = evaluation["suspects"]["images"][: suspects.SHOWN_IMAGES]
+    figures.worst_errors(
+        folder,
+        splits.images[[one["row"] for one in doubted]] if doubted else splits.images[:0],
+        np.array([one["label"] for one in doubted], np.int32),
+        np.array([one["suggested"] for one in doubted], np.int32),
+        np.array([one["confidence"] for one in doubted], np.float32),
+        splits.class_names,
+        name="suspects",
     )
     fill = read_json(model.folder / "transform.json", {}).get("fill", 0)
     drawn = mistakes.draw(evaluation["looked_at"], model.classifier, splits, fill)

@@ -34,6 +34,7 @@ def judge(settings: GateSettings, evaluation: Mapping[str, Any]) -> Certificate:
         "min_class_recall": (settings.min_class_recall, _judge_class_recall),
         "max_ece": (settings.max_ece, _judge_calibration),
         "max_parity": (settings.max_parity, _judge_parity),
+        "max_leaked_share": (settings.max_leaked_share, _judge_leaks),
     }
     # Every check runs, also after a failure, so that the user sees all that is wrong at once.
     checks = [_guarded(name, limit, check, evaluation) for name, (limit, check) in judges.items()]
@@ -115,6 +116,19 @@ def _judge_parity(limit: float, evaluation: Any) -> Check:
     difference = _figure(evaluation, "parity", "max_abs_difference", least=0)
     said = f"largest difference {difference:.1e} between the ONNX and the PyTorch logits"
     return _judge_point("max_parity", said, difference, limit, f"{limit:g}", upper=True)
+
+
+def _judge_leaks(limit: float, evaluation: Any) -> Check:
+    share = _figure(evaluation, "leaks", "share", least=0, most=1)
+    kinds = {"copies": "copies", "near_duplicates": "near-duplicates", "groups": "bursts or series"}
+    counts = {words: int(_figure(evaluation, "leaks", key, least=0)) for key, words in kinds.items()}
+    conflicts = int(_figure(evaluation, "leaks", "label_conflicts", least=0))
+    said = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
+    reason = (
+        f"of val and test {_percent(share)} % are in another split too ({said or 'none'}) "
+        f"or have two labels ({conflicts:,})"
+    )
+    return _judge_point("max_leaked_share", reason, share, limit, f"{_percent(limit)} %", upper=True)
 
 
 def _judge_interval(

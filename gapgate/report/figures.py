@@ -122,8 +122,9 @@ def worst_errors(
     predicted: NDArray[np.int32],
     confidence: NDArray[np.float32],
     class_names: Sequence[str],
+    name: str = "worst_errors",
 ) -> None:
-    """Draw images with wrong answers, (n, H, W, C), most confident first, in rows of 8; nothing without mistakes."""
+    """Draw images with wrong answers or labels, (n, H, W, C), in the given order, in rows of 8; nothing without any."""
     if len(images) == 0:
         return
     tiles = in_rows(list(images), 8, 1.5)
@@ -135,7 +136,7 @@ def worst_errors(
             axes.text(tile.left, tile.top + 1.04, f"{said} {share:.0%}", va="top", fontsize=7, color=theme.orange)
             axes.text(tile.left, tile.top + 1.21, f"is {true}", va="top", fontsize=7, color=theme.ink)
 
-    save(folder, "worst_errors", mosaic_size(tiles, 1.0, below=0.38), paint)
+    save(folder, name, mosaic_size(tiles, 1.0, below=0.38), paint)
 
 
 def filters(folder: Path, weights: NDArray[np.float32]) -> None:

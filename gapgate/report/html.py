@@ -21,6 +21,7 @@ FIGURES = (
     "confusion",
     "reliability",
     "worst_errors",
+    "suspects",
     "looked_at",
     "filters",
     "feature_maps",

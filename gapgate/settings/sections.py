@@ -75,6 +75,10 @@ class PreprocessSettings(Section):
     """An image with more pixels is rejected before it is decoded."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that decode; 0: one for each processor this process may use."""
+    groups: Annotated[str, Field(min_length=1)] = "auto"
+    """Images that stay in one split beside the groups of the source. Auto: bursts of one camera by EXIF time, frames
+    and numbered series by file name, and near-duplicates; none: no others; else a regular expression, whose first group
+    (or whole match) in an image's id names its group, with near-duplicates."""
 
     @model_validator(mode="after")
     def _train_is_left(self) -> PreprocessSettings:
@@ -196,6 +200,9 @@ class GateSettings(Section):
     """Largest expected calibration error on test."""
     max_parity: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference of a logit between ONNX Runtime and PyTorch."""
+    max_leaked_share: Fraction = 0.05
+    """Largest share of the val and test images that have a copy in another given split, or whose pixels occur with
+    another label."""
 
 
 class RegistrySettings(Section):

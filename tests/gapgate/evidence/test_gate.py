@@ -34,6 +34,14 @@ def evaluation_of(train: float, num_train: int, test: float, num_test: int) -> d
         "classes": [{"name": "cat", "recall": 0.9, "support": 40}, {"name": "dog", "recall": 0.8, "support": 50}],
         "calibration": {"ece": 0.02},
         "parity": {"max_abs_difference": 2e-6, "num_images": 256},
+        "leaks": {
+            "share": 0.01,
+            "label_conflicts": 1,
+            "copies": 0,
+            "near_duplicates": 2,
+            "groups": 0,
+            "num_images": 300,
+        },
         "loss": {"test": 0.3},
     }
 
@@ -77,7 +85,7 @@ JUDGED = [
     ("parity", "max_abs_difference"),
     ("parity", "num_images"),
 ]
-SECTIONS = [("accuracy",), ("accuracy", "test"), ("gap",), ("classes",), ("calibration",), ("parity",)]
+SECTIONS = [("accuracy",), ("accuracy", "test"), ("gap",), ("classes",), ("calibration",), ("parity",), ("leaks",)]
 
 
 def test_the_fashion_mnist_tutorial_cnn_fails_on_its_gap() -> None:
@@ -244,7 +252,11 @@ def test_without_a_class_that_can_be_judged_the_check_fails() -> None:
 
 @pytest.mark.parametrize(
     ("path", "value", "name"),
-    [(("calibration", "ece"), 0.11, "max_ece"), (("parity", "max_abs_difference"), 2e-4, "max_parity")],
+    [
+        (("calibration", "ece"), 0.11, "max_ece"),
+        (("parity", "max_abs_difference"), 2e-4, "max_parity"),
+        (("leaks", "share"), 0.06, "max_leaked_share"),
+    ],
 )
 def test_a_figure_beyond_its_limit_fails(path: tuple[str, ...], value: float, name: str) -> None:
     certificate = judge(LIMITS, changed(path, value))

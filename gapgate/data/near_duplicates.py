@@ -1,0 +1,119 @@
+"""Search for images that are nearly the same: resized, re-compressed, brightened, shifted or lightly drawn over.
+
+A perceptual hash has too few bits for that: on CIFAR-10 a threshold which finds 240 of 249 hand-judged pairs flags most
+other images too (bench/RESULTS.md). So candidates are the nearest of a small gray picture, compared exactly as real
+numbers, and their details then decide: two pictures of one kind agree in the rough, but only copies in the fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+THUMBNAIL_PX = 32
+"""Side of the gray pictures that are compared."""
+MIN_DETAIL = {3: 0.8, 1: 0.98}
+"""Least correlation of the details of near-duplicates, by the number of channels. Gray sets are digits, clothes or
+X-rays: all taken alike and without background, so that different ones correlate up to 0.97 (bench/RESULTS.md)."""
+MIN_ROUGH = 0.9
+"""Least correlation of the rough pictures of near-duplicates."""
+MAX_SHIFT_PX = 2
+"""Largest shift between near-duplicates, in pixels of the thumbnail."""
+NUM_CANDIDATES = 4
+"""Nearest rough pictures of each image whose details are compared."""
+_ROUGH_PX = 8
+_DETAIL_SIGMA_PX = 1.5
+"""Details are what a Gaussian blur of this width takes away."""
+_CHUNK_ROWS = 2048
+_BLOCK_VALUES = 2**24
+"""Number of correlations in memory at a time: 64 MB."""
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow's mode L, from ITU-R BT.601
+
+
+def near_pairs(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find near-duplicates among `images[rows]`, (N, H, W, C) uint8.
+
+    Time grows with the square of their number, at one product of matrices for each block. An image without details,
+    such as a blank page, has no near-duplicates here; copies of it have the same content hash.
+
+    Returns:
+        Pairs of rows, (n, 2), the lower one first, in ascending order where `rows` are.
+    """
+    rough = np.concatenate([_rough(_thumbnails(images, part)) for part in _chunks(rows)])
+    found = list(_candidates(rough))
+    if not found:
+        return np.empty((0, 2), np.int64)
+    pairs = rows[np.unique(np.sort(np.concatenate(found), axis=1), axis=0)]
+    least = MIN_DETAIL[images.shape[3]]
+    kept = [
+        part[detail_correlation(_details(images, part[:, 0]), _details(images, part[:, 1])) >= least]
+        for part in _chunks(pairs)
+    ]
+    return np.concatenate(kept)
+
+
+def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the largest correlation of each pair of pictures, (n, h, w) each, over the shifts: (n,)."""
+    size, reach = one.shape[1], MAX_SHIFT_PX
+    centre = slice(reach, size - reach)
+    fixed = _unit(one[:, centre, centre].reshape(len(one), -1))
+    best = np.full(len(one), -1, np.float32)
+    for down in range(2 * reach + 1):
+        for right in range(2 * reach + 1):
+            moved = other[:, down : down + size - 2 * reach, right : right + size - 2 * reach]
+            best = np.maximum(best, np.einsum("ij,ij->i", fixed, _unit(moved.reshape(len(other), -1))))
+    return best
+
+
+def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Shrink images to gray pictures, (N, THUMBNAIL_PX, THUMBNAIL_PX)."""
+    small = np.empty((len(rows), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)
+    for place, row in enumerate(rows):
+        pixels = images[row]
+        gray = pixels[:, :, 0].astype(np.float32) if pixels.shape[2] == 1 else pixels @ _GRAY
+        shrunk = Image.fromarray(gray).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+        small[place] = np.asarray(shrunk)
+    return small
+
+
+def _details(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    small = _thumbnails(images, rows)
+    details: NDArray[np.float32] = small - gaussian_filter(small, (0, _DETAIL_SIGMA_PX, _DETAIL_SIGMA_PX))
+    return details
+
+
+def _chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS)]
+
+
+def _rough(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shrink further, take off the mean and scale to length 1: (N, _ROUGH_PX²)."""
+    factor = THUMBNAIL_PX // _ROUGH_PX
+    return _unit(small.reshape(len(small), _ROUGH_PX, factor, _ROUGH_PX, factor).mean((2, 4)).reshape(len(small), -1))
+
+
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = values - values.mean(1, keepdims=True)
+    # The least length is that of one gray level in each pixel: below it there is only noise, whose correlation means
+    # nothing.
+    length = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.sqrt(values.shape[1], dtype=np.float32))
+    scaled: NDArray[np.float32] = centred / length
+    return scaled
+
+
+def _candidates(rough: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of places, (n, 2), of each image with its nearest ones above `MIN_ROUGH`."""
+    step = max(1, _BLOCK_VALUES // len(rough))
+    for start in range(0, len(rough), step):
+        block = rough[start : start + step] @ rough.T
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = -1  # an image with itself
+        near = block > MIN_ROUGH
+        for row in np.flatnonzero(near.any(1)):
+            found = np.flatnonzero(near[row])
+            if len(found) > NUM_CANDIDATES:
+                found = found[np.argpartition(-block[row, found], NUM_CANDIDATES)[:NUM_CANDIDATES]]
+            yield np.stack([np.full(len(found), start + row), found], axis=1)

@@ -1,0 +1,44 @@
+"""Labels in doubt: swapped ones are found, and their order and names."""
+
+import csv
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+
+from gapgate.evidence import suspects
+
+
+def test_swapped_labels_come_first():
+    pixels, labels = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    swapped = rng.choice(len(labels), len(labels) // 20, replace=False)
+    given = labels.copy()
+    given[swapped] = (given[swapped] + rng.integers(1, 10, len(swapped))) % 10
+    model = LogisticRegression(max_iter=200)
+    found = suspects.rank(given, cross_val_predict(model, pixels / 16, given, cv=3, method="predict_proba"))
+    first = found.order[: len(labels) // 10]
+    assert np.isin(swapped, first).mean() >= 0.9
+    right = found.suggested == labels[found.order]
+    assert right[np.isin(found.order, swapped)].mean() >= 0.9
+
+
+def test_another_class_above_its_own_mean_makes_a_suspect():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    found = suspects.rank(labels, probabilities)
+    assert found.order.tolist() == [1, 3, 2, 0]
+    assert found.is_suspect.tolist() == [True, False, False, False]
+    assert found.suggested[0] == 1
+    assert found.confidence[0] == 0.8
+    assert found.self_confidence[0] == 0.2
+
+
+def test_the_table_names_image_and_classes(tmp_path):
+    found = suspects.rank(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]))
+    listed = suspects.rows_of(found, np.array([5, 7, 6]), [f"image {n}" for n in range(8)], np.array([0, 0, 1]))
+    suspects.write_csv(tmp_path / "suspects.csv", listed, ["cat", "dog"])
+    with (tmp_path / "suspects.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert lines == [{"rank": "1", "id": "image 7", "label": "cat", "suggested": "dog", "self_confidence": "0.2"}]
