@@ -24,7 +24,7 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path
     return Facts(
         summary=f"test accuracy {figures['test_accuracy']:.1%}, gap {figures['gap_points']:.1f} points "
         f"({figures['gap_low']:.1f} to {figures['gap_high']:.1f})",
-        files={"predictions.parquet": "evaluation"}
+        files={"predictions.parquet": "evaluation", "suspects.csv": "evaluation"}
         | {f"figures/{path.name}": "figures" for path in sorted((folder / "figures").glob("*.png"))},
     )
 

@@ -5,6 +5,7 @@ labels.npy        (N,) int32, index into `class_names`
 train.npy, val.npy, test.npy    ascending row numbers, int64; test is empty where there are folds
 folds.npy         (N,) int8, the fold of each image of train and val, −1 for the others; only for a cross-validation
 index.parquet     a line for each row: row, id, label, split, group, content_hash, width, height, reason;
+                  group is the source's, or one that was found;
                   split is train, val, test, duplicate or quarantined (with an empty hash and the size 0)
 splits.json       class names, counts, mean and std of the training pixels, images left out and the reasons
 transform.json    settings of the transform from an image file to a row of `images.npy` (`gapgate.data.transform`)

@@ -14,7 +14,7 @@ from gapgate.errors import DataError
 from gapgate.settings.sections import PreprocessSettings
 
 
-def split_index(path, images, **options):
+def split_index(path, images, near=(), bonds=None, **options):
     """Splits of `images`, tuples (label, hash, given split, group), without decoding anything."""
     path.unlink(missing_ok=True)
     index = Index(path)
@@ -295,3 +295,43 @@ def test_a_partition_is_frozen(tmp_path):
     _, how = split_index(tmp_path / "i", [(0, "a" * 32, "", "")])
     with pytest.raises(AttributeError):
         how.within_split = 1
+
+
+def test_a_near_duplicate_across_given_splits_leaves_training_and_is_counted(tmp_path):
+    images = [(0, f"{n:032x}", split, "") for n, split in enumerate(["train", "train", "val", "test", "test"])]
+    result, how = split_index(tmp_path / "i", images, near=[(0, 3), (2, 4)])
+    assert [(split, reason) for *_, split, reason in result] == [
+        ("duplicate", "nearly the same as 00003 in test"),
+        ("train", ""),
+        ("duplicate", "nearly the same as 00004 in test"),
+        ("test", ""),
+        ("test", ""),
+    ]
+    assert how.near_across_splits == 2
+    # Both of test, and the one of val.
+    assert (how.leaks.num_images, how.leaks.near_duplicates, how.leaks.share) == (3, 3, 1.0)
+
+
+def test_label_conflicts_inside_test_are_counted(tmp_path):
+    images = [
+        (0, "a" * 32, "test", ""),
+        (1, "a" * 32, "test", ""),
+        (0, "b" * 32, "test", ""),
+        (1, "c" * 32, "train", ""),
+    ]
+    _, how = split_index(tmp_path / "i", images)
+    assert (how.leaks.label_conflicts, how.leaks.copies) == (2, 0)
+
+
+def test_images_of_one_bond_are_in_one_split(tmp_path):
+    images = [(n % 2, f"{n:032x}", "", "") for n in range(200)]
+    result, how = split_index(tmp_path / "i", images, bonds={n: f"series {n // 10}" for n in range(200)})
+    for start in range(0, 200, 10):
+        assert len({split for *_, split, _ in result[start : start + 10]}) == 1
+    assert how.leaks.share == 0
+
+
+def test_a_bond_torn_by_given_splits_is_counted(tmp_path):
+    images = [(0, f"{n:032x}", "test" if n == 0 else "train", "") for n in range(4)]
+    _, how = split_index(tmp_path / "i", images, bonds={0: "shots x", 1: "shots x"})
+    assert how.leaks.groups == 1

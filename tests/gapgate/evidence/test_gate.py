@@ -105,6 +105,7 @@ def test_fashion_mnist_with_flips_and_shifts_and_digits_pass(figures: tuple[floa
         "min_class_recall",
         "max_ece",
         "max_parity",
+        "max_leaked_share",
     ]
 
 
@@ -357,6 +358,7 @@ def test_the_reasons_are_sentences_with_the_figures_and_a_true_minus() -> None:
         "recall 80.0 % of the weakest class 'dog' keeps the limit 50.0 %",
         "expected calibration error 0.020 keeps the limit 0.1",
         "largest difference 2.0e-06 between the ONNX and the PyTorch logits keeps the limit 0.0001",
+        "of val and test 1.0 % are in another split too (2 near-duplicates) or have two labels (1) keeps the limit 5.0 %",
     ]
     assert all(check.images_to_decide is None for check in judge(LIMITS, evaluation).checks)
 
@@ -377,7 +379,7 @@ def test_a_check_is_frozen_and_holds_no_nan() -> None:
 
 
 def test_an_empty_evaluation_fails_every_check() -> None:
-    assert [check.verdict for check in judge(LIMITS, {}).checks] == ["fail"] * 5
+    assert [check.verdict for check in judge(LIMITS, {}).checks] == ["fail"] * 6
 
 
 def test_an_interval_that_does_not_hold_its_value_fails() -> None:
