@@ -50,8 +50,9 @@ def bind(index: Index, reader: Reader, images_file: Path, rule: str) -> Bonds:
         *((row, f"series {key}") for row, key in series.items()),
         *((row, f"shots {key}") for row, key in bursts.items()),
     ]
-    hashes = dict(index.lines("SELECT row, hash FROM images WHERE split IS NULL"))
-    bonds = groups.merged(members, pairs or [], hashes.__getitem__)
+    bonds = groups.merged(
+        members, pairs or [], lambda row: str(index.one("SELECT hash FROM images WHERE row = ?", row))
+    )
     index.insert_many("UPDATE images SET bond = ? WHERE row = ?", ((key, row) for row, key in bonds.items()))
     return Bonds(len(series), len(bursts), None if pairs is None else len(pairs))
 

@@ -21,8 +21,9 @@ MIN_DETAIL = {3: 0.8, 1: 0.98}
 X-rays: all taken alike and without background, so that different ones correlate up to 0.97 (bench/RESULTS.md)."""
 MIN_ROUGH = 0.9
 """Least correlation of the rough pictures of near-duplicates."""
-MAX_SHIFT_PX = 2
-"""Largest shift between near-duplicates, in pixels of the thumbnail."""
+MAX_SHIFT_PX = {3: 2, 1: 0}
+"""Largest shift between near-duplicates, in pixels of the thumbnail, by the number of channels. Gray sets have many
+alike images, and 25 shifts of each candidate would take minutes."""
 NUM_CANDIDATES = 4
 """Nearest rough pictures of each image whose details are compared."""
 _ROUGH_PX = 8
@@ -48,17 +49,21 @@ def near_pairs(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np
     if not found:
         return np.empty((0, 2), np.int64)
     pairs = rows[np.unique(np.sort(np.concatenate(found), axis=1), axis=0)]
-    least = MIN_DETAIL[images.shape[3]]
+    channels = images.shape[3]
     kept = [
-        part[detail_correlation(_details(images, part[:, 0]), _details(images, part[:, 1])) >= least]
+        part[
+            detail_correlation(_details(images, part[:, 0]), _details(images, part[:, 1]), MAX_SHIFT_PX[channels])
+            >= MIN_DETAIL[channels]
+        ]
         for part in _chunks(pairs)
     ]
     return np.concatenate(kept)
 
 
-def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute the largest correlation of each pair of pictures, (n, h, w) each, over the shifts: (n,)."""
-    size, reach = one.shape[1], MAX_SHIFT_PX
+def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """Compute the largest correlation of each pair of pictures, (n, h, w) each, over the shifts up to
+    `reach` pixels: (n,)."""
+    size = one.shape[1]
     centre = slice(reach, size - reach)
     fixed = _unit(one[:, centre, centre].reshape(len(one), -1))
     best = np.full(len(one), -1, np.float32)

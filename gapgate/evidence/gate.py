@@ -125,7 +125,7 @@ def _judge_leaks(limit: float, evaluation: Any) -> Check:
     conflicts = int(_figure(evaluation, "leaks", "label_conflicts", least=0))
     said = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
     reason = (
-        f"of val and test {_percent(share)} % are in another split too ({said or 'none'}) "
+        f"{_percent(share)} % of val and test are in another split ({said or 'none'}) "
         f"or have two labels ({conflicts:,})"
     )
     return _judge_point("max_leaked_share", reason, share, limit, f"{_percent(limit)} %", upper=True)
