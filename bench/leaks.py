@@ -6,11 +6,11 @@
     python -m bench.leaks labels DATA
 
 `near`: time and memory of `near_pairs` on random textures. `plain`: images of MNIST's and Fashion-MNIST's test splits
-and of folders of photos that are in a pair, where hardly any should be. `cifar`: hand-judged near-duplicates of CIFAR-10
-test images in train (ciFAIR, Barz and Denzler 2020) that are found, and other test images flagged; the file holds
-`train` and `test`, (n, 32, 32, 3) uint8 in the order of the original batches. `labels`: MNIST's test labels that people
-did not confirm, and 5 % swapped labels of Fashion-MNIST, by out-of-fold probabilities of a support vector machine on the
-60 first principal components of the pixels, made probabilities by a logistic regression.
+and of folders of photos that are in a pair, where hardly any should be. `cifar`: hand-judged near-duplicates of
+CIFAR-10 test images in train (ciFAIR, Barz and Denzler 2020) that are found, and other test images flagged; the file
+holds `train` and `test`, (n, 32, 32, 3) uint8 in the order of the original batches. `labels`: MNIST's test labels
+that people did not confirm, and 5 % swapped labels of Fashion-MNIST, by out-of-fold probabilities of a support vector
+machine on the 60 first principal components of the pixels, made probabilities by a logistic regression.
 """
 
 from __future__ import annotations

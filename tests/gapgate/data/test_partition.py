@@ -20,6 +20,9 @@ def split_index(path, images, near=(), bonds=None, **options):
     index = Index(path)
     index.fill(Record(f"{n:05d}", label, split, group, "") for n, (label, _, split, group) in enumerate(images))
     index.store(decoding.Decoded(n, content, 8, 8, (1,), (1,), "") for n, (_, content, _, _) in enumerate(images))
+    for row, key in (bonds or {}).items():
+        index.execute("UPDATE images SET bond = ? WHERE row = ?", key, row)
+    index.insert_many("INSERT INTO near VALUES (?, ?)", [*near, *((other, one) for one, other in near)])
     how = partition(index, PreprocessSettings(**{"evidence": "holdout", "stratify": False} | options))
     result = list(index.lines("SELECT id, label, hash, grp, split, reason FROM images ORDER BY row"))
     index.close()
