@@ -92,7 +92,7 @@ def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[n
 
 
 def _without_bars(gray: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut off the rows and columns of one gray level at the edges: with them, all padded photos looked alike (522 of 600
+    """Cut off the rows and columns of one gray level at the edges: with them, padded photos looked alike (522 of 600
     of a folder were in a pair)."""
     rows, columns = (np.flatnonzero(np.ptp(gray, axis=axis) > 2) for axis in (1, 0))
     return gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) and len(columns) else gray
