@@ -310,12 +310,15 @@ def _provenance(artifact: Path) -> dict[str, Any] | None:
 
 def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
     """Facts about the data and the model for the report."""
-    architecture = read_json(model_dir / "architecture.json", {})
+    architecture, recipe = (read_json(model_dir / f"{name}.json", {}) for name in ("architecture", "recipe"))
     return {
         "image_shape": list(splits.image_shape),
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},
         "num_parameters": architecture.get("num_parameters"),
+        "architecture": recipe.get("name"),
+        "backbone": (architecture.get("backbone") or {}).get("name"),
+        "tried": recipe.get("why"),
         "dataset": read_json(splits.path / "dataset.json", {}),
         "environment": read_json(model_dir / "environment.json", {}),
     }
