@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.options import Overrides, Params, Source, settings_of, with_source
+from cli.options import Overrides, Params, Source, name_settings, settings_of, with_source
 from gapgate.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def sweep(
 
     grid = plan(load, over or [], seeds)
     console = Console(file=sys.stdout)
+    name_settings(console, params)
     try:
         with live(console, grid) as (watch, ended):
             sweep_runs.run(grid, report, watch, ended)

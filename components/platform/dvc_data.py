@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Any
 import yaml
 
 from components.platform import dvc_faults
-from gapgate.data.sources import BUILTINS, is_hidden, open_source, write_builtin
+from gapgate.data.sources import BUILTINS, is_hidden, open_source, table_files, write_builtin
 from gapgate.errors import DataError
 from gapgate.files import whole_folder
+from gapgate.settings.sections import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +90,39 @@ def status(root: Path, path: str = "data") -> Status:
     return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
 
 
-def stage(source: str, target: Path, *, link: bool) -> None:
+def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()) -> list[dict[str, str]]:  # noqa: B008
     """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
     table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk
     allows it; the digests of an artifact tell when a file was changed through its other name.
+
+    Names that are not UTF-8 are written as such. Links to nowhere, loops and what is no file are left out.
+
+    Returns:
+        Name and reason of each entry that is left out.
 
     Raises:
         DataError: there is no such source, or it is empty.
     """
     if source in BUILTINS and not Path(source).exists():
         write_builtin(source, target)
-        return
-    origin = Path(source)
-    if not origin.exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
-    for file, name in _files_of(origin):
+        return []
+    left_out: list[dict[str, str]] = []
+    for file, name in _files_of(_origin(source), reading, left_out):
         _bring(file, target / name, link)
     if not any(target.iterdir()):
         raise DataError(f"{source} holds no files; give it one folder of images for each class")
+    return left_out
 
 
-def add(source: str, root: Path, path: str = "data") -> Pin:
-    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable.
+def add(
+    source: str,
+    root: Path,
+    path: str = "data",
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    tell: Callable[[list[dict[str, str]]], None] = lambda left_out: None,
+) -> Pin:
+    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable. `tell`
+    is called with what `stage` left out.
 
     Raises:
         DataError: the source is unusable, or the folder is no DVC repository.
@@ -120,7 +133,7 @@ def add(source: str, root: Path, path: str = "data") -> Pin:
         repo = Repo(str(root))
     with repo:
         with whole_folder(root / path) as fresh:
-            stage(source, fresh, link=False)
+            tell(stage(source, fresh, link=False, reading=reading))
         with _dvc_errors(root):
             repo.add(str(root / path))
     _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
@@ -149,17 +162,15 @@ def restore(root: Path, path: str = "data") -> Pin:
     return pin
 
 
-def hash_of_source(source: str) -> str:
+def hash_of_source(source: str, reading: Reading = Reading()) -> str:  # noqa: B008 (frozen)
     """The hash that the files of a folder or single file have when they are staged; each is read, and none copied.
 
     Raises:
         DataError: there is no such source.
     """
-    origin = Path(source)
-    if not origin.exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    origin = _origin(source)
     with tempfile.TemporaryDirectory() as scratch:
-        for file, name in _files_of(origin):
+        for file, name in _files_of(origin, reading, []):
             place = Path(scratch, name)
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.is_symlink():  # a table may name a file twice
@@ -238,33 +249,94 @@ def _note_source(file: Path, source: str) -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of a source with its path in the data set; hidden files are left out.
+def _origin(source: str) -> Path:
+    """The path of a source.
+
+    Raises:
+        DataError: there is none, or it is no folder or file.
+    """
+    origin = Path(source)
+    if not origin.exists():
+        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    if not origin.is_dir() and not origin.is_file():
+        raise DataError(f"{source} is a pipe or a device; name a folder or a file")
+    return origin
+
+
+def _files_of(origin: Path, reading: Reading, left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
+    """Each file of a source with its path in the data set, without hidden files; name and reason of what is no file
+    are added to `left_out`.
 
     Raises:
         DataError: a file name has a line break, which the file list of the artifact could not hold.
     """
     if origin.is_file():
-        yield from ((origin.parent / name, name) for name in _names_with(origin))
+        yield from ((origin.parent / name, name) for name in _names_with(origin, reading))
         return
-    for folder, subfolders, names in os.walk(origin, followlinks=True):
-        # In place, as os.walk asks: it then skips hidden folders and goes through the rest in a fixed order.
-        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
-        for name in sorted(name for name in names if not is_hidden(name)):
-            if "\n" in name:
-                raise DataError(f"{folder}/{name!r}: a file name with a line break; rename it")
-            file = Path(folder, name)
-            yield file, str(file.relative_to(origin))
+    # Folders that are being walked: one that is met again below itself is a loop of links.
+    above = {_identity(origin): ""}
+    yield from _walk(origin, "", above, left_out)
 
 
-def _names_with(file: Path) -> Iterator[str]:
+def _walk(folder: Path, name: str, above: dict[Any, str], left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
+    """`_files_of` below a folder that is called `name` in the data set: its files by name, then its folders."""
+    entries = sorted((entry for entry in folder.iterdir() if not is_hidden(entry.name)), key=lambda entry: entry.name)
+    for entry in sorted(entries, key=Path.is_dir):
+        within = f"{name}/{_utf8(entry.name)}" if name else _utf8(entry.name)
+        if "\n" in entry.name or "\r" in entry.name:
+            raise DataError(f"{folder}/{entry.name!r}: a file name with a line break; rename it")
+        if (utf8 := _utf8(entry.name)) != entry.name and (folder / utf8).exists():
+            raise DataError(
+                f"{folder}: two entries are called {utf8}, one of them in bytes that are not UTF-8; rename it"
+            )
+        if fault := _fault(entry):
+            left_out.append({"name": within, "reason": fault})
+        elif not entry.is_dir():
+            yield entry, within
+        elif (identity := _identity(entry)) in above:
+            reason = f"a link to {above[identity] or 'the data set'}, in which it lies; remove it"
+            left_out.append({"name": within, "reason": reason})
+        else:
+            yield from _walk(entry, within, {**above, identity: within}, left_out)
+
+
+def _fault(entry: Path) -> str:
+    """Reason why an entry of a folder is neither a file nor a folder; empty if it is one."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:
+        return "a link to nothing; remove it" if entry.is_symlink() else f"cannot be read: {error.strerror}"
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a pipe or a device; remove it"
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _utf8(name: str) -> str:
+    """A file's name in UTF-8. Bytes that are none come from old archives, most of them of Windows; Python holds them as
+    surrogates, which neither a table nor JSON can."""
+    raw = os.fsencode(name)
+    for encoding in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            return raw.decode(encoding)
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _names_with(file: Path, reading: Reading) -> Iterator[str]:
     """Names of a single source file and the files that it needs: a table's images, an archive's class names."""
     yield file.name
     if file.suffix.lower() == ".npz":
         yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield from (record.locator for record in open_source(file, Path(scratch)).records())
+    elif file.suffix.lower() != ".zip" and not _holds_images(file, reading):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield from (record.locator for record in open_source(file, Path(scratch), reading).records())
+
+
+def _holds_images(file: Path, reading: Reading) -> bool:
+    """True for a table with the images in it."""
+    return file.suffix.lower() in table_files.SUFFIXES and bool(table_files.read_table(file, reading).images)
 
 
 def _bring(file: Path, place: Path, link: bool) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapgate.data.sources import archives
 from gapgate.data.sources.arrays import Block, Part, array_source
 from gapgate.data.sources.base import Source
 from gapgate.errors import DataError
@@ -50,6 +51,7 @@ def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Sou
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            archives.check(archive, path, scratch)
             members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
             wanted = {name for _, *names in _layout(members) for name in names if name in members}
             return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)

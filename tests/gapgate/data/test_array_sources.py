@@ -69,6 +69,15 @@ def test_classes_txt_names_the_labels(data, opened):
         opened()
 
 
+def test_fashion_mnist_and_cifar_are_known_by_their_labels(fashion_subset, data, opened):
+    assert opened(fashion_subset).class_names[:2] == ("T-shirt/top", "Trouser")
+    labels = np.array([6, 9, 9, 4, 1, 1, 2, 7, 8, 3, 0, 5], np.int64)  # the first of CIFAR-10, and the classes left
+    np.savez(data / "cifar10.npz", x_train=np.zeros((12, 32, 32, 3), np.uint8), y_train=labels[:, None])
+    assert opened().class_names[6] == "frog"
+    np.savez(data / "cifar10.npz", x_train=np.zeros((12, 32, 32, 3), np.uint8), y_train=np.sort(labels)[:, None])
+    assert opened().class_names == tuple("0123456789")
+
+
 def test_a_truncated_gzip_is_refused(data, opened):
     write_idx(data, RNG.integers(0, 256, (50, 28, 28), dtype=np.uint8), np.arange(50, dtype=np.uint8))
     path = data / "train-images-idx3-ubyte.gz"
@@ -205,7 +214,7 @@ def test_one_set_of_arrays_may_have_groups_splits_and_names(data, opened):
         ({"images": IMAGES[0], "labels": LABELS}, "has the shape"),
         ({"images": np.asfortranarray(IMAGES), "labels": LABELS}, "Fortran order"),
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "labels are float64"),
-        ({"images": IMAGES, "labels": LABELS, "splits": ["train"] * 5 + ["dev"]}, "split 'dev' is unknown"),
+        ({"images": IMAGES, "labels": LABELS, "splits": ["train"] * 5 + ["spare"]}, "split 'spare' is unknown"),
         ({"pictures": IMAGES}, "name the arrays images and labels"),
     ],
 )
