@@ -157,7 +157,8 @@ def arguments(settings: Settings) -> dict[str, Any]:
     reading = {name: data.pop(name) for name in Reading.model_fields}
     return {
         **{f"data_{name}": value for name, value in data.items()},
-        "data_reading": json.dumps(reading),
+        # A pipeline that was compiled before there were such answers has no parameter for them, and needs none.
+        **({} if reading == Reading().model_dump(mode="json") else {"data_reading": json.dumps(reading)}),
         **{
             # As text: KFP turns the whole numbers of a dict parameter into floats.
             name: json.dumps(sections[name])

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gapgate.artifacts import write_json
+from gapgate.artifacts import read_json, write_json
 from gapgate.data.image_table import Index
 from gapgate.data.tiles import tile
 from gapgate.text import shortened
@@ -67,6 +67,13 @@ def write_set_aside(
         images = np.load(folder / "images.npy", mmap_mode="r")
         _sheet(shown, [images[each.row] for each in shown]).save(folder / PICTURE, compress_level=1)
     return dict(counts)
+
+
+def read(splits: Path, max_rows: int = 200) -> dict[str, Any]:
+    """Read the number of images set aside in a Splits artifact, and the first of them as rows of name, class, kind and
+    reason."""
+    rows = read_json(splits / TABLE, {"data": []})["data"]
+    return {"num_images": sum(read_json(splits / "splits.json").get("set_aside", {}).values()), "rows": rows[:max_rows]}
 
 
 def in_words(counts: Mapping[str, int]) -> str:
