@@ -20,6 +20,7 @@ from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
+from gapgate.data.formats import SERVED_PIXELS
 from gapgate.data.image_table import Index
 from gapgate.data.partition import Partition, partition
 from gapgate.data.set_aside import write_set_aside
@@ -246,10 +247,20 @@ def _write(
         },
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
-        "notes": source.notes,
+        "notes": [*source.notes, *_not_served(index)],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
+
+
+def _not_served(index: Index) -> Iterator[str]:
+    """Say so if images are larger than the server takes."""
+    query = "SELECT COUNT(*) FROM images WHERE width * height > ? AND split IN ('train', 'val', 'test')"
+    if count := index.one(query, SERVED_PIXELS):
+        yield (
+            f"{count:,} images have more than {SERVED_PIXELS:,} pixels, which `gapgate serve` refuses unless "
+            "GAPGATE_MAX_PIXELS is raised; `gapgate predict` takes them"
+        )
 
 
 def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -20,7 +20,7 @@ from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
 
-_SUFFIXES = formats.suffixes(formats.SERVED)
+_SUFFIXES = formats.suffixes(formats.FORMATS)
 """Suffixes of the formats that `serving.inputs` reads."""
 
 
@@ -144,7 +144,10 @@ class Local:
         self.threads = min(available_cpus(), 8)
         self._predictor = predictor = Predictor.load(package)
         self._source = (predictor.model.name, predictor.model.version, predictor.receipt)
-        self._max_pixels = Options.from_environment().max_pixels
+        options = Options.from_environment()
+        # The files are the user's own: without a limit of theirs, whatever training takes is taken.
+        has_limit = "max_pixels" in options.model_fields_set
+        self._max_pixels = options.max_pixels if has_limit else predictor.transform.max_pixels
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
 
