@@ -6,6 +6,8 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,13 +22,15 @@ from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
+from gapgate.data.depth import depth_of, white_of
 from gapgate.data.formats import SERVED_PIXELS
 from gapgate.data.image_table import Index
 from gapgate.data.partition import Partition, partition
 from gapgate.data.set_aside import write_set_aside
 from gapgate.data.sources import Pixels, Reader, Source, open_source
+from gapgate.data.sources.base import EncodedReader
 from gapgate.data.splits import SPLIT_NAMES, Splits
-from gapgate.data.transform import Transform
+from gapgate.data.transform import MAX_WHITE, Transform
 from gapgate.errors import DataError, ImageError, StorageError
 from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import NullTracker, Tracker
@@ -86,6 +90,7 @@ def preprocess(
                 raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
             num_workers = settings.num_workers or available_cpus()
             prepare_workers(num_images, num_workers)
+            source = _with_white(source, index, num_images, settings.max_pixels)
             transform = _resolve(settings, source.reader, (locator for _, locator in index.jobs()))
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
             _refuse_rejects(index, settings.max_rejects, left_out)
@@ -93,6 +98,16 @@ def preprocess(
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
             _write(out_dir, index, source, transform, how, class_counts, left_out)
     return Splits.open(out_dir)
+
+
+def _with_white(source: Source, index: Index, num_images: int, max_pixels: int) -> Source:
+    """The source with the value of white that its files of 16 bits have, by `PROBED_IMAGES` of them from all places."""
+    if not isinstance(source.reader, EncodedReader):
+        return source
+    reader, every = source.reader, max(1, num_images // PROBED_IMAGES)
+    locators = (locator for (locator,) in index.lines("SELECT locator FROM images WHERE row % ? = 0", every))
+    white, note = white_of(depth_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
+    return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note])))
 
 
 def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[str]) -> Transform:
@@ -109,6 +124,7 @@ def _resolve(settings: PreprocessSettings, reader: Reader, locators: Iterable[st
         fill=settings.fill,
         resample=settings.resample,
         max_pixels=settings.max_pixels,
+        white=reader.white if isinstance(reader, EncodedReader) else MAX_WHITE,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.data.formats import FORMATS, suffixes
-from gapgate.data.transform import open_image
+from gapgate.data.transform import MAX_WHITE, open_image
 from gapgate.errors import ImageError, ImageFault
 
 Pixels = NDArray[np.uint8] | Image.Image
@@ -64,20 +64,39 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class FileReader:
-    """Reader of image files below `root`; the locator is the path relative to it."""
+class EncodedReader:
+    """Reader of encoded images, the base of those of files and of bytes; `path` is where they lie."""
 
-    root: Path
+    path: Path
+    white: int = MAX_WHITE
+    """Value of white in images of 16 bits."""
+
+    def encoded(self, locator: str) -> bytes | Path:
+        """Return an encoded image, or the path of its file.
+
+        Raises:
+            ImageError: there is none.
+        """
+        raise NotImplementedError
 
     def read(self, locator: str, max_pixels: int) -> Image.Image:
-        path = self.root / locator
+        return open_image(self.encoded(locator), max_pixels=max_pixels, white=self.white)
+
+
+class FileReader(EncodedReader):
+    """Reader of image files below `path`; the locator is the path relative to it."""
+
+    __slots__ = ()
+
+    def encoded(self, locator: str) -> Path:
+        path = self.path / locator
         try:
             mode = path.stat().st_mode
         except OSError as error:  # also a link to nothing or to itself
             raise ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(mode):  # opening a pipe waits for its writer
             raise ImageError(ImageFault.UNREADABLE, "is no regular file", "put a copy of the file there")
-        return open_image(path, max_pixels=max_pixels)
+        return path
 
 
 def ordered_classes(names: Collection[str]) -> tuple[str, ...]:

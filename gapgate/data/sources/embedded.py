@@ -7,12 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from gapgate.data.sources.base import Record, Source, ordered_classes
+from gapgate.data.sources.base import EncodedReader, Record, Source, ordered_classes
 from gapgate.data.sources.table import split_of_file, split_of_row
 from gapgate.data.sources.table_files import Table
-from gapgate.data.transform import open_image
 from gapgate.errors import DataError, ImageError, ImageFault
 
 
@@ -25,18 +22,18 @@ class _Row(NamedTuple):
     num_bytes: int
 
 
-class BytesReader(NamedTuple):
-    """Reader of image files that lie one behind the other in one file; the locator is `offset:bytes`."""
+class BytesReader(EncodedReader):
+    """Reader of image files that lie one behind the other in the file `path`; the locator is `offset:bytes`."""
 
-    path: Path
+    __slots__ = ()
 
-    def read(self, locator: str, max_pixels: int) -> Image.Image:
+    def encoded(self, locator: str) -> bytes:
         offset, num_bytes = map(int, locator.split(":"))
         if not num_bytes:
             raise ImageError(ImageFault.EMPTY, "the row holds no image", "drop the row")
         with self.path.open("rb") as file:
             file.seek(offset)
-            return open_image(file.read(num_bytes), max_pixels=max_pixels)
+            return file.read(num_bytes)
 
 
 def open_embedded(tables: Sequence[Table], root: Path, scratch: Path) -> Source:
