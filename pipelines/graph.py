@@ -14,6 +14,7 @@ from typing import Any
 from kfp import dsl
 
 from components.catalog import RESOLVE, STEPS
+from gapgate.data.sources.classes import reading_of
 from gapgate.settings.sections import Reading, Settings
 from pipelines import steps
 
@@ -151,14 +152,19 @@ class _Graph:
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """The pipeline's parameters, by name, for these settings."""
+    """The pipeline's parameters, by name, for these settings.
+
+    Raises:
+        DataError: the file of class names cannot be read.
+    """
     sections = settings.model_dump(mode="json")
-    data = sections["data"]
-    reading = {name: data.pop(name) for name in Reading.model_fields}
+    # The file of class names is on this machine; the steps may run elsewhere.
+    reading = reading_of(settings.data).model_dump(mode="json")
+    data = {name: value for name, value in sections["data"].items() if name not in reading}
     return {
         **{f"data_{name}": value for name, value in data.items()},
         # A pipeline that was compiled before there were such answers has no parameter for them, and needs none.
-        **({} if reading == Reading().model_dump(mode="json") else {"data_reading": json.dumps(reading)}),
+        **({"data_reading": json.dumps(reading)} if reading != Reading().model_dump(mode="json") else {}),
         **{
             # As text: KFP turns the whole numbers of a dict parameter into floats.
             name: json.dumps(sections[name])
