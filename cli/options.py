@@ -94,6 +94,10 @@ def with_source(settings: Settings, source: str | None) -> Settings:
     from gapgate.data.sources import BUILTINS
     from gapgate.errors import DataError
 
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{source!r} is no name in UTF-8; rename it, or go into the folder and name `.`") from None
     # Checked here, so that a mistyped path is an error before any step starts.
     if source not in BUILTINS and not Path(source).exists():
         raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")

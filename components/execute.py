@@ -104,6 +104,10 @@ def _execute(
         artifact, facts = make(name, section, load(inputs), output, NullTracker())
         show(facts)
         return artifact
+    if not is_in_pipeline:
+        from components.platform import mlflow_runs
+
+        mlflow_runs.refuse_deleted_experiment(context.experiment)
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)

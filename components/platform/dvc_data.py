@@ -280,6 +280,8 @@ def _files_of(origin: Path, reading: Reading, left_out: list[dict[str, str]]) ->
 
 def _walk(folder: Path, name: str, above: dict[Any, str], left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
     """`_files_of` below a folder that is called `name` in the data set: its files by name, then its folders."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"cannot read {folder}: no permission; change its owner or its mode")
     entries = sorted((entry for entry in folder.iterdir() if not is_hidden(entry.name)), key=lambda entry: entry.name)
     for entry in sorted(entries, key=Path.is_dir):
         within = f"{name}/{_utf8(entry.name)}" if name else _utf8(entry.name)
@@ -306,6 +308,8 @@ def _fault(entry: Path) -> str:
         mode = entry.stat().st_mode
     except OSError as error:
         return "a link to nothing; remove it" if entry.is_symlink() else f"cannot be read: {error.strerror}"
+    if stat.S_ISREG(mode) and not os.access(entry, os.R_OK):
+        return "no permission to read it; change its owner or its mode"
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a pipe or a device; remove it"
 
 

@@ -63,7 +63,7 @@ def _open_file(path: Path, scratch: Path, reading: Reading) -> Source:
         except DataError as error:
             raise DataError(str(error).replace(str(folder), str(path))) from None
     if suffix in table_files.SUFFIXES:
-        return _open_tables([read_table(path, reading)], path.parent, scratch)
+        return _open_tables([read_table(path, reading)], path.parent, scratch, reading)
     raise DataError(f"{path} is of no known format; {_REMEDIES.get(suffix, f'name {_KNOWN}')}")
 
 
@@ -75,7 +75,7 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
     if idx.find(folder):
         return idx.open_idx(folder, scratch, _class_names(folder, reading))
     if cifar.is_cifar(folder):
-        return cifar.open_cifar(folder)
+        return cifar.open_cifar(folder, is_named=not reading.class_names)
     if numpy_files.is_numpy_folder(folder):
         return numpy_files.open_numpy_folder(folder, _class_names(folder, reading))
     subfolders = [entry for entry in entries if entry.is_dir()]
@@ -86,9 +86,11 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
         if arrays:
             _refuse_choice(folder, [*arrays, *(each.path for each in found)])
         without = [each for each in tables if "path" in each.columns and "label" not in each.columns]
-        return _open_tables(found, folder, scratch, without)
+        return _open_tables(found, folder, scratch, reading, without)
     if arrays:
         return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
+    if scratch in folder.parents:
+        zips = []  # an archive in an archive may hold itself
     if len(zips) == 1 and not subfolders:
         return _open_file(zips[0], scratch, reading)
     if zips and not subfolders:
@@ -111,9 +113,11 @@ def _open_class_folders(folder: Path, tables: list[Table], reading: Reading) -> 
     raise tables[0].missing()
 
 
-def _open_tables(tables: list[Table], root: Path, scratch: Path, unlabelled: Sequence[Table] = ()) -> Source:
+def _open_tables(
+    tables: list[Table], root: Path, scratch: Path, reading: Reading, unlabelled: Sequence[Table] = ()
+) -> Source:
     if all(each.images for each in tables):
-        return embedded.open_embedded(tables, root, scratch)
+        return embedded.open_embedded(tables, root, scratch, is_named=not reading.class_names)
     return table.open_tables(tables, root, scratch, unlabelled)
 
 
@@ -135,7 +139,7 @@ def _labelled_tables(folder: Path, tables: list[Table], subfolders: list[Path], 
     Raises:
         DataError: there are several, and not one for each split.
     """
-    found = [each for each in tables if each.is_labelled]
+    found = [each for each in tables if each.is_labelled and table.is_of_files(each, folder)]
     if not found and len(subfolders) > 1:
         within = [[read_table(path, reading) for path in _tables_in(sub)] for sub in subfolders]
         found = [each for of_folder in within for each in of_folder if each.is_labelled]
@@ -162,10 +166,11 @@ def _is_nested(folder: Path, reading: Reading) -> bool:
     )
 
 
-def _class_names(folder: Path, reading: Reading) -> tuple[str, ...]:
-    """Names for numbered classes, that of label 0 first: those of the settings, else of `classes.txt`; `()` without."""
+def _class_names(folder: Path, reading: Reading) -> tuple[str, ...] | None:
+    """Names for numbered classes from `classes.txt`, that of label 0 first; `()` without the file, None where the user
+    gives them."""
     if reading.class_names:
-        return ()  # `name_classes` gives them
+        return None
     path = folder / "classes.txt"
     if not path.exists():
         return ()

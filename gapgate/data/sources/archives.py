@@ -3,6 +3,7 @@ fill the disk is refused before it is unpacked."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import zipfile
@@ -40,7 +41,11 @@ def unpack(path: Path, scratch: Path) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         raise DataError(f"{path} is damaged or of an unusual kind; pack it again as a plain ZIP file") from None
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"{path} holds {error.filename} twice; pack it again") from None
+        raise DataError(f"{path} holds {Path(error.filename).name} twice; pack it again") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise DataError(f"{path} holds a file whose name is too long; rename it and pack it again") from None
     if not target.exists():
         raise DataError(f"{path} holds no files; put the images in one folder for each class")
     return target

@@ -81,11 +81,11 @@ class ArrayReader:
         return pixels.reshape(block.shape)
 
 
-def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] = ()) -> Source:
+def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] | None = ()) -> Source:
     """Build a source from arrays.
 
-    Without `class_names` the classes are the distinct labels; with them, a label that is a whole number is an index
-    into them.
+    With `class_names` a label that is a whole number is an index into them. Without, the classes are the distinct
+    labels, or have the names of a well-known data set that is recognised; None: they stay as they are.
 
     Raises:
         DataError: a label has no name in `class_names`, or the number of labels is not that of images.
@@ -94,7 +94,7 @@ def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str
     for part in parts:
         _check(part)
     codes = _distinct(parts)
-    class_names = class_names or _known(parts, codes)
+    class_names = class_names or (() if class_names is None else _known(parts, codes))
     if class_names and all(isinstance(code, int) for code in codes):
         if wrong := sorted(code for code in codes if not 0 <= code < len(class_names)):
             raise DataError(f"label {wrong[0]} has no name: {len(class_names)} classes are named; name all of them")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapgate.data.sources.base import EncodedReader, Record, Source, ordered_classes
-from gapgate.data.sources.table import split_of_file, split_of_row
+from gapgate.data.sources.table import refuse_numbers, split_of_file, split_of_row
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError, ImageError, ImageFault
 
@@ -36,9 +36,9 @@ class BytesReader(EncodedReader):
             return file.read(num_bytes)
 
 
-def open_embedded(tables: Sequence[Table], root: Path, scratch: Path) -> Source:
+def open_embedded(tables: Sequence[Table], root: Path, scratch: Path, *, is_named: bool = True) -> Source:
     """Open Parquet files with a column of image bytes, which are copied into one file in `scratch` to be read in any
-    order.
+    order. Unless `is_named`, the classes stay numbers.
 
     Raises:
         DataError: a file has no labels, a label is missing, a split is unknown, or the files name other classes.
@@ -52,8 +52,10 @@ def open_embedded(tables: Sequence[Table], root: Path, scratch: Path) -> Source:
     blob = scratch / "images.bin"
     with blob.open("wb") as out:
         rows = [row for table in tables for row in _copied(table, root, out, len(tables) > 1)]
-    class_names = _class_names(names.pop(), {row.label for row in rows})
-    labels = _labels(class_names, {row.label for row in rows})
+    found = {row.label for row in rows}
+    refuse_numbers(tables[0], found)
+    class_names = _class_names(names.pop() if is_named else (), found)
+    labels = _labels(class_names, found)
     return Source("images in Parquet", class_names, BytesReader(blob), partial(_records, rows, labels))
 
 

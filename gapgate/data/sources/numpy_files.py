@@ -34,7 +34,7 @@ def is_numpy_folder(folder: Path) -> bool:
     return bool(list(_layout({path.stem: path for path in folder.glob("*.npy")})))
 
 
-def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
+def open_numpy_folder(folder: Path, class_names: tuple[str, ...] | None) -> Source:
     """Open the `.npy` files of a folder, memory-mapped in place.
 
     Raises:
@@ -43,7 +43,7 @@ def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
     return _open({path.stem: path for path in sorted(folder.glob("*.npy"))}, folder, class_names)
 
 
-def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
+def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...] | None) -> Source:
     """Open a `.npz` archive; its members are unpacked into `scratch` as streams, and nothing is unpickled.
 
     Raises:
@@ -77,7 +77,7 @@ def _layout(names: Mapping[str, object]) -> Iterator[tuple[str, str, str, str, s
                 yield split, images, labels, f"groups_{split}", f"splits_{split}"
 
 
-def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...]) -> Source:
+def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...] | None) -> Source:
     parts = []
     for split, images, labels, groups, splits in _layout(files):
         if labels not in files:

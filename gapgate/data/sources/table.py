@@ -30,6 +30,14 @@ def split_of_file(path: Path, root: Path) -> str:
     return found or (split_of(path.parent.name) if path.parent != root else "")
 
 
+def is_of_files(table: Table, root: Path) -> bool:
+    """False for a table whose only path is a column `id` that names no file: a list of the classes has one too."""
+    if table.images or table.columns.get("path", "").strip().lower() != "id":
+        return True
+    first = next(table.rows(), {"path": ""})["path"]
+    return bool(first) and Files(root, table.path).find(first, str(table.path)) is not None
+
+
 def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: Sequence[Table] = ()) -> Source:
     """Open the images that tables name; paths are relative to the folder of each table.
 
@@ -62,7 +70,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             notes.append(f"{left_out:,} images that {names} names without labels are left out")
         labels = {label for (label,) in db.execute("SELECT DISTINCT label FROM rows")}
         db.execute("COMMIT")
-    _refuse_numbers(tables[0], labels)
+    refuse_numbers(tables[0], labels)
     class_names = ordered_classes(labels)
     records = partial(_records, scratch / _ROWS, class_names)
     return Source("table", class_names, FileReader(root), records, tuple(notes))
@@ -169,7 +177,7 @@ def _refuse_unlabelled(db: sqlite3.Connection, path: Path, root: Path, unlabelle
     return left_out
 
 
-def _refuse_numbers(table: Table, labels: set[str]) -> None:
+def refuse_numbers(table: Table, labels: set[str]) -> None:
     """Raise a DataError if the labels are measurements and no classes: numbers, some of them with a fraction."""
     if all(_FLOAT.fullmatch(label) for label in labels):
         fractions = sorted((label for label in labels if not float(label).is_integer()), key=float)

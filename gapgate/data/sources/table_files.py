@@ -132,7 +132,7 @@ def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
         else:
             raise DataError(f"{path} has no column {chosen}; it has {', '.join(header)}: name one with --{ours}-column")
     # Kaggle's tables of `id` and label: the id is the file's name.
-    if "path" not in found and "label" in found and "id" in found:
+    if "path" not in found and "id" in found:
         found["path"] = found.pop("id")
     # One column serves one purpose; that of the user's choice before that of a usual name.
     taken = {found[ours] for ours in ("path", "label") if ours in found}
@@ -144,7 +144,8 @@ def _plain(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    is_missing = value is None or value != value  # NaN, which pandas writes for a missing value
+    return "" if is_missing else str(value).strip()
 
 
 def _encoding(path: Path) -> str:

@@ -75,6 +75,19 @@ def test_a_damaged_archive_is_explained(data, opened, packed):
             opened(path)
 
 
+def test_members_that_no_disk_can_hold_are_explained(data, opened, packed):
+    with pytest.raises(DataError, match="holds a file whose name is too long"):
+        opened(packed({"a/1.png": png(), f"b/{'x' * 300}.png": png()}))
+    with pytest.raises(DataError, match="holds a twice"):
+        opened(packed({"a": b"x", "a/1.png": png()}))
+
+
+def test_an_archive_in_an_archive_is_not_unpacked(data, opened, packed):
+    inner = packed({f"{label}/1.png": png() for label in "ab"}, "inner.zip").read_bytes()
+    with pytest.raises(DataError, match=r"outer\.zip is empty or of no known format"):
+        opened(packed({"inner.zip": inner}, "outer.zip"))
+
+
 def test_other_archives_name_the_remedy(data, opened):
     for name in ("set.tar.gz", "set.rar"):
         (data / name).write_bytes(b"x")

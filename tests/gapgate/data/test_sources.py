@@ -276,6 +276,15 @@ def test_a_bare_name_finds_its_file_and_extension(data, opened, photos, cells):
         opened()
 
 
+def test_a_list_of_the_classes_is_no_table_of_images(data, opened):
+    for name in ("cat", "dog"):
+        write_image(data / name / "1.png")
+    write_text(data / "classes.csv", ",", ["id", "class"], [("0", "cat"), ("1", "dog")])
+    assert [record.id for record in opened().records()] == ["cat/1.png", "dog/1.png"]
+    write_text(data / "labels.csv", ",", ["id", "class"], [("cat/1", "x"), ("dog/1", "y")])
+    assert opened().class_names == ("x", "y")
+
+
 def test_images_that_another_table_names_without_labels_are_left_out(data, opened, photos):
     write_text(data / "train.csv", ",", ["image_id", "label"], [("0", "a"), ("1", "b")])
     write_text(data / "test.csv", ",", ["image_id"], [("2",), ("3",)])
@@ -332,6 +341,12 @@ def test_measurements_are_no_classes(data, opened, photos):
     assert opened().class_names == ("0", "1")
 
 
+def test_a_missing_label_of_pandas_is_missing(data, opened, photos):
+    write_table(data / "t.parquet", {"path": photos, "label": [0.0, float("nan"), 1.0, 1.0]})
+    with pytest.raises(DataError, match="row 2 has no label"):
+        opened()
+
+
 # Images in Parquet
 
 
@@ -361,6 +376,14 @@ def test_hugging_faces_parquet_files_are_read_with_names_and_splits(data, opened
         ("test", 0), ("test", 1), ("train", 1), ("train", 0), ("train", 1),
     ]  # fmt: skip
     assert [int(pixels[0, 0]) for pixels in pixels_of(source)] == [0, 1, 2, 3, 4]
+
+
+def test_names_and_measurements_in_parquet(data, opened):
+    write_parquet(data / "set.parquet", [7, 8], [0, 1], ["cat", "dog"])
+    assert opened(data / "set.parquet", Reading(class_names=("chat", "chien"))).class_names == ("chat", "chien")
+    write_parquet(data / "set.parquet", [7, 8], [0.5, 1.25])
+    with pytest.raises(DataError, match=r"label holds 2 different numbers, such as 0\.5, and no classes"):
+        opened(data / "set.parquet")
 
 
 @pytest.mark.parametrize("column", ["image", "img"])
