@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gapgate.data import formats
+from gapgate.data.hidden import is_hidden
 from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
@@ -84,7 +85,7 @@ class Answerer(Protocol):
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Return the files among `paths` and all image files in the folders among them, each once, a folder's by name.
 
-    Folders are read with their subfolders; names that begin with a dot are left out.
+    Folders are read with their subfolders; hidden files and what systems leave behind are left out.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
@@ -207,7 +208,10 @@ def name_of(file: Path) -> str:
 
 def _images_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES:  # noqa: PTH122
-                yield Path(parent, name)
+            if is_hidden(name) or os.path.splitext(name)[1].lower() not in _SUFFIXES:  # noqa: PTH122
+                continue
+            path = Path(parent, name)
+            if path.is_file() or path.is_symlink():  # opening a pipe waits for its writer
+                yield path

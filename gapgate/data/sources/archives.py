@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from gapgate.data.sources.names import is_hidden
+from gapgate.data.hidden import is_hidden
 from gapgate.errors import DataError, StorageError
 
 MAX_RATIO = 200

@@ -1,4 +1,4 @@
-"""Names that people and programs give to splits, and files that are no part of a data set."""
+"""Names that people and programs give to splits."""
 
 from __future__ import annotations
 
@@ -38,23 +38,6 @@ _FILLERS = frozenset(
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+")
 _GLUED = re.compile(rf"^({'|'.join(_SPLIT_OF)})(sets?|data|images?|imgs?)$", re.IGNORECASE)
 """Two words in one, such as `trainset`."""
-
-_LITTER = frozenset(
-    (
-        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"),
-        *("__macosx", "__pycache__", "network trash folder", "temporary items"),
-        *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found", "found.000"),
-        # Synology, QNAP and NetApp.
-        *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot"),
-    )
-)
-_LITTER_SUFFIXES = ("@synoeastream", "@synoresource")
-
-
-def is_hidden(name: str) -> bool:
-    """True for a hidden file or folder, or one that a system leaves in people's folders (`Thumbs.db`, `@eaDir`)."""
-    lower = name.lower()
-    return lower.startswith(".") or lower in _LITTER or lower.endswith(_LITTER_SUFFIXES)
 
 
 def split_of(name: str) -> str:

@@ -10,9 +10,10 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from gapgate.data.hidden import is_hidden
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
 from gapgate.data.sources.files import Files
-from gapgate.data.sources.names import is_hidden, split_named, split_of
+from gapgate.data.sources.names import split_named, split_of
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
 
