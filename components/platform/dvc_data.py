@@ -7,9 +7,6 @@ whether DVC tracks the folder or not.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import stat
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +18,8 @@ from typing import Any
 import yaml
 
 from components.platform import dvc_faults
-from gapgate.data.sources import BUILTINS, is_hidden, open_source, table_files, write_builtin
+from components.platform.source_files import bring, files_of, origin_of
+from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.errors import DataError
 from gapgate.files import whole_folder
 from gapgate.settings.sections import Reading
@@ -107,8 +105,8 @@ def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()
         write_builtin(source, target)
         return []
     left_out: list[dict[str, str]] = []
-    for file, name in _files_of(_origin(source), reading, left_out):
-        _bring(file, target / name, link)
+    for file, name in files_of(origin_of(source), reading, left_out):
+        bring(file, target / name, link)
     if not any(target.iterdir()):
         raise DataError(f"{source} holds no files; give it one folder of images for each class")
     return left_out
@@ -168,9 +166,9 @@ def hash_of_source(source: str, reading: Reading = Reading()) -> str:  # noqa: B
     Raises:
         DataError: there is no such source.
     """
-    origin = _origin(source)
+    origin = origin_of(source)
     with tempfile.TemporaryDirectory() as scratch:
-        for file, name in _files_of(origin, reading, []):
+        for file, name in files_of(origin, reading, []):
             place = Path(scratch, name)
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.is_symlink():  # a table may name a file twice
@@ -247,110 +245,6 @@ def _note_source(file: Path, source: str) -> None:
     if source:
         content["meta"] = {"gapgate": {"source": source}}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def _origin(source: str) -> Path:
-    """The path of a source.
-
-    Raises:
-        DataError: there is none, or it is no folder or file.
-    """
-    origin = Path(source)
-    if not origin.exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
-    if not origin.is_dir() and not origin.is_file():
-        raise DataError(f"{source} is a pipe or a device; name a folder or a file")
-    return origin
-
-
-def _files_of(origin: Path, reading: Reading, left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
-    """Each file of a source with its path in the data set, without hidden files; name and reason of what is no file
-    are added to `left_out`.
-
-    Raises:
-        DataError: a file name has a line break, which the file list of the artifact could not hold.
-    """
-    if origin.is_file():
-        yield from ((origin.parent / name, name) for name in _names_with(origin, reading))
-        return
-    # Folders that are being walked: one that is met again below itself is a loop of links.
-    above = {_identity(origin): ""}
-    yield from _walk(origin, "", above, left_out)
-
-
-def _walk(folder: Path, name: str, above: dict[Any, str], left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
-    """`_files_of` below a folder that is called `name` in the data set: its files by name, then its folders."""
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise DataError(f"cannot read {folder}: no permission; change its owner or its mode")
-    entries = sorted((entry for entry in folder.iterdir() if not is_hidden(entry.name)), key=lambda entry: entry.name)
-    for entry in sorted(entries, key=Path.is_dir):
-        within = f"{name}/{_utf8(entry.name)}" if name else _utf8(entry.name)
-        if "\n" in entry.name or "\r" in entry.name:
-            raise DataError(f"{folder}/{entry.name!r}: a file name with a line break; rename it")
-        if (utf8 := _utf8(entry.name)) != entry.name and (folder / utf8).exists():
-            raise DataError(
-                f"{folder}: two entries are called {utf8}, one of them in bytes that are not UTF-8; rename it"
-            )
-        if fault := _fault(entry):
-            left_out.append({"name": within, "reason": fault})
-        elif not entry.is_dir():
-            yield entry, within
-        elif (identity := _identity(entry)) in above:
-            reason = f"a link to {above[identity] or 'the data set'}, in which it lies; remove it"
-            left_out.append({"name": within, "reason": reason})
-        else:
-            yield from _walk(entry, within, {**above, identity: within}, left_out)
-
-
-def _fault(entry: Path) -> str:
-    """Reason why an entry of a folder is neither a file nor a folder; empty if it is one."""
-    try:
-        mode = entry.stat().st_mode
-    except OSError as error:
-        return "a link to nothing; remove it" if entry.is_symlink() else f"cannot be read: {error.strerror}"
-    if stat.S_ISREG(mode) and not os.access(entry, os.R_OK):
-        return "no permission to read it; change its owner or its mode"
-    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a pipe or a device; remove it"
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    found = folder.stat()
-    return found.st_dev, found.st_ino
-
-
-def _utf8(name: str) -> str:
-    """A file's name in UTF-8. Bytes that are none come from old archives, most of them of Windows; Python holds them as
-    surrogates, which neither a table nor JSON can."""
-    raw = os.fsencode(name)
-    for encoding in ("utf-8", "cp1252"):
-        with suppress(UnicodeDecodeError):
-            return raw.decode(encoding)
-    return raw.decode("utf-8", "backslashreplace")
-
-
-def _names_with(file: Path, reading: Reading) -> Iterator[str]:
-    """Names of a single source file and the files that it needs: a table's images, an archive's class names."""
-    yield file.name
-    if file.suffix.lower() == ".npz":
-        yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
-    elif file.suffix.lower() != ".zip" and not _holds_images(file, reading):
-        with tempfile.TemporaryDirectory() as scratch:
-            yield from (record.locator for record in open_source(file, Path(scratch), reading).records())
-
-
-def _holds_images(file: Path, reading: Reading) -> bool:
-    """True for a table with the images in it."""
-    return file.suffix.lower() in table_files.SUFFIXES and bool(table_files.read_table(file, reading).images)
-
-
-def _bring(file: Path, place: Path, link: bool) -> None:
-    if place.exists():  # a table may name a file twice
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
-            return os.link(file.resolve(), place)
-    shutil.copyfile(file, place)
 
 
 @contextmanager

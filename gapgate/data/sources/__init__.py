@@ -14,7 +14,7 @@ from gapgate.data.sources.table_files import Table, read_table
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
 
-__all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "is_hidden", "open_source", "write_builtin"]
+__all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "open_source", "write_builtin"]
 
 _KNOWN = "a folder of images, a .csv, .tsv, .jsonl, .parquet, .npz or .zip file"
 _REMEDIES = {
