@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
+from gapgate.data import set_aside
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
 from gapgate.evidence import calibration, gap, metrics, mistakes
@@ -107,6 +108,7 @@ def assess(
         "looked_at": mistakes.find(layers, splits, found["train"], found["test"]),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model.folder)},
         "facts": _facts(splits, model.folder),
+        "data": {"notes": splits.info.get("notes", []), "set_aside": set_aside.read(splits.path)},
         "settings": settings.model_dump(mode="json"),
     }
     return evaluation, found
@@ -241,8 +243,9 @@ def draw(
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
     figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
-    if (splits.path / "contact_sheet.png").exists():
-        shutil.copyfile(splits.path / "contact_sheet.png", folder / "contact_sheet.png")
+    for name in ("contact_sheet.png", set_aside.PICTURE):
+        if (splits.path / name).exists():
+            shutil.copyfile(splits.path / name, folder / name)
 
 
 def _check_fit(model: Classifier, splits: Splits) -> None:
