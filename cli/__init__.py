@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import locale
 import os
 import sys
 from collections.abc import Callable
@@ -56,8 +57,18 @@ for command in _ON_A_CLUSTER:
 app.command("compile", rich_help_panel="On a cluster")(commands.compile_)
 
 
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding: names of files, and what is written,
+    must be the same bytes on every machine (PEP 540)."""
+    is_utf8 = sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8"
+    if not is_utf8 and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """Run the command line; a `GapgateError` becomes one line on stderr and its exit code."""
+    _in_utf8()
     # At its end Python searches all that kfp and MLflow made for cycles, 0.3 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
     try:

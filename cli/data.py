@@ -7,19 +7,28 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from cli.options import LabelColumn, PathColumn, settings_of, with_columns
+from gapgate.settings.sections import Reading
 
 app = typer.Typer(no_args_is_help=True, help="The data set that data.dvc pins.")
 _ROOT = Path()
 
 
 @app.command()
-def add(source: Annotated[str, typer.Argument(help="A folder, a file, `digits` or `shapes`.")]) -> None:
+def add(
+    source: Annotated[str, typer.Argument(help="A folder, a file, `digits` or `shapes`.")],
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
     """Copy a source to data/ and pin it in data.dvc."""
     from components.platform import dvc_data
 
-    pin = dvc_data.add(source, _ROOT)
     console = Console(soft_wrap=True)
+    reading = _reading(path_column, label_column)
+    pin = dvc_data.add(source, _ROOT, reading=reading, tell=lambda left_out: _print_left_out(console, left_out))
     console.print(f"data/ holds {pin.num_files:,} files ({pin.size_bytes:,} bytes), DVC hash {pin.hash}")
     console.print("commit the pin:  git add data.dvc .gitignore && git commit -m 'Pin the data set'")
 
@@ -54,7 +63,11 @@ def status() -> None:
 
 
 @app.command()
-def show(source: Annotated[str, typer.Argument(help="A source; by default the pinned data.")] = "") -> None:
+def show(
+    source: Annotated[str, typer.Argument(help="A source; by default the pinned data.")] = "",
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
     """List classes and their images, as the pipeline will read them."""
     import tempfile
     from collections import Counter
@@ -63,16 +76,18 @@ def show(source: Annotated[str, typer.Argument(help="A source; by default the pi
     from gapgate.data.sources import open_source
     from gapgate.data.splits import SPLIT_NAMES
 
+    reading = _reading(path_column, label_column)
+    left_out: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = _ROOT / "data"
         # Staged as ingest does it, so that hidden files are left out here too.
         if source:
             folder = Path(scratch, "files")
             folder.mkdir()
-            dvc_data.stage(source, folder, link=True)
+            left_out = dvc_data.stage(source, folder, link=True, reading=reading)
         elif not folder.exists():
             dvc_data.restore(_ROOT)
-        opened = open_source(folder, Path(scratch))
+        opened = open_source(folder, Path(scratch), reading)
         counts = Counter((record.label, record.split or "all") for record in opened.records())
     splits = [split for split in ("all", *SPLIT_NAMES) if any(split == found for _, found in counts)]
     table = Table("class", *splits, box=None)
@@ -80,4 +95,21 @@ def show(source: Annotated[str, typer.Argument(help="A source; by default the pi
         column.justify = "right"
     for label, name in enumerate(opened.class_names):
         table.add_row(name, *(f"{counts[label, split]:,}" for split in splits))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for line in opened.notes:
+        console.print(escape(line), soft_wrap=True, highlight=False)
+    _print_left_out(console, left_out)
+
+
+def _print_left_out(console: Console, left_out: list[dict[str, str]]) -> None:
+    for each in left_out:
+        line = f"left out: {each['name']} ({each['reason']})"
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _reading(path_column: str | None, label_column: str | None) -> Reading:
+    """Answers of `params.yaml`, where there is one, and of the options."""
+    from gapgate.data.sources.classes import reading_of
+
+    return reading_of(with_columns(settings_of(None, None), path_column, label_column).data)

@@ -37,16 +37,50 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--path-column",
+        metavar="NAME",
+        help="Column of a table with the image's path, by name or number.",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="Column of a table with the label, by name or number.",
+        show_default=False,
+    ),
+]
 DEFAULT_MODEL = "gapgate"
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model in the registry.")]
 
 
+def settings_file(params: Path | None) -> Path | None:
+    """The settings file of a command: `--params`, or `params.yaml` where there is one."""
+    return params or (Path("params.yaml") if Path("params.yaml").exists() else None)
+
+
 def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
     """Settings of a command: the file `--params` or `params.yaml`, then each `--set`."""
-    if params is None and Path("params.yaml").exists():
-        params = Path("params.yaml")
-    return load(params, overrides or [])
+    return load(settings_file(params), overrides or [])
+
+
+def name_settings(console: Console, params: Path | None) -> None:
+    """Say which settings file is used, if one is."""
+    if file := settings_file(params):
+        console.print(f"settings of {escape(str(file))}", soft_wrap=True, highlight=False)
+
+
+def with_columns(settings: Settings, path_column: str | None, label_column: str | None) -> Settings:
+    """Settings with the columns of a table that a command names, if it names any."""
+    named = {"path_column": path_column, "label_column": label_column}
+    update = {name: column for name, column in named.items() if column is not None}
+    return settings.model_copy(update={"data": settings.data.model_copy(update=update)})
 
 
 def with_source(settings: Settings, source: str | None) -> Settings:
@@ -60,6 +94,10 @@ def with_source(settings: Settings, source: str | None) -> Settings:
     from gapgate.data.sources import BUILTINS
     from gapgate.errors import DataError
 
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{source!r} is no name in UTF-8; rename it, or go into the folder and name `.`") from None
     # Checked here, so that a mistyped path is an error before any step starts.
     if source not in BUILTINS and not Path(source).exists():
         raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")

@@ -9,8 +9,19 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from cli.options import Overrides, Params, Source, settings_of, with_source
+from cli.options import (
+    LabelColumn,
+    Overrides,
+    Params,
+    PathColumn,
+    Source,
+    name_settings,
+    settings_of,
+    with_columns,
+    with_source,
+)
 from gapgate.errors import GapgateError
 
 
@@ -18,6 +29,8 @@ def run(
     source: Source = None,
     params: Params = None,
     overrides: Overrides = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
     runner: Annotated[
         Literal["subprocess", "docker"],
         typer.Option(help="Each step in a process, or in a container of the images of `make images`."),
@@ -25,12 +38,13 @@ def run(
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.
-    settings = with_source(settings_of(params, overrides), source)
+    settings = with_columns(with_source(settings_of(params, overrides), source), path_column, label_column)
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline
 
     console = Console(file=sys.stdout)  # bound now: while KFP runs, sys.stdout is the log file
+    name_settings(console, params)
     try:
         result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
     except KeyboardInterrupt:
@@ -61,7 +75,13 @@ def step(
     settings = settings_of(params, overrides)
     section = settings.model_dump(mode="json").get(found.section, {})
     inputs = {kind: str(folder / kind) for kind in found.inputs}
+    console = Console(soft_wrap=True, highlight=False)
     artifact = execute(
-        name, json.dumps(section), inputs, str(folder / found.output), tensorboard=settings.tracking.tensorboard
+        name,
+        json.dumps(section),
+        inputs,
+        str(folder / found.output),
+        tensorboard=settings.tracking.tensorboard,
+        show=lambda facts: console.print(escape("\n".join([facts.summary, *facts.notes]))),
     )
-    Console().print(f"{artifact.path}  {artifact.digest}", soft_wrap=True)
+    console.print(f"{artifact.path}  {artifact.digest}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.options import Overrides, Params, Source, settings_of, with_source
+from cli.options import Overrides, Params, Source, name_settings, settings_of, with_source
 from gapgate.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def sweep(
     """Train every cell of a grid over one or two settings, and show which is best on val."""
     with_source(settings_of(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
+    from components.platform import mlflow_runs
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
 
@@ -47,6 +48,8 @@ def sweep(
 
     grid = plan(load, over or [], seeds)
     console = Console(file=sys.stdout)
+    name_settings(console, params)
+    mlflow_runs.refuse_deleted_experiment(load([]).tracking.experiment)
     try:
         with live(console, grid) as (watch, ended):
             sweep_runs.run(grid, report, watch, ended)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ def execute(
     output: str,
     experiment: str = "",
     tensorboard: bool = False,
+    show: Callable[[Facts], None] = lambda facts: None,
 ) -> Artifact:
     """Run the step `name` and write its artifact to the folder `output`.
 
@@ -50,11 +51,12 @@ def execute(
         inputs: kind of artifact → its folder.
         experiment: MLflow experiment; empty: the one that the environment names.
         tensorboard: True to write event files for TensorBoard too.
+        show: called with the facts of the step when it has ended well.
 
     Raises:
         GapgateError: whatever the step says to the user, after it is written to the run's spool.
     """
-    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, AtOnce())
+    return _execute(name, settings, inputs, Path(output), experiment, tensorboard, AtOnce(), show)
 
 
 def execute_in_pipeline(
@@ -88,6 +90,7 @@ def _execute(
     experiment: str,
     tensorboard: bool,
     tries: AtOnce,
+    show: Callable[[Facts], None] = lambda facts: None,
 ) -> Artifact:
     # At its end Python searches all that torch or MLflow made for cycles, 0.4 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
@@ -98,14 +101,20 @@ def _execute(
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
         section = parse(step.settings, json.loads(settings), step.section)
-        return make(name, section, load(inputs), output, NullTracker())[0]
+        artifact, facts = make(name, section, load(inputs), output, NullTracker())
+        show(facts)
+        return artifact
+    if not is_in_pipeline:
+        from components.platform import mlflow_runs
+
+        mlflow_runs.refuse_deleted_experiment(context.experiment)
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)
     # Where the step is alone it may be a pod, whose disk is gone before a later step could upload a file.
     # For the same reason it shows in its log what the pipeline's display shows elsewhere.
-    show = StepLog(name).show if is_alone else lambda event: None
-    spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone, show=show)
+    log = StepLog(name).show if is_alone else lambda event: None
+    spool = _spool(tensorboard)(context.spool, name, keep_files=is_alone, show=log)
     if not is_alone:
         return _report(name, settings, inputs, output, spool, tries)
     with _sent(context):
@@ -136,7 +145,7 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         found = load(inputs)
         artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
-        spool.finished(facts.summary, facts.details)
+        spool.finished(facts.summary, facts.details, facts.notes)
         return artifact
     except GapgateError as error:
         spool.failed(str(error), tries.exit_code(error))

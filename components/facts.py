@@ -12,6 +12,8 @@ class Facts:
 
     summary: str
     """One line for the terminal."""
+    notes: Sequence[str] = ()
+    """Lines that a user must see, on the terminal too."""
     details: Sequence[str] = ()
     """Lines below the summary, in the log of the step."""
     tags: Mapping[str, str] = field(default_factory=dict)

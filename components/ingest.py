@@ -10,47 +10,57 @@ from components.facts import Facts
 from components.platform import dvc_data
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.settings.sections import DataSettings
+from gapgate.data.sources.classes import reading_of
+from gapgate.settings.sections import DataSettings, Reading
 from gapgate.tracking import Tracker
 
 
 def run(settings: DataSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
-    """Write `files/` (the source's files, unchanged) and `dataset.json` (source, DVC hash, revision, dirty or not).
+    """Write `files/` (the source's files, unchanged), `dataset.json` (source, DVC hash, revision, dirty or not) and
+    `reading.json` (the user's answers to what the files leave open, and the files that could not be taken).
 
     Raises:
-        DataError: the source, or the repository, revision or path, is not there or empty.
+        DataError: the source, or the repository, revision or path, is not there or empty, or the file of class names.
     """
     files = folder / "files"
     files.mkdir()
-    facts = _ingest(settings, files)
+    reading = reading_of(settings)
+    facts, left_out = _ingest(settings, files, reading)
     artifacts.write_json(folder / "dataset.json", facts)
+    artifacts.write_json(folder / "reading.json", {"reading": reading.model_dump(mode="json"), "left_out": left_out})
     dirty = ", differs from data.dvc" if facts["dirty"] else ""
     return Facts(
         summary=f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
+        notes=_notes(left_out),
         tags={f"data.{name}": str(value) for name, value in facts.items()},
     )
 
 
-def _ingest(settings: DataSettings, files: Path) -> dict[str, Any]:
-    """Stage the files and return the content of `dataset.json`; its hash is that of the staged files."""
+def _ingest(settings: DataSettings, files: Path, reading: Reading) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Stage the files; return the content of `dataset.json`, whose hash is that of the staged files, and name and
+    reason of each file that could not be taken."""
     if settings.source:
-        dvc_data.stage(settings.source, files, link=True)
-        return {"source": settings.source, "dvc_hash": dvc_data.dvc_hash(files), "dirty": False, "revision": ""}
+        left_out = dvc_data.stage(settings.source, files, link=True, reading=reading)
+        found = dvc_data.dvc_hash(files)
+        return {"source": settings.source, "dvc_hash": found, "dirty": False, "revision": ""}, left_out
     # A revision, or a URL, is never read from the working copy, which may differ from it.
     if settings.revision or not Path(settings.repository).is_dir():
         found, commit = dvc_data.fetch(settings.repository, settings.revision, settings.path, files)
         source = f"{settings.repository}:{settings.path}"
-        return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}
+        return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}, []
     root = Path(settings.repository)
     if not (root / settings.path).exists():
         # A fresh clone has data.dvc and no data/.
         dvc_data.restore(root, settings.path)
-    dvc_data.stage(str(root / settings.path), files, link=True)
+    left_out = dvc_data.stage(str(root / settings.path), files, link=True, reading=reading)
     # The staged files are hashed, not the workspace, where a file may be added between the two reads.
     pin, found = dvc_data.pin_of(root, settings.path), dvc_data.dvc_hash(files)
-    return {
-        "source": settings.path,
-        "dvc_hash": found,
-        "dirty": pin is None or pin.hash != found,
-        "revision": "workspace",
-    }
+    is_dirty = pin is None or pin.hash != found
+    return {"source": settings.path, "dvc_hash": found, "dirty": is_dirty, "revision": "workspace"}, left_out
+
+
+def _notes(left_out: list[dict[str, str]]) -> list[str]:
+    if not left_out:
+        return []
+    first = ", ".join(f"{each['name']} ({each['reason']})" for each in left_out[:3])
+    return [f"{len(left_out):,} files are left out: {first}{', …' if len(left_out) > 3 else ''}"]

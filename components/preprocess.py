@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.facts import Facts
+from components.platform.mlflow_tables import table_tag
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.preprocess import preprocess
+from gapgate.data.set_aside import PICTURE, TABLE, in_words
 from gapgate.data.splits import SPLIT_NAMES
-from gapgate.settings.sections import PreprocessSettings
+from gapgate.errors import DataError
+from gapgate.settings.sections import PreprocessSettings, Reading, parse
 from gapgate.tracking import Tracker
 
 
@@ -22,7 +25,13 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
         DataError: an unusable source, too many unreadable images, or a class with too few.
     """
     dataset = inputs["dataset"]
-    splits = preprocess(settings, dataset.path / "files", folder, tracker)
+    # Datasets of before this file was written have none.
+    read = artifacts.read_json(dataset.path / "reading.json", {"reading": {}, "left_out": []})
+    reading = parse(Reading, read["reading"], "data")
+    try:
+        splits = preprocess(settings, dataset.path / "files", folder, tracker, reading, read["left_out"])
+    except DataError as error:
+        raise DataError(_as_named(str(error), dataset)) from None
     # `register` writes it into the receipt, and does not read the dataset itself.
     shutil.copyfile(dataset.path / "dataset.json", folder / "dataset.json")
     artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(inputs))
@@ -32,7 +41,19 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
     counted = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     if splits.num_folds:
         counted += f" in {splits.num_folds} folds"
-    return Facts(
-        summary=f"{counted}; {len(splits.class_names)} classes; {width}×{height}×{channels}",
-        files={"contact_sheet.png": "data"},
-    )
+    said = [counted, f"{len(splits.class_names)} classes", f"{width}×{height}×{channels}"]
+    files = {"contact_sheet.png": "data"}
+    tags = {}
+    if set_aside := splits.info["set_aside"]:
+        said.append(in_words(set_aside))
+        files |= {name: "data" for name in (TABLE, PICTURE) if (folder / name).exists()}
+        tags = table_tag(f"data/{TABLE}")
+        tracker.metrics({"data/set_aside_images": sum(set_aside.values())})
+    return Facts(summary="; ".join(said), notes=splits.info["notes"], files=files, tags=tags)
+
+
+def _as_named(message: str, dataset: Artifact) -> str:
+    """A message with the place of the files as the user named it, instead of the artifact's."""
+    files, source = dataset.path / "files", dataset.read_json("dataset.json")["source"]
+    alone = files / Path(source).name
+    return message.replace(str(alone if alone.is_file() else files), source)

@@ -19,6 +19,7 @@ from components.platform.spool import Spool
 from components.platform.step_log import StepLog
 from components.tries import AtOnce, Patient
 from gapgate.data.sources import BUILTINS
+from gapgate.data.sources.classes import reading_of
 from gapgate.errors import GapgateError, TrackingError
 from gapgate.settings.sections import DataSettings
 
@@ -33,7 +34,7 @@ def run(settings: DataSettings) -> tuple[str, str]:
     if settings.source in BUILTINS and not Path(settings.source).exists():
         return "", ""
     if settings.source:
-        return "", dvc_data.hash_of_source(settings.source)
+        return "", dvc_data.hash_of_source(settings.source, reading_of(settings))
     root = Path(settings.repository)
     if settings.revision or not root.is_dir():
         return dvc_data.locate(settings.repository, settings.revision, settings.path)

@@ -6,10 +6,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -50,21 +49,14 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
     history = artifacts.read_json(folder / "history.json")
     parameters = artifacts.read_json(folder / "architecture.json")["num_parameters"]
     recipe = artifacts.read_json(folder / "recipe.json")
-    chosen = recipe["settings"]["architecture"] if isinstance(recipe["settings"]["architecture"], str) else "layers"
-    trained = chosen if chosen == "frozen" else f"{chosen}, {len(history)} epochs"
+    trained = recipe["name"] if recipe["name"] == "frozen" else f"{recipe['name']}, {len(history)} epochs"
     return Facts(
         summary=f"{trained}, {parameters:,} parameters, val accuracy {history[-1]['val_accuracy']:.1%}",
-        details=[why_kept(recipe["tried"], chosen)] if len(recipe["tried"]) > 1 else [],
+        details=[recipe["why"]] if recipe["why"] else [],
         tags={"seed": str(settings.seed)},
         files={"model.onnx": "model"},
         when_complete=lambda: shutil.rmtree(checkpoints, ignore_errors=True),
     )
-
-
-def why_kept(tried: Sequence[Mapping[str, Any]], kept: str) -> str:
-    """One line on the trainings that were tried on the same images, and the one that was kept."""
-    figures = ", ".join(f"{one['architecture']} {one['accuracy']:.1%} (loss {one['loss']:.3f})" for one in tried)
-    return f"tried on images not seen: {figures}; kept {kept}"
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 from kfp import dsl
 
 from components.catalog import RESOLVE, STEPS
-from gapgate.settings.sections import Settings
+from gapgate.data.sources.classes import reading_of
+from gapgate.settings.sections import Reading, Settings
 from pipelines import steps
 
 Placed = Callable[[dsl.PipelineTask], None]
@@ -65,6 +66,7 @@ def training_pipeline(
         data_revision: str = "",
         data_path: str = "data",
         data_source: str = "",
+        data_reading: str = "{}",
         preprocess: str = "{}",
         augment: str = "{}",
         train: str = "{}",
@@ -84,6 +86,7 @@ def training_pipeline(
             data_revision: Its revision; empty takes the newest of a URL, and the files as they are of a folder.
             data_path: What DVC tracks in that repository.
             data_source: A built-in data set (digits, shapes) or a folder, in the place of the three above.
+            data_reading: The rest of the section "data" as JSON, such as the columns of a table.
             preprocess: Section "preprocess" of the settings as JSON; what it leaves out has its default.
             augment: Section "augment", as JSON.
             train: Section "train", as JSON.
@@ -149,10 +152,19 @@ class _Graph:
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """The pipeline's parameters, by name, for these settings."""
+    """The pipeline's parameters, by name, for these settings.
+
+    Raises:
+        DataError: the file of class names cannot be read.
+    """
     sections = settings.model_dump(mode="json")
+    # The file of class names is on this machine; the steps may run elsewhere.
+    reading = reading_of(settings.data).model_dump(mode="json")
+    data = {name: value for name, value in sections["data"].items() if name not in reading}
     return {
-        **{f"data_{name}": value for name, value in sections["data"].items()},
+        **{f"data_{name}": value for name, value in data.items()},
+        # A pipeline that was compiled before there were such answers has no parameter for them, and needs none.
+        **({"data_reading": json.dumps(reading)} if reading != Reading().model_dump(mode="json") else {}),
         **{
             # As text: KFP turns the whole numbers of a dict parameter into floats.
             name: json.dumps(sections[name])

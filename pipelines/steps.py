@@ -24,6 +24,7 @@ _WORDS = {
     "repository": "Git repository whose .dvc file names the data.",
     "revision": "Its revision; empty: the newest of a URL, the files as they are of a folder.",
     "path": "What DVC tracks in that repository.",
+    "reading": "The rest of the section data, as JSON: columns of a table, class names, folders that are splits.",
     "dvc_hash": "DVC's hash of the data, as resolve found it.",
     "settings": "The step's section of params.yaml, as JSON.",
     "experiment": "MLflow experiment.",
@@ -70,14 +71,17 @@ def resolve(
     repository: str,
     revision: str,
     path: str,
+    reading: str,
     experiment: str,
 ) -> NamedTuple("Found", [("commit", str), ("dvc_hash", str)]):  # type: ignore[valid-type]
     """Find the commit and the DVC hash of the data; nothing is fetched."""
-    from components.resolve import report
-    from gapgate.settings.sections import DataSettings
+    import json
 
-    settings = DataSettings(source=source, repository=repository, revision=revision, path=path)
-    return report(settings, experiment)
+    from components.resolve import report
+    from gapgate.settings.sections import DataSettings, parse
+
+    where = {"source": source, "repository": repository, "revision": revision, "path": path}
+    return report(parse(DataSettings, where | json.loads(reading), "data"), experiment)
 
 
 @_component(STEP_IMAGE)
@@ -86,6 +90,7 @@ def ingest(
     repository: str,
     revision: str,
     path: str,
+    reading: str,
     dvc_hash: str,
     experiment: str,
     dataset: dsl.Output[dsl.Dataset],
@@ -96,8 +101,8 @@ def ingest(
     from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
 
-    settings = json.dumps({"source": source, "repository": repository, "revision": revision, "path": path})
-    made = execute("ingest", settings, {}, dataset.path, experiment)
+    where = {"source": source, "repository": repository, "revision": revision, "path": path}
+    made = execute("ingest", json.dumps(where | json.loads(reading)), {}, dataset.path, experiment)
     facts = made.read_json("dataset.json")
     describe(dataset, made, **facts)
     return str(facts["dvc_hash"])

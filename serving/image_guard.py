@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from gapgate.data.formats import SERVED
+from gapgate.data.formats import FORMATS
 from gapgate.errors import ImageError, ImageFault
 from serving.tiff_guard import check_exif, check_tiff, too_costly, too_many
 
@@ -36,6 +36,13 @@ MAX_BLOCKS = 10_000
 """Blocks of a GIF file before its first image; each has up to 255 bytes. 5 million took 1.6 s and 430 MB."""
 MAX_RLE_PIXELS = 2**20
 """Pixels of a BMP file with run-length encoding, which Pillow decodes in Python: 50 megapixels took 10 s."""
+MAX_PPM_HEADER_BYTES = 1_024
+"""Bytes of a PPM file's header with its comments, which Pillow reads one by one: 10 MB of spaces took 19 s."""
+MAX_PPM_PIXELS = 2**16
+"""Pixels of a PPM file that Pillow decodes in Python: one in decimal digits, or with another maximum than 255 or 65535.
+Four times as many took 0.8 s."""
+MAX_PPM_COMMENTS = 100
+"""Comments between the digits of a PPM file; each of them copies the rest of a block of 1 MiB."""
 
 
 def check(data: bytes) -> None:
@@ -49,7 +56,7 @@ def check(data: bytes) -> None:
             with suppress(struct.error, IndexError):  # the file ends early, for Pillow as well
                 examine(data)
             return
-    formats = ", ".join(form.name for form in SERVED)
+    formats = ", ".join(form.name for form in FORMATS)
     raise ImageError(ImageFault.UNKNOWN_FORMAT, f"not an image in one of the formats {formats}")
 
 
@@ -241,6 +248,29 @@ def _check_bmp(data: bytes) -> None:
         raise too_costly(f"{pixels:,} pixels are too many for run lengths", "save the image as a PNG file")
 
 
+_PPM_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]")
+_PPM_HEADER = re.compile(rb"P([1-6])\s+(\d{1,10})\s+(\d{1,10})(?:\s+(\d{1,5}))?\s")
+_PPM_IN_DIGITS = b"123"
+_PPM_MAXIMA_IN_C = {b"5": (b"255", b"65535"), b"6": (b"255",)}
+"""Kind of a PPM file → maxima with which Pillow decodes it in C, as it does bitmaps (4), which have none."""
+
+
+def _check_ppm(data: bytes) -> None:
+    """Check the header of a PPM, PGM or PBM file, and what it makes Pillow do (Netpbm: ppm(5), pgm(5), pbm(5))."""
+    head = _PPM_HEADER.match(_PPM_COMMENT.sub(b" ", data[:MAX_PPM_HEADER_BYTES]))
+    if head is None:
+        if len(data) > MAX_PPM_HEADER_BYTES:
+            raise too_costly(f"its header has no end within {MAX_PPM_HEADER_BYTES:,} bytes")
+        return
+    kind, width, height, maximum = head.groups()
+    pixels = int(width) * int(height)
+    is_in_c = kind == b"4" or maximum in _PPM_MAXIMA_IN_C.get(kind, ())
+    if not is_in_c and pixels > MAX_PPM_PIXELS:
+        raise too_costly(f"{pixels:,} pixels are too many for this kind of PPM", "save the image as a PNG file")
+    if kind in _PPM_IN_DIGITS and data.count(b"#") > MAX_PPM_COMMENTS:
+        raise too_many("comments", MAX_PPM_COMMENTS)
+
+
 _EXAMINERS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (
     (b"\x89PNG\r\n\x1a\n", _check_png),
     (b"\xff\xd8\xff", _check_jpeg),
@@ -248,6 +278,7 @@ _EXAMINERS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (
     (b"RIFF", _check_webp),
     (b"BM", _check_bmp),
     *((signature, check_tiff) for signature in (b"II*\0", b"MM\0*", b"II+\0")),
+    *((b"P%d" % kind, _check_ppm) for kind in range(1, 7)),
 )
-"""First bytes of a file → its check. Other formats are refused: Pillow would also read PPM, byte by byte in Python, and
-10 MB of spaces took 19 s. A big-endian BigTIFF is not here, because Pillow reads it as a classic TIFF."""
+"""First bytes of a file → its check. Other formats are refused. A big-endian BigTIFF is not here, because Pillow
+reads it as a classic TIFF."""

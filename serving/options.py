@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gapgate.data.formats import SERVED_PIXELS
 from gapgate.errors import SettingsError
 
 PREFIX = "GAPGATE_"
@@ -49,7 +50,7 @@ class Options(BaseModel):
     """Largest body of a request in bytes."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Most bytes of unfinished uploads that a worker holds in memory; beyond that an upload gets 429."""
-    max_pixels: Annotated[int, Field(ge=64)] = 25_000_000
+    max_pixels: Annotated[int, Field(ge=64)] = SERVED_PIXELS
     """Most pixels of an image; a larger one is refused before decoding. Decoding WebP takes up to 16 bytes a pixel."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""

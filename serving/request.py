@@ -10,15 +10,15 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
 
-from gapgate.data.formats import SERVED
+from gapgate.data.formats import FORMATS
 from serving.form import FormError, FormFile, TooManyFilesError, parse_files
 from serving.options import Options
 from serving.responses import ApiError
 
 FORM_TYPE = "multipart/form-data"
 TENSOR_TYPE = "application/octet-stream"
-IMAGE_TYPES = tuple(form.media_type for form in SERVED)
-OTHER_IMAGE_TYPES = tuple(name for form in SERVED for name in form.other_media_types)
+IMAGE_TYPES = tuple(form.media_type for form in FORMATS)
+OTHER_IMAGE_TYPES = tuple(name for form in FORMATS for name in form.other_media_types)
 """Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")

@@ -25,7 +25,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _MAKE = re.compile(r"(?:^ *|\$\()make(?: -\w)? ([a-z]+)", re.M)
 _COMMAND = re.compile(r"^ *(?:\.venv/bin/)?gapgate ([a-z]+)(?: +([a-z]+))?", re.M)
 _SETTING = re.compile(rf"(?<![\w./-])({'|'.join(Settings.model_fields)})((?:\.\w+)+)")
-_SUFFIXES = {".bento", ".dvc", ".json", ".py"}
+_SUFFIXES = {".bento", ".csv", ".dvc", ".json", ".py"}
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|yaml|md|js|sh|lock)")
 
 
@@ -68,7 +68,7 @@ def test_every_setting_that_is_named_is_in_params_yaml(page: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for text in code(page):
         for section, path in _SETTING.findall(text):
-            if path not in _SUFFIXES:  # data.dvc and package.json are files
+            if path not in _SUFFIXES:  # data.dvc and train.csv are files
                 assert path.split(".")[1] in params[section], f"{page.name}: {section}{path}"
 
 

@@ -49,6 +49,8 @@ class TerminalDisplay:
             self._counted(event)
         elif event["kind"] == "finished":
             self._ended(event, "[green]✓[/]", escape(event["summary"]))
+            for line in event.get("notes", ()):
+                self.note(line)
         elif event["kind"] == "failed":
             self._ended(event, "[red]✗[/]", f"[red]{escape(event['message'])}[/]")
 

@@ -7,11 +7,9 @@ whether DVC tracks the folder or not.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,11 @@ from typing import Any
 import yaml
 
 from components.platform import dvc_faults
-from gapgate.data.sources import BUILTINS, is_hidden, open_source, write_builtin
+from components.platform.source_files import bring, files_of, origin_of
+from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.errors import DataError
 from gapgate.files import whole_folder
+from gapgate.settings.sections import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +88,39 @@ def status(root: Path, path: str = "data") -> Status:
     return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
 
 
-def stage(source: str, target: Path, *, link: bool) -> None:
+def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()) -> list[dict[str, str]]:  # noqa: B008
     """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
     table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk
     allows it; the digests of an artifact tell when a file was changed through its other name.
+
+    Names that are not UTF-8 are written as such. Links to nowhere, loops and what is no file are left out.
+
+    Returns:
+        Name and reason of each entry that is left out.
 
     Raises:
         DataError: there is no such source, or it is empty.
     """
     if source in BUILTINS and not Path(source).exists():
         write_builtin(source, target)
-        return
-    origin = Path(source)
-    if not origin.exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
-    for file, name in _files_of(origin):
-        _bring(file, target / name, link)
+        return []
+    left_out: list[dict[str, str]] = []
+    for file, name in files_of(origin_of(source), reading, left_out):
+        bring(file, target / name, link)
     if not any(target.iterdir()):
         raise DataError(f"{source} holds no files; give it one folder of images for each class")
+    return left_out
 
 
-def add(source: str, root: Path, path: str = "data") -> Pin:
-    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable.
+def add(
+    source: str,
+    root: Path,
+    path: str = "data",
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    tell: Callable[[list[dict[str, str]]], None] = lambda left_out: None,
+) -> Pin:
+    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable. `tell`
+    is called with what `stage` left out.
 
     Raises:
         DataError: the source is unusable, or the folder is no DVC repository.
@@ -120,7 +131,7 @@ def add(source: str, root: Path, path: str = "data") -> Pin:
         repo = Repo(str(root))
     with repo:
         with whole_folder(root / path) as fresh:
-            stage(source, fresh, link=False)
+            tell(stage(source, fresh, link=False, reading=reading))
         with _dvc_errors(root):
             repo.add(str(root / path))
     _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
@@ -149,17 +160,15 @@ def restore(root: Path, path: str = "data") -> Pin:
     return pin
 
 
-def hash_of_source(source: str) -> str:
+def hash_of_source(source: str, reading: Reading = Reading()) -> str:  # noqa: B008 (frozen)
     """The hash that the files of a folder or single file have when they are staged; each is read, and none copied.
 
     Raises:
         DataError: there is no such source.
     """
-    origin = Path(source)
-    if not origin.exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
+    origin = origin_of(source)
     with tempfile.TemporaryDirectory() as scratch:
-        for file, name in _files_of(origin):
+        for file, name in files_of(origin, reading, []):
             place = Path(scratch, name)
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.is_symlink():  # a table may name a file twice
@@ -236,45 +245,6 @@ def _note_source(file: Path, source: str) -> None:
     if source:
         content["meta"] = {"gapgate": {"source": source}}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def _files_of(origin: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of a source with its path in the data set; hidden files are left out.
-
-    Raises:
-        DataError: a file name has a line break, which the file list of the artifact could not hold.
-    """
-    if origin.is_file():
-        yield from ((origin.parent / name, name) for name in _names_with(origin))
-        return
-    for folder, subfolders, names in os.walk(origin, followlinks=True):
-        # In place, as os.walk asks: it then skips hidden folders and goes through the rest in a fixed order.
-        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
-        for name in sorted(name for name in names if not is_hidden(name)):
-            if "\n" in name:
-                raise DataError(f"{folder}/{name!r}: a file name with a line break; rename it")
-            file = Path(folder, name)
-            yield file, str(file.relative_to(origin))
-
-
-def _names_with(file: Path) -> Iterator[str]:
-    """Names of a single source file and the files that it needs: a table's images, an archive's class names."""
-    yield file.name
-    if file.suffix.lower() == ".npz":
-        yield from (name for name in ["classes.txt"] if (file.parent / name).exists())
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield from (record.locator for record in open_source(file, Path(scratch)).records())
-
-
-def _bring(file: Path, place: Path, link: bool) -> None:
-    if place.exists():  # a table may name a file twice
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
-            return os.link(file.resolve(), place)
-    shutil.copyfile(file, place)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ idempotent. The MLflow run is made on the first contact, so a server that was aw
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,7 @@ STATE = "mlflow.json"
 """File of a spool with the MLflow run's id and the bytes that were sent of each event file."""
 _AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
 _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+_ASK_TIMEOUT_S = 5.0
 _METRICS = 500
 """Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
 
@@ -219,11 +221,75 @@ def run_path(context: RunContext) -> str:
     return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
 
 
+def refuse_deleted_experiment(name: str) -> None:
+    """Find out before a run whether its experiment was deleted; MLflow, whose import takes seconds, is not asked. A
+    server that does not answer, or refuses, is told about by the run.
+
+    Raises:
+        TrackingRefusedError: it was deleted.
+    """
+    if tracking_uri().startswith("sqlite:///"):
+        found = _stored_experiment(Path(tracking_uri().removeprefix("sqlite:///")), name)
+    elif tracking_uri().startswith(("http://", "https://")):
+        found = _served_experiment(name)
+    else:
+        return
+    if found and found[1] == "deleted":
+        raise _deleted(name, found[0])
+
+
+def _stored_experiment(file: Path, name: str) -> tuple[str, str] | None:
+    """Id and lifecycle stage of an experiment in MLflow's SQLite file."""
+    if not file.exists():
+        return None
+    query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        for number, stage in db.execute(query, (name,)):
+            return str(number), str(stage)
+    return None
+
+
+def _served_experiment(name: str) -> tuple[str, str] | None:
+    """Id and lifecycle stage of an experiment on an MLflow server; None if it does not say."""
+    import requests
+
+    headers, auth = {}, None
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
+    url = f"{tracking_uri().rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
+    with suppress(requests.RequestException, ValueError, KeyError, TypeError):
+        answer = requests.get(
+            url, {"experiment_name": name}, headers=headers, auth=auth, timeout=_ASK_TIMEOUT_S, verify=verify
+        )
+        found = answer.json()["experiment"]
+        return str(found["experiment_id"]), str(found["lifecycle_stage"])
+    return None
+
+
+def _deleted(name: str, number: str) -> TrackingRefusedError:
+    # A server's address is in the user's environment, and may hold a password; the local store's is not.
+    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if tracking_uri() == f"sqlite:///{local_store()}" else ""
+    return TrackingRefusedError(
+        f"the MLflow experiment {name!r} was deleted; bring it back with "
+        f"`{store}mlflow experiments restore --experiment-id {number}`, "
+        "or name another with --set tracking.experiment=NAME"
+    )
+
+
 def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
-    """The id of the experiment `name`, which is made when it is new; two runs may do so at once."""
+    """The id of the experiment `name`, which is made when it is new; two runs may do so at once.
+
+    Raises:
+        TrackingRefusedError: it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     if found := mlflow_client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            raise _deleted(name, found.experiment_id)
         return str(found.experiment_id)
     # For a local store MLflow would otherwise make `mlruns/` in the current folder.
     location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None

@@ -74,9 +74,10 @@ class Spool:
         """Report a passing fault, and that the step tries again in `seconds`."""
         self._write("waiting", message=message, seconds=seconds)
 
-    def finished(self, summary: str, details: Sequence[str] = ()) -> None:
-        """Report that the step ended well; `summary` is one line for people, `details` are more of them."""
-        self._write("finished", summary=summary, details=list(details))
+    def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+        """Report that the step ended well; `summary` is one line for people, `notes` and `details` are more of them,
+        and the terminal shows no details."""
+        self._write("finished", summary=summary, details=list(details), notes=list(notes))
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
         """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""

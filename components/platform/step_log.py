@@ -43,7 +43,7 @@ class StepLog:
             self._print(f" {fault}; tried again in {duration(event['seconds'])}")
         elif event["kind"] == "finished":
             self._print(f" done in {event['time'] - self._began_at:,.1f} s: {event['summary']}")
-            for line in event["details"]:
+            for line in [*event.get("notes", ()), *event["details"]]:
                 self._print(f"  {line}")
         elif event["kind"] == "failed":
             self._print(f" error (exit code {event['exit_code']}): {event['message']}")

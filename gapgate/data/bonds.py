@@ -12,7 +12,7 @@ from gapgate.data.image_table import Index
 from gapgate.data.near_duplicates import near_pairs
 from gapgate.data.sources.base import FileReader, Reader
 
-MAX_COMPARED = 200_000
+MAX_COMPARED = 20_000
 """Largest number of images that are compared with each other for near-duplicates; time grows with its square."""
 
 
@@ -42,7 +42,7 @@ def bind(index: Index, reader: Reader, images_file: Path, rule: str) -> Bonds:
     series = groups.series(ids) if rule == "auto" else groups.named(ids, rule)
     bursts: dict[int, str] = {}
     if rule == "auto" and isinstance(reader, FileReader):
-        bursts = groups.bursts(dict(groups.read_shots(reader.root, index.lines(ungrouped.format("locator")))))
+        bursts = groups.bursts(dict(groups.read_shots(reader.path, index.lines(ungrouped.format("locator")))))
     pairs = _near(index, images_file)
     units = dict(index.lines("SELECT row, 'group ' || grp FROM images WHERE split IS NULL AND grp <> ''"))
     members = [

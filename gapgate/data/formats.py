@@ -13,8 +13,8 @@ class Format:
     """Pillow's name of the format."""
     suffixes: tuple[str, ...]
     """Suffixes of file names, the most common first."""
-    media_type: str = ""
-    """Media type; empty for a format that the server does not take."""
+    media_type: str
+    """Media type."""
     other_media_types: tuple[str, ...] = ()
     """Media types that some clients use instead."""
 
@@ -26,11 +26,16 @@ FORMATS = (
     Format("BMP", (".bmp",), "image/bmp", ("image/x-ms-bmp",)),
     Format("GIF", (".gif",), "image/gif"),
     Format("TIFF", (".tif", ".tiff"), "image/tiff"),
-    # Pillow reads the header of a PPM file byte by byte in Python, so a crafted file could keep a server busy for long.
-    Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm")),
+    Format(
+        "PPM",
+        (".ppm", ".pgm", ".pbm", ".pnm"),
+        "image/x-portable-anymap",
+        ("image/x-portable-pixmap", "image/x-portable-graymap", "image/x-portable-bitmap"),
+    ),
 )
-SERVED = tuple(form for form in FORMATS if form.media_type)
-"""Formats that a server takes from its clients."""
+"""Formats that training and the server read."""
+SERVED_PIXELS = 25_000_000
+"""Most pixels of an image that the server takes unless an option says otherwise; training takes more."""
 
 
 def suffixes(formats: tuple[Format, ...]) -> frozenset[str]:

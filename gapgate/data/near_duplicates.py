@@ -74,10 +74,6 @@ def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32], rea
     return best
 
 
-def _correlation(images: NDArray[np.uint8], pairs: NDArray[np.int64], reach: int) -> NDArray[np.float32]:
-    return detail_correlation(_details(images, pairs[:, 0]), _details(images, pairs[:, 1]), reach)
-
-
 def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Shrink images to gray pictures, (N, THUMBNAIL_PX, THUMBNAIL_PX)."""
     small = np.empty((len(rows), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,16 +20,20 @@ from PIL import Image
 
 from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
-from gapgate.data.bonds import Bonds, bind
+from gapgate.data.bonds import MAX_COMPARED, Bonds, bind
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
+from gapgate.data.depth import depth_of, white_of
+from gapgate.data.formats import SERVED_PIXELS
 from gapgate.data.image_table import Index
 from gapgate.data.partition import Partition, partition
+from gapgate.data.set_aside import write_set_aside
 from gapgate.data.sources import Pixels, Reader, Source, open_source
+from gapgate.data.sources.base import EncodedReader
 from gapgate.data.splits import SPLIT_NAMES, Splits
-from gapgate.data.transform import Transform
+from gapgate.data.transform import MAX_WHITE, Transform
 from gapgate.errors import DataError, ImageError, StorageError
-from gapgate.settings.sections import PreprocessSettings
+from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import NullTracker, Tracker
 
 PROBED_IMAGES = 256
@@ -64,11 +69,17 @@ def preprocess(
     source_dir: Path,
     out_dir: Path,
     tracker: Tracker = NullTracker(),  # noqa: B008 (it holds no state)
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    left_out: Sequence[Mapping[str, str]] = (),
 ) -> Splits:
     """Decode, hash, resize and split a data set; `out_dir` exists and is empty.
 
     Images stream through worker processes into `images.npy`. All other data that grows with their number is in a
     temporary file, so memory does not grow. The same source and settings give the same bytes.
+
+    Args:
+        reading: the user's answers to what the files of the source leave open.
+        left_out: name and reason of each file that ingest could not take; they count as images that cannot be used.
 
     Raises:
         DataError: the source cannot be used, more than `max_rejects` images cannot be used, or a class has fewer images
@@ -79,22 +90,33 @@ def preprocess(
     with TemporaryDirectory(prefix=".scratch-", dir=out_dir) as folder:
         unpacked = Path(folder, "unpacked")
         unpacked.mkdir()
-        source = open_source(source_dir, unpacked)
+        source = open_source(source_dir, unpacked, reading)
         with closing(Index(Path(folder, "index.sqlite"))) as index:
             num_images = index.fill(source.records())
             if not num_images:
                 raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
             num_workers = settings.num_workers or available_cpus()
             prepare_workers(num_images, num_workers)
+            source = _with_white(source, index, num_images, settings.max_pixels)
             locators = (locator for _, locator in index.jobs())
             transform, network = _resolve(settings, source.reader, locators, num_images)
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
-            _refuse_rejects(index, settings.max_rejects)
+            _refuse_rejects(index, settings.max_rejects, left_out)
             bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)
             how = partition(index, settings)
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
-            _write(out_dir, index, source, transform, network, how, bonds, class_counts)
+            _write(out_dir, index, source, transform, network, how, bonds, class_counts, left_out)
     return Splits.open(out_dir)
+
+
+def _with_white(source: Source, index: Index, num_images: int, max_pixels: int) -> Source:
+    """The source with the value of white that its files of 16 bits have, by `PROBED_IMAGES` of them from all places."""
+    if not isinstance(source.reader, EncodedReader):
+        return source
+    reader, every = source.reader, max(1, num_images // PROBED_IMAGES)
+    locators = (locator for (locator,) in index.lines("SELECT locator FROM images WHERE row % ? = 0", every))
+    white, note = white_of(depth_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
+    return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note])))
 
 
 def _resolve(
@@ -118,6 +140,7 @@ def _resolve(
         fill=settings.fill,
         resample=resample,
         max_pixels=settings.max_pixels,
+        white=reader.white if isinstance(reader, EncodedReader) else MAX_WHITE,
     )
     return transform, network
 
@@ -204,11 +227,12 @@ def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> i
     return offset
 
 
-def _refuse_rejects(index: Index, max_rejects: int) -> None:
-    rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'")
+def _refuse_rejects(index: Index, max_rejects: int, left_out: Sequence[Mapping[str, str]]) -> None:
+    rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'") + len(left_out)
     if rejects > max_rejects:
-        first = index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
-        examples = ", ".join(f"{name} ({reason})" for name, reason in first)
+        first = [(each["name"], each["reason"]) for each in left_out]
+        first += index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
+        examples = ", ".join(f"{name} ({reason})" for name, reason in first[:3])
         raise DataError(
             f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {examples}; "
             "mend or remove them, or raise preprocess.max_rejects"
@@ -244,6 +268,7 @@ def _write(
     how: Partition,
     bonds: Bonds,
     class_counts: dict[str, list[int]],
+    left_out: Sequence[Mapping[str, str]],
 ) -> None:
     """Write all files except `images.npy`."""
     mean, std = _mean_and_std(index, transform)
@@ -280,9 +305,27 @@ def _write(
         "groups": asdict(bonds) | {"num_groups": index.one(f"SELECT COUNT(*) FROM ({_GROUPS})")},
         "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
+        "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
+        "notes": [*source.notes, *_not_served(index), *_not_compared(bonds, counts)],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
+
+
+def _not_served(index: Index) -> Iterator[str]:
+    """Say so if images are larger than the server takes."""
+    query = "SELECT COUNT(*) FROM images WHERE width * height > ? AND split IN ('train', 'val', 'test')"
+    if count := index.one(query, SERVED_PIXELS):
+        yield (
+            f"{count:,} images have more than {SERVED_PIXELS:,} pixels, which `gapgate serve` refuses unless "
+            "GAPGATE_MAX_PIXELS is raised; `gapgate predict` takes them"
+        )
+
+
+def _not_compared(bonds: Bonds, counts: Mapping[str, int]) -> list[str]:
+    if bonds.near_pairs is not None or sum(counts.values()) <= MAX_COMPARED:
+        return []
+    return [f"more than {MAX_COMPARED:,} images: near-duplicates were not looked for, exact copies were"]
 
 
 def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:

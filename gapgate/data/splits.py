@@ -12,6 +12,7 @@ transform.json    settings of the transform from an image file to a row of `imag
 dataset.json      origin of the images, with the DVC hash
 lineage.json      digest of the Dataset, and the content that it covers (see `gapgate.artifacts.lineage`)
 contact_sheet.png sample images of each class
+set_aside.json    images in no split and the reasons (`gapgate.data.set_aside`), with set_aside.png; missing if none
 """
 
 from __future__ import annotations

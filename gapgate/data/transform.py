@@ -37,8 +37,13 @@ PIECE_PIXELS = 2**20
 """Number of pixels of a large image that are converted at a time; a copy of a whole 50-megapixel image takes 200 MB."""
 
 
-def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
-    """Decode the first frame of an image file, upright by its EXIF orientation, as L, LA, RGB or RGBA with 8 bits.
+MAX_WHITE = 65_535
+"""Largest value of a 16-bit image."""
+
+
+def open_image(data: bytes | Path, *, max_pixels: int, white: int = MAX_WHITE) -> Image.Image:
+    """Decode the first frame of an image file, upright by its EXIF orientation, as L, LA, RGB or RGBA with 8 bits;
+    `white` is the value of white in 16-bit files.
 
     Raises:
         ImageError: the file is in another format, truncated or corrupt, or has more than `max_pixels` pixels (found
@@ -46,7 +51,7 @@ def open_image(data: bytes | Path, *, max_pixels: int) -> Image.Image:
     """
     image = load_image(read_header(data, max_pixels=max_pixels))
     with _damage_named():
-        return _in_eight_bits(image)
+        return _in_eight_bits(image, white)
 
 
 def load_image(header: Image.Image) -> Image.Image:
@@ -132,6 +137,8 @@ class Transform(Section):
     """Standard deviation of the training pixels in 0..1, (C,)."""
     max_pixels: Count = 50_000_000
     """Largest number of pixels of an image file; a larger one is refused before it is decoded."""
+    white: Annotated[int, Field(ge=1, le=MAX_WHITE)] = MAX_WHITE
+    """Value of white in 16-bit files: 4,095 where they hold the 12 bits of a camera; larger values are white too."""
 
     @classmethod
     def from_file(cls, path: Path) -> Transform:
@@ -242,7 +249,7 @@ class Transform(Section):
 
     def _plain(self, image: Image.Image) -> Image.Image:
         """Convert an image of any mode to L or RGB; to L if the network takes gray images."""
-        image = on_background(_in_eight_bits(image), self.fill)
+        image = on_background(_in_eight_bits(image, self.white), self.fill)
         return image.convert("L") if self.mode == "gray" and image.mode == "RGB" else image
 
 
@@ -257,11 +264,11 @@ def _scaled(length: int, longest: int, size_px: int) -> int:
     return max(1, (2 * length * size_px + longest) // (2 * longest))
 
 
-def _in_eight_bits(image: Image.Image) -> Image.Image:
+def _in_eight_bits(image: Image.Image, white: int) -> Image.Image:
     """Convert an image of any mode that Pillow decodes to L, LA, RGB or RGBA."""
     mode = image.mode
     if mode.startswith("I"):
-        return _from_sixteen_bits(np.asarray(image))
+        return _from_sixteen_bits(np.asarray(image), white)
     if mode == "F":
         raise ImageError(ImageFault.NO_FIXED_RANGE, "floating-point pixels have no fixed range")
     gray = mode in ("1", "L", "LA", "La")
@@ -269,12 +276,13 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
     return image if mode == target else image.convert(target)
 
 
-def _from_sixteen_bits(values: NDArray[Any]) -> Image.Image:
-    """Convert gray values 0..65535, (H, W), to the nearest of 0..255."""
-    # 65535 / 255 = 257, and 128 is half of it. Pillow's own conversion clips at 255 instead of scaling.
-    if values.size and (values.min() < 0 or values.max() > 65_535):
+def _from_sixteen_bits(values: NDArray[Any], white: int) -> Image.Image:
+    """Convert gray values 0..`white`, (H, W), to the nearest of 0..255."""
+    # Pillow's own conversion clips at 255 instead of scaling.
+    if values.size and (values.min() < 0 or values.max() > MAX_WHITE):
         raise ImageError(ImageFault.NO_FIXED_RANGE, "32-bit pixels have no fixed range")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    scaled = (2 * 255 * np.minimum(values, white).astype(np.uint32) + white) // (2 * white)
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _damage(error: Exception) -> ImageError:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
+from gapgate.data import set_aside
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
 from gapgate.evidence import calibration, gap, metrics, mistakes, suspects
@@ -111,6 +112,7 @@ def assess(
         "leaks": splits.info.get("leaks"),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model.folder)},
         "facts": _facts(splits, model.folder),
+        "data": {"notes": splits.info.get("notes", []), "set_aside": set_aside.read(splits.path)},
         "settings": settings.model_dump(mode="json"),
     }
     return evaluation, found
@@ -255,8 +257,9 @@ def draw(
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
     figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
-    if (splits.path / "contact_sheet.png").exists():
-        shutil.copyfile(splits.path / "contact_sheet.png", folder / "contact_sheet.png")
+    for name in ("contact_sheet.png", set_aside.PICTURE):
+        if (splits.path / name).exists():
+            shutil.copyfile(splits.path / name, folder / name)
 
 
 def _check_fit(model: Classifier, splits: Splits) -> None:
@@ -324,12 +327,15 @@ def _provenance(artifact: Path) -> dict[str, Any] | None:
 
 def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
     """Facts about the data and the model for the report."""
-    architecture = read_json(model_dir / "architecture.json", {})
+    architecture, recipe = (read_json(model_dir / f"{name}.json", {}) for name in ("architecture", "recipe"))
     return {
         "image_shape": list(splits.image_shape),
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},
         "num_parameters": architecture.get("num_parameters"),
+        "architecture": recipe.get("name"),
+        "backbone": (architecture.get("backbone") or {}).get("name"),
+        "tried": recipe.get("why"),
         "dataset": read_json(splits.path / "dataset.json", {}),
         "environment": read_json(model_dir / "environment.json", {}),
     }

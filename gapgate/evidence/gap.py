@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 CHUNK_VALUES = 4_000_000
 """Number of Gamma draws in memory at once (32 MB)."""
-FOLD_INFLATION = 1.1
+FOLD_INFLATION = 1.2
 """Factor on the width of intervals from a cross-validation, for the correlation of its models."""
 MAX_IMAGES = 10**9
 """Largest number of test images that is considered. Nobody has more, and the interval of so many is no wider than

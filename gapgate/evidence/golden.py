@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gapgate.artifacts import write_json
-from gapgate.data.formats import SERVED
+from gapgate.data.formats import FORMATS
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, ImageError
 from gapgate.onnx.classifier import Classifier
@@ -187,4 +187,4 @@ _ENCODERS: dict[str, Callable[[Image.Image], bytes]] = {
     "palette.png": _palette_png,
     "picture.webp": _webp,
 }
-_CONTENT_TYPES = {suffix: form.media_type for form in SERVED for suffix in form.suffixes}
+_CONTENT_TYPES = {suffix: form.media_type for form in FORMATS for suffix in form.suffixes}

@@ -26,6 +26,7 @@ FIGURES = (
     "filters",
     "feature_maps",
     "contact_sheet",
+    "set_aside",
 )
 MAX_DATA_URI_BYTES = 6_000_000
 """Largest image in the report, in bytes; a larger one (a contact sheet of many classes) stays a file of its own."""
@@ -64,6 +65,7 @@ def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[st
         .get_template("report.html.j2")
         .render(
             evaluation=evaluation,
+            data=evaluation.get("data") or {"notes": [], "set_aside": {"num_images": 0, "rows": []}},
             certificate=certificate,
             pictures=pictures,
             gap_words=gap_in_words(evaluation["gap"]),

@@ -16,12 +16,29 @@ from gapgate.errors import SettingsError
 from gapgate.network.architecture import Layer
 from gapgate.settings.base import Count, Fraction, Section
 from gapgate.settings.overrides import apply, one_line, read_yaml, shorten
-from gapgate.training.policy import Operation
+from gapgate.training.policy import Operation, Rotate, Scale, Translate
 
 S = TypeVar("S", bound=Section)
 
 
-class DataSettings(Section):
+class Reading(Section):
+    """Answers to what the files of a data set leave open."""
+
+    class_names: str | tuple[str, ...] | dict[str, str] = ()
+    """Names of the classes: a list with that of label 0 first, a mapping from label to name, or a file with either (a
+    name a line, JSON or YAML)."""
+    path_column: str = ""
+    """Column of a table with the image's path, by name or, counted from 1, by number; empty: one of the usual names."""
+    label_column: str = ""
+    """Column of a table with the label, by name or number; empty: one of the usual names."""
+    splits: Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "out"]] = "auto"
+    """Splits by the folder's name; auto: by the usual names; none: every folder is a class; out: a folder left out."""
+    alike_classes: Literal["ask", "merge", "keep"] = "ask"
+    """Classes whose names differ by case, spaces or the form of a number (1, 1.0): ask stops the run, merge makes them
+    one class, keep takes them as they are."""
+
+
+class DataSettings(Reading):
     """Data that the ingest step takes."""
 
     source: str = ""
@@ -90,7 +107,7 @@ class PreprocessSettings(Section):
 class AugmentSettings(Section):
     """Augmentation of the training batches; validation and evaluation use none."""
 
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[Operation, ...] = (Translate(max_fraction=0.1), Rotate(max_degrees=8.0), Scale(max_change=0.1))
     """Operations, applied in this order and drawn afresh for each image in each epoch."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the preview and of `materialize`; training draws from `train.seed`."""
@@ -278,9 +295,28 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name a settings file with --params") from None
         if not isinstance(content, dict):
             raise SettingsError(f"{path} holds a {type(content).__name__}; it must hold sections such as `train:`")
+        _check_file(path, content)
     for override in overrides:
         apply(content, override, Settings().model_dump(mode="json"))
     return parse(Settings, content)
+
+
+def _check_file(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a settings file that does not fit, and say which file it is: a `params.yaml` may be another tool's.
+
+    Raises:
+        SettingsError: as `parse`.
+    """
+    foreign = sorted(set(map(str, content)) - set(Settings.model_fields))
+    if foreign:
+        raise SettingsError(
+            f"{path} has {', '.join(foreign)}, which is no section of Gapgate's settings; check the spelling, or if it "
+            "is another tool's file, name yours with --params (--params /dev/null for the defaults)"
+        )
+    try:
+        parse(Settings, content)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error} (another tool's file? name yours with --params)") from None
 
 
 def parse(section: type[S], content: Any, prefix: str = "") -> S:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def train(
         kept = choose(scores)
         tracker.tags({"train/architecture": fitted[kept].recipe.name})
         told = [{"architecture": one.recipe.name, **score} for one, score in zip(fitted, scores, strict=True)]
-        model_artifact.write(out_dir, splits, fitted[kept], told)
+        model_artifact.write(out_dir, splits, fitted[kept], told, _in_words(told, kept, bool(answers)))
         if answers:
             answers[kept].write(out_dir)
 
@@ -69,6 +70,14 @@ def choose(scores: Sequence[Mapping[str, float]]) -> int:
         if score["loss"] < scores[kept]["loss"] and score["accuracy"] >= scores[kept]["accuracy"]:
             kept = at
     return kept
+
+
+def _in_words(tried: Sequence[Mapping[str, Any]], kept: int, is_folded: bool) -> str:
+    """One line on the trainings that were tried, and why one was kept; empty where there was no choice."""
+    if len(tried) < 2:
+        return ""
+    figures = ", ".join(f"{one['architecture']} {one['accuracy']:.1%} (loss {one['loss']:.3f})" for one in tried)
+    return f"tried on {'the held-out folds' if is_folded else 'val'}: {figures}; kept {tried[kept]['architecture']}"
 
 
 @dataclass(frozen=True, slots=True)

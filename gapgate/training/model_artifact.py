@@ -27,11 +27,14 @@ _BATCH_SIZE = 32
 """Images in a call of the network; 256 photos of 224 px would take gigabytes."""
 
 
-def write(out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mapping[str, object]]) -> None:
+def write(
+    out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mapping[str, object]], why: str = ""
+) -> None:
     """Write the trained network and the facts about it that serving and evaluation need.
 
     Files: weights.safetensors, architecture.json, transform.json, model.onnx, history.json, environment.json,
-    recipe.json (the settings with every `auto` decided, and the trainings that were `tried`) and parity.safetensors:
+    recipe.json (the settings with every `auto` decided, and the trainings that were `tried`, with a line `why` this one
+    was kept) and parity.safetensors:
     `images` (n, H, W, C) uint8 of val with PyTorch's `logits` (n, num_classes) float32 for them.
     """
     model, mean, std = trained.model, trained.mean, trained.std
@@ -45,7 +48,13 @@ def write(out_dir: Path, splits: Splits, trained: Trained, tried: Sequence[Mappi
     artifacts.write_json(out_dir / "architecture.json", _description(splits, trained))
     artifacts.write_json(out_dir / "history.json", list(trained.history))
     artifacts.write_json(out_dir / "environment.json", trained.environment)
-    artifacts.write_json(out_dir / "recipe.json", {"settings": trained.recipe.model_dump(mode="json"), "tried": tried})
+    recipe = {
+        "name": trained.recipe.name,
+        "settings": trained.recipe.model_dump(mode="json"),
+        "tried": tried,
+        "why": why,
+    }
+    artifacts.write_json(out_dir / "recipe.json", recipe)
     # A backbone normalises by the images that it was trained on.
     transform = artifacts.read_json(splits.path / "transform.json") | {"mean": mean, "std": std}
     artifacts.write_json(out_dir / "transform.json", transform)

@@ -61,7 +61,9 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
     Raises:
         StorageError: the workspace cannot be written.
         SettingsError: no Docker engine answers, or an image is not there.
+        TrackingRefusedError: the MLflow experiment was deleted.
     """
+    mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
     context = RunContext.new(settings.tracking.experiment)
     with _runner(settings, context, in_containers) as runner:
         return _run(settings, context, display, runner)

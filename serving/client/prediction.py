@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gapgate.data import formats
+from gapgate.data.hidden import is_hidden
 from gapgate.errors import DataError, ImageError, ImageFault
 
 BATCH_SIZE = 64
 
-_SUFFIXES = formats.suffixes(formats.SERVED)
+_SUFFIXES = formats.suffixes(formats.FORMATS)
 """Suffixes of the formats that `serving.inputs` reads."""
 
 
@@ -84,7 +85,7 @@ class Answerer(Protocol):
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Return the files among `paths` and all image files in the folders among them, each once, a folder's by name.
 
-    Folders are read with their subfolders; names that begin with a dot are left out.
+    Folders are read with their subfolders; hidden files and what systems leave behind are left out.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
@@ -144,7 +145,10 @@ class Local:
         self.threads = min(available_cpus(), 8)
         self._predictor = predictor = Predictor.load(package)
         self._source = (predictor.model.name, predictor.model.version, predictor.receipt)
-        self._max_pixels = Options.from_environment().max_pixels
+        options = Options.from_environment()
+        # The files are the user's own: without a limit of theirs, whatever training takes is taken.
+        has_limit = "max_pixels" in options.model_fields_set
+        self._max_pixels = options.max_pixels if has_limit else predictor.transform.max_pixels
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
 
@@ -204,7 +208,10 @@ def name_of(file: Path) -> str:
 
 def _images_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES:  # noqa: PTH122
-                yield Path(parent, name)
+            if is_hidden(name) or os.path.splitext(name)[1].lower() not in _SUFFIXES:  # noqa: PTH122
+                continue
+            path = Path(parent, name)
+            if path.is_file() or path.is_symlink():  # opening a pipe waits for its writer
+                yield path

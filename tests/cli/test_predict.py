@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -112,6 +113,9 @@ def test_a_folder_is_read_in_order_without_hidden_and_other_files_and_a_named_fi
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "thumbnail.png").touch()
+    os.mkfifo(tmp_path / "pipe.png")
     found = find_images([tmp_path / "odd", tmp_path, tmp_path / "b" / "2.PNG"])
     assert [file.relative_to(tmp_path).as_posix() for file in found] == ["odd", "a.tif", "b/10.jpeg", "b/2.PNG"]
 

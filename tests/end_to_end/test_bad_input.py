@@ -1,8 +1,11 @@
 """A user's mistake is one line that names it, exit code 2, and nothing half-written."""
 
+import sqlite3
 import struct
 import subprocess
+import zipfile
 import zlib
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -78,6 +81,31 @@ def duplicate_ids(folder):
     return folder / "photos" / "labels.csv"
 
 
+def no_usual_column(folder):
+    make_images(folder / "photos")
+    (folder / "photos" / "list.csv").write_text("picture name;kind\na/0.png;a\nb/0.png;b\n")
+    return folder / "photos" / "list.csv"
+
+
+def a_folder_beside_splits(folder):
+    for name in ("train", "test", "extra"):
+        make_images(folder / "photos" / name)
+    return folder / "photos"
+
+
+def a_zip_that_leaves_its_folder(folder):
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        archive.writestr("../../evil.png", b"x")
+    return folder / "photos.zip"
+
+
+def dead_links(folder):
+    make_images(folder / "photos")
+    for number in range(11):
+        (folder / "photos" / "a" / f"dead{number}.png").symlink_to("/nowhere")
+    return folder / "photos"
+
+
 def count_mismatch(folder):
     (folder / "arrays").mkdir()
     np.save(folder / "arrays" / "images.npy", np.zeros((5, 8, 8), np.uint8))
@@ -98,6 +126,10 @@ def count_mismatch(folder):
         (files_without_labels, ["files without a label"]),
         (duplicate_ids, ["same", "id"]),
         (count_mismatch, ["5", "4"]),
+        (no_usual_column, ["no column path", "--path-column", "picture name, kind"]),
+        (a_folder_beside_splits, ["extra", "data.splits"]),
+        (a_zip_that_leaves_its_folder, ["photos.zip", "evil.png", "outside"]),
+        (dead_links, ["11", "max_rejects", "a link to nothing"]),
     ],
 )
 def test_a_source_that_cannot_be_used(workspace, make, words):
@@ -137,6 +169,23 @@ def test_a_command_that_cannot_be_done(new_workspace, arguments, word):
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_tools_settings_file_is_named(new_workspace):
+    (new_workspace.folder / "params.yaml").write_text("prepare: {split: 0.2}\n")
+    done = new_workspace.gapgate("run", "digits")
+    assert done.returncode == 2
+    assert "params.yaml has prepare" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_deleted_experiment_ends_a_run_before_its_first_step(workspace):
+    with closing(sqlite3.connect(workspace.folder / ".gapgate" / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET name = 'gapgate', lifecycle_stage = 'deleted'")
+    done = workspace.gapgate("run", "digits")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "mlflow experiments restore --experiment-id 0" in done.stderr
+    assert not (workspace.folder / ".gapgate" / "runs").exists()
 
 
 def test_a_run_that_cannot_be_done_says_why_and_leaves_no_model(workspace):

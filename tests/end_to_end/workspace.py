@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = tuple(
     part
     for setting in (
+        "augment.operations=[]",
         "train.architecture=tutorial",
         "train.epochs=4",
         "train.batch_size=32",

@@ -16,7 +16,7 @@ from PIL import Image
 from gapgate.data.preprocess import preprocess
 from gapgate.errors import IMAGE_REMEDIES, ImageError, ImageFault
 from gapgate.settings.sections import PreprocessSettings
-from serving.client.prediction import Local, predict
+from serving.client.prediction import Local, find_images, predict
 from serving.inputs import Upload, decode_all
 from serving.predictor import Predictor
 
@@ -65,7 +65,7 @@ CASES = {
     "other": Case(
         ImageFault.UNKNOWN_FORMAT,
         b"%PDF-1.7",
-        "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF; save it as PNG or JPEG",
+        "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
         "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
     ),
     "cut": Case(
@@ -149,7 +149,20 @@ def test_the_server_says_what_to_do_about_a_tensor(client: httpx.Client) -> None
 def test_predict_says_what_to_do_about_a_file(unpacked: Path, folder: Path) -> None:
     files = [folder / f"{name}.png" for name in CASES]
     rows = [row for rows in predict(Local(unpacked, top_k=1), files) for row in rows]
-    assert {Path(row.file).stem: row.error for row in rows} == {name: case.sent for name, case in CASES.items()}
+    # Training's limit, not the server's.
+    expected = {name: case.sent.replace("25,000,000", "50,000,000") for name, case in CASES.items()}
+    assert {Path(row.file).stem: row.error for row in rows} == expected
+
+
+def test_predict_takes_what_training_takes(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.ppm")
+    Image.new("1", (7000, 7000)).save(tmp_path / "49-megapixels.png")
+    files = find_images([tmp_path])
+    assert [row.error for rows in predict(Local(unpacked, top_k=1), files) for row in rows] == ["", ""]
+    monkeypatch.setenv("GAPGATE_MAX_PIXELS", "1000")
+    (large, small) = [row.error for rows in predict(Local(unpacked, top_k=1), files) for row in rows]
+    assert "exceed the limit of 1,000 pixels" in large
+    assert small == ""
 
 
 def test_preprocess_says_what_to_do_about_a_file(tmp_path: Path, folder: Path) -> None:

@@ -333,7 +333,9 @@ def test_damage_raises_nothing_but_image_error(format: str, data: st.DataObject)
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0"]),
+    st.sampled_from(
+        [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"P5", b"P3"]
+    ),
     st.binary(max_size=300),
 )
 def test_any_bytes_raise_nothing_but_image_error(signature: bytes, rest: bytes) -> None:
@@ -341,8 +343,30 @@ def test_any_bytes_raise_nothing_but_image_error(signature: bytes, rest: bytes) 
         check(signature + rest)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "I;16"])
+def test_ppm_files_of_every_kind_pass(mode: str) -> None:
+    check(saved(Image.new(mode, (3000, 2000)), "PPM"))
+    check(b"P3 # in digits\n2 # wide\n1\n255\n" + b"1 2 3 4 5 6\n")
+    check(b"P6 9")  # the rest is missing, as Pillow will say
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"P6" + b" " * 10_000_000, "its header has no end within 1,024 bytes"),
+        (b"P5#" + b"x" * 10_000_000, "its header has no end"),
+        (b"P3 512 512 255\n" + b"1 " * 786_432, "262,144 pixels are too many for this kind of PPM"),
+        (b"P6 1024 1024 100\n" + bytes(3 * 2**20), "1,048,576 pixels are too many for this kind of PPM"),
+        (b"P2 9 9 255\n" + b"#\n" * 1_000_000, "more than 100 comments"),
+    ],
+)
+def test_a_ppm_file_that_pillow_would_read_slowly_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        check(data)
+
+
 def test_other_formats_are_refused() -> None:
-    for data in (b"", b"P6 1 1 255 abc", b"%PDF-1.7", saved(IMAGE, "PPM")):
+    for data in (b"", b"P0CMYK 1 1 255 abc", b"PyP 1 1 255 a", b"%PDF-1.7"):
         with pytest.raises(ImageError, match="not an image in one of the formats"):
             check(data)
 

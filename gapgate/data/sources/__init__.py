@@ -2,82 +2,175 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from gapgate.data.sources import cifar, folders, idx, numpy_files, table
-from gapgate.data.sources.base import Pixels, Reader, Record, Source, is_hidden
+from gapgate.data.hidden import is_hidden
+from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, table, table_files
+from gapgate.data.sources.base import Pixels, Reader, Record, Source
 from gapgate.data.sources.builtin import BUILTINS, write_builtin
+from gapgate.data.sources.classes import name_classes
+from gapgate.data.sources.table_files import Table, read_table
 from gapgate.errors import DataError
+from gapgate.settings.sections import Reading
 
-__all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "is_hidden", "open_source", "write_builtin"]
+__all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "open_source", "write_builtin"]
+
+_KNOWN = "a folder of images, a .csv, .tsv, .jsonl, .parquet, .npz or .zip file"
+_REMEDIES = {
+    **dict.fromkeys((".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "unpack it and name the folder"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV and name that"),
+}
+"""Suffix of a file that other programs must change first → how."""
 
 
-def open_source(path: Path, scratch: Path) -> Source:
-    """Open a data set: class folders, a table of paths and labels, IDX files, CIFAR batches, or NumPy arrays.
+def open_source(path: Path, scratch: Path, reading: Reading = Reading()) -> Source:  # noqa: B008 (frozen)
+    """Open a data set: class folders, tables of paths and labels, images in Parquet, IDX files, CIFAR batches, NumPy
+    arrays, or a ZIP archive of one of them.
 
     A folder that holds just one of these, as a file or a subfolder, stands for it.
 
     Args:
-        path: a folder, or one `.csv`, `.parquet` or `.npz` file.
-        scratch: an existing empty folder for unpacked arrays; the reader needs it as long as it is in use.
+        path: a folder or a file.
+        scratch: an existing empty folder for unpacked files; the source needs it as long as it is in use.
+        reading: the user's answers to what the files leave open.
 
     Raises:
-        DataError: the data set is missing, empty, in no known format or inconsistent, or has fewer than two classes.
+        DataError: the data set is missing, empty, in no known format or inconsistent, leaves a question open, or has
+            fewer than two classes.
     """
     try:
-        source = _open_folder(path, scratch) if path.is_dir() else _open_file(path, scratch)
+        source = _open_folder(path, scratch, reading) if path.is_dir() else _open_file(path, scratch, reading)
     except PermissionError as error:
         raise DataError(f"cannot read {error.filename}: no permission; change its owner or its mode") from None
+    source = name_classes(source, reading)
     if len(source.class_names) < 2:
         only = f"one class only ({source.class_names[0]})" if source.class_names else "no classes"
         raise DataError(f"{path} has {only}; a classifier needs two or more")
     return source
 
 
-def _open_file(path: Path, scratch: Path) -> Source:
+def _open_file(path: Path, scratch: Path, reading: Reading) -> Source:
     if not path.exists():
-        raise DataError(f"{path} does not exist; name a folder of images, a .csv, .parquet or .npz file")
+        raise DataError(f"{path} does not exist; name {_KNOWN}")
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return numpy_files.open_archive(path, scratch, _class_names(path.parent))
-    if suffix in table.SUFFIXES:
-        return table.open_table(path, scratch)
-    raise DataError(f"{path} is of no known format; name a folder of images, a .csv, .parquet or .npz file")
+        return numpy_files.open_archive(path, scratch, _class_names(path.parent, reading))
+    if suffix == ".zip":
+        folder = archives.unpack(path, scratch)
+        try:
+            return _open_folder(folder, scratch, reading)
+        except DataError as error:
+            raise DataError(str(error).replace(str(folder), str(path))) from None
+    if suffix in table_files.SUFFIXES:
+        return _open_tables([read_table(path, reading)], path.parent, scratch, reading)
+    raise DataError(f"{path} is of no known format; {_REMEDIES.get(suffix, f'name {_KNOWN}')}")
 
 
-def _open_folder(folder: Path, scratch: Path) -> Source:
+def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
     entries = [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry.name)]
     if not entries:
         raise DataError(f"{folder} is empty; put the images in one folder for each class")
     # The order matters: formats with fixed file names first, class folders last, since any subfolder could be a class.
     if idx.find(folder):
-        return idx.open_idx(folder, scratch, _class_names(folder))
+        return idx.open_idx(folder, scratch, _class_names(folder, reading))
     if cifar.is_cifar(folder):
-        return cifar.open_cifar(folder)
+        return cifar.open_cifar(folder, is_named=not reading.class_names)
     if numpy_files.is_numpy_folder(folder):
-        return numpy_files.open_numpy_folder(folder, _class_names(folder))
-    archives = [entry for entry in entries if entry.suffix.lower() == ".npz"]
-    tables = [entry for entry in entries if entry.suffix.lower() in table.SUFFIXES]
-    labelled = [entry for entry in tables if table.has_columns(entry)]
-    if (found := archives + labelled) and len(found) > 1:
-        names = ", ".join(entry.name for entry in found)
-        raise DataError(f"{folder} holds {len(found)} data sets ({names}); name one of the files")
-    # A table without path and label columns beside subfolders is not the data set's: many data sets carry such lists.
+        return numpy_files.open_numpy_folder(folder, _class_names(folder, reading))
     subfolders = [entry for entry in entries if entry.is_dir()]
-    if found or (tables and not subfolders):
-        return _open_file((found or tables)[0], scratch)
-    if len(subfolders) == 1 and _is_nested(subfolders[0]):
-        return _open_folder(subfolders[0], scratch)
-    return folders.open_class_folders(folder)
+    arrays = [entry for entry in entries if entry.suffix.lower() == ".npz"]
+    zips = [entry for entry in entries if entry.suffix.lower() == ".zip" and entry.is_file()]
+    tables = [read_table(entry, reading) for entry in _tables_in(folder)]
+    if found := _labelled_tables(folder, tables, subfolders, reading):
+        if arrays:
+            _refuse_choice(folder, [*arrays, *(each.path for each in found)])
+        without = [each for each in tables if "path" in each.columns and "label" not in each.columns]
+        return _open_tables(found, folder, scratch, reading, without)
+    if arrays:
+        return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
+    if scratch in folder.parents:
+        zips = []  # an archive in an archive may hold itself
+    if len(zips) == 1 and not subfolders:
+        return _open_file(zips[0], scratch, reading)
+    if zips and not subfolders:
+        unpacked = [archives.unpack(entry, scratch) for entry in zips]
+        return _open_folder(unpacked[0].parent, scratch, reading)
+    if len(subfolders) == 1 and _is_nested(subfolders[0], reading):
+        return _open_folder(subfolders[0], scratch, reading)
+    return _open_class_folders(folder, tables, reading)
 
 
-def _is_nested(folder: Path) -> bool:
+def _open_class_folders(folder: Path, tables: list[Table], reading: Reading) -> Source:
+    """Open class folders. Where there are none, a table beside the images was meant, whose columns have other names."""
+    try:
+        source = folders.open_class_folders(folder / folders.innermost(folder, ""), reading)
+        if len(source.class_names) > 1 or not tables:
+            return source
+    except DataError:
+        if not tables or isinstance(reading.splits, dict):
+            raise
+    raise tables[0].missing()
+
+
+def _open_tables(
+    tables: list[Table], root: Path, scratch: Path, reading: Reading, unlabelled: Sequence[Table] = ()
+) -> Source:
+    if all(each.images for each in tables):
+        return embedded.open_embedded(tables, root, scratch, is_named=not reading.class_names)
+    return table.open_tables(tables, root, scratch, unlabelled)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The tables in a folder, sorted; Kaggle's sample of a submission has columns like one, and is none."""
+    return [
+        entry
+        for entry in sorted(folder.iterdir())
+        if entry.suffix.lower() in table_files.SUFFIXES
+        and entry.is_file()
+        and not is_hidden(entry.name)
+        and "submission" not in entry.stem.lower()
+    ]
+
+
+def _labelled_tables(folder: Path, tables: list[Table], subfolders: list[Path], reading: Reading) -> list[Table]:
+    """The tables with paths and labels in a folder, else in each of its subfolders (Hugging Face's `metadata.csv`).
+
+    Raises:
+        DataError: there are several, and not one for each split.
+    """
+    found = [each for each in tables if each.is_labelled and table.is_of_files(each, folder)]
+    if not found and len(subfolders) > 1:
+        within = [[read_table(path, reading) for path in _tables_in(sub)] for sub in subfolders]
+        found = [each for of_folder in within for each in of_folder if each.is_labelled]
+        if any(not any(each.is_labelled for each in of_folder) for of_folder in within):
+            found = []
+    splits = [table.split_of_file(each.path, folder) for each in found]
+    if len(found) > 1 and not all(splits):
+        _refuse_choice(folder, [each.path for each in found])
+    return found
+
+
+def _refuse_choice(folder: Path, found: list[Path]) -> Source:
+    names = ", ".join(str(path.relative_to(folder)) for path in found)
+    raise DataError(f"{folder} holds {len(found)} data sets ({names}); name one of the files")
+
+
+def _is_nested(folder: Path, reading: Reading) -> bool:
     """True if the only subfolder is the data set itself, as most archives unpack; a folder of images is a class."""
-    return bool(idx.find(folder)) or cifar.is_cifar(folder) or numpy_files.is_numpy_folder(folder)
+    if idx.find(folder) or cifar.is_cifar(folder) or numpy_files.is_numpy_folder(folder):
+        return True
+    return any(read_table(path, reading).is_labelled for path in _tables_in(folder)) or (
+        not folders.has_loose_images(folder)
+        and any(entry.suffix.lower() in (".npz", ".zip") for entry in folder.iterdir())
+    )
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    """Read the class names from `classes.txt`, the name of label 0 first; `()` without the file."""
+def _class_names(folder: Path, reading: Reading) -> tuple[str, ...] | None:
+    """Names for numbered classes from `classes.txt`, that of label 0 first; `()` without the file, None where the user
+    gives them."""
+    if reading.class_names:
+        return None
     path = folder / "classes.txt"
     if not path.exists():
         return ()

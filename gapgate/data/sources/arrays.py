@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapgate.data.sources.base import Record, Source, ordered_classes, split_named
+from gapgate.data.sources.base import Record, Source, ordered_classes
+from gapgate.data.sources.known import known_names
+from gapgate.data.sources.names import split_named
 from gapgate.errors import DataError
 
 BLOCK = 65_536
@@ -79,11 +81,11 @@ class ArrayReader:
         return pixels.reshape(block.shape)
 
 
-def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] = ()) -> Source:
+def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str, ...] | None = ()) -> Source:
     """Build a source from arrays.
 
-    Without `class_names` the classes are the distinct labels; with them, a label that is a whole number is an index
-    into them.
+    With `class_names` a label that is a whole number is an index into them. Without, the classes are the distinct
+    labels, or have the names of a well-known data set that is recognised; None: they stay as they are.
 
     Raises:
         DataError: a label has no name in `class_names`, or the number of labels is not that of images.
@@ -92,6 +94,7 @@ def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str
     for part in parts:
         _check(part)
     codes = _distinct(parts)
+    class_names = class_names or (() if class_names is None else _known(parts, codes))
     if class_names and all(isinstance(code, int) for code in codes):
         if wrong := sorted(code for code in codes if not 0 <= code < len(class_names)):
             raise DataError(f"label {wrong[0]} has no name: {len(class_names)} classes are named; name all of them")
@@ -102,6 +105,14 @@ def array_source(format_name: str, parts: Iterable[Part], class_names: tuple[str
         class_names = names
     reader = ArrayReader(tuple(part.images for part in parts))
     return Source(format_name, class_names, reader, lambda: _records(parts, label_of))
+
+
+def _known(parts: tuple[Part, ...], codes: set[Any]) -> tuple[str, ...]:
+    """Names of the classes of a well-known data set, whose labels are all there; `()` for any other."""
+    for part in parts:
+        if (names := known_names(part.images.shape, part.labels)) and codes == set(range(len(names))):
+            return names
+    return ()
 
 
 def _check(part: Part) -> None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.data.formats import FORMATS, suffixes
-from gapgate.data.transform import open_image
-from gapgate.errors import DataError
+from gapgate.data.transform import MAX_WHITE, open_image
+from gapgate.errors import ImageError, ImageFault
 
 Pixels = NDArray[np.uint8] | Image.Image
 """Decoded, upright image: (H, W) or (H, W, 1..4) uint8, or the same as a Pillow image of mode L, LA, RGB or RGBA."""
-
-SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Common name of a split, in lower case → Gapgate's name."""
 
 IMAGE_SUFFIXES = suffixes(FORMATS)
 
@@ -63,22 +53,50 @@ class Source:
     """Data set in a known format."""
 
     format: str
-    """Name of the format in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`."""
+    """Name of the format in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`, `images in Parquet`."""
     class_names: tuple[str, ...]
     """Names of the classes, in label order."""
     reader: Reader
     records: Callable[[], Iterator[Record]]
     """Function that streams all records, in the same order each time; memory does not grow with their number."""
+    notes: tuple[str, ...] = ()
+    """Lines that tell the user how the files were understood, and what was left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class FileReader:
-    """Reader of image files below `root`; the locator is the path relative to it."""
+class EncodedReader:
+    """Reader of encoded images, the base of those of files and of bytes; `path` is where they lie."""
 
-    root: Path
+    path: Path
+    white: int = MAX_WHITE
+    """Value of white in images of 16 bits."""
+
+    def encoded(self, locator: str) -> bytes | Path:
+        """Return an encoded image, or the path of its file.
+
+        Raises:
+            ImageError: there is none.
+        """
+        raise NotImplementedError
 
     def read(self, locator: str, max_pixels: int) -> Image.Image:
-        return open_image(self.root / locator, max_pixels=max_pixels)
+        return open_image(self.encoded(locator), max_pixels=max_pixels, white=self.white)
+
+
+class FileReader(EncodedReader):
+    """Reader of image files below `path`; the locator is the path relative to it."""
+
+    __slots__ = ()
+
+    def encoded(self, locator: str) -> Path:
+        path = self.path / locator
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:  # also a link to nothing or to itself
+            raise ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror}") from None
+        if not stat.S_ISREG(mode):  # opening a pipe waits for its writer
+            raise ImageError(ImageFault.UNREADABLE, "is no regular file", "put a copy of the file there")
+        return path
 
 
 def ordered_classes(names: Collection[str]) -> tuple[str, ...]:
@@ -88,23 +106,6 @@ def ordered_classes(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def is_hidden(name: str) -> bool:
-    """True for a hidden file, or one that a desktop leaves in folders (`Thumbs.db`)."""
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
-
-
 def has_image_suffix(name: str) -> bool:
     """True for a file name with the suffix of an image format."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def split_named(name: Any, where: str) -> str:
-    """Return train, val or test for any common name of it; `where` stands in the message.
-
-    Raises:
-        DataError: the name is unknown.
-    """
-    try:
-        return SPLIT_ALIASES[str(name).strip().lower()]
-    except KeyError:
-        raise DataError(f"{where}: split {str(name)!r} is unknown; use train, val or test in every row") from None

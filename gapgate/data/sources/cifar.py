@@ -21,8 +21,9 @@ def is_cifar(folder: Path) -> bool:
     return bool(names & {"data_batch_1", "data_batch_1.bin", "test_batch.bin"}) or names >= {"train.bin", "test.bin"}
 
 
-def open_cifar(folder: Path) -> Source:
-    """Open CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`; its fine labels).
+def open_cifar(folder: Path, *, is_named: bool = True) -> Source:
+    """Open CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`; its fine labels);
+    unless `is_named`, the classes stay numbers.
 
     Raises:
         DataError: the folder holds the pickled version, or the size of a file is no multiple of the record length.
@@ -35,8 +36,9 @@ def open_cifar(folder: Path) -> Source:
     else:
         files = {"train": sorted(folder.glob("data_batch_*.bin")), "test": sorted(folder.glob("test_batch.bin"))}
         parts, names = _parts(files, label_bytes=1), folder / "batches.meta.txt"
-    class_names = tuple(names.read_text().split()) if names.exists() else ()
-    return array_source("CIFAR", parts, class_names)
+    if not is_named:
+        return array_source("CIFAR", parts, None)
+    return array_source("CIFAR", parts, tuple(names.read_text().split()) if names.exists() else ())
 
 
 def _parts(files: dict[str, list[Path]], label_bytes: int) -> Iterator[Part]:

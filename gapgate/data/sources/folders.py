@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from gapgate.data.sources.base import (
-    SPLIT_ALIASES,
-    FileReader,
-    Record,
-    Source,
-    has_image_suffix,
-    is_hidden,
-    ordered_classes,
-)
+from gapgate.data.hidden import is_hidden
+from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
+from gapgate.data.sources.names import OUT, splits_of
 from gapgate.errors import DataError
+from gapgate.settings.sections import Reading
 
 
-def open_class_folders(root: Path) -> Source:
+@dataclass(slots=True)
+class _Layout:
+    """Folders of a source by their part in it; all are relative to its root."""
+
+    splits: dict[str, str] = field(default_factory=dict)
+    """Folder with class folders in it → train, val, test or empty."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Folders of a split whose images have no class folders."""
+    others: list[str] = field(default_factory=list)
+    """Folders that are neither, beside splits."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Folder whose name stands for a split → that split, or `OUT`."""
+
+
+def open_class_folders(root: Path, reading: Reading) -> Source:
     """Open a folder of class folders; every file in one (at any depth), unless hidden, is an image of that class.
 
     Raises:
-        DataError: there are no class folders, or images lie outside of them.
+        DataError: there are no class folders, images lie outside of them, or it is open which folders are splits.
     """
-    folders = _folders(root)
-    # Only if all folders are named like splits: with others beside it, `test` is a class.
-    if folders and all(name.lower() in SPLIT_ALIASES for name in folders):
-        splits = {name: SPLIT_ALIASES[name.lower()] for name in folders}
-    else:
-        splits = {"": ""}
+    layout = _layout(root, reading)
+    splits, notes = _answered(root, layout)
     for name in splits:
         _refuse_unlabelled(root / name)
-    class_names = ordered_classes({label for name in splits for label in _folders(root / name)})
+    folders = {name: _class_folders(root / name) for name in splits}
+    notes += _leave_unlabelled_split(root, splits, folders)
+    class_names = ordered_classes({label for name in splits for label in folders[name]})
     if not class_names:
         raise DataError(
             f"{root} is empty or of no known format; "
             "put the images in one folder for each class, or name them in a CSV file with the columns path and label"
         )
-    return Source("class folders", class_names, FileReader(root), partial(_records, root, splits, class_names))
+    records = partial(_records, root, splits, folders, class_names)
+    return Source("class folders", class_names, FileReader(root), records, tuple(notes))
 
 
 def files_below(root: Path, folder: str) -> Iterator[str]:
@@ -54,15 +64,137 @@ def files_below(root: Path, folder: str) -> Iterator[str]:
                 yield name if prefix == "." else f"{prefix}/{name}"
 
 
-def _records(root: Path, splits: Mapping[str, str], class_names: tuple[str, ...]) -> Iterator[Record]:
+def has_loose_images(folder: Path) -> bool:
+    """True if images lie in the folder itself."""
+    return any(has_image_suffix(path.name) and not is_hidden(path.name) for path in folder.iterdir())
+
+
+def subfolders_of(folder: Path) -> list[str]:
+    """Names of the folders in a folder that are not hidden, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def innermost(root: Path, folder: str) -> str:
+    """Go down from `folder` (relative to `root`) while it holds one folder of folders alone, as archives unpack."""
+    while True:
+        path = root / folder
+        within = subfolders_of(path)
+        if len(within) != 1 or has_loose_images(path):
+            return folder
+        inner = path / within[0]
+        if has_loose_images(inner) or not subfolders_of(inner):
+            return folder
+        folder = f"{folder}/{within[0]}" if folder else within[0]
+
+
+def _layout(root: Path, reading: Reading) -> _Layout:
+    folders = subfolders_of(root)
+    if reading.splits == "none":
+        return _Layout({"": ""})
+    given: Mapping[str, str] = reading.splits if isinstance(reading.splits, dict) else {}
+    if absent := sorted(set(given) - set(folders)):
+        raise DataError(f"data.splits names {absent[0]}, which is no folder in {root}; it has {', '.join(folders)}")
+    named = splits_of([name for name in folders if name not in given]) | dict(given)
+    layout = _Layout(named=named)
+    for name in folders:
+        split, inner = named.get(name, ""), innermost(root, name)
+        if split in ("", OUT):
+            (layout.unlabelled if split else layout.others).append(name)
+        elif subfolders_of(root / inner):
+            layout.splits[inner] = split
+        else:
+            layout.unlabelled.append(name)
+    # A class may be called train (of a railway) or test: a split holds folders, a class holds images. Where every
+    # folder has the name of a split, they are splits, and the images in them lack a label.
+    if not layout.splits and (layout.others or not layout.unlabelled):
+        _refuse_two_levels(root, folders)
+        return _Layout({"": ""})
+    return layout
+
+
+def _refuse_two_levels(root: Path, folders: list[str]) -> None:
+    """Ask which level is the classes if all folders hold the same folders, such as the folds of a cross-validation."""
+    within = [subfolders_of(root / name) for name in folders]
+    if len(folders) < 2 or len(within[0]) < 2 or any(names != within[0] for names in within):
+        return
+    if any(has_loose_images(root / name) for name in folders):
+        return
+    outer, inner = (", ".join(names[:3]) + (", …" if len(names) > 3 else "") for names in (folders, within[0]))
+    answer = ", ".join([f"{folders[0]}: train", f"{folders[1]}: test", *(["…"] if len(folders) > 2 else [])])
+    raise DataError(
+        f"each of the folders {outer} in {root} holds {inner}: which are the classes? If {outer}, answer with "
+        f"--set data.splits=none; if {inner}, give each folder its split: --set 'data.splits={{{answer}}}'"
+    )
+
+
+def _answered(root: Path, layout: _Layout) -> tuple[dict[str, str], list[str]]:
+    """The folders to read with the split of each, and notes on those that are left out.
+
+    Raises:
+        DataError: it is open what a folder beside the splits is, or the training images have no labels.
+    """
+    notes: list[str] = []
+    if "" in layout.splits:
+        return layout.splits, notes
+    splits = ", ".join(layout.splits)
+    for name in layout.others:
+        if next(_images_below(root, name), None):
+            raise DataError(
+                f"{root} holds {splits} and {name}: are they splits, or classes? Move {name} out, or answer with "
+                f"--set 'data.splits={{{name}: out}}' (or train, val, test), or --set data.splits=none for classes"
+            )
+        notes.append(f"{name}/ holds no images and is left out")
+    for name in layout.unlabelled:
+        if not layout.splits or layout.named[name] == "train":
+            _refuse_unlabelled(root / name)
+        count = sum(1 for _ in _images_below(root, name))
+        notes.append(f"{name}/ holds {count:,} images without class folders and is left out")
+    if any(name.lower() != split for name, split in layout.splits.items()):
+        notes.append(", ".join(f"{name}/ is {split}" for name, split in layout.splits.items()))
+    if len(layout.splits) == 1:
+        return dict.fromkeys(layout.splits, ""), notes
+    if layout.splits and "train" not in layout.splits.values():
+        raise DataError(f"{root} holds {splits} and no training split; name it train, or one of them in data.splits")
+    return layout.splits, notes
+
+
+def _images_below(root: Path, folder: str) -> Iterator[str]:
+    return (path for path in files_below(root, folder) if has_image_suffix(path))
+
+
+def _leave_unlabelled_split(
+    root: Path, splits: dict[str, str], folders: dict[str, dict[str, list[str]]]
+) -> Iterator[str]:
+    """Take out a split whose only folder is no class of train, such as `test/unknown`; yield a note on it."""
+    known = {label for name, split in splits.items() if split == "train" for label in folders[name]}
+    for name, split in list(splits.items()):
+        found = folders[name]
+        if split in ("val", "test") and len(found) == 1 and known and not set(found) & known:
+            (label,) = found
+            count = sum(1 for _ in _images_below(root, name))
+            yield f"{name}/ holds {count:,} images in {label}, which is no class of train, and is left out"
+            del splits[name], folders[name]
+
+
+def _class_folders(folder: Path) -> dict[str, list[str]]:
+    """Class name → folders of it: Unicode can write an accented name in two ways, which look the same (NFC, NFD)."""
+    found: dict[str, list[str]] = {}
+    for name in subfolders_of(folder):
+        found.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return found
+
+
+def _records(
+    root: Path,
+    splits: Mapping[str, str],
+    folders: Mapping[str, Mapping[str, list[str]]],
+    class_names: tuple[str, ...],
+) -> Iterator[Record]:
     for folder, split in splits.items():
         for label, class_name in enumerate(class_names):
-            for path in files_below(root, f"{folder}/{class_name}" if folder else class_name):
-                yield Record(path, label, split, "", path)
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+            for name in folders[folder].get(class_name, ()):
+                for path in files_below(root, f"{folder}/{name}" if folder else name):
+                    yield Record(path, label, split, "", path)
 
 
 def _refuse_unlabelled(folder: Path) -> None:

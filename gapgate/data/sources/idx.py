@@ -39,7 +39,7 @@ def find(folder: Path) -> dict[tuple[str, str], Path]:
     return files
 
 
-def open_idx(folder: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
+def open_idx(folder: Path, scratch: Path, class_names: tuple[str, ...] | None) -> Source:
     """Open the IDX files of a folder; gzipped ones are unpacked into `scratch` as a stream.
 
     Raises:

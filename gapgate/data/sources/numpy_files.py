@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapgate.data.sources import archives
 from gapgate.data.sources.arrays import Block, Part, array_source
 from gapgate.data.sources.base import Source
 from gapgate.errors import DataError
@@ -33,7 +34,7 @@ def is_numpy_folder(folder: Path) -> bool:
     return bool(list(_layout({path.stem: path for path in folder.glob("*.npy")})))
 
 
-def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
+def open_numpy_folder(folder: Path, class_names: tuple[str, ...] | None) -> Source:
     """Open the `.npy` files of a folder, memory-mapped in place.
 
     Raises:
@@ -42,7 +43,7 @@ def open_numpy_folder(folder: Path, class_names: tuple[str, ...]) -> Source:
     return _open({path.stem: path for path in sorted(folder.glob("*.npy"))}, folder, class_names)
 
 
-def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Source:
+def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...] | None) -> Source:
     """Open a `.npz` archive; its members are unpacked into `scratch` as streams, and nothing is unpickled.
 
     Raises:
@@ -50,6 +51,7 @@ def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...]) -> Sou
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            archives.check(archive, path, scratch)
             members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
             wanted = {name for _, *names in _layout(members) for name in names if name in members}
             return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)
@@ -75,7 +77,7 @@ def _layout(names: Mapping[str, object]) -> Iterator[tuple[str, str, str, str, s
                 yield split, images, labels, f"groups_{split}", f"splits_{split}"
 
 
-def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...]) -> Source:
+def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...] | None) -> Source:
     parts = []
     for split, images, labels, groups, splits in _layout(files):
         if labels not in files:

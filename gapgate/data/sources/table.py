@@ -1,172 +1,189 @@
-"""CSV or Parquet table with a row for each image: a path, a label, and optionally a group, a split and an id."""
+"""Tables with a row for each image: a path, a label, and optionally a group, a split and an id."""
 
 from __future__ import annotations
 
-import csv
 import posixpath
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from gapgate.data.sources.base import (
-    FileReader,
-    Record,
-    Source,
-    has_image_suffix,
-    is_hidden,
-    ordered_classes,
-    split_named,
-)
+from gapgate.data.hidden import is_hidden
+from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
+from gapgate.data.sources.files import Files
+from gapgate.data.sources.names import split_named, split_of
+from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
 
-SUFFIXES = (".csv", ".parquet")
-_NAMES = {
-    "path": ("path", "file", "filename", "image"),
-    "label": ("label", "class"),
-    "group": ("group",),
-    "split": ("split",),
-    "id": ("id",),
-}
-"""Column → names that it may have, in upper or lower case; the first that is present is taken."""
+_ROWS = "listed.sqlite"
+_SHARD = re.compile(r"(.+?)-\d{3,}-of-\d{3,}")
+_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
+_TRUE = ("1", "1.0", "true", "yes", "t", "y")
 
 
-class _Row(NamedTuple):
-    number: int
-    path: str
-    label: str
-    group: str
-    split: str
-    id: str
+def split_of_file(path: Path, root: Path) -> str:
+    """The split that a table's file name or its folder stands for (`train.csv`, `test/metadata.csv`,
+    `train-00000-of-00002.parquet`); empty: none."""
+    shard = _SHARD.match(path.stem)
+    found = split_of(shard[1] if shard else path.stem)
+    return found or (split_of(path.parent.name) if path.parent != root else "")
 
 
-def has_columns(path: Path) -> bool:
-    """True if the table has columns for paths and labels."""
-    columns = _columns(_header(path))
-    return "path" in columns and "label" in columns
+def is_of_files(table: Table, root: Path) -> bool:
+    """False for a table whose only path is a column `id` that names no file: a list of the classes has one too."""
+    if table.images or table.columns.get("path", "").strip().lower() != "id":
+        return True
+    first = next(table.rows(), {"path": ""})["path"]
+    return bool(first) and Files(root, table.path).find(first, str(table.path)) is not None
 
 
-def open_table(path: Path, scratch: Path) -> Source:
-    """Open the images that a table names; paths are relative to the table's folder.
+def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: Sequence[Table] = ()) -> Source:
+    """Open the images that tables name; paths are relative to the folder of each table.
+
+    Args:
+        tables: more than one if the name of each file or folder stands for a split.
+        root: folder that holds all of them.
+        scratch: folder for the list of rows; the records need it.
+        unlabelled: tables of images without labels, which are left out.
 
     Raises:
-        DataError: a column is missing, a row has no path or label, a split is unknown, a path lies outside the table's
-            folder, a label has no file, or a file has no label.
+        DataError: a column is missing, a row has no path or label, a split is unknown, a path lies outside of `root`, a
+            label has no file, or a file has no label.
     """
-    columns = _columns(_header(path))
-    for name in ("path", "label"):
-        if name not in columns:
-            raise DataError(f"{path} has no column {name}; call it one of {', '.join(_NAMES[name])}")
-    class_names = ordered_classes(_check(path, scratch))
-    return Source("table", class_names, FileReader(path.parent), partial(_records, path, class_names))
+    for table in tables:
+        if not table.is_labelled:
+            raise table.missing()
+    notes: list[str] = []
+    with closing(sqlite3.connect(scratch / _ROWS, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute(
+            "CREATE TABLE rows (number INTEGER PRIMARY KEY, id TEXT, label TEXT, split TEXT, grp TEXT, path TEXT)"
+        )
+        db.execute("BEGIN")
+        for table in tables:
+            split = split_of_file(table.path, root) if len(tables) > 1 else ""
+            notes += _fill(db, table, root, split)
+        db.execute("CREATE INDEX by_path ON rows (path)")
+        if left_out := _refuse_unlabelled(db, tables[0].path, root, unlabelled):
+            names = ", ".join(table.path.name for table in unlabelled)
+            notes.append(f"{left_out:,} images that {names} names without labels are left out")
+        labels = {label for (label,) in db.execute("SELECT DISTINCT label FROM rows")}
+        db.execute("COMMIT")
+    refuse_numbers(tables[0], labels)
+    class_names = ordered_classes(labels)
+    records = partial(_records, scratch / _ROWS, class_names)
+    return Source("table", class_names, FileReader(root), records, tuple(notes))
 
 
-def _records(path: Path, class_names: tuple[str, ...]) -> Iterator[Record]:
+def _records(rows: Path, class_names: tuple[str, ...]) -> Iterator[Record]:
     labels = {name: label for label, name in enumerate(class_names)}
-    for row in _rows(path):
-        yield Record(row.id or row.path, labels[row.label], row.split, row.group, row.path)
+    with closing(sqlite3.connect(rows)) as db:
+        for name, label, split, group, path in db.execute(
+            "SELECT id, label, split, grp, path FROM rows ORDER BY number"
+        ):
+            yield Record(name or path, labels[label], split, group, path)
 
 
-def _check(path: Path, scratch: Path) -> set[str]:
-    """Compare the table with the files, and return the labels that occur."""
-    # The listed paths go into a file, because a table may have any number of them.
-    labels: set[str] = set()
+def _fill(db: sqlite3.Connection, table: Table, root: Path, split: str) -> list[str]:
+    """Insert the rows of a table with the path of each file below `root`; return notes on how it was understood."""
+    files = Files(root, table.path)
+    folds = _folds(table)
     missing, first_missing = 0, ""
-    with closing(sqlite3.connect(scratch / "listed.sqlite", isolation_level=None)) as listed:
-        listed.execute("PRAGMA synchronous = OFF")
-        listed.execute("CREATE TABLE paths (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
-        listed.execute("BEGIN")
-        for row in _rows(path):
-            labels.add(row.label)
-            if (path.parent / row.path).is_file():
-                folder = posixpath.dirname(row.path)
-                listed.execute("INSERT OR IGNORE INTO paths VALUES (?, ?)", (row.path, folder))
-            else:
-                missing, first_missing = missing + 1, first_missing or row.path
-        if missing:
-            raise DataError(
-                f"{path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
-            )
-        _refuse_unlabelled(path, listed)
-    return labels
-
-
-def _refuse_unlabelled(path: Path, listed: sqlite3.Connection) -> None:
-    """Raise a DataError if an image in a folder that the table uses is not in the table."""
-    # Folders that the table never names may hold images of other data sets.
-    unlisted, first = 0, ""
-    for (folder,) in listed.execute("SELECT DISTINCT folder FROM paths ORDER BY folder"):
-        for name in sorted(entry.name for entry in (path.parent / folder).iterdir()):
-            image = posixpath.join(folder, name)
-            if has_image_suffix(name) and not is_hidden(name):
-                found = listed.execute("SELECT 1 FROM paths WHERE path = ?", (image,)).fetchone()
-                if not found:
-                    unlisted, first = unlisted + 1, first or image
-    if unlisted:
-        raise DataError(f"{path}: {unlisted:,} files without a label, first {first}; add rows or move the files out")
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    columns = _columns(_header(path))
-    values = _parquet_rows(path, columns) if path.suffix.lower() == ".parquet" else _csv_rows(path, columns)
-    for number, row in enumerate(values, start=1):
-        where = f"{path}, row {number}"
+    for number, row in enumerate(table.rows(), start=1):
+        where = f"{table.path}, row {number}"
         file, label = row.get("path", ""), row.get("label", "")
         if not file or not label:
             raise DataError(f"{where} has no {'label' if file else 'path'}; complete or drop the row")
-        split = split_named(row["split"], where) if "split" in row else ""
-        yield _Row(number, _inside(file, where), label, row.get("group", ""), split, row.get("id", ""))
+        if "split" in row:
+            split = folds.get(row["split"], "") or split_of_row(table, row["split"], where)
+        if (found := files.find(file, where)) is None:
+            missing, first_missing = missing + 1, first_missing or file
+            continue
+        values = (row.get("id", ""), label, split, row.get("group", ""), found)
+        db.execute("INSERT INTO rows (id, label, split, grp, path) VALUES (?, ?, ?, ?, ?)", values)
+    if missing:
+        raise DataError(
+            f"{table.path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
+        )
+    return [*_columns_note(table), *_folds_note(table, folds), *files.notes()]
 
 
-def _inside(file: str, where: str) -> str:
-    """Return the path without `.` and `..`; raise a DataError if it leaves the table's folder."""
-    # Files outside of the folder are in no version of the data set; a table from elsewhere could name any file.
-    inside = posixpath.normpath(file.replace("\\", "/"))
-    if inside.startswith(("/", "../")) or inside == "..":
-        raise DataError(f"{where}: {file} lies outside the table's folder; write paths relative to the table")
-    return inside
+def split_of_row(table: Table, value: str, where: str) -> str:
+    """The split in a row's column: its name, or for a column such as `is_valid` whether it is that one."""
+    name = re.sub(r"[\W_]+", "", table.columns["split"].lower())
+    if name.startswith("is"):
+        chosen = {"istrain": "train", "istest": "test"}.get(name, "val")
+        return chosen if value.lower() in _TRUE else "test" if chosen == "train" else "train"
+    return split_named(value, where)
 
 
-def _columns(header: list[str]) -> dict[str, str]:
-    """Map our name of each column to its name in the table."""
-    there = {name.strip().lower(): name for name in header}
-    found = ((ours, next((there[name] for name in names if name in there), None)) for ours, names in _NAMES.items())
-    return {ours: theirs for ours, theirs in found if theirs is not None}
+def _folds(table: Table) -> dict[str, str]:
+    """Fold → split, where the table numbers the folds of a cross-validation: the last one tests, the one before it
+    validates. Empty: it does not."""
+    theirs = table.columns.get("split")
+    if theirs is None or re.sub(r"[\W_]+", "", theirs.lower()).startswith("is"):
+        return {}
+    numbers = {str(row[theirs]).strip() for row in table.values([theirs]) if row.get(theirs) is not None}
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        return {}
+    first, *others = sorted(numbers, key=int, reverse=True)
+    held_out = {first: "test"} | ({others[0]: "val"} if len(others) > 1 else {})
+    return dict.fromkeys(numbers, "train") | held_out
 
 
-def _header(path: Path) -> list[str]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return list(_parquet(path).schema_arrow.names)
-        # utf-8-sig skips the byte order mark that Excel writes, which would become part of the first column's name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return next(csv.reader(file), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as such") from None
+def _columns_note(table: Table) -> Iterator[str]:
+    """Say which columns were taken, where not all of them are called as we do."""
+    if not table.has_header or any(ours != theirs.strip().lower() for ours, theirs in table.columns.items()):
+        known = ("path", "label", "group", "split", "id")
+        taken = ", ".join(f"{ours} from {table.columns[ours]}" for ours in known if ours in table.columns)
+        yield f"{table.path.name}: {taken}"
 
 
-def _csv_rows(path: Path, columns: dict[str, str]) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                yield {ours: (row[theirs] or "").strip() for ours, theirs in columns.items()}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as such") from None
+def _folds_note(table: Table, folds: dict[str, str]) -> Iterator[str]:
+    if folds:
+        held_out = ", ".join(f"fold {fold} is {split}" for fold, split in folds.items() if split != "train")
+        yield f"{table.path.name}: {table.columns['split']} numbers {len(folds)} folds; {held_out}, the others train"
 
 
-def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[dict[str, str]]:
-    for batch in _parquet(path).iter_batches(batch_size=8192, columns=list(columns.values())):
-        for row in batch.to_pylist():
-            yield {ours: "" if row[theirs] is None else str(row[theirs]).strip() for ours, theirs in columns.items()}
+def _refuse_unlabelled(db: sqlite3.Connection, path: Path, root: Path, unlabelled: Sequence[Table]) -> int:
+    """Return the number of images that only the `unlabelled` tables name.
+
+    Raises:
+        DataError: an image in a folder that the tables use is in none of them.
+    """
+    # Folders that no table names may hold images of other data sets.
+    db.create_function("folder", 1, posixpath.dirname, deterministic=True)
+    db.execute("CREATE TEMP TABLE known (path TEXT PRIMARY KEY) WITHOUT ROWID")
+    for table in unlabelled:
+        files = Files(root, table.path)
+        for row in table.rows():
+            if file := row.get("path") and files.find(row["path"], str(table.path)):
+                db.execute("INSERT OR IGNORE INTO known VALUES (?)", (file,))
+    left_out, unlisted, first = 0, 0, ""
+    for (folder,) in db.execute("SELECT DISTINCT folder(path) FROM rows ORDER BY 1").fetchall():
+        for name in sorted(entry.name for entry in (root / folder).iterdir()):
+            image = posixpath.join(folder, name)
+            if not has_image_suffix(name) or is_hidden(name):
+                continue
+            if db.execute("SELECT 1 FROM rows WHERE path = ?", (image,)).fetchone():
+                continue
+            if db.execute("SELECT 1 FROM known WHERE path = ?", (image,)).fetchone():
+                left_out += 1
+            else:
+                unlisted, first = unlisted + 1, first or image
+    if unlisted:
+        raise DataError(f"{path}: {unlisted:,} files without a label, first {first}; add rows or move the files out")
+    return left_out
 
 
-def _parquet(path: Path) -> Any:
-    import pyarrow  # takes half a second and 60 MB, which no other format needs
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file ({str(error)[:80]}); save it again") from None
+def refuse_numbers(table: Table, labels: set[str]) -> None:
+    """Raise a DataError if the labels are measurements and no classes: numbers, some of them with a fraction."""
+    if all(_FLOAT.fullmatch(label) for label in labels):
+        fractions = sorted((label for label in labels if not float(label).is_integer()), key=float)
+        if fractions:
+            raise DataError(
+                f"{table.path}: the column {table.columns['label']} holds {len(labels):,} different numbers, such as "
+                f"{fractions[0]}, and no classes; name each range of them, or take another --label-column"
+            )

@@ -1,5 +1,6 @@
 """Against a real git and a real DVC repository."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,54 @@ def test_the_repository_pins_digits_as_it_is_built_here(tmp_path):
     pin = dvc_data.pin_of(Path(__file__).parents[3])
     dvc_data.stage("digits", tmp_path, link=False)
     assert (pin.hash, pin.source) == (dvc_data.dvc_hash(tmp_path), "digits")
+
+
+# Folders as they are found
+
+
+def staged(source, folder):
+    """(names of the staged files, name → reason of what was left out)."""
+    folder.mkdir()
+    left_out = dvc_data.stage(str(source), folder, link=True)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return names, {each["name"]: each["reason"] for each in left_out}
+
+
+def test_links_are_followed_and_loops_pipes_and_dead_ends_are_left_out(photos, tmp_path):
+    whole = dvc_data.hash_of_source(str(photos))
+    store = tmp_path / "store"
+    (photos / "cats").rename(store)
+    (photos / "cats").symlink_to(store)
+    (photos / "dogs" / "0.png").rename(store.parent / "0.png")
+    (photos / "dogs" / "0.png").symlink_to(store.parent / "0.png")
+    for place, target in (("dead.png", "/nowhere"), ("self.png", "self.png"), ("up", ".."), ("here", ".")):
+        (photos / "dogs" / place).symlink_to(target)
+    os.mkfifo(photos / "dogs" / "pipe.png")
+    names, left_out = staged(photos, tmp_path / "staged")
+    assert names == [f"{folder}/{number}.png" for folder in ("cats", "dogs") for number in range(3)]
+    assert left_out == {
+        "dogs/dead.png": "a link to nothing; remove it",
+        "dogs/self.png": "a link to nothing; remove it",
+        "dogs/up": "a link to the data set, in which it lies; remove it",
+        "dogs/here": "a link to dogs, in which it lies; remove it",
+        "dogs/pipe.png": "a pipe or a device; remove it",
+    }
+    assert dvc_data.dvc_hash(tmp_path / "staged") == dvc_data.hash_of_source(str(photos)) == whole
+
+
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for source in (tmp_path / "pipe.csv", "/dev/zero"):
+        with pytest.raises(DataError, match="is a pipe or a device; name a folder or a file"):
+            dvc_data.hash_of_source(str(source))
+
+
+def test_names_that_are_not_utf_8_become_it(photos, tmp_path):
+    (photos / "cats").rename(photos / os.fsdecode(b"\xe9t\xe9"))
+    (photos / "dogs" / "0.png").rename(photos / "dogs" / os.fsdecode(b"\x81.png"))
+    names, left_out = staged(photos, tmp_path / "staged")
+    assert names == ["dogs/1.png", "dogs/2.png", "dogs/\\x81.png", "été/0.png", "été/1.png", "été/2.png"]
+    assert not left_out
+    (photos / "été").mkdir()
+    with pytest.raises(DataError, match="two entries are called été"):
+        dvc_data.hash_of_source(str(photos))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import shlex
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,6 +284,36 @@ def test_a_run_is_closed_with_the_status_that_it_ended_with(context: RunContext,
     mlflow_runs.send_and_mark(context, status)
     assert fetch(mlflow_runs.run_id(context)).info.status == status
     assert mlflow_runs.is_sent(context)
+
+
+def test_a_deleted_experiment_is_found_before_a_run_and_the_command_brings_it_back(
+    context: RunContext, spool: Spool
+) -> None:
+    mlflow_runs.refuse_deleted_experiment("gapgate")  # there is none yet
+    client = mlflow_runs.client()
+    client.delete_experiment(mlflow_runs.experiment_id(client, "gapgate"))
+    with pytest.raises(TrackingRefusedError, match="'gapgate' was deleted; bring it back with `") as caught:
+        mlflow_runs.refuse_deleted_experiment("gapgate")
+    with pytest.raises(TrackingRefusedError, match="was deleted"):
+        mlflow_runs.send(context)
+    mlflow_runs.refuse_deleted_experiment("another")
+    store, *command = shlex.split(str(caught.value).split("`")[1])
+    subprocess.run([sys.executable, "-m", *command], env=os.environ | dict([store.split("=", 1)]), check=True)
+    mlflow_runs.refuse_deleted_experiment("gapgate")
+    mlflow_runs.send(context)
+
+
+def test_a_server_is_asked_for_a_deleted_experiment(
+    home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    client = mlflow_runs.client()
+    client.delete_experiment(mlflow_runs.experiment_id(client, "gone"))
+    with pytest.raises(TrackingRefusedError, match="`mlflow experiments restore --experiment-id"):
+        mlflow_runs.refuse_deleted_experiment("gone")
+    for address, name in ((server.url, "never made"), (NOWHERE, "gone")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        mlflow_runs.refuse_deleted_experiment(name)
 
 
 def test_a_wrong_password_is_not_taken_for_a_server_that_is_away(

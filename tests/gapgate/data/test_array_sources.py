@@ -11,6 +11,7 @@ import pytest
 from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.data.sources.builtin import shapes
 from gapgate.errors import DataError
+from gapgate.settings.sections import Reading
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -67,6 +68,16 @@ def test_classes_txt_names_the_labels(data, opened):
     (data / "classes.txt").write_text("shirt\n")
     with pytest.raises(DataError, match="label 1 has no name: 1 classes are named"):
         opened()
+
+
+def test_fashion_mnist_and_cifar_are_known_by_their_labels(fashion_subset, data, opened):
+    assert opened(fashion_subset).class_names[:2] == ("T-shirt/top", "Trouser")
+    labels = np.array([6, 9, 9, 4, 1, 1, 2, 7, 8, 3, 0, 5], np.int64)  # the first of CIFAR-10, and the classes left
+    np.savez(data / "cifar10.npz", x_train=np.zeros((12, 32, 32, 3), np.uint8), y_train=labels[:, None])
+    assert opened().class_names[6] == "frog"
+    np.savez(data / "cifar10.npz", x_train=np.zeros((12, 32, 32, 3), np.uint8), y_train=np.sort(labels)[:, None])
+    assert opened().class_names == tuple("0123456789")
+    assert opened(fashion_subset, Reading(class_names=tuple("abcdefghij"))).class_names == tuple("abcdefghij")
 
 
 def test_a_truncated_gzip_is_refused(data, opened):
@@ -149,6 +160,7 @@ def test_cifar_100_has_its_fine_labels(data, opened):
     (data / "fine_label_names.txt").write_text("apple\naquarium_fish\n")
     source = opened()
     assert source.class_names == ("apple", "aquarium_fish")
+    assert opened(data, Reading(class_names=("pomme", "poisson"))).class_names == ("pomme", "poisson")
     assert [record.label for record in source.records()] == [1, 0, 1, 0]
     np.testing.assert_array_equal(pixels_of(source)[:2], images)
 
@@ -205,7 +217,7 @@ def test_one_set_of_arrays_may_have_groups_splits_and_names(data, opened):
         ({"images": IMAGES[0], "labels": LABELS}, "has the shape"),
         ({"images": np.asfortranarray(IMAGES), "labels": LABELS}, "Fortran order"),
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "labels are float64"),
-        ({"images": IMAGES, "labels": LABELS, "splits": ["train"] * 5 + ["dev"]}, "split 'dev' is unknown"),
+        ({"images": IMAGES, "labels": LABELS, "splits": ["train"] * 5 + ["spare"]}, "split 'spare' is unknown"),
         ({"pictures": IMAGES}, "name the arrays images and labels"),
     ],
 )

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from gapgate.data.formats import FORMATS, SERVED, Format
+from gapgate.data.formats import FORMATS, Format
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -10,7 +10,7 @@ def test_a_format_has_the_name_and_the_suffixes_that_pillow_gives_it(form: Forma
     assert {extensions[suffix] for suffix in form.suffixes} == {form.name}
 
 
-@pytest.mark.parametrize("form", SERVED, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_a_served_format_has_its_registered_media_type(form: Format) -> None:
     Image.init()
     assert Image.MIME[form.name] == form.media_type
@@ -18,6 +18,6 @@ def test_a_served_format_has_its_registered_media_type(form: Format) -> None:
 
 def test_no_suffix_and_no_media_type_stands_for_two_formats() -> None:
     suffixes = [suffix for form in FORMATS for suffix in form.suffixes]
-    types = [name for form in SERVED for name in (form.media_type, *form.other_media_types)]
+    types = [name for form in FORMATS for name in (form.media_type, *form.other_media_types)]
     assert len(suffixes) == len(set(suffixes))
     assert len(types) == len(set(types))

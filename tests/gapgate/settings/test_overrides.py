@@ -137,7 +137,7 @@ def test_the_layers_of_a_preset_cannot_be_set_and_the_error_says_what_to_do(pres
 
 def test_an_operation_of_an_empty_list_is_told():
     with pytest.raises(SettingsError, match=r"there is no rotate in augment\.operations, which is empty"):
-        load(None, ["augment.operations.rotate.max_degrees=5"])
+        load(None, ["augment.operations=[]", "augment.operations.rotate.max_degrees=5"])
 
 
 def test_units_of_a_network_with_a_classifier_alone_are_told():

@@ -14,7 +14,20 @@ def test_params_yaml_names_every_setting_and_is_valid():
     assert {(section, name) for section in written for name in written[section]} == {
         (section, name) for section, field in Settings.model_fields.items() for name in field.annotation.model_fields
     }
-    load(ROOT / "params.yaml")
+
+
+def test_a_run_in_the_checkout_has_the_same_settings_as_one_elsewhere():
+    assert load(ROOT / "params.yaml") == load() == Settings()
+
+
+def test_a_settings_file_that_does_not_fit_is_named(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("prepare: {split: 0.2}\ntrain: {lr: 0.1}\n")
+    with pytest.raises(SettingsError, match=r"params\.yaml has prepare, which is no section .* with --params"):
+        load(file)
+    file.write_text("train: {lr: 0.1}\n")
+    with pytest.raises(SettingsError, match=r"params\.yaml: train\.lr is not a setting; .*another tool's file\?"):
+        load(file, ["train.epochs=3"])
 
 
 def test_defaults_hold_where_the_file_says_nothing(tmp_path):

@@ -64,8 +64,10 @@ def test_the_sheet_shows_each_sample_as_it_is_in_its_first_column(digits, tmp_pa
 
 
 def test_without_operations_the_sheet_says_so_and_shows_the_samples_alone(digits, tmp_path):
-    assert policy_artifact._title(AugmentSettings()) == ["No augmentation: training sees every image as it is."]
-    written(AugmentSettings(), digits, tmp_path / "none")
+    assert policy_artifact._title(AugmentSettings(operations=())) == [
+        "No augmentation: training sees every image as it is."
+    ]
+    written(AugmentSettings(operations=()), digits, tmp_path / "none")
     written(AugmentSettings(operations=SHIFT_AND_TURN), digits, tmp_path / "some")
     widths = [sheet_of(tmp_path / name).shape[1] for name in ("none", "some")]
     assert widths[0] < widths[1] / 2
@@ -87,7 +89,7 @@ def test_large_colour_images_are_shown_at_their_own_size(tmp_path):
 def test_each_training_image_is_written_as_often_as_asked_with_its_label(digits, tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(policy_artifact, "_BLOCK_BYTES", block_bytes)
     tracker = Recorder()
-    written(AugmentSettings(materialize=3), digits, tmp_path / "policy", tracker)
+    written(AugmentSettings(operations=(), materialize=3), digits, tmp_path / "policy", tracker)
     images = np.load(tmp_path / "policy" / "materialized.npy")
     labels = np.load(tmp_path / "policy" / "materialized_labels.npy")
     rows = digits.rows("train")

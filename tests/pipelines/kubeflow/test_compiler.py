@@ -1,5 +1,6 @@
 """What a cluster gets: the compiled pipeline, and every setting of `infra/pipeline.yaml` in its platform spec."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from components.catalog import TASKS
 from gapgate import __version__
 from gapgate.artifacts import code_revision
 from gapgate.errors import SettingsError
-from gapgate.settings.sections import Settings
+from gapgate.settings.sections import load
 from pipelines.graph import arguments
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
@@ -100,8 +101,9 @@ def test_the_parameters_are_typed_and_described_and_take_the_settings_of_a_run(s
     assert types.pop("num_gpus") == "NUMBER_INTEGER"
     assert types.pop("tensorboard") == "BOOLEAN"
     assert set(types.values()) == {"STRING"}
-    given = arguments(Settings())
+    given = arguments(load(None, ["data.label_column=species"]))
     assert set(parameters) == set(given) | {"gpu_kind", "num_gpus"}
+    assert json.loads(given["data_reading"])["label_column"] == "species"
     assert given.pop("tensorboard") is False
     assert all(isinstance(value, str) for value in given.values())
 

@@ -1,0 +1,73 @@
+"""Names of classes: given by the user, in two forms of Unicode, and such that only look alike."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from gapgate.data.sources.classes import read_class_names, reading_of
+from gapgate.errors import DataError
+from gapgate.settings.sections import DataSettings, Reading
+
+
+@pytest.fixture
+def classes(data, opened):
+    """Opens class folders of some names, each with one image; answers (class, path) of each."""
+
+    def make(*names, **answers):
+        for name in names:
+            (data / name).mkdir(parents=True)
+            Image.new("L", (6, 4)).save(data / name / "1.png")
+        source = opened(data, Reading(**answers))
+        return [(source.class_names[record.label], record.id) for record in source.records()]
+
+    return make
+
+
+def test_two_forms_of_an_accent_are_one_class(classes):
+    composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    assert {name for name, _ in classes(f"train/{composed}", "train/b", f"test/{apart}", "test/b")} == {composed, "b"}
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat", "dog"), ("1", "1.0", "2"), ("01", "1", "2"), ("t-shirt", "T shirt")])
+def test_names_that_look_alike_are_asked_about(classes, names):
+    with pytest.raises(DataError, match=r"differ in their spelling only: are they one class\? .*=merge \(or keep\)"):
+        classes(*names)
+
+
+def test_names_that_look_alike_are_merged_or_kept(classes, data, opened):
+    assert {name for name, _ in classes("Cat", "cat", "dog", alike_classes="merge")} == {"Cat", "dog"}
+    assert opened(data, Reading(alike_classes="keep")).class_names == ("Cat", "cat", "dog")
+
+
+def test_classes_get_the_names_that_are_given(classes, data, opened):
+    assert classes("0", "1", "10", class_names={"0": "no", "1": "yes", "10": "maybe"})[2] == ("maybe", "10/1.png")
+    with pytest.raises(DataError, match=r"class '10' has no name: data\.class_names has 2 names for 3 classes"):
+        opened(data, Reading(class_names=("no", "yes")))
+
+
+def test_a_list_begins_with_label_0(classes):
+    assert classes("0", "1", class_names=("no", "yes")) == [("no", "0/1.png"), ("yes", "1/1.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("names.txt", "no\nyes\n", ("no", "yes")),
+        ("names.json", '["no", "yes"]', ("no", "yes")),
+        ("names.json", '{"1": "yes"}', {"1": "yes"}),
+        ("class_indices.json", '{"no": 0, "yes": 1}', {"0": "no", "1": "yes"}),
+        ("names.yaml", "- no\n- yes\n", ("no", "yes")),
+    ],
+)
+def test_a_file_of_names_is_read(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert reading_of(DataSettings(class_names=str(tmp_path / name))).class_names == expected
+
+
+def test_a_file_of_names_that_cannot_be_used_is_explained(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read the class names in .*gone\.txt \(No such file or directory\)"):
+        read_class_names(tmp_path / "gone.txt")
+    (tmp_path / "names.json").write_text("3")
+    with pytest.raises(DataError, match="holds a int; write a list of class names"):
+        read_class_names(tmp_path / "names.json")

@@ -1,0 +1,60 @@
+"""12 bits in files of 16: what the file says, what its values suggest, the same pixels in training and serving."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gapgate.data.depth import Depth, depth_of, white_of
+from gapgate.data.preprocess import preprocess
+from gapgate.data.transform import Transform, open_image
+from gapgate.settings.sections import PreprocessSettings
+
+
+@pytest.mark.parametrize(
+    ("depths", "white", "says_so"),
+    [
+        ([], 65_535, False),
+        ([None], 65_535, False),
+        ([Depth(0, 40_000), Depth(0, 3_000)], 65_535, False),
+        ([Depth(0, 3_000), None, Depth(0, 700)], 4_095, True),
+        ([Depth(0, 4_096)], 16_383, True),
+        ([Depth(0, 255)], 255, True),
+        ([Depth(4_095, 700)], 4_095, False),
+        ([Depth(1_023, 3_000)], 4_095, True),
+    ],
+)
+def test_white_is_what_the_files_say_or_the_next_usual_depth(depths, white, says_so):
+    found, note = white_of(depths)
+    assert found == white
+    assert bool(note) == says_so
+
+
+def test_a_tiff_file_says_how_far_its_values_go(tmp_path):
+    image = Image.fromarray(np.full((4, 4), 700, np.uint16))
+    image.save(tmp_path / "said.tif", tiffinfo={281: (4_095,)})
+    image.save(tmp_path / "silent.tif")
+    image.convert("I").convert("L").save(tmp_path / "gray.png")
+    depths = [depth_of(lambda name=name: tmp_path / name, 100) for name in ("said.tif", "silent.tif", "gray.png")]
+    assert depths == [Depth(4_095, 700), Depth(0, 700), None]
+
+
+@pytest.mark.parametrize(("white", "value", "gray"), [(4_095, 4_095, 255), (4_095, 2_048, 128), (4_095, 9_000, 255)])
+def test_values_are_scaled_to_white(tmp_path, white, value, gray):
+    Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png", max_pixels=100, white=white).getpixel((0, 0)) == gray
+
+
+def test_twelve_bits_use_the_whole_range_alike_in_training_and_serving(tmp_path):
+    for number in range(20):
+        values = np.random.default_rng(number).integers(0, 4_000, (16, 16), np.uint16)
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(path)
+    (tmp_path / "splits").mkdir()
+    settings = PreprocessSettings(stratify=True, val_fraction=0.2, size_px=8)
+    splits = preprocess(settings, tmp_path / "data", tmp_path / "splits")
+    assert splits.info["notes"][0].startswith("the 16-bit images hold values up to 3,998, so they are taken for 12-bit")
+    transform = Transform.from_file(splits.path / "transform.json")
+    assert transform.white == 4_095
+    assert splits.images.max() > 128
+    np.testing.assert_array_equal(splits.images[0], transform.decode(tmp_path / "data" / "a" / "0.png"))
