@@ -182,7 +182,8 @@ def _to_decide(evaluation: Any, distance: float, *, upwards: bool, gap: Interval
     if needed is None and gap is not None and distance > 0:
         # More photos are trained on as well, and the whole interval shrinks by the root of their number.
         width = (gap.value - gap.low if upwards else gap.high - gap.value) / 100
-        needed = math.ceil(now * (width / distance) ** 2 * (1 - 1e-9))  # not one more for a rounding error
+        if width < MAX_IMAGES * distance:
+            needed = math.ceil(now * (width / distance) ** 2 * (1 - 1e-9))  # not one more for a rounding error
     if needed is None or needed > MAX_IMAGES:
         return _Decision(None, "no number of photos would decide")
     more = math.ceil((needed - now) / _judged_share(evaluation))
