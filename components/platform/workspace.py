@@ -3,7 +3,7 @@
 runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, result.json
 mlflow.db           the local tracking store, with mlartifacts/ beside it
 checkpoints/<key>/  checkpoints of a training that has not ended; the key is a digest of its inputs and settings
-features/           features of images by pretrained networks, by content hash; `gapgate clean` may remove them
+features/           features of images by pretrained networks, by content hash
 receipts/           <digest>.json
 trials/             artifacts that the trials of recipes and sweeps share, by a digest of their inputs and settings
 """

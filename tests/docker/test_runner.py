@@ -134,9 +134,10 @@ def test_without_our_engine_kfps_containers_would_be_locked_too(engine, images, 
 
 
 def test_a_mistake_inside_a_container_is_told_in_its_own_words(user, images):
-    done = user.gapgate("run", "digits", "--runner", "docker", "--set", "train.batch_size=5000", **images)
+    settings = ("--set", "train.flip_average=true")
+    done = user.gapgate("run", "digits", "--runner", "docker", *settings, **images)
     assert done.returncode == 2
-    assert "train.batch_size" in done.stdout + done.stderr
+    assert "train.flip_average" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -119,22 +119,25 @@ def test_cells_that_another_sweep_has_trained_get_runs_below_this_one(swept):
 
 def test_a_cell_that_cannot_be_trained_says_why_and_the_others_are_trained(swept):
     workspace, _ = swept
-    over = ("--over", "train.batch_size=32,4096", "--seeds", "2", "--set", "tracking.experiment=seeds")
+    over = ("--over", "train.flip_average=false,true", "--seeds", "2", "--set", "tracking.experiment=seeds")
     done = workspace.gapgate("sweep", "digits", *over, *QUICK, "--set", "train.epochs=1")
     assert done.returncode == 0, done.stdout + done.stderr
-    reason = "train.batch_size=4096 exceeds the 1,195 training images"
-    assert f"✗ batch_size=4096: {reason}" in done.stdout
+    reason = "train.flip_average=true asks a network about mirror images that it has not seen"
+    assert f"✗ flip_average=true: {reason}" in " ".join(done.stdout.split())
     good, bad = artifacts.read_json(folder_of(workspace, done.stdout) / "sweep.json")["cells"]
     assert [trial["seed"] for trial in good["trials"]] == [0, 1]
     assert good["val_accuracy"]["standard_deviation"] > 0
     assert bad["failure"].startswith(reason)
-    assert set(runs_of(client_of(workspace), "seeds")[1]) == {"batch_size=32, seed 0", "batch_size=32, seed 1"}
+    assert set(runs_of(client_of(workspace), "seeds")[1]) == {
+        "flip_average=false, seed 0",
+        "flip_average=false, seed 1",
+    }
 
 
 def test_a_sweep_without_a_cell_that_can_be_trained_is_one_line(swept):
-    done = swept[0].gapgate("sweep", "digits", "--over", "train.batch_size=4096,8192", *QUICK)
+    done = swept[0].gapgate("sweep", "digits", "--over", "train.epochs=1,2", *QUICK, "--set", "train.flip_average=true")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: train.batch_size=4096 exceeds")
+    assert done.stderr.startswith("error: train.flip_average=true asks")
     assert len(done.stderr.splitlines()) == 1
 
 

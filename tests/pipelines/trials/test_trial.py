@@ -3,7 +3,7 @@
 import pytest
 
 from components.platform import mlflow_runs
-from components.platform.workspace import runs_dir, trials_dir
+from components.platform.workspace import features_dir, runs_dir, trials_dir
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings, parse
 from pipelines.local import cleaning
@@ -45,7 +45,10 @@ def test_a_trial_that_is_there_is_found_and_is_no_run_of_its_own():
 
 def test_clean_frees_what_trials_made_and_the_next_one_makes_it_again():
     run_trial(settings_of())
-    (trials,) = cleaning.old_runs(keep=0)
+    (features_dir() / "some.sqlite").parent.mkdir(parents=True)
+    (features_dir() / "some.sqlite").write_bytes(b"features")
+    trials, features = cleaning.old_runs(keep=0)
+    assert (features.name, features.artifacts, features.size_bytes) == ("features", features_dir(), 8)
     assert (trials.name, trials.artifacts) == ("trials", trials_dir())
     assert trials.size_bytes > 10_000
     cleaning.free([trials])
@@ -53,8 +56,8 @@ def test_clean_frees_what_trials_made_and_the_next_one_makes_it_again():
 
 
 def test_a_trial_that_fails_is_sent_as_failed():
-    with pytest.raises(SettingsError, match=r"train\.batch_size=60000 exceeds"):
-        run_trial(settings_of(batch_size=60_000))
+    with pytest.raises(SettingsError, match=r"train\.flip_average=true asks"):
+        run_trial(settings_of(flip_average=True))
     (context,) = pending_runs()
     settle(context)
     assert mlflow_runs.client().get_run(mlflow_runs.run_id(context)).info.status == "FAILED"
