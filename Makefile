@@ -54,6 +54,8 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python -m bench.recipes
 	$(BIN)/python -m bench.serve
 	$(BIN)/python -m bench.abuse
+	$(BIN)/python -m bench.evidence
+	$(BIN)/python -m bench.leaks near
 
 recipes: install  ## measure the recipes that have changed, and write the table of docs/recipes.md; DATA=folder of the data sets
 	$(BIN)/python -m cli.recipes --data $(DATA)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,12 @@ PENALTY = 1e-3
 Pool = tuple[NDArray[np.float64], NDArray[np.int32]]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="draws for each figure (default: 200)")
     fashion_mnist.add_option(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     fashion_mnist.require(parser, args.data, "train")
     for name, pool in _pools(args.data).items():
         for size in SIZES:

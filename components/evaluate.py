@@ -22,7 +22,8 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path
     figures = headline(evaluation)
     artifacts.write_json(folder / "metrics.json", figures)
     return Facts(
-        summary=f"test accuracy {figures['test_accuracy']:.1%}, gap {figures['gap_points']:.1f} points "
+        summary=f"{'held-out' if evaluation['method']['num_folds'] else 'test'} accuracy "
+        f"{figures['test_accuracy']:.1%}, gap {figures['gap_points']:.1f} points "
         f"({figures['gap_low']:.1f} to {figures['gap_high']:.1f})",
         files={"predictions.parquet": "evaluation", "suspects.csv": "evaluation"}
         | {f"figures/{path.name}": "figures" for path in sorted((folder / "figures").glob("*.png"))},

@@ -217,6 +217,8 @@ class Gate(Answer):
     """`pass`: every check passed. The server serves no model with another verdict."""
     checks: list[GateCheck]
     """The checks, one for each limit."""
+    evidence: str = ""
+    """The images that the figures stand on, in words: a test split, or the folds of a cross-validation."""
 
 
 class ModelCard(Answer):

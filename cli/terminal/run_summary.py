@@ -52,14 +52,18 @@ def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "value", "95 % interval", "images"):
         table.add_column(heading, justify="left" if not heading else "right")
+    is_folded = (evaluation.get("method") or {}).get("num_folds")
+    names = {"test": "held-out"} if is_folded else {}
     for split in ("train", "val", "test"):
         row = evaluation["accuracy"][split]
         interval = f"{row['low']:.2%} to {row['high']:.2%}"
-        table.add_row(f"{split} accuracy", f"{row['value']:.2%}", interval, f"{row['num_images']:,}")
+        table.add_row(f"{names.get(split, split)} accuracy", f"{row['value']:.2%}", interval, f"{row['num_images']:,}")
     gap = evaluation["gap"]
     table.columns[2].header = f"{gap['confidence_level']:.0%} interval"
     table.add_row(
-        "[bold]gap, train − test[/]", f"[bold]{gap['points']:.2f} points[/]", f"{gap['low']:.2f} to {gap['high']:.2f}"
+        f"[bold]gap, train − {names.get('test', 'test')}[/]",
+        f"[bold]{gap['points']:.2f} points[/]",
+        f"{gap['low']:.2f} to {gap['high']:.2f}",
     )
     return table
 

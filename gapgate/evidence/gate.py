@@ -66,7 +66,8 @@ def _judge_gap(limit: float, evaluation: Any) -> Check:
 def _judge_test_accuracy(limit: float, evaluation: Any) -> Check:
     test = _interval(evaluation, "accuracy", "test")
     decide = _to_decide(evaluation, abs(limit - test.value), upwards=limit > test.value)
-    said = f"test accuracy {_percent(test.value)} % ({_percent(test.low)} to {_percent(test.high)})"
+    of = "held-out" if _is_folded(evaluation) else "test"
+    said = f"{of} accuracy {_percent(test.value)} % ({_percent(test.low)} to {_percent(test.high)})"
     return _judge_interval("min_test_accuracy", said, test, limit, f"{_percent(limit)} %", decide, upper=False)
 
 
@@ -174,9 +175,8 @@ class _Decision:
 def _to_decide(evaluation: Any, distance: float, *, upwards: bool, gap: Interval | None = None) -> _Decision:
     """Say how many more photos would decide, if every figure stays as it is; for the gap, give its interval."""
     now = _count(evaluation, "accuracy", "test", "num_images")
-    is_folded = _at(evaluation, "method", "name") == "cross_validation"
     needed = None
-    if gap is None or not is_folded:
+    if gap is None or not _is_folded(evaluation):
         train = None if gap is None else _interval(evaluation, "accuracy", "train")
         needed = _images_to_decide(evaluation, now, distance, upwards=upwards, train=train)
     if needed is None and gap is not None and distance > 0:
@@ -195,10 +195,14 @@ def _to_decide(evaluation: Any, distance: float, *, upwards: bool, gap: Interval
     )
 
 
+def _is_folded(evaluation: Any) -> bool:
+    return bool(_at(evaluation, "method", "name") == "cross_validation")
+
+
 def _judged_share(evaluation: Any) -> float:
     """Share of all images that are judged: all of a cross-validation, else those of test."""
     counts = _at(evaluation, "facts", "num_images")
-    if _at(evaluation, "method", "name") == "cross_validation" or not isinstance(counts, Mapping):
+    if _is_folded(evaluation) or not isinstance(counts, Mapping):
         return 1.0
     known = [count for count in counts.values() if isinstance(count, int) and count > 0]
     test = counts.get("test")
