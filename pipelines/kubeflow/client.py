@@ -67,8 +67,8 @@ class Kfp:
         return (os.environ.get("KF_PIPELINES_UI_ENDPOINT") or self._url).rstrip("/")
 
     def run_url(self, run_id: str) -> str:
-        """URL of the run's page."""
-        return kfp_run.page(self.ui, run_id)
+        """URL of the run's page; in a pod that knows no address of the UI, the run's id."""
+        return kfp_run.page(self.ui, run_id) if self.ui else run_id
 
     def upload(self, package: Path, description: str = "") -> Version:
         """The version with exactly this compiled pipeline: an existing one, or else a new one."""

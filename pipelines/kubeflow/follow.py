@@ -151,7 +151,7 @@ def _stuck(kfp: Kfp, status: Status, display: Display, waiting: _Waiting, pace: 
     """The failure of a step that has waited longer than `pace.pending_s`; None before that. A reason from Kubernetes is
     shown earlier, once."""
     step = status.waiting
-    # Until the workflow controller takes a run up, it has no steps.
+    # Until the workflow controller takes a run up, and the persistence agent reports it, it has no steps.
     name = step.name if step else "" if status.steps else "pipeline"
     seconds = waiting.seconds(name)
     if not name or seconds < min(_ASK_AFTER_S, pace.pending_s):
@@ -166,5 +166,9 @@ def _stuck(kfp: Kfp, status: Status, display: Display, waiting: _Waiting, pace: 
         return None
     message = reason.message if reason else f"`kubectl -n {kfp.pod_namespace} get pods,events` says for what"
     if step is None:
-        message = "the workflow controller of Kubeflow Pipelines has not taken it up; " + message
+        message = (
+            "the workflow controller of Kubeflow Pipelines has not taken it up, or its persistence agent does not "
+            f"report it (`kubectl -n {kfp.pod_namespace} rollout restart deployment/ml-pipeline-persistenceagent`); "
+            + message
+        )
     return Failure(name, f"has been waiting for {seconds:,.0f} s: {message}", reason.exit_code if reason else 1)

@@ -127,8 +127,9 @@ def verdict_of(run: Any) -> str:
     if run.state != "SUCCEEDED" or not tasks:
         return ""
     # KFP numbers conditions. The outer one is the gate's; the inner one, of a model that is packaged already, is only
-    # there if the outer one holds.
-    passed = any(_CONDITION.fullmatch(task.display_name or "") and task.state == "SUCCEEDED" for task in tasks)
+    # there if the outer one holds. KFP 2.17 writes the run before its tasks: for a moment a condition still runs in it.
+    held = ("SUCCEEDED", "RUNNING")
+    passed = any(_CONDITION.fullmatch(task.display_name or "") and task.state in held for task in tasks)
     return "pass" if passed else "not passed"
 
 

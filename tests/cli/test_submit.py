@@ -157,6 +157,21 @@ def test_a_step_that_does_not_begin_ends_the_wait(call, server, message, code, s
     assert only(server.runs)["state"] == "RUNNING"
 
 
+def test_a_run_that_is_not_reported_names_what_may_be_at_fault(call, server):
+    create = server.create_run
+
+    def create_run(query, body):
+        run = create(query, body)
+        server.workflows[run["run_id"]].advance = lambda: None
+        return run
+
+    server.create_run = create_run
+    code, _, err = call("submit", *WAIT, "--pending-timeout", "0.1")
+    assert code == 1
+    assert err.startswith("error: pipeline: has been waiting")
+    assert "rollout restart deployment/ml-pipeline-persistenceagent" in err
+
+
 def test_what_resolve_lacks_is_mended_at_ingest_in_the_cluster_file(call, server):
     missing = 'CreateContainerConfigError: secret "gapgate-data" not found'
     server.plan, server.messages = {"resolve": "PENDING"}, {"resolve": missing}

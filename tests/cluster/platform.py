@@ -104,6 +104,10 @@ class Platform:
         labels = f"pipeline/runid={run}," + (f"gapgate/step={step}" if step else "gapgate/step")
         return self.kubectl("-n", KFP, "get", "pods", "-l", labels, "-o", "name").split()
 
+    def uid(self, pod: str) -> str:
+        """Kubernetes' own id of a pod, which one that is made again does not have."""
+        return self.kubectl("-n", KFP, "get", pod, "-o", "jsonpath={.metadata.uid}")
+
     def running(self, run: str, step: str) -> str:
         """Name of the pod of a step that runs now; empty if there is none."""
         labels = f"pipeline/runid={run},gapgate/step={step}"
@@ -153,8 +157,12 @@ class Platform:
 
     def key(self) -> str:
         """Key of the service."""
-        secret = self.kubectl("-n", GAPGATE, "get", "secret", "gapgate-metrics", "-o", "jsonpath={.data.key}")
-        return base64.b64decode(secret).decode()
+        return self.secret(GAPGATE, "gapgate-metrics", "key")
+
+    def secret(self, namespace: str, name: str, key: str) -> str:
+        """The value of a key of a Secret."""
+        value = self.kubectl("-n", namespace, "get", "secret", name, "-o", f"jsonpath={{.data.{key}}}")
+        return base64.b64decode(value).decode()
 
     def predict(self, image: bytes) -> requests.Response:
         """Ask the service about a PNG."""

@@ -36,13 +36,13 @@ class RegistryServer:
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str, **variables: str) -> None:
         log = self._folder / "server.log"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        command += ["--artifacts-destination", str(self._folder / "store")]
+        command += ["--artifacts-destination", str(self._folder / "store"), *options]
         # MLflow's own jobs are seven processes more, of 2 s of processor time each to start.
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | variables
         self._process = child_server.start(command, log, cwd=self._folder, env=environment)
         problem = partial(child_server.unanswered, f"{self.url}/health")
         child_server.wait(self._process, log, "MLflow's server", problem, 120)

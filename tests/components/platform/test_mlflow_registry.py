@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from components.platform.mlflow_registry import (
     CHALLENGER,
@@ -293,3 +295,30 @@ def test_of_two_who_promote_one_model_the_second_waits_for_the_first(home: Path)
 def test_those_who_promote_other_models_do_not_wait(home: Path) -> None:
     with promotion_lock(NAME), promotion_lock("plants"):
         pass
+
+
+@pytest.fixture
+def user(home: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A user of an MLflow that asks for a password, who has made nothing yet."""
+    shutil.copyfile(empty_store, tmp_path / "server.db")
+    admin, password = "first-of-all-users", "second-of-all-users"
+    keys = {"default_permission": "READ", "admin_username": "admin", "database_uri": f"sqlite:///{tmp_path}/users.db"}
+    keys["authorization_function"] = "mlflow.server.auth:authenticate_request_basic_auth"
+    config = tmp_path / "basic_auth.ini"
+    config.write_text("\n".join(["[mlflow]", *(f"{key} = {value}" for key, value in keys.items())]))
+    variables = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_AUTH_ADMIN_PASSWORD": admin}
+    server = RegistryServer(tmp_path)
+    try:
+        server.start("--app-name=basic-auth", **variables, MLFLOW_FLASK_SERVER_SECRET_KEY="of the test")
+        made = {"username": "gapgate", "password": password}
+        requests.post(f"{server.url}/api/2.0/mlflow/users/create", json=made, auth=("admin", admin)).raise_for_status()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "gapgate")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        yield
+    finally:
+        server.stop()
+
+
+def test_a_user_of_mlflow_registers_the_first_version_of_a_name(user: None, register: Callable[..., Version]) -> None:
+    assert register().version == "1"

@@ -9,13 +9,14 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from kfp_server_api import Configuration
 
 from gapgate.errors import ClusterAwayError, ClusterError, SettingsError
 from pipelines.kubeflow import connection
 from pipelines.kubeflow.client import Kfp, Submission
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
-from pipelines.kubeflow.connection import Access
+from pipelines.kubeflow.connection import Access, Client
 from tests.pipelines.kubeflow.kfp_server import serving
 from tests.waiting import wait_for
 
@@ -234,3 +235,17 @@ def test_only_a_server_for_many_users_is_asked_by_namespace(server, package, tmp
     assert [one.run_id for one in shared.runs()] == [run]
     assert [one["namespace"] for one in server.experiments.values()] == ["", "team"]
     assert (kfp.pod_namespace, shared.pod_namespace) == ("kubeflow", "team")
+
+
+def test_in_a_pod_a_run_without_the_address_of_the_ui_is_named_by_its_id(server, monkeypatch):
+    kfp = Kfp(Access(server.url))
+    monkeypatch.setattr(kfp, "_url", "")  # as in a pod of the cluster
+    assert kfp.run_url("abc") == "abc"
+    monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kfp.example.com/")
+    assert kfp.run_url("abc") == "https://kfp.example.com/#/runs/details/abc"
+
+
+def test_in_a_pod_without_a_tokens_file_none_is_missed(caplog):
+    config = Configuration()
+    assert Client.__new__(Client)._get_config_with_default_credentials(config) is config
+    assert not caplog.records
