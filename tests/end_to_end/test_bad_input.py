@@ -35,12 +35,6 @@ def one_class(folder):
     return folder / "photos"
 
 
-def too_few_images(folder):
-    make_images(folder / "photos", classes=("many", "other"))
-    make_images(folder / "photos", classes=("few",), count=1)
-    return folder / "photos"
-
-
 def too_many_rejects(folder):
     make_images(folder / "photos")
     for number in range(11):
@@ -119,7 +113,6 @@ def count_mismatch(folder):
         (no_such_folder, ["no such folder", "nowhere"]),
         (empty_folder, ["no files"]),
         (one_class, ["one class only", "two or more"]),
-        (too_few_images, ["few", "stratify"]),
         (too_many_rejects, ["11", "max_rejects"]),
         (bombs, ["11", "max_rejects", "pixels"]),
         (labels_without_files, ["labels without a file", "a/gone.png"]),

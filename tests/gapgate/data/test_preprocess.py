@@ -293,6 +293,14 @@ def test_a_class_that_is_missing_in_a_split_is_named(run):
         run(min_class_images=15, test_fraction=0.5)
 
 
+def test_a_class_of_one_image_stops_nothing_and_is_in_a_fold(run):
+    save_arrays(run.data, noise(50), np.array([0] * 49 + [1]))
+    splits = run(evidence="auto")
+    assert splits.num_folds == 5
+    assert sum(splits.info["class_counts"][split][1] for split in ("train", "val", "test")) == 1
+    assert splits.folds()[49] >= 0
+
+
 def test_an_id_that_occurs_twice_is_refused(run):
     write_photos(run.data / "photos", 4)
     rows = [f"photos/{'ab'[n % 2]}/{n:02d}.png,{'ab'[n % 2]},{n // 2}" for n in range(4)]
