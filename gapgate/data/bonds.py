@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from gapgate.data.image_table import Index
 from gapgate.data.near_duplicates import near_pairs
 from gapgate.data.sources.base import FileReader, Reader
 
+MAX_ALIKE = 20
+"""Most images that near-duplicates tie together. More are no copies of one picture: all of the set look alike, as parts
+on one background do, and tying them together would leave one group a class."""
 MAX_COMPARED = 20_000
 """Largest number of images that are compared with each other for near-duplicates; time grows with its square."""
 
@@ -66,6 +70,14 @@ def _near(index: Index, images_file: Path) -> list[tuple[int, int]] | None:
     pairs: list[tuple[int, int]] = []
     if len(rows):
         pairs = [(int(a), int(b)) for a, b in near_pairs(np.load(images_file, mmap_mode="r"), np.sort(rows))]
+    pairs = _without_chains(pairs)
     index.insert_many("INSERT INTO near VALUES (?, ?)", [*pairs, *((b, a) for a, b in pairs)])
     index.execute("CREATE INDEX near_one ON near (one)")
     return pairs
+
+
+def _without_chains(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Leave out the pairs that tie more than `MAX_ALIKE` images together, directly or by others."""
+    together = groups.merged([], pairs, str)
+    sizes = Counter(together.values())
+    return [pair for pair in pairs if sizes[together[pair[0]]] <= MAX_ALIKE]

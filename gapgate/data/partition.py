@@ -99,6 +99,8 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     assign = _assign_exactly if num_folds or _is_stratified(index, settings) else _assign_by_hash
     for name, fraction in held_out:
         assign(index, settings.salt, name, fraction)
+    if num_folds and "val" not in given and not index.one("SELECT COUNT(*) FROM images WHERE split = 'val'"):
+        _take_for_val(index, settings.salt)
     index.execute("UPDATE images SET split = 'train' WHERE split IS NULL")
     # Created after all splits are set; the removals below would otherwise compare every image with every other.
     index.execute("CREATE INDEX by_hash ON images (hash)")
@@ -174,6 +176,14 @@ def _assign_exactly(index: Index, salt: str, name: str, fraction: float) -> None
         fraction,
     )
     index.execute("UPDATE images SET split = ? WHERE split IS NULL AND unit IN (SELECT unit FROM units)", name)
+
+
+def _take_for_val(index: Index, salt: str) -> None:
+    """Put the smallest undecided unit into val where there are two or more: training needs some images to look at."""
+    index.function("share", 1, _share_of(salt, "val"))
+    units = "SELECT unit FROM images WHERE split IS NULL GROUP BY unit ORDER BY COUNT(*), share(unit), unit"
+    if len(smallest := [unit for (unit,) in index.lines(f"{units} LIMIT 2")]) == 2:
+        index.execute("UPDATE images SET split = 'val' WHERE split IS NULL AND unit = ?", smallest[0])
 
 
 def _assign_folds(index: Index, salt: str, num_folds: int) -> None:

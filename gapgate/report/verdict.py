@@ -15,10 +15,12 @@ REMEDIES = {
     "max_ece": "Its confidence is wrong. Too sure: augmentation, dropout or a larger `train.weight_decay`; not sure "
     "enough: a lower `train.label_smoothing` or more `train.epochs`.",
     "max_parity": "The exported network answers otherwise than the trained one, a fault of the export: report it.",
+    "max_leaked_share": "Images of val or test are in another split too, or have two labels. `splits.json` names them: "
+    "take them out of one side, or leave the splitting to Gapgate.",
     "finite_figures": "A calculation went wrong. Lower `train.learning_rate`, and train again.",
 }
 """Name of a check → what to do when it fails."""
-UNDECIDED = "Too few test images. Add images, or raise `preprocess.test_fraction`."
+UNDECIDED = "Too few images. Add photos, about as many as the check says, of the class that it names."
 _PASSED = (
     "Nothing: the next steps register and package the model. `gapgate models` lists its version, and a service that "
     "follows the registry answers with the champion."

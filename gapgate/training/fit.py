@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from gapgate.data.splits import Splits
+from gapgate.errors import DataError
 from gapgate.evidence.folds import FoldAnswers
 from gapgate.network import backbones
 from gapgate.network.backbones import Backbone
@@ -42,11 +43,15 @@ def train(
     stored. `feature_cache` is a folder that all trainings share; None keeps the features with the checkpoints.
 
     Raises:
+        DataError: train or val has no images.
         SettingsError: the settings do not fit the data or each other, or the loss is not finite.
         AcceleratorError: the accelerator is missing; nothing was read.
         StorageError: a checkpoint cannot be written.
     """
     device = devices.select(settings.accelerator)
+    for name in ("train", "val"):
+        if not len(splits.rows(name)):
+            raise DataError(f"{name} has no images; add images, or raise preprocess.val_fraction for val")
     # Training seeds torch's global generators; the caller gets them back as they were.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         job = _Job(splits, operations, device, checkpoint_dir, feature_cache or checkpoint_dir, tracker)
@@ -55,7 +60,10 @@ def train(
         answers = job.cross_validate(tried) if splits.num_folds else []
         scores = [one.score(splits) for one in answers] or [one.val_score for one in fitted]
         kept = choose(scores)
-        tracker.tags({"train/architecture": fitted[kept].recipe.name})
+        recipe = fitted[kept].recipe
+        tracker.tags({"train/architecture": recipe.name})
+        decisions = {"architecture": recipe.name} | recipe.model_dump(include={"epochs", "batch_size", "learning_rate"})
+        tracker.params({f"resolved.train.{name}": value for name, value in decisions.items()})
         told = [{"architecture": one.recipe.name, **score} for one, score in zip(fitted, scores, strict=True)]
         model_artifact.write(out_dir, splits, fitted[kept], told, _in_words(told, kept, bool(answers)))
         if answers:

@@ -67,7 +67,7 @@ def test_the_receipt_resolves_to_the_whole_lineage(digits_run):
     assert artifacts.digest_of(content) == digest
     assert content["model_version"] == "1"
     assert content["data"]["dvc_hash"].endswith(".dir")
-    assert content["settings"]["train"]["epochs"] == 20
+    assert content["settings"]["train"]["epochs"] == "auto"
     assert set(content["artifacts"]) == {"dataset", "splits", "policy", "model", "evaluation", "certificate"}
     assert re.match(r"[0-9a-f]{40}|gapgate ", content["code_revision"])
 
@@ -94,7 +94,9 @@ def test_mlflow_holds_metrics_tags_and_the_report(digits_run):
     assert len(client.get_metric_history(state["run_id"], "val/accuracy")) == 20
     assert {"gap/points", "test/accuracy", "data/test_images"} <= set(run.data.metrics)
     assert {"data.dvc_hash", "splits.digest", "code.revision", "gate.verdict", "seed", "receipt"} <= set(run.data.tags)
-    assert run.data.params["train.epochs"] == "20"
+    assert run.data.params["train.epochs"] == "auto"
+    assert run.data.params["resolved.train.epochs"] == "20"
+    assert run.data.params["resolved.train.architecture"] == "small"
     assert {item.path for item in client.list_artifacts(state["run_id"])} >= {
         "report",
         "receipt",

@@ -50,7 +50,9 @@ def test_dvc_yaml_has_the_steps_edges_and_parameters_of_the_catalog():
         assert stage["cmd"].split(" || ")[0] == f"gapgate step {name}"
         assert stage["deps"] == ([f"artifacts/{kind}" for kind in step.inputs] or ["data"])
         assert stage["outs"] == [f"artifacts/{step.output}"]
-        assert stage["params"] == [step.section]
+        # The images are prepared for the network, and kept for the way of the measurement.
+        of_later_steps = ["train.architecture", "evaluate.method"] if name == "preprocess" else []
+        assert stage["params"] == [step.section, *of_later_steps]
 
 
 def test_the_kfp_graph_has_the_steps_and_edges_of_the_catalog(compiled, tasks, on_cluster):

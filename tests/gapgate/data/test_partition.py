@@ -338,3 +338,10 @@ def test_a_bond_torn_by_given_splits_is_counted(tmp_path):
     images = [(0, f"{n:032x}", "test" if n == 0 else "train", "") for n in range(4)]
     _, how = split_index(tmp_path / "i", images, bonds={0: "shots x", 1: "shots x"})
     assert how.leaks.groups == 1
+
+
+def test_a_set_too_small_for_a_share_still_has_an_image_in_val(tmp_path):
+    images = [(n % 2, f"{n:032x}", "", "") for n in range(4)]
+    result, how = split_index(tmp_path / "i", images, evidence="auto", val_fraction=0.01)
+    assert how.num_folds == 5
+    assert sorted(split for *_, split, _ in result) == ["train"] * 3 + ["val"]

@@ -31,7 +31,8 @@ from tests.gapgate.onnx_models import digits, fit_cnn, fit_linear, write_linear,
 
 NAMES = [f"digit {i}" for i in range(10)]
 FAST = EvaluateSettings(num_resamples=1000, worst_errors=5)
-FIGURES = {"learning_curves", "confusion", "reliability", "worst_errors", "looked_at", "filters", "feature_maps"}
+FIGURES = {"learning_curves", "confusion", "reliability", "worst_errors", "suspects"}
+FIGURES |= {"looked_at", "filters", "feature_maps"}
 
 
 class Notes(NullTracker):
@@ -271,7 +272,7 @@ def test_a_model_folder_with_the_onnx_file_alone_is_evaluated_with_nulls(splits:
     assert found["parity"] == {"max_abs_difference": None, "num_images": 0}
     assert found["learning_curve"]["gap_opens_epoch"] is None
     drawn = {path.stem for path in (tmp_path / "out/figures").glob("*.png")}
-    assert drawn == {"confusion", "reliability", "worst_errors", "looked_at"}
+    assert drawn == {"confusion", "reliability", "worst_errors", "suspects", "looked_at"}
 
 
 def test_a_class_without_images_has_null_figures(model_dir: Path, tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_a_class_without_images_has_null_figures(model_dir: Path, tmp_path: Path
 def test_the_same_inputs_give_the_same_bytes(splits: Splits, model_dir: Path, tmp_path: Path, out_dir: Path) -> None:
     evaluated(FAST, splits, model_dir, tmp_path / "again")
     files = sorted(path.relative_to(out_dir) for path in out_dir.rglob("*") if path.is_file())
-    assert len(files) == 2 + 2 * len(FIGURES)
+    assert len(files) == 3 + 2 * len(FIGURES)
     for name in files:
         assert (out_dir / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
