@@ -26,7 +26,7 @@ MAX_STEP = 60
 """Mean step of the numbers in a series: a frame every two seconds of a video with 30 a second. Wider numbers are those
 of a catalogue."""
 _EXIF_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".png")
-_NUMBERED = re.compile(r"(.+?)(\d+)$")
+_NUMBERED = re.compile(r"(.*\D)(\d+)$")  # a name of digits alone is a number, not a series
 _GROUP_COLUMNS = (
     "group",
     "patient",

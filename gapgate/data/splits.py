@@ -84,7 +84,11 @@ class Splits:
         if self.held_out is None:
             return rows
         folds = self.folds()
-        return np.flatnonzero(folds == self.held_out) if split == "test" else rows[folds[rows] != self.held_out]
+        if split == "test":
+            return np.flatnonzero(folds == self.held_out)
+        kept: NDArray[np.int64] = rows[folds[rows] != self.held_out]
+        # A fold may hold all of a small val; then training looks at its own images, which stops it no sooner.
+        return self.rows("train") if split == "val" and not len(kept) else kept
 
     @property
     def num_folds(self) -> int:

@@ -15,8 +15,8 @@ REMEDIES = {
     "max_ece": "Its confidence is wrong. Too sure: augmentation, dropout or a larger `train.weight_decay`; not sure "
     "enough: a lower `train.label_smoothing` or more `train.epochs`.",
     "max_parity": "The exported network answers otherwise than the trained one, a fault of the export: report it.",
-    "max_leaked_share": "Images of val or test are in another split too, or have two labels. `splits.json` names them: "
-    "take them out of one side, or leave the splitting to Gapgate.",
+    "max_leaked_share": "Images of val or test are in another split too, or have two labels. The run's splits "
+    "name them: take them out of one side, or leave the splitting to Gapgate.",
     "finite_figures": "A calculation went wrong. Lower `train.learning_rate`, and train again.",
 }
 """Name of a check → what to do when it fails."""

@@ -82,3 +82,8 @@ def test_groups_that_share_an_image_become_one():
     assert {found[row] for row in (0, 1, 2, 6)} == {"series a"}
     assert found[3] == "series b"
     assert found[4] == found[5] == f"{4:032x}"
+
+
+def test_images_that_are_numbered_through_are_no_series():
+    assert groups.series((number, f"cat/{number}.jpg") for number in range(300)) == {}
+    assert groups.series((number, f"cat/{number:06d}.jpg") for number in range(300)) == {}
