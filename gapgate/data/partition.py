@@ -18,7 +18,7 @@ FOLDS = 5
 """Number of folds of a cross-validation."""
 FOLDED_IMAGES = 1_500
 """Number of images from which on a test split decides: with 1,500 a model of 98 % without a gap passes the default gate
-in 94 of 100 splits, with 400 in 30 (bench/evidence.py)."""
+in 85 of 100 simulated splits, with 400 in 32 (bench/RESULTS.md)."""
 STRATIFIED_CLASS_IMAGES = 100
 """Number of images of the smallest class from which on hashes alone give every class its share of each split."""
 

@@ -24,7 +24,7 @@ it, h 1 or 0), which vary far less than two separate samples: gap* = (Σ w_g Σ 
 The models of the folds share most of their training images, so no estimate of the variance is unbiased (Bengio and
 Grandvalet 2004, JMLR 5); for stable training the plain one is right in the limit (Bayle, Bayle, Janson and Mackey 2020,
 "Cross-validation confidence intervals for test error"). For small data the deviations of all draws are multiplied by
-`FOLD_INFLATION`, set by simulation such that 95 % intervals cover at least 94 % (bench/evidence.py).
+`FOLD_INFLATION`, chosen by simulation (bench/RESULTS.md).
 """
 
 from __future__ import annotations
