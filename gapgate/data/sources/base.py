@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,20 +65,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedReader:
+class EncodedReader(ABC):
     """Reader of encoded images, the base of those of files and of bytes; `path` is where they lie."""
 
     path: Path
     white: int = MAX_WHITE
     """Value of white in images of 16 bits."""
 
+    @abstractmethod
     def encoded(self, locator: str) -> bytes | Path:
         """Return an encoded image, or the path of its file.
 
         Raises:
             ImageError: there is none.
         """
-        raise NotImplementedError
 
     def read(self, locator: str, max_pixels: int) -> Image.Image:
         return open_image(self.encoded(locator), max_pixels=max_pixels, white=self.white)
