@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from gapgate.data.groups import group_columns
 from gapgate.data.hidden import is_hidden
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
 from gapgate.data.sources.files import Files
@@ -107,7 +108,7 @@ def _fill(db: sqlite3.Connection, table: Table, root: Path, split: str) -> list[
         raise DataError(
             f"{table.path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
         )
-    return [*_columns_note(table), *_folds_note(table, folds), *files.notes()]
+    return [*_columns_note(table), *_groups_note(table), *_folds_note(table, folds), *files.notes()]
 
 
 def split_of_row(table: Table, value: str, where: str) -> str:
@@ -139,6 +140,13 @@ def _columns_note(table: Table) -> Iterator[str]:
         known = ("path", "label", "group", "split", "id")
         taken = ", ".join(f"{ours} from {table.columns[ours]}" for ours in known if ours in table.columns)
         yield f"{table.path.name}: {taken}"
+
+
+def _groups_note(table: Table) -> Iterator[str]:
+    """Offer the columns that look like groups, where none is taken as `group`."""
+    offered = [name for name in group_columns(table.header) if name not in table.columns.values()]
+    if offered and "group" not in table.columns:
+        yield f"{table.path.name}: call the column {' or '.join(offered)} `group` if its images belong in one split"
 
 
 def _folds_note(table: Table, folds: dict[str, str]) -> Iterator[str]:

@@ -221,6 +221,13 @@ def test_any_usual_separator_and_encoding_is_read(data, opened, photos, separato
     assert labels_of(opened()) == dict(zip(photos, "abab", strict=True))
 
 
+@pytest.mark.parametrize(("column", "is_offered"), [("patient_id", True), ("weight", False), ("group", False)])
+def test_a_column_that_looks_like_groups_is_offered(data, opened, photos, column, is_offered):
+    write_text(data / "t.csv", ",", ["path", "label", column], zip(photos, "abab", "1122", strict=True))
+    said = "t.csv: call the column patient_id `group` if its images belong in one split"
+    assert (said in opened().notes) == is_offered
+
+
 @pytest.mark.parametrize(
     ("path", "label"),
     [("file_name", "labels"), ("Image ID", "target"), ("img_path", "Category"), ("id", "class"), ("FilePath", "y")],
