@@ -8,10 +8,11 @@ from pathlib import Path
 from components.facts import Facts
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.evidence.advice import advise, in_lines
 from gapgate.evidence.gate import judge
 from gapgate.report.html import render
 from gapgate.settings.sections import GateSettings
-from gapgate.tracking import Tracker
+from gapgate.tracking import ADVICE_TAG, Tracker
 
 
 def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
@@ -20,13 +21,19 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     evaluation = inputs["evaluation"].read_json("evaluation.json")
     certificate = judge(settings, evaluation).model_dump(mode="json")
     artifacts.write_json(folder / "certificate.json", certificate)
+    advice = advise(evaluation, certificate)
+    artifacts.write_json(folder / "advice.json", advice)
     # Here and not in evaluate, so that the report is rendered once and shows the verdict.
-    artifacts.write_text(folder / "report.html", render(evaluation, inputs["evaluation"].path / "figures", certificate))
+    report = render(evaluation, inputs["evaluation"].path / "figures", certificate, advice)
+    artifacts.write_text(folder / "report.html", report)
     checks = certificate["checks"]
     passed = sum(check["verdict"] == "pass" for check in checks)
     return Facts(
         summary=f"{certificate['verdict']}: {passed} of {len(checks)} checks pass",
-        details=[f"{check['verdict']:<9}  {check['name']:<17}  {check['reason']}" for check in checks],
-        tags={"gate.verdict": certificate["verdict"]},
+        details=[
+            *(f"{check['verdict']:<9}  {check['name']:<17}  {check['reason']}" for check in checks),
+            *(["what now", *in_lines(advice)] if advice else []),
+        ],
+        tags={"gate.verdict": certificate["verdict"], ADVICE_TAG: "\n".join(in_lines(advice))},
         files={"certificate.json": "gate", "report.html": "report"},
     )

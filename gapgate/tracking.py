@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+ADVICE_TAG = "gate.advice"
+"""Tag with the advice of the gate, a line each, which a tracker shows as the run's description."""
+
 
 class Tracker(Protocol):
     """Receiver of a step's reports; no call waits for a server or fails because of one."""

@@ -17,7 +17,8 @@ _COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 def print_summary(console: Console, result: RunResult) -> None:
-    """Print accuracies, gap, verdict of each check, version, places and receipt; or the reason why the run failed."""
+    """Print accuracies, gap, verdict of each check, version, places and receipt, or the reason why the run failed; at the
+    end, what to do now."""
     if "certificate" in result.outputs:
         console.print()
         console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))
@@ -34,6 +35,18 @@ def print_summary(console: Console, result: RunResult) -> None:
         console.print(f"the log is {relative(result.context.folder / 'log.txt')}", soft_wrap=True)
     elif result.exit_code == 3:
         console.print(f"[red bold]{escape(gate_reason(result))}[/]", soft_wrap=True)
+    if "certificate" in result.outputs:
+        _print_advice(console, artifacts.read_json(result.outputs["certificate"] / "advice.json", []))
+
+
+def _print_advice(console: Console, advice: list) -> None:  # type: ignore[type-arg]
+    if not advice:
+        return
+    console.print("\n[bold]what now[/], the largest expected effect first")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for number, one in enumerate(advice, start=1):
+        table.add_row(f"{number}.", f"[bold]{one['cause']}[/]", escape(one["text"]))
+    console.print(table)
 
 
 def gate_reason(result: RunResult) -> str:

@@ -23,6 +23,7 @@ from components.platform.workspace import home, local_store, tracking_uri
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.files import whole_file
+from gapgate.tracking import ADVICE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +35,9 @@ STATE = "mlflow.json"
 _AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
 _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
 _ASK_TIMEOUT_S = 5.0
+_NOTE = "mlflow.note.content"
+"""Tag with a run's description, in Markdown, which MLflow's UI shows above all else."""
+_ADVICE_HEADING = "### What now"
 _METRICS = 500
 """Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
 
@@ -329,7 +333,7 @@ def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
         if found.user:
             tags["mlflow.user"] = found.user
         if found.url:
-            tags["mlflow.note.content"] = f"[{found.name} in Kubeflow Pipelines]({found.url})"  # Markdown
+            tags[_NOTE] = f"[{found.name} in Kubeflow Pipelines]({found.url})"  # Markdown
         name = found.name or name
     return mlflow_client.create_run(experiment, run_name=name, tags=tags)
 
@@ -347,7 +351,10 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
         elif event["kind"] == "params":
             params += event["values"].items()
         elif event["kind"] == "tags":
-            tags += [RunTag(name, value) for name, value in event["values"].items()]
+            values = dict(event["values"])
+            if (advice := values.pop(ADVICE_TAG, None)) is not None:
+                values[_NOTE] = _with_advice(mlflow_client.get_run(run).data.tags.get(_NOTE, ""), advice)
+            tags += [RunTag(name, value) for name, value in values.items()]
     if params:
         # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
         known = mlflow_client.get_run(run).data.params
@@ -361,6 +368,12 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
             params=params[number * 100 : (number + 1) * 100],
             tags=tags[number * 100 : (number + 1) * 100],
         )
+
+
+def _with_advice(note: str, advice: str) -> str:
+    """The description of a run with the advice of its gate at the end, in place of an earlier one."""
+    lead = note.partition(_ADVICE_HEADING)[0].rstrip()
+    return "\n\n".join(filter(None, [lead, advice and f"{_ADVICE_HEADING}\n\n{advice}"]))
 
 
 def read_state(spool: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _resolve(
     is_pretrained = network == "pretrained"
     size_px = settings.size_px
     if size_px == "auto":
-        size_px = seen.pretrained_px(num_images) if is_pretrained else seen.shared_px or 64
+        size_px = seen.pretrained_px(num_images) if is_pretrained else seen.scratch_px
     fit = ("crop" if is_pretrained else "pad") if settings.fit == "auto" else settings.fit
     resample = ("bicubic" if is_pretrained else "bilinear") if settings.resample == "auto" else settings.resample
     transform = Transform(
@@ -153,12 +153,19 @@ class _Probe:
     """Side in pixels, if all are squares of one size from 8 to 224 px."""
     short_px: float
     """Median of the shorter sides; 0 without an image that can be read."""
+    long_px: float
+    """Median of the longer sides."""
     is_gray: bool
 
     @property
     def network(self) -> Literal["scratch", "pretrained"]:
         """Kind of network that suits the images."""
         return "scratch" if self.short_px <= (64 if self.is_gray else 40) else "pretrained"
+
+    @property
+    def scratch_px(self) -> int:
+        """Side for a network that is trained from scratch: their own where they share one, and never enlarged."""
+        return self.shared_px or min(64, max(8, round(self.long_px) or 64))
 
     def pretrained_px(self, num_images: int) -> int:
         """Side for a pretrained network: no larger than the images have detail for, and smaller for many."""
@@ -180,7 +187,8 @@ def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings
             break  # photos: a median of 32 says enough, and 256 large ones would take seconds
     width, height = sizes[0] if len(set(sizes)) == 1 else (0, 0)
     shared_px = width if width == height and 8 <= width <= 224 else None
-    return _Probe(shared_px, float(np.median([min(size) for size in sizes] or [0])), gray and bool(sizes))
+    short_px, long_px = (float(np.median([side(size) for size in sizes] or [0])) for side in (min, max))
+    return _Probe(shared_px, short_px, long_px, gray and bool(sizes))
 
 
 def _is_gray(image: Pixels) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -326,15 +327,21 @@ def _provenance(artifact: Path) -> dict[str, Any] | None:
 
 
 def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
-    """Facts about the data and the model for the report."""
+    """Facts about the data and the model for the report and the advice."""
     architecture, recipe = (read_json(model_dir / f"{name}.json", {}) for name in ("architecture", "recipe"))
+    index = pq.read_table(splits.path / "index.parquet", columns=["width", "height"])
+    sides = np.minimum(index["width"].to_numpy(), index["height"].to_numpy())
     return {
         "image_shape": list(splits.image_shape),
+        "source_px": int(np.median(sides[sides > 0])) if (sides > 0).any() else 0,
+        "network": splits.network,
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},
         "num_parameters": architecture.get("num_parameters"),
         "architecture": recipe.get("name"),
         "backbone": (architecture.get("backbone") or {}).get("name"),
+        "has_dropout": any(layer.get("type") == "dropout" for layer in architecture.get("layers", [])),
+        "num_operations": recipe.get("num_operations"),
         "tried": recipe.get("why"),
         "dataset": read_json(splits.path / "dataset.json", {}),
         "environment": read_json(model_dir / "environment.json", {}),

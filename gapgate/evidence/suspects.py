@@ -8,6 +8,7 @@ probability of the given label.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ LISTED_IMAGES = 1000
 """Largest number of suspects in `evaluation.json` and `suspects.csv`."""
 SHOWN_IMAGES = 40
 """Largest number of suspects in the report's picture."""
+_LEAST_ADVANTAGE = 1.5
+"""Least confidence of an answer against a label, in multiples of 1 / K, that of a model which knows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,44 @@ def rank(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[An
     return Suspects(order, others.argmax(1)[order], others.max(1)[order], own[order], is_suspect[order])
 
 
+def estimate_wrong(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> int:
+    """Estimate how many labels (n,) are wrong, by the out-of-sample probabilities (n, K); a standard error less than
+    the likeliest number.
+
+    A mistake about a hard image has a low confidence. A wrong label lies on images as easy as any other, so the answers
+    against it are as confident as right ones: a half of them more than the median of those, a quarter more than the
+    upper quartile. The lower of the two estimates is taken. Wrong labels spread over all pairs of classes; the pair of
+    most answers may be two classes that look alike, and counts as the others on average.
+    """
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    right = predicted == labels
+    if not right.any():
+        return 0
+    num_classes = probabilities.shape[1]
+    num_pairs = num_classes * (num_classes - 1) // 2
+    pairs = np.minimum(labels, predicted) * num_classes + np.maximum(labels, predicted)
+    found = []
+    for share in (0.5, 0.75):
+        least = max(_LEAST_ADVANTAGE / num_classes, float(np.quantile(confidence[right], share)))
+        above = np.bincount(pairs[~right & (confidence > least)], minlength=1)
+        spread = float(above.sum())
+        if num_pairs > 1:
+            spread = (spread - above.max()) * num_pairs / (num_pairs - 1)
+        found.append((spread - math.sqrt(spread)) / (1 - share))
+    return max(0, min(round(min(found)), int((~right).sum())))
+
+
 def find(unseen: Sequence[Predictions], splits: Splits) -> dict[str, Any]:
     """Rank the images of all predictions by a model that was not trained on them, for `evaluation.json`."""
     labels = np.concatenate([p.labels for p in unseen])
     rows = np.concatenate([p.rows for p in unseen])
-    found = rank(labels, np.concatenate([p.probabilities for p in unseen]))
+    probabilities = np.concatenate([p.probabilities for p in unseen])
+    found = rank(labels, probabilities)
     ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"].to_pylist()
     return {
         "num_images": len(labels),
         "num_suspects": int(found.is_suspect.sum()),
+        "estimated_wrong": estimate_wrong(labels, probabilities),
         "images": rows_of(found, rows, ids, labels, LISTED_IMAGES),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,19 @@ class Picture:
     """Height in CSS pixels."""
 
 
-def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[str, Any]) -> str:
+def render(
+    evaluation: Mapping[str, Any],
+    figures: Path,
+    certificate: Mapping[str, Any],
+    advice: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Render the report of an evaluation and its verdict as HTML.
 
     Args:
         evaluation: content of `evaluation.json`.
         figures: folder of the evaluation's figures; missing figures are left out.
         certificate: content of `certificate.json`.
+        advice: rows of `gapgate.evidence.advice.advise`.
     """
     pictures = {name: _picture(figures / f"{name}.png", figures / "dark" / f"{name}.png") for name in FIGURES}
     inputs = evaluation.get("inputs") or {}
@@ -67,6 +73,7 @@ def render(evaluation: Mapping[str, Any], figures: Path, certificate: Mapping[st
             evaluation=evaluation,
             data=evaluation.get("data") or {"notes": [], "set_aside": {"num_images": 0, "rows": []}},
             certificate=certificate,
+            advice=advice,
             pictures=pictures,
             gap_words=gap_in_words(evaluation["gap"]),
             curve_words=_curve_words(evaluation, inputs, certificate),

@@ -67,7 +67,8 @@ def fit(
             checkpoint.save(checkpoint_dir, identity, learner.tensors(), dataclasses.asdict(progress))
         mean, std = (begun.mean, begun.std) if begun else (splits.info["mean"], splits.info["std"])
         backbone = begun.backbone if begun else None
-        return Trained(recipe, learner.result(), mean, std, progress.history, learner.environment(), backbone)
+        facts = learner.environment()
+        return Trained(recipe, learner.result(), mean, std, progress.history, facts, backbone, len(operations))
 
 
 def train_epoch(

@@ -51,6 +51,7 @@ def write(
     recipe = {
         "name": trained.recipe.name,
         "settings": trained.recipe.model_dump(mode="json"),
+        "num_operations": trained.num_operations,
         "tried": tried,
         "why": why,
     }

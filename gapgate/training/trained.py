@@ -29,6 +29,8 @@ class Trained:
     """Facts on which the bits depend, beside settings and data."""
     backbone: Backbone | None = None
     """Network from whose weights the training began."""
+    num_operations: int = 0
+    """Number of operations by which its training images were augmented."""
 
     @property
     def kept(self) -> Mapping[str, float]:

@@ -26,6 +26,7 @@ from components.tries import AtOnce
 from gapgate import artifacts, child_server
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.errors import DataError, RemoteAwayError, TrackingError
+from gapgate.evidence.advice import in_lines
 from gapgate.settings.sections import DataSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
 from tests.golden.stored import SCHEMA_1
@@ -244,9 +245,9 @@ def test_the_checks_of_the_gate_and_the_receipt_are_in_the_log_of_a_step_that_ru
     judged = execute("gate", "{}", {"evaluation": str(tmp_path / "evaluation")}, str(tmp_path / "certificate"))
     certificate = judged.read_json("certificate.json")
     ending = ending_in(capsys.readouterr().out)
-    assert [line.split()[:2] for line in ending.details] == [
-        [check["verdict"], check["name"]] for check in certificate["checks"]
-    ]
+    checks = [[check["verdict"], check["name"]] for check in certificate["checks"]]
+    assert [line.split()[:2] for line in ending.details[: len(checks)]] == checks
+    assert ending.details[len(checks) :] == ("what now", *in_lines(judged.read_json("advice.json")))
     assert ending.summary.startswith(f"{certificate['verdict']}: ")
     packaged.inputs(tmp_path / "run")
     kinds = ("splits", "policy", "model", "evaluation", "certificate")

@@ -126,6 +126,8 @@ def write_splits(
         "id": [f"image {row}" for row in range(len(images))],
         "split": names,
         "content_hash": [f"{row:032x}" for row in range(len(images))],
+        "width": np.full(len(images), images.shape[2], np.int32),
+        "height": np.full(len(images), images.shape[1], np.int32),
         "group": pa.array(groups if groups is not None else [None] * len(images), pa.string()),
     }
     pq.write_table(pa.table(index), folder / "index.parquet")

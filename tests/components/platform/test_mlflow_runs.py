@@ -22,6 +22,7 @@ from components.platform.run_context import RunContext
 from components.platform.spool import KEPT, Spool
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import TrackingError, TrackingRefusedError
+from gapgate.tracking import ADVICE_TAG
 from tests.pipelines.kubeflow.kfp_server import KfpServer
 from tests.serving.registry_server import RegistryServer, proxy
 
@@ -350,6 +351,20 @@ def test_the_mlflow_run_of_a_pod_has_the_name_the_user_and_the_page_of_the_kfp_r
         ("mlflow.user", "ana"),
         ("mlflow.note.content", f"[gapgate-20261126-083236-c46d in Kubeflow Pipelines]({page})"),
     }
+
+
+def test_the_advice_of_the_gate_ends_the_description_once_and_leaves_the_rest(home: Path, kfp: KfpServer) -> None:
+    run_id = kfp.record("passed")
+    kfp.runs[run_id]["description"] = "digits; submitted by ana at https://kfp.example/pipeline; submission 38fb2e43"
+    context = RunContext(run_id)
+    link = fetch(mlflow_runs.send(context)).data.tags["mlflow.note.content"]
+    for advice in ("1. leak: take it out", "1. few photos: add some"):
+        Spool(context.spool, "gate").tags({ADVICE_TAG: advice})
+        run = fetch(mlflow_runs.send(context))
+        assert run.data.tags["mlflow.note.content"] == f"{link}\n\n### What now\n\n{advice}"
+    assert ADVICE_TAG not in run.data.tags
+    Spool(context.spool, "gate").tags({ADVICE_TAG: ""})
+    assert fetch(mlflow_runs.send(context)).data.tags["mlflow.note.content"] == link
 
 
 def test_a_run_that_was_started_in_another_way_has_its_name_alone(home: Path, kfp: KfpServer) -> None:

@@ -171,8 +171,8 @@ def test_progress_ends_with_all_images(run):
         ((28, 28), (28, 28, 1)),
         ((224, 224, 3), (224, 224, 3)),
         ((225, 225), (64, 64, 1)),
-        ((6, 6), (64, 64, 1)),
-        ((20, 30, 3), (64, 64, 3)),
+        ((6, 6), (8, 8, 1)),
+        ((20, 30, 3), (30, 30, 3)),
     ],
 )
 def test_auto_takes_the_size_and_mode_that_all_images_share(run, shape, expected):
@@ -184,7 +184,8 @@ def test_auto_takes_the_size_and_mode_that_all_images_share(run, shape, expected
 @pytest.mark.parametrize(
     ("shape", "network", "expected"),
     [
-        ((40, 60, 3), "scratch", (64, 64, 3)),
+        ((40, 60, 3), "scratch", (60, 60, 3)),
+        ((40, 80, 3), "scratch", (64, 64, 3)),
         ((41, 60, 3), "pretrained", (128, 128, 3)),
         ((64, 64), "scratch", (64, 64, 1)),
         ((65, 65), "pretrained", (128, 128, 1)),
@@ -213,7 +214,7 @@ def test_settings_decide_over_auto_and_never_change_the_split(run):
     write_photos(run.data, 80)
     plain = run()
     other = run(size_px=16, mode="gray", fit="crop", fill=200, resample="lanczos", num_workers=1)
-    assert plain.image_shape == (64, 64, 3)
+    assert plain.image_shape == (20, 20, 3)
     assert other.image_shape == (16, 16, 1)
     assert split_of(plain) == split_of(other)
 

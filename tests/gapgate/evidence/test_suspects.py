@@ -35,6 +35,36 @@ def test_another_class_above_its_own_mean_makes_a_suspect():
     assert found.self_confidence[0] == 0.2
 
 
+def answers(rng, count, num_classes, confidence):
+    """Labels and probabilities of models that are right, with confidences drawn uniformly between two values."""
+    labels = rng.integers(0, num_classes, count)
+    top = rng.uniform(*confidence, count)
+    probabilities = np.repeat((1 - top)[:, None] / (num_classes - 1), num_classes, axis=1)
+    probabilities[np.arange(count), labels] = top
+    return labels, probabilities
+
+
+def test_wrong_labels_are_counted_and_mistakes_about_hard_images_are_not():
+    rng = np.random.default_rng(0)
+    labels, probabilities = answers(rng, 2000, 5, (0.7, 1.0))
+    assert suspects.estimate_wrong(labels, probabilities) == 0
+    given = labels.copy()
+    swapped = rng.choice(2000, 400, replace=False)
+    given[swapped] = (given[swapped] + rng.integers(1, 5, 400)) % 5
+    assert 300 <= suspects.estimate_wrong(given, probabilities) <= 400
+    hard = labels.copy()
+    least_sure = np.argsort(probabilities.max(1))[:400]
+    hard[least_sure] = (hard[least_sure] + rng.integers(1, 5, 400)) % 5
+    assert suspects.estimate_wrong(hard, probabilities) == 0
+
+
+def test_two_classes_that_look_alike_are_not_wrong_labels():
+    rng = np.random.default_rng(0)
+    labels, probabilities = answers(rng, 2000, 5, (0.7, 1.0))
+    given = np.where((labels == 1) & (rng.random(2000) < 0.5), 0, labels)
+    assert suspects.estimate_wrong(given, probabilities) == 0
+
+
 def test_the_table_names_image_and_classes(tmp_path):
     found = suspects.rank(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]))
     listed = suspects.rows_of(found, np.array([5, 7, 6]), [f"image {n}" for n in range(8)], np.array([0, 0, 1]))

@@ -117,6 +117,20 @@ def test_the_verdict_and_every_reason_are_there(evaluation_dir: Path) -> None:
     assert all(check.reason in text for check in certificate.checks)
 
 
+def test_the_advice_stands_below_the_verdict_in_its_order(evaluation_dir: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    certificate = gate.judge(GateSettings(), evaluation).model_dump(mode="json")
+    advice = [{"cause": "leak", "text": f"of {HOSTILE}"}, {"cause": "few photos", "text": "add some"}]
+    page = Page(html.render(evaluation, evaluation_dir / "figures", certificate, advice))
+    text = " ".join(page.text.split())
+    assert page.open == []
+    assert (
+        f"What now From the figures of this run, the largest expected effect first. Leak: of {HOSTILE} Few photos:"
+        in text
+    )
+    assert "What now" not in rendered(evaluation_dir)
+
+
 def test_the_page_says_since_when_train_rises_alone_and_that_the_gate_stops_it(evaluation_dir: Path) -> None:
     text = " ".join(Page(rendered(evaluation_dir)).text.split())
     assert re.search(
