@@ -17,8 +17,8 @@ _COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 def print_summary(console: Console, result: RunResult) -> None:
-    """Print accuracies, gap, verdict of each check, version, places and receipt, or the reason why the run failed; at the
-    end, what to do now."""
+    """Print accuracies, gap, verdict of each check, version, places and receipt, or why the run failed; then the
+    advice."""
     if "certificate" in result.outputs:
         console.print()
         console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))

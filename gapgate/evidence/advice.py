@@ -106,8 +106,8 @@ def _wrong_labels(figures: _Figures) -> Iterator[Advice]:
     share = figures.num_wrong / figures.num_judged if figures.num_judged else 0
     yield Advice(
         "wrong labels",
-        f"{figures.num_wrong:,} or more of {figures.num_judged:,} labels look wrong: go through suspects.csv (the report "
-        "shows the first) and correct them in the source",
+        f"{figures.num_wrong:,} or more of {figures.num_judged:,} labels look wrong: go through suspects.csv (the "
+        "report shows the first) and correct them in the source",
         100 * share,
     )
 
