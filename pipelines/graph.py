@@ -7,6 +7,7 @@ both: it keeps no cache here, and a process costs 0.6 s.
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +54,13 @@ def training_pipeline(
         on_cluster: True for the graph with `resolve` and KFP's cache.
         is_cached: False to run every step of a cluster's graph.
     """
-    graph = _Graph(place, on_cluster, is_cached)
+    # kfp looks for the source of every frame on the stack at 70 places (kfp 2.17, `_ensure_container_spec_exists`): half
+    # a second below the command line, seconds below a test. A thread's own stack is short.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_built, _Graph(place, on_cluster, is_cached), config).result()
 
+
+def _built(graph: "_Graph", config: dsl.PipelineConfig | None) -> Any:
     # Inside this function, since the decorator runs the body at once, and `graph` must be known by then.
     @dsl.pipeline(
         name="gapgate-training",

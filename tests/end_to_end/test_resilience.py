@@ -11,7 +11,7 @@ from tests.end_to_end.workspace import QUICK
 from tests.serving.registry_server import RegistryServer
 from tests.waiting import wait_for
 
-STEPS = ("preprocess", "train", "evaluate", "register")
+STEPS = ("train", "register")
 
 
 def test_runs_killed_at_one_step_after_the_other_leave_nothing_in_the_way_of_the_next(workspace):
@@ -39,9 +39,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_model(workspace):
     finally:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
-    resumed = workspace.gapgate("run", "digits", *settings)
-    fresh = workspace.gapgate("run", "digits", *settings)
-    assert resumed.returncode == fresh.returncode == 0, resumed.stdout + fresh.stdout
+    for _ in range(2):
+        done = workspace.gapgate("run", "digits", *settings)
+        assert done.returncode == 0, done.stdout
     digests = {
         artifacts.load(path.parent, "model").digest
         for path in workspace.folder.glob(".gapgate/runs/*/artifacts/*/train/model/manifest.json")

@@ -156,8 +156,7 @@ def test_one_champion_is_listed_and_nothing_of_it_is_freed(digits_run, command):
 
 
 def test_a_second_run_is_compared_promoted_and_can_be_rolled_back_and_cleaned(workspace):
-    """A worse model passes a loose gate but does not take the champion's place; an equal one with other limits does.
-    One with the same limits too keeps its version."""
+    """A worse model passes a loose gate but does not take the champion's place; an equal one with other limits does."""
     loose = ("--set", "gate.min_test_accuracy=0.1", "--set", "gate.min_class_recall=0.0", "--set", "gate.max_ece=1.0")
     worse = ("--set", "train.epochs=1", "--set", "train.learning_rate=0.0003", "--set", "gate.max_gap_points=30")
     first = workspace.gapgate("run", "digits", *QUICK)
@@ -168,10 +167,6 @@ def test_a_second_run_is_compared_promoted_and_can_be_rolled_back_and_cleaned(wo
     assert "version 3, champion: against version 1" in third.stdout
     rolled = workspace.gapgate("rollback")
     assert "version 1 again (was 3)" in rolled.stdout
-    known = workspace.gapgate("run", "digits", *QUICK, "--set", "gate.max_ece=0.9")
-    assert known.returncode == 0
-    assert "version 3, no alias: run " in known.stdout
-    assert "registered the same model with the verdict pass" in known.stdout
     promoted = workspace.gapgate("promote", "3")
     assert "champion of gapgate is version 3 (before: version 1)" in promoted.stdout
     missing = workspace.gapgate("promote", "9")
@@ -201,7 +196,7 @@ def test_a_gate_that_does_not_pass_ends_with_3_and_nothing_is_packaged(workspace
 def test_a_folder_of_class_folders_needs_no_other_step(workspace):
     for label, name in enumerate(("dark", "light")):
         (workspace.folder / "photos" / name).mkdir(parents=True)
-        for number in range(300):
+        for number in range(60):
             size = (20 + number % 7, 24)
             Image.new("RGB", size, (label * 200, number % 256, number // 2)).save(
                 workspace.folder / "photos" / name / f"{number}.jpg"
