@@ -15,9 +15,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from bench.environments import keras_python
 from bench.train.contestant import Contestant, alternate, median_ratio
 from bench.train.options import make_parser, prepare
+from gapgate.training.device import bfloat16_instructions
 
 MFLOP_AN_IMAGE = 25.0
 
@@ -36,11 +39,13 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(row: str, inputs: Path, threads: int, num_images: int, rounds: int) -> dict[str, list[float]]:
     """Name of the contestant → its figure in each round."""
     commands = {
-        "gapgate": (sys.executable, "gapgate_loop", inputs, threads, row),
+        "gapgate": (sys.executable, "gapgate_loop", inputs, threads, row, "float32"),
         "keras": (keras_python(), "keras_fit", inputs, threads, row),
         "dataloader": (sys.executable, "dataloader_loop", inputs, threads, row, num_images),
         "gemm": (sys.executable, "gemm", threads),
     }
+    if bfloat16_instructions(torch.device("cpu")):
+        commands["bfloat16"] = (sys.executable, "gapgate_loop", inputs, threads, row, "bfloat16")
     with ExitStack() as stack:
         contestants = {name: stack.enter_context(Contestant(*command)) for name, command in commands.items()}
         notes = "; ".join(f"{name}: {each.note}" for name, each in contestants.items() if each.note)
@@ -55,6 +60,12 @@ def _report(row: str, figures: dict[str, list[float]]) -> None:
     suffix = "" if row == "plain" else f" {row}"
     for rival in ("keras", "dataloader"):
         print(f"ratio {rival}{suffix}: {median_ratio(figures['gapgate'], figures[rival]):.2f}")
+    instructions = bfloat16_instructions(torch.device("cpu"))
+    if instructions:
+        ratio = median_ratio(figures["bfloat16"], figures["gapgate"])
+        print(f"ratio bfloat16 ({instructions}) to float32{suffix}: {ratio:.2f}")
+    else:
+        print(f"ratio bfloat16 to float32{suffix}: this processor has no bfloat16")
     gflops = [rate * MFLOP_AN_IMAGE / 1e3 for rate in figures["gapgate"]]
     print(f"share of gemm{suffix}: {median_ratio(gflops, figures['gemm']):.2f}", flush=True)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,10 +18,10 @@ from gapgate.training.learner import Learner
 from gapgate.training.loop import train_epoch
 
 
-def main(inputs: Path, threads: int, augmented: bool) -> None:
+def main(inputs: Path, threads: int, augmented: bool, amp: Literal["on", "off"]) -> None:
     """Train the tutorial CNN, an epoch a round."""
     settings = TrainSettings(
-        architecture="tutorial", batch_size=128, epochs=1000, num_threads=threads, accelerator="cpu"
+        architecture="tutorial", batch_size=128, epochs=1000, num_threads=threads, accelerator="cpu", amp=amp
     )
     operations = (policy.Flip(type="flip"), policy.Translate(type="translate", max_fraction=0.1)) if augmented else ()
     splits = Splits.open(inputs / "splits")
@@ -39,4 +40,4 @@ def main(inputs: Path, threads: int, augmented: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "augmented")
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "augmented", "on" if sys.argv[4] == "bfloat16" else "off")

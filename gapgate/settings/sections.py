@@ -164,7 +164,7 @@ class TrainSettings(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for training; auto: the GPU if there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 autocast; auto: on for GPUs that have it."""
+    """bfloat16 autocast; auto: on for devices that have it in hardware (GPUs; CPUs with AMX or AVX-512 BF16)."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """NHWC memory; auto: on, it is faster on both devices."""
     compile: bool = False

@@ -37,22 +37,27 @@ def select(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Return True if training shall run under bfloat16 autocast.
+    """Return True if training shall run under bfloat16 autocast: auto is on where the device has it in hardware.
 
     Raises:
         AcceleratorError: the setting is `on` and the device has no bfloat16 arithmetic. Training with emulated
             bfloat16 was 190 times slower on such a CPU.
     """
-    if amp == "off" or (amp == "auto" and device.type == "cpu"):
+    if amp == "off":
         return False
-    has_bfloat16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda"
-        else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+    has_bfloat16 = bool(bfloat16_instructions(device))
     if amp == "on" and not has_bfloat16:
         raise AcceleratorError(f"train.amp=on but this {device.type} has no bfloat16; set train.amp=auto")
     return has_bfloat16
+
+
+def bfloat16_instructions(device: torch.device) -> str:
+    """Name the instructions for bfloat16 that a device has in hardware; empty: it has none."""
+    if device.type == "cuda":
+        return "CUDA" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX-512 BF16" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
 def memory_format(channels_last: Literal["auto", "on", "off"]) -> torch.memory_format:
@@ -74,6 +79,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "device": name(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_instructions": bfloat16_instructions(device),
     }
 
 

@@ -115,14 +115,13 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, learning_rate: 
 
 def validate(learner: Learner, data: Batches) -> tuple[float, float]:
     """Compute the mean cross-entropy (no smoothing, no class weights) and the accuracy of the model that would be kept,
-    in evaluation mode on un-augmented images."""
+    in evaluation mode on un-augmented images, in float32 as it will be served."""
     model, shards = learner.kept_model.eval(), learner.shards
 
     @torch.inference_mode()
     def score(images: Tensor, labels: Tensor) -> Tensor:
-        with learner.autocast():
-            logits = model(learner.normalised(images))  # (shard, num_classes)
-        return _totals(functional.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
+        logits = model(learner.normalised(images))  # (shard, num_classes)
+        return _totals(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
 
     # float64, because float32 counts no further than 2²⁴ images.
     totals = torch.zeros(2, dtype=torch.float64, device=learner.device)

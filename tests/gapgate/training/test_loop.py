@@ -210,7 +210,7 @@ def test_every_epoch_seeds_torchs_own_generator_anew(splits):
 
 def test_a_step_of_two_threads_has_the_gradient_of_the_whole_batch(splits):
     images, labels = next(batches.open_batches(splits, "train", CPU).read([torch.arange(64)]))
-    settings = CONV.model_copy(update={"num_threads": 2, "label_smoothing": 0.1})
+    settings = CONV.model_copy(update={"num_threads": 2, "label_smoothing": 0.1, "amp": "off"})
     with Learner(settings, splits, (), CPU) as learner:
         assert len(learner.shards) == 2
         whole = functional.cross_entropy(learner.model(learner.normalised(images)), labels, label_smoothing=0.1)
@@ -352,11 +352,25 @@ def test_cuda_without_a_gpu_fails_before_any_data_is_read(splits, tmp_path):
         fit(LINEAR.model_copy(update={"accelerator": "cuda"}), unreadable, tmp_path)
 
 
-@pytest.mark.skipif(torch.cpu._is_avx512_bf16_supported(), reason="this processor has bfloat16")
-def test_bfloat16_is_refused_on_a_cpu_without_it_and_auto_leaves_it_off():
+@pytest.mark.parametrize(
+    ("amx", "avx512", "instructions"),
+    [(True, True, "AMX"), (False, True, "AVX-512 BF16"), (False, False, "")],
+)
+def test_auto_takes_bfloat16_where_the_cpu_has_it_and_the_record_names_the_instructions(
+    monkeypatch, amx, avx512, instructions
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert devices.uses_bfloat16("auto", CPU) == bool(instructions)
+    assert not devices.uses_bfloat16("off", CPU)
+    assert devices.environment(CPU)["bfloat16_instructions"] == instructions
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_it(monkeypatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
     with pytest.raises(AcceleratorError, match=r"train\.amp=on .*set train\.amp=auto"):
         devices.uses_bfloat16("on", CPU)
-    assert not devices.uses_bfloat16("auto", CPU)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign"])
