@@ -58,6 +58,7 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
     tries = AtOnce()
     try:
         tries = Patient.from_environment()
+        _refuse_deleted_experiment(context)
         commit, found = tries.until_done(lambda: run(settings), spool)
     except GapgateError as error:
         spool.failed(str(error), tries.exit_code(error))
@@ -72,6 +73,12 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
     said = [where, *([f"commit {commit[:12]}"] if commit else []), *([f"DVC hash {found[:12]}"] if found else [])]
     spool.finished(", ".join(said))
     return commit, found
+
+
+def _refuse_deleted_experiment(context: RunContext) -> None:
+    from components.platform import mlflow_runs
+
+    mlflow_runs.refuse_deleted_experiment(context.experiment)
 
 
 def _end(context: RunContext) -> None:

@@ -156,3 +156,15 @@ def test_a_repository_that_is_not_there_is_said_in_the_log_and_ends_the_mlflow_r
     assert run.info.status == "FAILED"
     events = [json.loads(text)["kind"] for text in (RunContext("r1").spool / "resolve.jsonl").read_text().splitlines()]
     assert events == ["started", "failed"]
+
+
+def test_a_deleted_experiment_is_found_before_any_data_is_looked_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(RUN_VARIABLE, "r1")
+    client = mlflow_runs.client()
+    client.delete_experiment(mlflow_runs.experiment_id(client, "gone"))
+    with pytest.raises(SystemExit) as ended:
+        resolve.report(DataSettings(source="digits"), "gone")
+    assert ended.value.code == 2
+    assert "the MLflow experiment 'gone' was deleted; bring it back with" in capsys.readouterr().out
