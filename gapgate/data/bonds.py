@@ -16,7 +16,7 @@ from gapgate.data.sources.base import FileReader, Reader
 MAX_ALIKE = 20
 """Most images that near-duplicates tie together. More are no copies of one picture: all of the set look alike, as parts
 on one background do, and tying them together would leave one group a class."""
-MAX_COMPARED = 20_000
+MAX_COMPARED = 100_000
 """Largest number of images that are compared with each other for near-duplicates; time grows with its square."""
 
 

@@ -19,13 +19,13 @@ THUMBNAIL_PX = 32
 MIN_DETAIL = {3: 0.8, 1: 0.98}
 """Least correlation of the details of near-duplicates, by the number of channels. Gray sets are digits, clothes or
 X-rays: all taken alike and without background, so that different ones correlate up to 0.97 (bench/RESULTS.md)."""
-MIN_ROUGH = 0.9
-"""Least correlation of the rough pictures of near-duplicates."""
+MIN_ROUGH = {3: 0.9, 1: 0.97}
+"""Least correlation of the rough pictures of near-duplicates, by the number of channels."""
 MAX_SHIFT_PX = {3: 2, 1: 0}
 """Largest shift between near-duplicates, in pixels of the thumbnail, by the number of channels. Gray sets have many
 alike images, and 25 shifts of each candidate would take minutes."""
 NUM_CANDIDATES = 4
-"""Nearest rough pictures of each image whose details are compared."""
+"""Nearest rough pictures of each image, among those after it, whose details are compared."""
 _ROUGH_PX = 8
 _DETAIL_SIGMA_PX = 1.5
 """Details are what a Gaussian blur of this width takes away."""
@@ -44,20 +44,23 @@ def near_pairs(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np
     Returns:
         Pairs of rows, (n, 2), the lower one first, in ascending order where `rows` are.
     """
-    rough = np.concatenate([_rough(_thumbnails(images, part)) for part in _chunks(rows)])
-    found = list(_candidates(rough))
+    channels = images.shape[3]
+    # float16 keeps an eighth of a gray level in 2 kB an image: 200 MB for 100,000.
+    small = np.concatenate([_thumbnails(images, part).astype(np.float16) for part in _chunks(rows)])
+    rough = np.concatenate([_rough(small[part]) for part in _chunks(np.arange(len(rows)))])
+    found = list(_candidates(rough, MIN_ROUGH[channels]))
     if not found:
         return np.empty((0, 2), np.int64)
-    pairs = rows[np.unique(np.sort(np.concatenate(found), axis=1), axis=0)]
-    channels = images.shape[3]
+    places = np.concatenate(found)
+    places = places[np.lexsort(places.T[::-1])]
     kept = [
         part[
-            detail_correlation(_details(images, part[:, 0]), _details(images, part[:, 1]), MAX_SHIFT_PX[channels])
+            detail_correlation(_details(small[part[:, 0]]), _details(small[part[:, 1]]), MAX_SHIFT_PX[channels])
             >= MIN_DETAIL[channels]
         ]
-        for part in _chunks(pairs)
+        for part in _chunks(places)
     ]
-    return np.concatenate(kept)
+    return rows[np.concatenate(kept)]
 
 
 def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
@@ -80,10 +83,11 @@ def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[n
     for place, row in enumerate(rows):
         pixels = images[row]
         gray = pixels[:, :, 0].astype(np.float32) if pixels.shape[2] == 1 else pixels @ _GRAY
-        shrunk = Image.fromarray(gray if pixels.shape[2] == 1 else _without_bars(gray)).resize(
-            (THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX
-        )
-        small[place] = np.asarray(shrunk)
+        if pixels.shape[2] > 1:
+            gray = _without_bars(gray)
+        if gray.shape != small.shape[1:]:
+            gray = np.asarray(Image.fromarray(gray).resize(small.shape[1:], Image.Resampling.BOX))
+        small[place] = gray
     return small
 
 
@@ -94,8 +98,8 @@ def _without_bars(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     return gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) and len(columns) else gray
 
 
-def _details(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    small = _thumbnails(images, rows)
+def _details(thumbnails: NDArray[np.float16]) -> NDArray[np.float32]:
+    small = thumbnails.astype(np.float32)
     details: NDArray[np.float32] = small - gaussian_filter(small, (0, _DETAIL_SIGMA_PX, _DETAIL_SIGMA_PX))
     return details
 
@@ -104,10 +108,10 @@ def _chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS)]
 
 
-def _rough(small: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Shrink further, take off the mean and scale to length 1: (N, _ROUGH_PX²)."""
-    factor = THUMBNAIL_PX // _ROUGH_PX
-    return _unit(small.reshape(len(small), _ROUGH_PX, factor, _ROUGH_PX, factor).mean((2, 4)).reshape(len(small), -1))
+def _rough(small: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Shrink thumbnails further, take off the mean and scale to length 1: (N, _ROUGH_PX²)."""
+    cells = (len(small), _ROUGH_PX, THUMBNAIL_PX // _ROUGH_PX, _ROUGH_PX, THUMBNAIL_PX // _ROUGH_PX)
+    return _unit(small.astype(np.float32).reshape(cells).mean((2, 4)).reshape(len(small), -1))
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,15 +123,15 @@ def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def _candidates(rough: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs of places, (n, 2), of each image with its nearest ones above `MIN_ROUGH`."""
+def _candidates(rough: NDArray[np.float32], least: float) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of places, (n, 2), of each image with the nearest later ones above the correlation `least`."""
     step = max(1, _BLOCK_VALUES // len(rough))
     for start in range(0, len(rough), step):
-        block = rough[start : start + step] @ rough.T
-        block[np.arange(len(block)), np.arange(start, start + len(block))] = -1  # an image with itself
-        near = block > MIN_ROUGH
+        block = rough[start : start + step] @ rough[start:].T
+        block[np.tril_indices(len(block))] = -1  # with itself and earlier ones
+        near = block > least
         for row in np.flatnonzero(near.any(1)):
             found = np.flatnonzero(near[row])
             if len(found) > NUM_CANDIDATES:
                 found = found[np.argpartition(-block[row, found], NUM_CANDIDATES)[:NUM_CANDIDATES]]
-            yield np.stack([np.full(len(found), start + row), found], axis=1)
+            yield np.stack([np.full(len(found), start + row), start + found], axis=1)
