@@ -164,7 +164,8 @@ class TrainSettings(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for training; auto: the GPU if there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 autocast; auto: on for devices that have it in hardware (GPUs; CPUs with AMX or AVX-512 BF16)."""
+    """bfloat16 autocast; auto: on where the device has it in hardware (GPUs; CPUs with AMX or AVX-512 BF16, for networks
+    without grouped convolutions)."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """NHWC memory; auto: on, it is faster on both devices."""
     compile: bool = False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from gapgate.errors import AcceleratorError
 
@@ -36,8 +37,9 @@ def select(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cpu")
 
 
-def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """Return True if training shall run under bfloat16 autocast: auto is on where the device has it in hardware.
+def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device, model: nn.Module) -> bool:
+    """Return True if `model` shall be trained under bfloat16 autocast: auto is on where the device has it in hardware,
+    but not for depthwise and other grouped convolutions on a CPU, which took 1.6 times as long in it (bench/RESULTS.md).
 
     Raises:
         AcceleratorError: the setting is `on` and the device has no bfloat16 arithmetic. Training with emulated
@@ -46,6 +48,8 @@ def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device) -> bo
     if amp == "off":
         return False
     has_bfloat16 = bool(bfloat16_instructions(device))
+    if amp == "auto" and device.type == "cpu":
+        return has_bfloat16 and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
     if amp == "on" and not has_bfloat16:
         raise AcceleratorError(f"train.amp=on but this {device.type} has no bfloat16; set train.amp=auto")
     return has_bfloat16

@@ -55,7 +55,6 @@ class Learner:
         statistics."""
         self.settings = settings = decided(settings, splits)
         self.device = device
-        self._bfloat16 = devices.uses_bfloat16(settings.amp, device)
         self._memory_format = devices.memory_format(settings.channels_last)
         self._num_threads = settings.num_threads or cpu_quota.available_cpus()
         self._resources = ExitStack()
@@ -67,6 +66,7 @@ class Learner:
         else:
             self.model = copy.deepcopy(begun.model)
         self._is_begun = begun is not None
+        self._bfloat16 = devices.uses_bfloat16(settings.amp, device, self.model)
         _check_batch_size(settings, self.model, len(splits.rows("train")))
         _check_flip(settings, operations)
         self.model.to(device).to(memory_format=self._memory_format)

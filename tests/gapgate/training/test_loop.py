@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 from torch.nn import functional
 
 from gapgate.data.splits import Splits
@@ -361,8 +362,10 @@ def test_auto_takes_bfloat16_where_the_cpu_has_it_and_the_record_names_the_instr
 ):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert devices.uses_bfloat16("auto", CPU) == bool(instructions)
-    assert not devices.uses_bfloat16("off", CPU)
+    plain, depthwise = (nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups)) for groups in (1, 4))
+    assert devices.uses_bfloat16("auto", CPU, plain) == bool(instructions)
+    assert not devices.uses_bfloat16("auto", CPU, depthwise)
+    assert not devices.uses_bfloat16("off", CPU, plain)
     assert devices.environment(CPU)["bfloat16_instructions"] == instructions
 
 
@@ -370,7 +373,7 @@ def test_bfloat16_is_refused_on_a_cpu_without_it(monkeypatch):
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
     with pytest.raises(AcceleratorError, match=r"train\.amp=on .*set train\.amp=auto"):
-        devices.uses_bfloat16("on", CPU)
+        devices.uses_bfloat16("on", CPU, nn.Identity())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign"])
