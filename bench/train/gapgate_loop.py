@@ -21,7 +21,13 @@ from gapgate.training.loop import train_epoch
 def main(inputs: Path, threads: int, augmented: bool, amp: Literal["on", "off"]) -> None:
     """Train the tutorial CNN, an epoch a round."""
     settings = TrainSettings(
-        architecture="tutorial", batch_size=128, epochs=1000, num_threads=threads, accelerator="cpu", amp=amp
+        architecture="tutorial",
+        batch_size=128,
+        epochs=1000,
+        num_shards=threads,
+        num_threads=threads,
+        accelerator="cpu",
+        amp=amp,
     )
     operations = (policy.Flip(type="flip"), policy.Translate(type="translate", max_fraction=0.1)) if augmented else ()
     splits = Splits.open(inputs / "splits")

@@ -20,7 +20,7 @@ from gapgate.training.loop import train_epoch, validate
 
 def main(inputs: Path, threads: int, recipe: Path, now: Callable[[], float]) -> None:
     """Train with the recipe's settings, an epoch and its validation a round; `now` is the clock."""
-    settings = load(recipe, [f"train.num_threads={threads}", "train.accelerator=cpu"])
+    settings = load(recipe, [f"train.num_shards={threads}", f"train.num_threads={threads}", "train.accelerator=cpu"])
     splits = Splits.open(inputs / "splits")
     device = torch.device("cpu")
     with Learner(settings.train, splits, settings.augment.operations, device) as learner:

@@ -170,10 +170,15 @@ class TrainSettings(Section):
     """NHWC memory; auto: on, it is faster on both devices."""
     compile: bool = False
     """True: use torch.compile, which is slower for small networks on a CPU."""
+    num_shards: Count = 2
+    """Parts of a batch that are computed side by side on a CPU, with at least 16 images each. Another number gives other
+    bits; with more than 2, more processors are of use."""
     num_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0: as many as the CPU quota of this process."""
+    """CPU threads, at most one for each shard; 0: as many as the CPU quota of this process. Their number changes the
+    speed alone (with `compile`, the bits too)."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of weights, shuffling, augmentation and dropout. On a CPU the same seed and threads give the same bits."""
+    """Seed of weights, shuffling, augmentation and dropout. On a CPU with the same instruction set the same seed gives the
+    same bits."""
 
     @property
     def network(self) -> Literal["auto", "scratch", "pretrained"]:

@@ -21,30 +21,32 @@ from torch import Tensor, nn
 
 from gapgate.network import modules
 
-MIN_SHARD_IMAGES = 32
+MIN_SHARD_IMAGES = 16
 """Least number of images in a shard; with fewer, the overhead of the thread is larger than what it saves."""
 
 T = TypeVar("T")
 
 
-def count_shards(batch_size: int, num_threads: int, device: torch.device) -> int:
-    """Choose the number of shards: the most that divide the threads evenly and get `MIN_SHARD_IMAGES`; 1 on a GPU."""
-    if device.type != "cpu":
-        return 1
-    counts = (count for count in range(num_threads, 1, -1) if num_threads % count == 0)
-    return next((count for count in counts if batch_size // count >= MIN_SHARD_IMAGES), 1)
+def count_shards(num_shards: int, batch_size: int, device: torch.device) -> int:
+    """Choose the number of shards: `num_shards`, or fewer where each would get less than `MIN_SHARD_IMAGES`; 1 on a GPU.
+
+    The processors of the machine have no say, since the sum of more or fewer gradients has other bits.
+    """
+    return max(1, min(num_shards, batch_size // MIN_SHARD_IMAGES)) if device.type == "cpu" else 1
 
 
 class Shards:
     """Copies of one network that share its weights, each with its own random generator, and the threads to run them."""
 
-    def __init__(self, model: nn.Module, count: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, count: int, device: torch.device, num_threads: int) -> None:
+        """Make `count` shards, of which `num_threads` are computed at a time."""
         self.models = [model, *(_sharing_copy(model) for _ in range(count - 1))]
         self.generators = [torch.Generator(device) for _ in range(count)]
         for copy, generator in zip(self.models, self.generators, strict=True):
             modules.set_generator(copy, generator)
         # The calling thread runs the first shard itself, so one thread fewer is needed.
-        self._threads = ThreadPoolExecutor(max_workers=count - 1) if count > 1 else None
+        others = min(count, num_threads) - 1
+        self._threads = ThreadPoolExecutor(others) if others else None
 
     def __len__(self) -> int:
         return len(self.models)
@@ -69,7 +71,7 @@ class Shards:
         """
         first, *others = zip(*arguments, strict=False)
         if self._threads is None:
-            return [function(*first)]
+            return [function(*each) for each in (first, *others)]
         # Results are collected in the shards' order, not as they finish: float addition is not associative, and their
         # sum must have the same bits in every run.
         running = [self._threads.submit(function, *each) for each in others]

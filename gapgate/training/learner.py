@@ -75,8 +75,8 @@ class Learner:
         self.best = _copied_state(self.model) if settings.patience else None
 
         # A compiled network runs as one shard: compiling is done for the first model only.
-        num_shards = 1 if settings.compile else count_shards(settings.batch_size, self._num_threads, device)
-        self.shards = Shards(self.model, num_shards, device)
+        num_shards = 1 if settings.compile else count_shards(settings.num_shards, settings.batch_size, device)
+        self.shards = Shards(self.model, num_shards, device, self._num_threads)
         if settings.compile:
             self.model.compile()
         mean, std = (splits.info["mean"], splits.info["std"]) if begun is None else (begun.mean, begun.std)
@@ -87,7 +87,8 @@ class Learner:
     def __enter__(self) -> Learner:
         devices.keep_freed_memory()
         self._resources.enter_context(self.shards)
-        self._resources.enter_context(devices.cpu_threads(self._num_threads // len(self.shards)))
+        # One thread an operation: the sums of more have other bits.
+        self._resources.enter_context(devices.cpu_threads(self._num_threads if self.settings.compile else 1))
         return self
 
     def __exit__(
@@ -184,7 +185,6 @@ class Learner:
     def environment(self) -> dict[str, Any]:
         """Facts about the environment on which the bits of the result depend, beside the settings and the data."""
         return devices.environment(self.device) | {
-            "num_threads": self._num_threads,
             "num_shards": len(self.shards),
             "bfloat16": self._bfloat16,
             "memory_format": str(self._memory_format).removeprefix("torch."),

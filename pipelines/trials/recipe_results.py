@@ -145,7 +145,7 @@ def machine(trial: Trial) -> str:
     # Python's platform.processor() is empty or "x86_64" on Linux; the kernel has the model's name.
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{environment['num_threads']} threads of {next(models, platform.machine())}, no GPU"
+    return f"{environment['num_shards']} threads of {next(models, platform.machine())}, no GPU"
 
 
 def _with_source(settings: Settings, data: Path) -> Settings:

@@ -221,6 +221,17 @@ def test_a_step_of_two_threads_has_the_gradient_of_the_whole_batch(splits):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_the_number_of_threads_changes_no_bit_and_that_of_shards_does(splits, tmp_path):
+    settings = CONV.model_copy(update={"epochs": 1, "batch_size": 64})
+    weights = [
+        fit(settings.model_copy(update=changed), splits, tmp_path / str(number))["weights.safetensors"]
+        for number, changed in enumerate(
+            [{"num_threads": 1}, {"num_threads": 2}, {"num_threads": 5}, {"num_shards": 4}]
+        )
+    ]
+    assert weights[0] == weights[1] == weights[2] != weights[3]
+
+
 def test_running_statistics_are_the_mean_over_the_shards(splits):
     layers = json.loads('[{"type": "batch_norm"}, {"type": "flatten"}, {"type": "dense"}]')
     settings = TrainSettings.model_validate({**LINEAR.model_dump(), "architecture": tuple(layers)})
