@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.facts import Facts
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.sources.classes import reading_of
@@ -41,7 +41,7 @@ def _ingest(settings: DataSettings, files: Path, reading: Reading) -> tuple[dict
     reason of each file that could not be taken."""
     if settings.source:
         left_out = dvc_data.stage(settings.source, files, link=True, reading=reading)
-        found = dvc_data.dvc_hash(files)
+        found = dvc_hashes.dvc_hash(files)
         return {"source": settings.source, "dvc_hash": found, "dirty": False, "revision": ""}, left_out
     # A revision, or a URL, is never read from the working copy, which may differ from it.
     if settings.revision or not Path(settings.repository).is_dir():
@@ -54,7 +54,7 @@ def _ingest(settings: DataSettings, files: Path, reading: Reading) -> tuple[dict
         dvc_data.restore(root, settings.path)
     left_out = dvc_data.stage(str(root / settings.path), files, link=True, reading=reading)
     # The staged files are hashed, not the workspace, where a file may be added between the two reads.
-    pin, found = dvc_data.pin_of(root, settings.path), dvc_data.dvc_hash(files)
+    pin, found = dvc_data.pin_of(root, settings.path), dvc_hashes.dvc_hash(files)
     is_dirty = pin is None or pin.hash != found
     return {"source": settings.path, "dvc_hash": found, "dirty": is_dirty, "revision": "workspace"}, left_out
 

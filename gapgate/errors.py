@@ -161,7 +161,7 @@ _STORAGE_REMEDIES = {
     errno.EACCES: "no permission to write there; change its owner or choose another folder",
     errno.EPERM: "no permission to write there; change its owner or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a file is where a folder should be; choose another folder",
+    errno.ENOTDIR: "a file or a link is where a folder should be; choose another folder",
 }
 
 

@@ -1,28 +1,36 @@
-"""Data under DVC: its pin, its hash, and how it is staged, restored and fetched.
+"""Data under DVC: its pin, and how it is staged, restored and fetched.
 
-The hash of a folder is DVC's own (the md5 of its list of md5s and paths), computed by DVC's library; it is the same
-whether DVC tracks the folder or not.
+Nothing that a cache or a remote gives is taken before it is hashed, and no file of the user's goes whose content
+neither the pin nor DVC's cache has.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from components.platform import dvc_faults
+from components.platform.dvc_hashes import Difference, cached, difference, dvc_hash, hashes_of, tracked
 from components.platform.source_files import bring, files_of, origin_of
+from gapgate.artifacts import write_text
+from gapgate.data.hidden import is_litter
 from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.errors import DataError
-from gapgate.files import whole_folder
+from gapgate.files import leftovers, recover, whole_file, whole_folder
 from gapgate.settings.sections import Reading
+
+_SHOWN = 5
+"""Names of files in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Pin:
     """Built-in data set that rebuilds the files; empty: none does."""
     num_files: int
     size_bytes: int
+    algorithm: str
+    """Hash of each file: md5, or md5-dos2unix where DVC 2 pinned it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +54,13 @@ class Status:
     pin: Pin | None
     hash: str
     """DVC's hash of the files in the workspace; empty when there are none."""
+    difference: Difference | None = None
+    """The files in which they differ from the pin; None when the names of the pinned files are not known here."""
 
     @property
     def is_dirty(self) -> bool:
         """True if there are files and they differ from the pin."""
         return bool(self.hash) and (self.pin is None or self.hash != self.pin.hash)
-
-
-def dvc_hash(path: Path) -> str:
-    """The hash that `dvc add` gives to a folder or file."""
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_objects.fs.local import LocalFileSystem
-    from dvc_objects.fs.memory import MemoryFileSystem
-
-    # A dry run into a database in memory: DVC computes the hash and writes nothing, so no repository is needed.
-    nowhere = HashFileDB(MemoryFileSystem(), "/nowhere")
-    _, _, tree = build(nowhere, str(path), LocalFileSystem(), "md5", dry_run=True)
-    return str(tree.hash_info.value)
 
 
 def pin_of(root: Path, path: str = "data") -> Pin | None:
@@ -75,7 +74,8 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         content = yaml.safe_load(file.read_text())
         out = content["outs"][0]
         source = content.get("meta", {}).get("gapgate", {}).get("source", "")
-        return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0))
+        algorithm = out.get("hash", "md5-dos2unix")
+        return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
@@ -84,8 +84,18 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
 
 def status(root: Path, path: str = "data") -> Status:
     """The workspace's data against its pin; reads every file once."""
-    data = root / path
-    return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
+    data, pin = root / path, pin_of(root, path)
+    if leftovers(data):
+        with _alone(root, path):
+            pass
+    if not data.exists():
+        return Status(pin, "")
+    found = hashes_of(data, pin.algorithm if pin else "md5")
+    if pin is None or found.value == pin.hash:
+        return Status(pin, found.value)
+    with _repository(root) as repo:
+        wanted = _pinned_files(pin, root, path, repo)
+    return Status(pin, found.value, None if wanted is None else difference(found.files, wanted))
 
 
 def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()) -> list[dict[str, str]]:  # noqa: B008
@@ -118,45 +128,55 @@ def add(
     path: str = "data",
     reading: Reading = Reading(),  # noqa: B008 (frozen)
     tell: Callable[[list[dict[str, str]]], None] = lambda left_out: None,
+    *,
+    force: bool = False,
 ) -> Pin:
     """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable. `tell`
-    is called with what `stage` left out.
+    is called with what `stage` left out. With `force`, files go that are kept nowhere else.
 
     Raises:
-        DataError: the source is unusable, or the folder is no DVC repository.
+        DataError: the source is unusable, the folder is no DVC repository, or files would go that are kept nowhere.
     """
     from dvc.repo import Repo
 
     with _dvc_errors(root):
         repo = Repo(str(root))
-    with repo:
+    with repo, _alone(root, path):
         with whole_folder(root / path) as fresh:
             tell(stage(source, fresh, link=False, reading=reading))
+            if not force:
+                _refuse_loss(root, path, repo, fresh, f"pin them with `gapgate data add {path}`, or move them away")
         with _dvc_errors(root):
             repo.add(str(root / path))
-    _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
+        _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
     pin = pin_of(root, path)
     assert pin is not None
     return pin
 
 
-def restore(root: Path, path: str = "data") -> Pin:
+def restore(root: Path, path: str = "data", *, force: bool = False) -> Pin:
     """Restore exactly the pinned data: from the built-in data set that made it, else from DVC's cache, else from its
-    remote.
+    remote. With `force`, files go that are kept nowhere else.
 
     Raises:
-        DataError: nothing is pinned, or the pinned files cannot be had.
+        DataError: nothing is pinned, the pinned files cannot be had, or files would go that are kept nowhere.
     """
-    pin = pin_of(root, path)
+    pin, data = pin_of(root, path), root / path
     if pin is None:
-        raise DataError(f"{root / path}.dvc is not there; pin data with `gapgate data add SOURCE`")
-    # A repeated `restore` costs one read of the files and no write.
-    if (root / path).exists() and dvc_hash(root / path) == pin.hash:
-        return pin
-    if pin.source:
-        _rebuild(pin, root / path)
-    else:
-        _pull(pin, root, path)
+        raise DataError(f"{data}.dvc is not there; pin data with `gapgate data add SOURCE`")
+    with _alone(root, path), _repository(root) as repo:
+        # A repeated `restore` costs one read of the files and no write.
+        if data.exists() and hashes_of(data, pin.algorithm).value == pin.hash:
+            return pin
+        if not pin.hash.endswith(".dir") and data.is_dir():
+            raise DataError(f"{data} is a folder, and a single file is pinned there; move the folder away")
+        with (whole_folder if pin.hash.endswith(".dir") else whole_file)(data) as fresh:
+            if pin.source:
+                _rebuild(pin, fresh)
+            else:
+                _pull(pin, root, path, fresh)
+            if not force:
+                _refuse_loss(root, path, repo, fresh, f"pin them with `gapgate data add {path}`, or move them away")
     return pin
 
 
@@ -196,7 +216,8 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
     commit.
 
     Raises:
-        DataError: no such repository, revision or path, or its remote does not have the files or refuses them.
+        DataError: no such repository, revision or path, or its remote does not have the files, refuses them, or has
+            others than are pinned.
         RemoteAwayError: the repository or its remote does not answer.
     """
     from dvc.api import DVCFileSystem
@@ -211,31 +232,152 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
         source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
         commit = repo.get_rev()
+        try:
+            wanted = tracked(fs, path)
+        except ValueError as folder:
+            raise _wrong(where, [f"the list of the files in {folder}"]) from None
+    if wrong := _differing(target, wanted, Path(path).name if info["type"] != "directory" else ""):
+        raise _wrong(where, wrong)
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
 
 
-def _rebuild(pin: Pin, data: Path) -> None:
-    with whole_folder(data) as fresh:
-        write_builtin(pin.source, fresh)
-        if (found := dvc_hash(fresh)) != pin.hash:
-            raise DataError(
-                f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
-            )
+def _differing(folder: Path, wanted: Mapping[str, tuple[str, str]], name: str) -> list[str]:
+    """Names of the files whose content has another hash; a single file, wanted under an empty name, has `name`."""
+    found = {algorithm: hashes_of(folder, algorithm).files for algorithm, _ in wanted.values()}
+    return [each for each, (algorithm, value) in wanted.items() if found[algorithm].get(each or name) != value]
 
 
-def _pull(pin: Pin, root: Path, path: str) -> None:
-    from dvc.exceptions import CheckoutError
+def _wrong(where: object, names: Sequence[str]) -> DataError:
+    return DataError(
+        f"DVC's remote or cache has not the content that is pinned for {_first(names)} of {where}; "
+        "`dvc push` it again from where it is whole"
+    )
+
+
+def _rebuild(pin: Pin, fresh: Path) -> None:
+    write_builtin(pin.source, fresh)
+    if (found := dvc_hash(fresh)) != pin.hash:
+        raise DataError(f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`")
+
+
+def _pull(pin: Pin, root: Path, path: str, fresh: Path) -> None:
+    """Write the pinned files to `fresh`, from DVC's cache and from its remote what the cache does not have."""
     from dvc.repo import Repo
 
     target = str((root / f"{path}.dvc").absolute())
     with _dvc_errors(target):
         repo = Repo(str(root))
     with repo, _dvc_errors(target, repo):
-        with suppress(CheckoutError):  # the cache lacks files
-            repo.checkout([target], force=True)
-        # A checkout of a partly filled cache leaves some files behind, so the hash decides and not the exception.
-        if not (root / path).exists() or dvc_hash(root / path) != pin.hash:
-            repo.pull([target], force=True)
+        if _fill(pin, repo, target, fresh):
+            repo.fetch([target])
+            if wrong := _fill(pin, repo, target, fresh):
+                raise _wrong(root / path, wrong)
+
+
+def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:
+    """Write what DVC's cache has of the pinned files to `fresh`. Content that has another hash than its name in the
+    cache says is removed there. Returns the names of the files that are missing."""
+    from dvc_data.hashfile.checkout import CheckoutError, checkout
+    from dvc_objects.fs.local import LocalFileSystem
+
+    out = repo.stage.load_one(target).outs[0]
+    wanted = cached(out)
+    if wanted is None:
+        Path(out.cache_path).unlink(missing_ok=True)
+        return ["the list of the files"]
+    with suppress(CheckoutError, FileNotFoundError):
+        checkout(str(fresh), LocalFileSystem(), out.get_obj(), out.cache, force=True)
+    found = hashes_of(fresh, pin.algorithm).files if fresh.exists() else {}
+    wrong = [name for name, value in wanted.files.items() if found.get(name) != value]
+    for name in wrong:
+        Path(out.cache.oid_to_path(wanted.files[name])).unlink(missing_ok=True)
+    return [name or Path(target).stem for name in wrong]
+
+
+def _refuse_loss(root: Path, path: str, repo: Any, fresh: Path, remedy: str) -> None:
+    """Check that each file of the workspace's data is pinned, in DVC's cache or in `fresh`, which is to replace them.
+
+    Raises:
+        DataError: the names of those that are not.
+    """
+    data, pin = root / path, pin_of(root, path)
+    if not data.exists():
+        return
+    algorithm = pin.algorithm if pin else "md5"
+    found = hashes_of(data, algorithm)
+    pinned = found.files if pin and found.value == pin.hash else _pinned_files(pin, root, path, repo) or {}
+    hashes = {name: found.files.get(name) for name in _names_in(data)}
+    unpinned = [name for name, value in hashes.items() if value is None or value != pinned.get(name)]
+    lost = [name for name in unpinned if not _is_cached(repo, hashes[name])]
+    if lost:
+        taken = set(hashes_of(fresh, algorithm).files.values())
+        lost = [name for name in lost if hashes[name] not in taken]
+    if lost:
+        raise DataError(
+            f"{data} has {len(lost):,} {'file' if len(lost) == 1 else 'files'} that would be lost, "
+            f"since nothing pins them: {_first(lost)}; {remedy}, or give --force"
+        )
+
+
+def _names_in(data: Path) -> Iterator[str]:
+    """Names of what lies in the data, without folders and what systems leave there; that of a single file is empty."""
+    if not data.is_dir():
+        yield ""
+    for parent, folders, names in os.walk(data):
+        folders[:] = sorted(each for each in folders if not is_litter(each))
+        yield from (str(Path(parent, each).relative_to(data)) for each in sorted(names) if not is_litter(each))
+
+
+def _is_cached(repo: Any, value: str | None) -> bool:
+    """True if DVC's cache has content with this md5."""
+    place = Path(repo.cache.local.oid_to_path(value)) if repo and value else None
+    return place is not None and place.is_file() and hashes_of(place).value == value
+
+
+def _pinned_files(pin: Pin | None, root: Path, path: str, repo: Any) -> Mapping[str, str] | None:
+    """Name → hash of each pinned file; None where no list of them is on this machine."""
+    if pin is None:
+        return None
+    if pin.source:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_builtin(pin.source, Path(scratch))
+            built = hashes_of(Path(scratch))
+        return built.files if built.value == pin.hash else None
+    if repo is None:
+        return None
+    with _dvc_errors(root):
+        found = cached(repo.stage.load_one(str((root / f"{path}.dvc").absolute())).outs[0])
+    return found.files if found else None
+
+
+@contextmanager
+def _repository(root: Path) -> Iterator[Any]:
+    """The DVC repository at `root`; None if it is none."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root))
+    except NotDvcRepoError:
+        yield None
+        return
+    with repo:
+        yield repo
+
+
+@contextmanager
+def _alone(root: Path, path: str) -> Iterator[None]:
+    """Wait until no other process changes the workspace's data, and clean up after those that were killed."""
+    # Outside a DVC repository nothing but a built-in data set can be restored.
+    scratch = root / ".dvc"
+    with FileLock(scratch / "tmp" / "gapgate.lock") if scratch.is_dir() else nullcontext():
+        recover(root / path)
+        yield
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN:,} more"
 
 
 def _note_source(file: Path, source: str) -> None:
@@ -244,7 +386,7 @@ def _note_source(file: Path, source: str) -> None:
     content.pop("meta", None)
     if source:
         content["meta"] = {"gapgate": {"source": source}}
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    write_text(file, yaml.safe_dump(content, sort_keys=False))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from components.execute import make
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
 from gapgate.settings.sections import DataSettings
@@ -41,7 +41,7 @@ def test_a_dirty_workspace_is_recorded_as_dirty_with_the_hash_really_used(reposi
         file.write("\n")
     found = facts(tmp_path / "dataset")
     assert found["dirty"] is True
-    assert found["dvc_hash"] == dvc_data.dvc_hash(tmp_path / "dataset" / "files") != dvc_data.pin_of(repository).hash
+    assert found["dvc_hash"] == dvc_hashes.dvc_hash(tmp_path / "dataset" / "files") != dvc_data.pin_of(repository).hash
 
 
 def test_missing_data_is_restored_first(repository, tmp_path):

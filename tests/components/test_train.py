@@ -12,7 +12,7 @@ from tests.golden.stored import SCHEMA_1
 
 def test_a_damaged_checkpoint_costs_a_line_and_not_the_training(tmp_path: Path, monkeypatch) -> None:
     inputs = {kind: artifacts.load(SCHEMA_1 / kind, kind) for kind in ("splits", "policy")}
-    settings = TrainSettings(architecture="linear", epochs=1, batch_size=16, accelerator="cpu", num_threads=1)
+    settings = TrainSettings(architecture="softmax", epochs=1, batch_size=16, accelerator="cpu", num_threads=1)
     monkeypatch.setattr("components.train.checkpoint_dir", lambda key: tmp_path / "checkpoints")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / checkpoint.FILE).write_bytes(b"half a file")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes
 from gapgate.errors import DataError
 
 
@@ -46,9 +46,9 @@ def test_the_hash_is_the_one_that_dvc_gives(repository, photos):
     (photos / ".hidden").write_text("stays behind")
     pin = dvc_data.add(str(photos), repository)
     assert pin.hash == yaml.safe_load((repository / "data.dvc").read_text())["outs"][0]["md5"]
-    assert dvc_data.dvc_hash(repository / "data") == pin.hash
+    assert dvc_hashes.dvc_hash(repository / "data") == pin.hash
     (photos / ".hidden").unlink()
-    assert dvc_data.dvc_hash(photos) == pin.hash
+    assert dvc_hashes.dvc_hash(photos) == pin.hash
     assert "Data and pipelines are up to date" in dvc("status", cwd=repository).stdout
 
 
@@ -83,7 +83,7 @@ def test_a_builtin_is_rebuilt_bit_for_bit_without_cache_or_remote(repository, na
     pin = dvc_data.add(name, repository)
     for folder in (repository / "data", repository / ".dvc" / "cache"):
         subprocess.run(["rm", "-rf", str(folder)], check=True)
-    assert dvc_data.restore(repository).hash == pin.hash == dvc_data.dvc_hash(repository / "data")
+    assert dvc_data.restore(repository).hash == pin.hash == dvc_hashes.dvc_hash(repository / "data")
 
 
 def test_restore_pulls_from_the_remote(repository, photos, tmp_path):
@@ -92,7 +92,7 @@ def test_restore_pulls_from_the_remote(repository, photos, tmp_path):
     dvc("push", "-q", cwd=repository)
     subprocess.run(["rm", "-rf", str(repository / "data"), str(repository / ".dvc" / "cache")], check=True)
     dvc_data.restore(repository)
-    assert dvc_data.dvc_hash(repository / "data") == pin.hash
+    assert dvc_hashes.dvc_hash(repository / "data") == pin.hash
 
 
 def test_data_that_is_nowhere_is_one_line(repository, photos):
@@ -116,7 +116,7 @@ def test_fetch_takes_exactly_the_revision(repository, photos, tmp_path):
         ["git", "rev-parse", "HEAD~1"], cwd=repository, capture_output=True, text=True
     ).stdout.strip()
     assert dvc_data.fetch(str(repository), "HEAD~1", "data", target) == (first.hash, commit)
-    assert dvc_data.dvc_hash(target) == first.hash
+    assert dvc_hashes.dvc_hash(target) == first.hash
 
 
 @pytest.mark.parametrize(("revision", "path"), [("no-such-revision", "data"), ("HEAD", "elsewhere")])
@@ -155,7 +155,7 @@ def test_a_table_brings_the_images_that_it_names(repository, photos):
 def test_the_repository_pins_digits_as_it_is_built_here(tmp_path):
     pin = dvc_data.pin_of(Path(__file__).parents[3])
     dvc_data.stage("digits", tmp_path, link=False)
-    assert (pin.hash, pin.source) == (dvc_data.dvc_hash(tmp_path), "digits")
+    assert (pin.hash, pin.source) == (dvc_hashes.dvc_hash(tmp_path), "digits")
 
 
 # Folders as they are found
@@ -188,7 +188,7 @@ def test_links_are_followed_and_loops_pipes_and_dead_ends_are_left_out(photos, t
         "dogs/here": "a link to dogs, in which it lies; remove it",
         "dogs/pipe.png": "a pipe or a device; remove it",
     }
-    assert dvc_data.dvc_hash(tmp_path / "staged") == dvc_data.hash_of_source(str(photos)) == whole
+    assert dvc_hashes.dvc_hash(tmp_path / "staged") == dvc_data.hash_of_source(str(photos)) == whole
 
 
 def test_a_pipe_is_no_source(tmp_path):
