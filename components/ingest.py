@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.facts import Facts
-from components.platform import dvc_data, dvc_hashes
+from components.platform import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.sources.classes import reading_of
@@ -51,7 +51,7 @@ def _ingest(settings: DataSettings, files: Path, reading: Reading) -> tuple[dict
     root = Path(settings.repository)
     if not (root / settings.path).exists():
         # A fresh clone has data.dvc and no data/.
-        dvc_data.restore(root, settings.path)
+        dvc_workspace.restore(root, settings.path)
     left_out = dvc_data.stage(str(root / settings.path), files, link=True, reading=reading)
     # The staged files are hashed, not the workspace, where a file may be added between the two reads.
     pin, found = dvc_data.pin_of(root, settings.path), dvc_hashes.dvc_hash(files)

@@ -14,3 +14,9 @@ def number(value: float, form: str = "z.1f") -> str:
 def shortened(text: str, max_chars: int) -> str:
     """Shorten a text to `max_chars` characters; the last one is an ellipsis where something was cut."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Write line breaks, escape sequences and bytes that are no UTF-8 as backslash escapes, so that a name is one line
+    and cannot steer a terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

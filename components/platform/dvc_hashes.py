@@ -59,17 +59,14 @@ def cached(out: Any) -> Hashes | None:
     return _hashes(tree) if tree.hash_info.value == out.hash_info.value else None
 
 
-def tracked(fs: Any, path: str) -> dict[str, tuple[str, str]]:
-    """Path below `path` → (algorithm, hash) of each file that DVC tracks in an opened revision of a repository.
-
-    Raises:
-        ValueError: the list of files of a folder has another hash than the revision pins; the text names the folder.
-    """
+def tracked(fs: Any, path: str) -> dict[str, tuple[str, str]] | None:
+    """Path below `path` → (algorithm, hash) of each file that DVC tracks in an opened revision of a repository; None if
+    a list of files that the cache or the remote gives has another hash than the revision pins."""
     files = {name: info["dvc_info"]["entry"] for name, info in fs.find(path, detail=True).items() if _is_pinned(info)}
     for folder in {str(parent) for name in [path, *files] for parent in PurePosixPath(name).parents} | {path}:
         pinned = fs.info(folder).get("dvc_info", {}).get("md5") if folder not in (".", "/") else None
         if pinned and pinned.endswith(".dir") and _listed(fs, folder) != pinned:
-            raise ValueError(folder)
+            return None
     start = len(path.rstrip("/")) + 1
     return {name[start:]: (entry.hash_info.name, entry.hash_info.value) for name, entry in files.items()}
 

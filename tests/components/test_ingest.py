@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from components.execute import make
-from components.platform import dvc_data, dvc_hashes
+from components.platform import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
 from gapgate.settings.sections import DataSettings
@@ -20,7 +20,7 @@ def repository(tmp_path, monkeypatch):
     root.mkdir()
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
-    dvc_data.add("digits", root)
+    dvc_workspace.add("digits", root)
     monkeypatch.chdir(root)
     return root
 
