@@ -157,7 +157,7 @@ def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:
         repo.drop_data_index()  # where DVC keeps the list too
         return ["the list of the files"]
     with suppress(CheckoutError, FileNotFoundError):
-        checkout(str(fresh), LocalFileSystem(), out.get_obj(), out.cache, force=True)
+        checkout(str(fresh.absolute()), LocalFileSystem(), out.get_obj(), out.cache, force=True)
     found = hashes_of(fresh, pin.algorithm).files if fresh.exists() else {}
     wrong = [name for name, value in wanted.files.items() if found.get(name) != value]
     for name in wrong:
