@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import LabelColumn, PathColumn, settings_of, with_columns
+from cli.options import LabelColumn, PathColumn, settings_here, with_columns
 from gapgate.settings.sections import Reading
 from gapgate.text import printable
 
@@ -135,4 +135,4 @@ def _reading(path_column: str | None, label_column: str | None) -> Reading:
     """Answers of `params.yaml`, where there is one, and of the options."""
     from gapgate.data.sources.classes import reading_of
 
-    return reading_of(with_columns(settings_of(None, None), path_column, label_column).data)
+    return reading_of(with_columns(settings_here(None, None), path_column, label_column).data)

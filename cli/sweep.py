@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.options import Overrides, Params, Source, name_settings, settings_of, with_source
+from cli.options import Overrides, Params, Source, name_settings, settings_here, with_source
 from gapgate.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Train every cell of a grid over one or two settings, and show which is best on val."""
-    with_source(settings_of(params, overrides), source)  # so that later errors are of --over
+    with_source(settings_here(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
     from components.platform import mlflow_runs
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
 
     def load(more: Sequence[str]) -> Settings:
-        return with_source(settings_of(params, [*(overrides or []), *more]), source)
+        return with_source(settings_here(params, [*(overrides or []), *more]), source)
 
     def report(done: Sweep, folder: Path) -> list[Path]:
         return sweep_report.write(done, folder, _command(done, source, params, overrides))

@@ -28,16 +28,21 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+from gapgate.text import redacted
+
 PASSING_EXIT_CODE = 75
 """Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line."""
+    """A mistake or a lack that the user can mend; its text is one line, without the secrets of the URLs in it."""
 
     exit_code = 2
     is_passing = False
     """True if the same call may succeed a minute later, without anybody's doing."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class SettingsError(GapgateError):
