@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cli.options import Overrides, Params, Source, name_settings, settings_here, with_source
 from gapgate.settings.sections import Settings
+from gapgate.text import redacted
 
 if TYPE_CHECKING:
     from pipelines.trials.sweep import Sweep
@@ -63,4 +64,4 @@ def _command(grid: Sweep, source: str | None, params: Path | None, overrides: li
     """The `gapgate run` command with the best cell's settings."""
     settings = [part for one in [*(overrides or []), *grid.overrides(grid.best)] for part in ("--set", one)]
     named = ["--params", str(params)] if params else []
-    return shlex.join(["gapgate", "run", *([source] if source else []), *named, *settings])
+    return redacted(shlex.join(["gapgate", "run", *([source] if source else []), *named, *settings]))
