@@ -53,10 +53,16 @@ class Status:
 
 def status(root: Path, path: str = "data") -> Status:
     """The workspace's data against its pin; reads every file once."""
-    data, pin = root / path, pin_of(root, path)
+    data = root / path
     if leftovers(data):
         with _alone(root, path):
             pass
+    return compare(data, root, path)
+
+
+def compare(data: Path, root: Path, path: str) -> Status:
+    """A folder or file against the pin of `path` in the workspace `root`; reads every file once."""
+    pin = pin_of(root, path)
     if not data.exists():
         return Status(pin, "")
     found = hashes_of(data, pin.algorithm if pin else "md5")
