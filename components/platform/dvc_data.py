@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from components.platform import dvc_faults
-from components.platform.dvc_hashes import dvc_hash, hashes_of, tracked
+from components.platform.dvc_hashes import discard, dvc_hash, hashes_of, tracked
 from components.platform.source_files import bring, files_of, origin_of
 from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.errors import DataError
@@ -131,15 +131,22 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
         repo = fs.repo
     with dvc_errors(where, repo):
         info = fs.info(path)
-        source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
+        name = "" if info["type"] == "directory" else Path(path).name
+        source = path if name else f"{path}/"  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
         commit = repo.get_rev()
         wanted = tracked(fs, path)
+        wrong = _differing(target, wanted or {}, name)
+        # What was wrong in the cache is taken from the remote.
+        caches = {"md5": repo.cache.local, "md5-dos2unix": repo.cache.legacy}
+        if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
+            fs.get(source, str(target), recursive=True)
+            wrong = _differing(target, wanted or {}, name)
     if wanted is None:
         repo.drop_data_index()  # where DVC keeps the list, for the next call too
         raise wrong_content(where, ["the list of the files"])
-    if wrong := _differing(target, wanted, Path(path).name if info["type"] != "directory" else ""):
-        raise wrong_content(where, wrong)
+    if wrong:
+        raise wrong_content(where, list(wrong))
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
 
 
@@ -163,8 +170,8 @@ def dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
-    # The one prints a hint on `git add`, the other that DVC leaves its sessions open.
-    for name in ("dvc", "aiohttp_retry"):
+    # They print a hint on `git add`, what a remote does not have, and that DVC leaves its sessions open.
+    for name in ("dvc", "dvc_data", "aiohttp_retry"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
@@ -182,10 +189,14 @@ def dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
         raise found or DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None
 
 
-def _differing(folder: Path, wanted: Mapping[str, tuple[str, str]], name: str) -> list[str]:
-    """Names of the files whose content has another hash; a single file, wanted under an empty name, has `name`."""
+def _differing(folder: Path, wanted: Mapping[str, tuple[str, str]], name: str) -> dict[str, tuple[str, str]]:
+    """The files that have another hash than is wanted; a single file, wanted under an empty name, has `name`."""
     found = {algorithm: hashes_of(folder, algorithm).files for algorithm, _ in wanted.values()}
-    return [each or name for each, (algorithm, value) in wanted.items() if found[algorithm].get(each or name) != value]
+    return {
+        each or name: (algorithm, value)
+        for each, (algorithm, value) in wanted.items()
+        if found[algorithm].get(each or name) != value
+    }
 
 
 def first_of(names: Sequence[str]) -> str:

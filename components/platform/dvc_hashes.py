@@ -59,6 +59,15 @@ def cached(out: Any) -> Hashes | None:
     return _hashes(tree) if tree.hash_info.value == out.hash_info.value else None
 
 
+def discard(cache: Any, value: str) -> bool:
+    """Remove the content with this hash from a DVC cache if it has another; returns whether it did."""
+    place = Path(cache.oid_to_path(value))
+    if not place.is_file() or hashes_of(place, cache.hash_name).value == value:
+        return False
+    place.unlink()
+    return True
+
+
 def tracked(fs: Any, path: str) -> dict[str, tuple[str, str]] | None:
     """Path below `path` → (algorithm, hash) of each file that DVC tracks in an opened revision of a repository; None if
     a list of files that the cache or the remote gives has another hash than the revision pins."""

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from components.platform import dvc_faults
 from components.platform.dvc_data import (
     Pin,
     dvc_errors,
@@ -26,7 +27,7 @@ from components.platform.dvc_data import (
     stage,
     wrong_content,
 )
-from components.platform.dvc_hashes import Difference, cached, difference, dvc_hash, hashes_of
+from components.platform.dvc_hashes import Difference, cached, difference, discard, dvc_hash, hashes_of
 from gapgate.artifacts import write_text
 from gapgate.data.hidden import is_hidden, is_litter
 from gapgate.data.sources import BUILTINS, write_builtin
@@ -147,7 +148,9 @@ def _pull(pin: Pin, repo: Any, file: Path, fresh: Path) -> None:
             repo.fetch([target])
             wrong = _fill(pin, repo, target, fresh)
     if wrong:
-        raise wrong_content(file.with_suffix(""), wrong)
+        error = wrong_content(file.with_suffix(""), wrong)
+        # DVC tells nothing where the remote refuses.
+        raise dvc_faults.remote_fault(error, target, repo) or error
 
 
 def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:
@@ -167,7 +170,7 @@ def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:
     found = hashes_of(fresh, pin.algorithm).files if fresh.exists() else {}
     wrong = [name for name, value in wanted.files.items() if found.get(name) != value]
     for name in wrong:
-        Path(out.cache.oid_to_path(wanted.files[name])).unlink(missing_ok=True)
+        discard(out.cache, wanted.files[name])
     return [name or Path(target).stem for name in wrong]
 
 

@@ -88,6 +88,17 @@ def test_an_object_that_was_swapped_in_the_remote_is_refused(pushed, photos, tmp
         dvc_data.fetch(str(root), "HEAD", path, tmp_path / "target")
 
 
+def test_an_object_that_is_damaged_in_the_cache_is_taken_from_the_remote_instead(pushed, photos, tmp_path):
+    root, _ = pushed
+    whole = (photos / "cats" / "0.png").read_bytes()
+    with Repo(str(root)) as repo:
+        repo.fetch()
+    swap(stored(root / ".dvc" / "cache", whole), b"damaged")
+    dvc_data.fetch(str(root), "HEAD", "data", tmp_path / "target")
+    assert (tmp_path / "target" / "cats" / "0.png").read_bytes() == whole
+    shutil.rmtree(root / ".dvc" / "cache")
+
+
 @pytest.mark.parametrize("path", ["data", "data/cats"])
 def test_a_list_of_files_that_was_swapped_in_the_remote_is_refused(pushed, tmp_path, path):
     root, remote = pushed
