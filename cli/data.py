@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import LabelColumn, PathColumn, settings_of, with_columns
+from cli.options import LabelColumn, PathColumn, settings_here, with_columns
 from gapgate.settings.sections import Reading
+from gapgate.text import printable
+
+if TYPE_CHECKING:
+    from components.platform.dvc_hashes import Difference
 
 app = typer.Typer(no_args_is_help=True, help="The data set that data.dvc pins.")
 _ROOT = Path()
+_SHOWN = 10
+"""Names that `status` lists of each kind."""
+_Force = Annotated[bool, typer.Option("--force", help="Delete also files of data/ that are kept nowhere else.")]
 
 
 @app.command()
@@ -22,32 +30,34 @@ def add(
     source: Annotated[str, typer.Argument(help="A folder, a file, `digits` or `shapes`.")],
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
+    force: _Force = False,
 ) -> None:
     """Copy a source to data/ and pin it in data.dvc."""
-    from components.platform import dvc_data
+    from components.platform import dvc_workspace
 
     console = Console(soft_wrap=True)
     reading = _reading(path_column, label_column)
-    pin = dvc_data.add(source, _ROOT, reading=reading, tell=lambda left_out: _print_left_out(console, left_out))
+    tell = partial(_print_left_out, console)
+    pin = dvc_workspace.add(source, _ROOT, reading=reading, tell=tell, force=force)
     console.print(f"data/ holds {pin.num_files:,} files ({pin.size_bytes:,} bytes), DVC hash {pin.hash}")
     console.print("commit the pin:  git add data.dvc .gitignore && git commit -m 'Pin the data set'")
 
 
 @app.command()
-def restore() -> None:
+def restore(force: _Force = False) -> None:
     """Bring data/ back to exactly what data.dvc pins."""
-    from components.platform import dvc_data
+    from components.platform import dvc_workspace
 
-    pin = dvc_data.restore(_ROOT)
+    pin = dvc_workspace.restore(_ROOT, force=force)
     Console(soft_wrap=True).print(f"data/ is as pinned: {pin.num_files:,} files, DVC hash {pin.hash}")
 
 
 @app.command()
 def status() -> None:
     """Compare data/ with its pin; exit code 1 when they differ."""
-    from components.platform import dvc_data
+    from components.platform import dvc_workspace
 
-    found = dvc_data.status(_ROOT)
+    found = dvc_workspace.status(_ROOT)
     console = Console(soft_wrap=True)
     if found.pin is None:
         console.print("data.dvc is not there; pin data with `gapgate data add SOURCE`")
@@ -55,6 +65,7 @@ def status() -> None:
         console.print(f"data/ is missing, pinned is {found.pin.hash}; `gapgate data restore` brings it back")
     elif found.is_dirty:
         console.print(f"data/ differs: it has {found.hash}, pinned is {found.pin.hash}")
+        _print_difference(console, found.difference)
         console.print("`gapgate data add data` pins it as it is, `gapgate data restore` brings the pinned files back")
     else:
         console.print(f"data/ is as pinned: DVC hash {found.pin.hash}")
@@ -72,7 +83,7 @@ def show(
     import tempfile
     from collections import Counter
 
-    from components.platform import dvc_data
+    from components.platform import dvc_data, dvc_workspace
     from gapgate.data.sources import open_source
     from gapgate.data.splits import SPLIT_NAMES
 
@@ -86,7 +97,7 @@ def show(
             folder.mkdir()
             left_out = dvc_data.stage(source, folder, link=True, reading=reading)
         elif not folder.exists():
-            dvc_data.restore(_ROOT)
+            dvc_workspace.restore(_ROOT)
         opened = open_source(folder, Path(scratch), reading)
         counts = Counter((record.label, record.split or "all") for record in opened.records())
     splits = [split for split in ("all", *SPLIT_NAMES) if any(split == found for _, found in counts)]
@@ -102,6 +113,18 @@ def show(
     _print_left_out(console, left_out)
 
 
+def _print_difference(console: Console, difference: Difference | None) -> None:
+    if difference is None:
+        console.print("DVC's cache has no list of the pinned files to compare with; `dvc fetch` gets it")
+        return
+    for kind in ("added", "changed", "gone"):
+        names: tuple[str, ...] = getattr(difference, kind)
+        for name in names[:_SHOWN]:
+            console.print(escape(f"{kind:<7}  {printable(name)}"), highlight=False)
+        if len(names) > _SHOWN:
+            console.print(f"{kind:<7}  {len(names) - _SHOWN:,} more", highlight=False)
+
+
 def _print_left_out(console: Console, left_out: list[dict[str, str]]) -> None:
     for each in left_out:
         line = f"left out: {each['name']} ({each['reason']})"
@@ -112,4 +135,4 @@ def _reading(path_column: str | None, label_column: str | None) -> Reading:
     """Answers of `params.yaml`, where there is one, and of the options."""
     from gapgate.data.sources.classes import reading_of
 
-    return reading_of(with_columns(settings_of(None, None), path_column, label_column).data)
+    return reading_of(with_columns(settings_here(None, None), path_column, label_column).data)

@@ -70,6 +70,14 @@ def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
     return load(settings_file(params), overrides or [])
 
 
+def settings_here(params: Path | None, overrides: list[str] | None) -> Settings:
+    """`settings_of` for a command that works on this machine; credentials are taken out of a repository's URL."""
+    from components.platform import credentials
+
+    settings = settings_of(params, overrides)
+    return settings.model_copy(update={"data": credentials.taken_from(settings.data)})
+
+
 def name_settings(console: Console, params: Path | None) -> None:
     """Say which settings file is used, if one is."""
     if file := settings_file(params):

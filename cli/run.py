@@ -18,7 +18,7 @@ from cli.options import (
     PathColumn,
     Source,
     name_settings,
-    settings_of,
+    settings_here,
     with_columns,
     with_source,
 )
@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.
-    settings = with_columns(with_source(settings_of(params, overrides), source), path_column, label_column)
+    settings = with_columns(with_source(settings_here(params, overrides), source), path_column, label_column)
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline
@@ -72,7 +72,7 @@ def step(
     if name not in STEPS:
         raise GapgateError(f"no step {name}; one of {', '.join(STEPS)}")
     found = STEPS[name]
-    settings = settings_of(params, overrides)
+    settings = settings_here(params, overrides)
     section = settings.model_dump(mode="json").get(found.section, {})
     inputs = {kind: str(folder / kind) for kind in found.inputs}
     console = Console(soft_wrap=True, highlight=False)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.options import Overrides, Params, Source, name_settings, settings_of, with_source
+from cli.options import Overrides, Params, Source, name_settings, settings_here, with_source
 from gapgate.settings.sections import Settings
+from gapgate.text import redacted
 
 if TYPE_CHECKING:
     from pipelines.trials.sweep import Sweep
@@ -34,14 +35,14 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Train every cell of a grid over one or two settings, and show which is best on val."""
-    with_source(settings_of(params, overrides), source)  # so that later errors are of --over
+    with_source(settings_here(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
     from components.platform import mlflow_runs
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
 
     def load(more: Sequence[str]) -> Settings:
-        return with_source(settings_of(params, [*(overrides or []), *more]), source)
+        return with_source(settings_here(params, [*(overrides or []), *more]), source)
 
     def report(done: Sweep, folder: Path) -> list[Path]:
         return sweep_report.write(done, folder, _command(done, source, params, overrides))
@@ -63,4 +64,4 @@ def _command(grid: Sweep, source: str | None, params: Path | None, overrides: li
     """The `gapgate run` command with the best cell's settings."""
     settings = [part for one in [*(overrides or []), *grid.overrides(grid.best)] for part in ("--set", one)]
     named = ["--params", str(params)] if params else []
-    return shlex.join(["gapgate", "run", *([source] if source else []), *named, *settings])
+    return redacted(shlex.join(["gapgate", "run", *([source] if source else []), *named, *settings]))

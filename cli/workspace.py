@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cli.options import Port
 from gapgate.errors import RegistryError
+from gapgate.text import redacted
 
 
 def ui(port: Port = 5000) -> None:
@@ -21,7 +22,7 @@ def ui(port: Port = 5000) -> None:
     from components.platform.workspace import local_store, tracking_uri
 
     if not tracking_uri().startswith("sqlite:"):
-        Console().print(f"the runs are on the tracking server: {tracking_uri()}")
+        Console().print(f"the runs are on the tracking server: {redacted(tracking_uri())}")
         return
     if not local_store().exists():
         raise RegistryError("there are no runs yet; `gapgate run` makes one")

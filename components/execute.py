@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
 from components.facts import Facts
+from components.platform import credentials
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
@@ -26,7 +27,7 @@ from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.errors import GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
-from gapgate.settings.sections import parse
+from gapgate.settings.sections import DataSettings, parse
 from gapgate.tracking import NullTracker, Tracker
 
 if TYPE_CHECKING:
@@ -94,13 +95,12 @@ def _execute(
 ) -> Artifact:
     # At its end Python searches all that torch or MLflow made for cycles, 0.4 s; the system frees the memory anyway.
     atexit.register(gc.freeze)
-    step = STEPS[name]
     if experiment:
         os.environ[EXPERIMENT_VARIABLE] = experiment
     is_in_pipeline = RunContext.current() is not None
     context = RunContext.current() or _context_of(name, inputs)
     if context is None:
-        section = parse(step.settings, json.loads(settings), step.section)
+        section = _parsed(name, settings)
         artifact, facts = make(name, section, load(inputs), output, NullTracker())
         show(facts)
         return artifact
@@ -141,7 +141,7 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
     step = STEPS[name]
     spool.started()
     try:
-        section = parse(step.settings, json.loads(settings), step.section)
+        section = _parsed(name, settings)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         found = load(inputs)
         artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
@@ -154,6 +154,13 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
     except Exception as error:
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         raise
+
+
+def _parsed(name: str, settings: str) -> Section:
+    """Settings of a step; the credentials in the URL of a repository go elsewhere."""
+    step = STEPS[name]
+    section = parse(step.settings, json.loads(settings), step.section)
+    return credentials.taken_from(section) if isinstance(section, DataSettings) else section
 
 
 def load(inputs: Mapping[str, str]) -> dict[str, Artifact]:

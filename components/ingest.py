@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.facts import Facts
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.sources.classes import reading_of
@@ -25,38 +25,48 @@ def run(settings: DataSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     files = folder / "files"
     files.mkdir()
     reading = reading_of(settings)
-    facts, left_out = _ingest(settings, files, reading)
+    facts, left_out, notes = _ingest(settings, files, reading)
     artifacts.write_json(folder / "dataset.json", facts)
     artifacts.write_json(folder / "reading.json", {"reading": reading.model_dump(mode="json"), "left_out": left_out})
     dirty = ", differs from data.dvc" if facts["dirty"] else ""
     return Facts(
         summary=f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
-        notes=_notes(left_out),
+        notes=[*notes, *_notes(left_out)],
         tags={f"data.{name}": str(value) for name, value in facts.items()},
     )
 
 
-def _ingest(settings: DataSettings, files: Path, reading: Reading) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Stage the files; return the content of `dataset.json`, whose hash is that of the staged files, and name and
-    reason of each file that could not be taken."""
+def _ingest(
+    settings: DataSettings, files: Path, reading: Reading
+) -> tuple[dict[str, Any], list[dict[str, str]], list[str]]:
+    """Stage the files; return the content of `dataset.json`, whose hash is that of the staged files, name and reason of
+    each file that could not be taken, and notes for the user."""
     if settings.source:
         left_out = dvc_data.stage(settings.source, files, link=True, reading=reading)
-        found = dvc_data.dvc_hash(files)
-        return {"source": settings.source, "dvc_hash": found, "dirty": False, "revision": ""}, left_out
+        found = dvc_hashes.dvc_hash(files)
+        return {"source": settings.source, "dvc_hash": found, "dirty": False, "revision": ""}, left_out, []
     # A revision, or a URL, is never read from the working copy, which may differ from it.
     if settings.revision or not Path(settings.repository).is_dir():
         found, commit = dvc_data.fetch(settings.repository, settings.revision, settings.path, files)
         source = f"{settings.repository}:{settings.path}"
-        return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}, []
+        return {"source": source, "dvc_hash": found, "dirty": False, "revision": commit}, [], []
     root = Path(settings.repository)
     if not (root / settings.path).exists():
         # A fresh clone has data.dvc and no data/.
-        dvc_data.restore(root, settings.path)
+        dvc_workspace.restore(root, settings.path)
     left_out = dvc_data.stage(str(root / settings.path), files, link=True, reading=reading)
     # The staged files are hashed, not the workspace, where a file may be added between the two reads.
-    pin, found = dvc_data.pin_of(root, settings.path), dvc_data.dvc_hash(files)
-    is_dirty = pin is None or pin.hash != found
-    return {"source": settings.path, "dvc_hash": found, "dirty": is_dirty, "revision": "workspace"}, left_out
+    status = dvc_workspace.compare(files, root, settings.path)
+    facts = {"source": settings.path, "dvc_hash": status.hash, "dirty": status.is_dirty, "revision": "workspace"}
+    return facts, left_out, _differences(status, settings.path)
+
+
+def _differences(status: dvc_workspace.Status, path: str) -> list[str]:
+    """A line for data that differ from their pin, as after a restore that was interrupted."""
+    if (found := status.difference) is None:
+        return []
+    counts = f"files added: {len(found.added):,}, changed: {len(found.changed):,}, gone: {len(found.gone):,}"
+    return [f"{path} differs from its pin: {counts}; `gapgate data status` lists them"]
 
 
 def _notes(left_out: list[dict[str, str]]) -> list[str]:

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from components.catalog import RESOLVE
-from components.platform import dvc_data
+from components.platform import credentials, dvc_data
 from components.platform.run_context import EXPERIMENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
@@ -52,6 +52,7 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
     """
     if experiment:
         os.environ[EXPERIMENT_VARIABLE] = experiment
+    settings = credentials.taken_from(settings)
     context = RunContext.current() or RunContext.new()
     spool = Spool(context.spool, RESOLVE, show=StepLog(RESOLVE).show)
     spool.started()

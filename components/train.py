@@ -21,6 +21,7 @@ from gapgate.errors import storage_errors
 from gapgate.settings.sections import AugmentSettings, TrainSettings, parse
 from gapgate.tracking import Tracker
 from gapgate.training import device
+from gapgate.training.checkpoint import DAMAGED
 from gapgate.training.fit import train
 
 NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
@@ -46,12 +47,14 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
     )
     with _exclusive(checkpoint_dir(key)) as checkpoints:
         train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker, features_dir())
+        damaged = len(list(checkpoints.rglob(DAMAGED)))
     history = artifacts.read_json(folder / "history.json")
     parameters = artifacts.read_json(folder / "architecture.json")["num_parameters"]
     recipe = artifacts.read_json(folder / "recipe.json")
     trained = recipe["name"] if recipe["name"] == "frozen" else f"{recipe['name']}, {len(history)} epochs"
     return Facts(
         summary=f"{trained}, {parameters:,} parameters, val accuracy {history[-1]['val_accuracy']:.1%}",
+        notes=[f"checkpoints of an earlier try that were damaged and not used: {damaged}"] if damaged else [],
         details=[recipe["why"]] if recipe["why"] else [],
         tags={"seed": str(settings.seed)},
         files={"model.onnx": "model"},

@@ -2,8 +2,9 @@
 
 A directory without a manifest is incomplete and refused. The manifest names the kind, the sha256 of each file, the
 digests of the inputs and the settings of the step; the sha256 over these is the artifact's own digest, so the lineage
-of anything built from it is a chain of digests that anyone can check. The code revision, the image and the time are
-recorded beside it and are no part of the digest: the same content made twice has the same digest.
+of anything built from it is a chain of digests that anyone can check. The code revision, the image, the run and the
+time are no part of the digest: the same content made twice has the same digest. A second sha256, the record, is over
+all fields, these too.
 
 A folder of many files (`tree`) is listed in `<tree>.sha256`, in the format of `sha256sum`, and only that list stands in
 the manifest.
@@ -15,17 +16,18 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import gapgate
+from gapgate.data.hidden import is_hidden
 from gapgate.errors import ArtifactError
 from gapgate.files import whole_file, whole_folder
 
@@ -59,6 +61,8 @@ class Manifest(BaseModel):
     run: str = ""
     """Name of the pipeline run that made it."""
     created_at: str
+    record: str = ""
+    """`sha256:<hex>` over all the fields above; empty in manifests that were written before there was one."""
 
 
 _NO_DEFAULT = object()
@@ -119,16 +123,17 @@ def create(
             run=os.environ.get(RUN_VARIABLE, ""),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        manifest = manifest.model_copy(update={"record": record_of(manifest)})
         # The last file: a process that is killed before this line leaves a folder that `load` refuses.
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
     """Open an artifact after checking its kind, its digest and the sha256 of its files (with `verify_trees`, those of
-    its trees too).
+    its trees too). Hidden files, and those that systems leave in folders, are nobody's input and may be added.
 
     Raises:
-        ArtifactError: no manifest, another kind or schema version, or a file that is missing or was changed.
+        ArtifactError: no manifest, another kind or schema version, or a file that is missing, was changed or added.
     """
     manifest = read_manifest(path)
     if manifest.kind != kind:
@@ -137,24 +142,21 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}; run the step again"
         )
-    # First the manifest itself: its sha256 values are worth no more than it is.
-    if digest_of(manifest.model_dump(mode="json", include=_DIGESTED)) != manifest.digest:
-        raise ArtifactError(f"{path / MANIFEST} was changed since it was written; run the step again")
-    _check_files(path, manifest.files.items())
-    if verify_trees:
-        for tree in manifest.trees:
-            _check_files(path, _read_tree(path, tree))
+    _check_files(path, manifest.files.items, partial(_files_outside, path, manifest.trees))
+    for tree in manifest.trees if verify_trees else ():
+        _check_files(path, partial(_read_tree, path, tree), partial(_entries_of_tree, path, tree))
     return Artifact(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the artifact at `path`; the files are not checked against it.
+    """The manifest of the artifact at `path`, checked against its own digest and record; the files are not checked
+    against it.
 
     Raises:
-        ArtifactError: there is no manifest, or the file is not one.
+        ArtifactError: there is no manifest, or the file is not one or was changed.
     """
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_text())
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise ArtifactError(
             f"{path} has no {MANIFEST}: incomplete or no artifact; run the step that makes it"
@@ -163,6 +165,15 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(
             f"{path / MANIFEST} is not a manifest ({error.errors()[0]['msg']}); run the step again"
         ) from None
+    is_whole = digest_of(manifest.model_dump(mode="json", include=_DIGESTED)) == manifest.digest
+    if not is_whole or manifest.record not in ("", record_of(manifest)):
+        raise ArtifactError(f"{path / MANIFEST} was changed since it was written; run the step again")
+    return manifest
+
+
+def record_of(manifest: Manifest) -> str:
+    """`sha256:<hex>` over the digest and every other field of a manifest."""
+    return digest_of(manifest.model_dump(mode="json", exclude={"record"}))
 
 
 def lineage(given: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
@@ -265,18 +276,33 @@ def code_revision() -> str:
 
 
 def _files_outside(root: Path, trees: tuple[str, ...]) -> list[str]:
-    names = (str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    return sorted(name for name in names if name.split("/", 1)[0] not in trees)
+    """Names of the files of an artifact, sorted, without its trees and its manifest."""
+    names = [entry.name for entry in root.iterdir() if entry.name not in (*trees, MANIFEST)]
+    own = [name for name in names if not (root / name).is_dir()]
+    return sorted([*own, *(file for name in names if name not in own for file in _files_in(root, name))])
+
+
+def _files_in(root: Path, folder: str) -> Iterator[str]:
+    """Names, relative to `root`, of what is no folder below `folder`, sorted within each folder."""
+    for parent, subfolders, names in os.walk(root / folder):
+        subfolders.sort()
+        for name in sorted(names):
+            yield str(Path(parent, name).relative_to(root))
+
+
+def _entries_of_tree(root: Path, tree: str) -> Iterator[str]:
+    """Names of the files of a tree, and of empty folders, of which `create` leaves none: one would be a class."""
+    yield from _files_in(root, tree)
+    for parent, subfolders, names in os.walk(root / tree):
+        if not subfolders and not names and Path(parent) != root / tree:
+            yield str(Path(parent).relative_to(root))
 
 
 def _list_tree(root: Path, tree: str) -> None:
-    """Write `<tree>.sha256`, one line a file, sorted within each folder; it needs memory for one folder's names."""
+    """Write `<tree>.sha256`, one line a file; it needs memory for one folder's names."""
     with (root / f"{tree}.sha256").open("w") as listing:
-        for folder, subfolders, names in os.walk(root / tree):
-            subfolders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                listing.write(f"{sha256_file(path)}  {path.relative_to(root)}\n")
+        for name in _files_in(root, tree):
+            listing.write(f"{sha256_file(root / name)}  {name}\n")
 
 
 def _read_tree(root: Path, tree: str) -> Iterator[tuple[str, str]]:
@@ -287,11 +313,25 @@ def _read_tree(root: Path, tree: str) -> Iterator[tuple[str, str]]:
             yield name, sha256
 
 
-def _check_files(root: Path, files: Any) -> None:
-    for name, sha256 in files:
+def _check_files(
+    root: Path, listed: Callable[[], Iterable[tuple[str, str]]], found: Callable[[], Iterable[str]]
+) -> None:
+    """Check each listed file (name, sha256), and that nothing is `found` there beside them."""
+    num_listed = 0
+    for name, sha256 in listed():
+        num_listed += not _is_hidden(name)
         try:
-            found = sha256_file(root / name)
+            is_same = sha256_file(root / name) == sha256
         except FileNotFoundError:
             raise ArtifactError(f"{root / name} is missing; run the step that makes it again") from None
-        if found != sha256:
+        if not is_same:
             raise ArtifactError(f"{root / name} was changed since it was written; run the step that makes it again")
+    # All that is listed is there, so the numbers differ only by what was added; names take memory only then.
+    if sum(not _is_hidden(name) for name in found()) != num_listed:
+        known = {name for name, _ in listed()}
+        added = next(name for name in found() if name not in known and not _is_hidden(name))
+        raise ArtifactError(f"{root / added} was added later; remove it, or run the step again")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(map(is_hidden, name.split("/")))

@@ -28,16 +28,21 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+from gapgate.text import redacted
+
 PASSING_EXIT_CODE = 75
 """Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line."""
+    """A mistake or a lack that the user can mend; its text is one line, without the secrets of the URLs in it."""
 
     exit_code = 2
     is_passing = False
     """True if the same call may succeed a minute later, without anybody's doing."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class SettingsError(GapgateError):
@@ -161,7 +166,7 @@ _STORAGE_REMEDIES = {
     errno.EACCES: "no permission to write there; change its owner or choose another folder",
     errno.EPERM: "no permission to write there; change its owner or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a file is where a folder should be; choose another folder",
+    errno.ENOTDIR: "a file or a link is where a folder should be; choose another folder",
 }
 
 

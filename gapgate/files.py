@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gapgate.errors import storage_errors
+
+_PARTIAL, _REPLACED = "partial", "replaced"
 
 
 @contextmanager
@@ -41,21 +44,41 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`.
 
     If the block succeeds, the folder is renamed to `path` and replaces a folder there; if it fails, it is removed.
+    What a killed process leaves is cleaned up by `recover`.
 
     Raises:
-        StorageError: the disk is full, or the parent folder is not writable.
+        StorageError: the disk is full, the parent folder is not writable, or a file or a link is at `path`.
     """
     partial = _beside(path)
     with storage_errors(path):
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             partial.mkdir(parents=True)
             yield partial
-            # rename(2) replaces only an empty folder, so the old one goes first: for a moment there is none.
-            shutil.rmtree(path, ignore_errors=True)
-            partial.rename(path)
+            _replace(path, partial)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
+
+
+def recover(path: Path) -> None:
+    """Clean up what killed processes left of `whole_folder(path)`: a folder that was to be replaced takes its name
+    again where nothing has it, and the rest is removed. The caller sees to it that no other process writes there now.
+
+    Raises:
+        StorageError: the parent folder is not writable.
+    """
+    with storage_errors(path):
+        for left in leftovers(path):
+            if left.name.startswith(_name(path, _REPLACED)) and not path.exists():
+                left.rename(path)
+            _remove(left)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes, and those that are at work, have beside `path`."""
+    beginnings = _name(path, _PARTIAL), _name(path, _REPLACED)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(entry for entry in beside if entry.name.startswith(beginnings))
 
 
 def sync(path: Path) -> None:
@@ -67,8 +90,39 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: Path, state: str = _PARTIAL) -> Path:
     """Return a hidden name beside `path`, different for each process."""
     # In the same folder, since a rename works within one file system only; with the process's number, so that two
     # processes that write the same file do not write into each other's.
-    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+    return path.with_name(f"{_name(path, state)}{os.getpid()}")
+
+
+def _name(path: Path, state: str) -> str:
+    return f".{path.name}.{state}-"
+
+
+def _replace(path: Path, fresh: Path) -> None:
+    """Give a folder the name `path`. The folder that has it goes only afterwards: a process that is killed on the way
+    leaves both, or the new one, and never half of the old one."""
+    replaced = _beside(path, _REPLACED)
+    if path.is_symlink() or path.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path))
+    if path.exists():
+        _remove(replaced)
+        # rename(2) replaces only an empty folder: for a moment there is none.
+        path.rename(replaced)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(path)
+        raise
+    _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a link or a file, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

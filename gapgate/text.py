@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+_USER_OF_HTTP = re.compile(r"(https?://)[^\s/?#'\"<>]*@", re.IGNORECASE)
+_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/?#'\"<>:@]*:)[^\s/?#'\"<>]*@", re.IGNORECASE)
+_IN_QUERY = re.compile(
+    r"([?&][^\s=&#'\"]*(?:token|secret|password|passwd|key|sig)[^\s=&#'\"]*=)[^\s&#'\"<>]+", re.IGNORECASE
+)
+
 
 def number(value: float, form: str = "z.1f") -> str:
     """Format a number with a true minus sign, `−1.5`.
@@ -14,3 +22,17 @@ def number(value: float, form: str = "z.1f") -> str:
 def shortened(text: str, max_chars: int) -> str:
     """Shorten a text to `max_chars` characters; the last one is an ellipsis where something was cut."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Write line breaks, escape sequences and bytes that are no UTF-8 as backslash escapes, so that a name is one line
+    and cannot steer a terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def redacted(text: str) -> str:
+    """Replace the secrets of URLs in a text by three stars: the password, with http(s) also the user, whose place may
+    hold a token, and values of a query that are called token, key, secret, password or signature."""
+    if "://" not in text:
+        return text
+    return _IN_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1***@", _USER_OF_HTTP.sub(r"\1***@", text)))

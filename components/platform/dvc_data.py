@@ -1,16 +1,12 @@
-"""Data under DVC: its pin, its hash, and how it is staged, restored and fetched.
-
-The hash of a folder is DVC's own (the md5 of its list of md5s and paths), computed by DVC's library; it is the same
-whether DVC tracks the folder or not.
-"""
+"""Data under DVC: its pin, and how it is staged and fetched. What a cache or a remote gives is hashed before use."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +14,15 @@ from typing import Any
 import yaml
 
 from components.platform import dvc_faults
+from components.platform.dvc_hashes import discard, dvc_hash, hashes_of, tracked
 from components.platform.source_files import bring, files_of, origin_of
 from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.errors import DataError
-from gapgate.files import whole_folder
 from gapgate.settings.sections import Reading
+from gapgate.text import printable
+
+_SHOWN = 5
+"""Names of files in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +35,8 @@ class Pin:
     """Built-in data set that rebuilds the files; empty: none does."""
     num_files: int
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The workspace's data against its pin."""
-
-    pin: Pin | None
-    hash: str
-    """DVC's hash of the files in the workspace; empty when there are none."""
-
-    @property
-    def is_dirty(self) -> bool:
-        """True if there are files and they differ from the pin."""
-        return bool(self.hash) and (self.pin is None or self.hash != self.pin.hash)
-
-
-def dvc_hash(path: Path) -> str:
-    """The hash that `dvc add` gives to a folder or file."""
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_objects.fs.local import LocalFileSystem
-    from dvc_objects.fs.memory import MemoryFileSystem
-
-    # A dry run into a database in memory: DVC computes the hash and writes nothing, so no repository is needed.
-    nowhere = HashFileDB(MemoryFileSystem(), "/nowhere")
-    _, _, tree = build(nowhere, str(path), LocalFileSystem(), "md5", dry_run=True)
-    return str(tree.hash_info.value)
+    algorithm: str
+    """Hash of each file: md5, or md5-dos2unix where DVC 2 pinned it."""
 
 
 def pin_of(root: Path, path: str = "data") -> Pin | None:
@@ -75,17 +50,12 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         content = yaml.safe_load(file.read_text())
         out = content["outs"][0]
         source = content.get("meta", {}).get("gapgate", {}).get("source", "")
-        return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0))
+        algorithm = out.get("hash", "md5-dos2unix")
+        return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
         raise DataError(f"{file} is not a DVC file; write it again with `gapgate data add SOURCE`") from None
-
-
-def status(root: Path, path: str = "data") -> Status:
-    """The workspace's data against its pin; reads every file once."""
-    data = root / path
-    return Status(pin_of(root, path), dvc_hash(data) if data.exists() else "")
 
 
 def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()) -> list[dict[str, str]]:  # noqa: B008
@@ -110,54 +80,6 @@ def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()
     if not any(target.iterdir()):
         raise DataError(f"{source} holds no files; give it one folder of images for each class")
     return left_out
-
-
-def add(
-    source: str,
-    root: Path,
-    path: str = "data",
-    reading: Reading = Reading(),  # noqa: B008 (frozen)
-    tell: Callable[[list[dict[str, str]]], None] = lambda left_out: None,
-) -> Pin:
-    """Replace the workspace's data by a source and pin it with DVC; nothing changes when the source is unusable. `tell`
-    is called with what `stage` left out.
-
-    Raises:
-        DataError: the source is unusable, or the folder is no DVC repository.
-    """
-    from dvc.repo import Repo
-
-    with _dvc_errors(root):
-        repo = Repo(str(root))
-    with repo:
-        with whole_folder(root / path) as fresh:
-            tell(stage(source, fresh, link=False, reading=reading))
-        with _dvc_errors(root):
-            repo.add(str(root / path))
-    _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
-    pin = pin_of(root, path)
-    assert pin is not None
-    return pin
-
-
-def restore(root: Path, path: str = "data") -> Pin:
-    """Restore exactly the pinned data: from the built-in data set that made it, else from DVC's cache, else from its
-    remote.
-
-    Raises:
-        DataError: nothing is pinned, or the pinned files cannot be had.
-    """
-    pin = pin_of(root, path)
-    if pin is None:
-        raise DataError(f"{root / path}.dvc is not there; pin data with `gapgate data add SOURCE`")
-    # A repeated `restore` costs one read of the files and no write.
-    if (root / path).exists() and dvc_hash(root / path) == pin.hash:
-        return pin
-    if pin.source:
-        _rebuild(pin, root / path)
-    else:
-        _pull(pin, root, path)
-    return pin
 
 
 def hash_of_source(source: str, reading: Reading = Reading()) -> str:  # noqa: B008 (frozen)
@@ -185,7 +107,7 @@ def locate(repository: str, revision: str, path: str) -> tuple[str, str]:
     """
     from dvc.api import DVCFileSystem
 
-    with _dvc_errors(f"{path} at {revision or 'HEAD'} of {repository}"):
+    with dvc_errors(f"{path} at {revision or 'HEAD'} of {repository}"):
         fs = DVCFileSystem(repository, rev=revision or None)
         found = fs.info(path).get("dvc_info", {}).get("md5")
         return str(fs.repo.get_rev()), str(found or "")
@@ -196,71 +118,65 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
     commit.
 
     Raises:
-        DataError: no such repository, revision or path, or its remote does not have the files or refuses them.
+        DataError: no such repository, revision or path, or its remote does not have the files, refuses them, or has
+            others than are pinned.
         RemoteAwayError: the repository or its remote does not answer.
     """
     from dvc.api import DVCFileSystem
 
     where = f"{path} at {revision or 'HEAD'} of {repository}"
-    with _dvc_errors(where):
+    with dvc_errors(where):
         # The revision is read without a checkout, so a repository on this machine stays as it is.
         fs = DVCFileSystem(repository, rev=revision or None)
         repo = fs.repo
-    with _dvc_errors(where, repo):
+    with dvc_errors(where, repo):
         info = fs.info(path)
-        source = f"{path}/" if info["type"] == "directory" else path  # the folder's content, not the folder
+        name = "" if info["type"] == "directory" else Path(path).name
+        source = path if name else f"{path}/"  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
         commit = repo.get_rev()
+        wanted = tracked(fs, path)
+        wrong = _differing(target, wanted or {}, name)
+        # What was wrong in the cache is taken from the remote.
+        caches = {"md5": repo.cache.local, "md5-dos2unix": repo.cache.legacy}
+        if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
+            fs.get(source, str(target), recursive=True)
+            wrong = _differing(target, wanted or {}, name)
+    if wanted is None:
+        repo.drop_data_index()  # where DVC keeps the list, for the next call too
+        raise wrong_content(where, ["the list of the files"])
+    if wrong:
+        raise wrong_content(where, list(wrong))
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
 
 
-def _rebuild(pin: Pin, data: Path) -> None:
-    with whole_folder(data) as fresh:
-        write_builtin(pin.source, fresh)
-        if (found := dvc_hash(fresh)) != pin.hash:
-            raise DataError(
-                f"the built-in {pin.source} has the hash {found} here, pinned is {pin.hash}; run `dvc pull`"
-            )
+def no_repository(what: object) -> DataError:
+    """The error for a folder that is no DVC repository."""
+    return DataError(f"{what} is no DVC repository; run `git init` and `dvc init` there first")
 
 
-def _pull(pin: Pin, root: Path, path: str) -> None:
-    from dvc.exceptions import CheckoutError
-    from dvc.repo import Repo
-
-    target = str((root / f"{path}.dvc").absolute())
-    with _dvc_errors(target):
-        repo = Repo(str(root))
-    with repo, _dvc_errors(target, repo):
-        with suppress(CheckoutError):  # the cache lacks files
-            repo.checkout([target], force=True)
-        # A checkout of a partly filled cache leaves some files behind, so the hash decides and not the exception.
-        if not (root / path).exists() or dvc_hash(root / path) != pin.hash:
-            repo.pull([target], force=True)
-
-
-def _note_source(file: Path, source: str) -> None:
-    """Write the name of a built-in data set into the `.dvc` file, under `meta`, which DVC leaves to its users."""
-    content: dict[str, Any] = yaml.safe_load(file.read_text())
-    content.pop("meta", None)
-    if source:
-        content["meta"] = {"gapgate": {"source": source}}
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
+def wrong_content(where: object, names: Sequence[str]) -> DataError:
+    """The error for files whose content is not there, or is not what is pinned."""
+    return DataError(
+        f"DVC's remote or cache has not the content that is pinned for {first_of(names)} of {where}; "
+        "`dvc push` it again from where it is whole"
+    )
 
 
 @contextmanager
-def _dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
+def dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
     """Turn what git and DVC raise into a `DataError`; `repo` is the opened repository, where its remote is asked."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
-    # The one prints a hint on `git add`, the other that DVC leaves its sessions open.
-    for name in ("dvc", "aiohttp_retry"):
+    # They print a hint on `git add`, what a remote does not have, and that DVC leaves its sessions open.
+    for name in ("dvc", "dvc_data", "aiohttp_retry"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     except NotDvcRepoError:
-        raise DataError(f"{what} is no DVC repository; run `git init` and `dvc init` there first") from None
+        raise no_repository(what) from None
     except Exception as error:
         found = dvc_faults.remote_fault(error, what, repo) if repo else dvc_faults.git_fault(error, what)
         if found is None and isinstance(error, DataIndexDirError):
@@ -271,3 +187,19 @@ def _dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
         error.__context__ = error.__cause__ = None
         traceback.clear_frames(error.__traceback__)
         raise found or DataError(f"DVC cannot get {what}: {' '.join(str(error).split())}") from None
+
+
+def _differing(folder: Path, wanted: Mapping[str, tuple[str, str]], name: str) -> dict[str, tuple[str, str]]:
+    """The files that have another hash than is wanted; a single file, wanted under an empty name, has `name`."""
+    found = {algorithm: hashes_of(folder, algorithm).files for algorithm, _ in wanted.values()}
+    return {
+        each or name: (algorithm, value)
+        for each, (algorithm, value) in wanted.items()
+        if found[algorithm].get(each or name) != value
+    }
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    shown = ", ".join(map(printable, names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN:,} more"

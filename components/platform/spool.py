@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gapgate.text import redacted
+
 Event = dict[str, Any]
 KEPT = "files"
 """Folder in a spool with copies of files that are not sent yet."""
@@ -86,8 +88,9 @@ class Spool:
     def _write(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}
         # One unbuffered write in O_APPEND mode: lines of two processes never mix, and a killed step loses no event.
-        os.write(self._file, (json.dumps(event) + "\n").encode())
-        self._show(event)
+        line = redacted(json.dumps(event))
+        os.write(self._file, (line + "\n").encode())
+        self._show(json.loads(line))
 
 
 @dataclass

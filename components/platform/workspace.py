@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from components.platform import credentials
+
 
 def home() -> Path:
     """The absolute path of the workspace's folder; it need not exist."""
@@ -51,7 +53,8 @@ def local_store() -> Path:
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the workspace's own store."""
+    """`MLFLOW_TRACKING_URI`, without the user and password of a server, or the workspace's own store."""
+    credentials.take_from_tracking()
     # `or`: an empty variable means not set.
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_store()}"
 

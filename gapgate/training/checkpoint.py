@@ -22,7 +22,9 @@ from gapgate.errors import storage_errors
 from gapgate.files import sync, whole_file
 
 FILE = "checkpoint.safetensors"
-_FORMAT = "gapgate-checkpoint-1"
+_FORMAT = "gapgate-checkpoint-2"
+DAMAGED = "checkpoint.damaged.safetensors"
+"""File beside the checkpoint: the last one that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,8 @@ def save(folder: Path, identity: str, tensors: Mapping[str, Tensor], progress: M
         StorageError: the disk is full, or the folder is not writable.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {
-        "format": _FORMAT,
-        "identity": identity,
-        "progress": json.dumps(progress),
-        "sha256": _sha256(stored),
-    }
+    header = {"format": _FORMAT, "identity": identity, "progress": json.dumps(progress)}
+    header["sha256"] = _sha256(header, stored)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / FILE, fsync=True) as partial:
@@ -66,7 +64,7 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
     """Read the checkpoint in `folder`; None if there is none.
 
     Raises:
-        CheckpointError: it is damaged, or belongs to another training.
+        CheckpointError: it is damaged, and is then set aside as `DAMAGED`; or it belongs to another training.
     """
     path = folder / FILE
     if not path.exists():
@@ -75,14 +73,21 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    # Its reader looks for no tensor beyond the end of the file, and finds other errors where a bit of the header flips.
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from None
+    # safetensors checks lengths, not content: a flipped bit would become a weight, or another number of epochs.
+    if header.get("format") == _FORMAT and header.pop("sha256", "") != _sha256(header, tensors):
+        raise _damaged(path, "its sha256 differs")
     if header.get("format") != _FORMAT or header.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another training")
-    # safetensors checks lengths, not content: a flipped bit would become a weight.
-    if header.get("sha256") != _sha256(tensors):
-        raise CheckpointError(f"{path} is damaged: its sha256 differs")
     return Checkpoint(tensors, json.loads(header["progress"]))
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    aside = path.with_name(DAMAGED)
+    path.replace(aside)
+    return CheckpointError(f"{path} is damaged ({reason}); it is now {aside.name}")
 
 
 @torch.no_grad()
@@ -98,10 +103,10 @@ def restore(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
         tensor.copy_(source[name])
 
 
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _sha256(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     # As bytes, because NumPy has no bfloat16; sorted, because a safetensors file has an order of its own.
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.catalog import RESOLVE, TASKS
 from gapgate.errors import SettingsError
 from gapgate.settings.base import Count, Section
 from gapgate.settings.sections import parse
+from gapgate.text import redacted
 from pipelines.container_images import built
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kKMGTP]i?)?$")]
@@ -153,6 +154,16 @@ class ClusterSettings(Section):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         return parse(cls, content, path.name)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_credentials(cls, uri: str) -> str:
+        if redacted(uri) != uri:
+            raise ValueError(
+                "the URL holds a user or a password, which every pod would show; leave them out, and put them into a "
+                "Secret as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
 
     @model_validator(mode="after")
     def _known_steps(self) -> ClusterSettings:

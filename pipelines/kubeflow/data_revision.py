@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from components.platform.credentials import take_from_repository
 from gapgate.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -36,6 +37,7 @@ def check_reachable(repository: str) -> None:
     origin = ""
     if Path(repository).is_dir():
         origin = _git("-C", repository, "remote", "get-url", "origin").stdout.strip()
+    origin = take_from_repository(origin)
     instead = f"--data-repository {origin}" if is_url(origin) else "--data-repository with its URL"
     raise DataError(
         f"the repository {repository} is a folder of this machine, which the cluster cannot reach; "

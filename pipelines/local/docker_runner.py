@@ -206,7 +206,12 @@ class Steps:
         """The variables of a step: the run, and the credentials of those that ask somebody."""
         passed_on = {"ingest": _REMOTE, "register": ("MLFLOW_",)}.get(step, ())
         return {
-            **{name: value for name, value in os.environ.items() if name.startswith(passed_on)},
+            # The images have an `askpass` of their own.
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith(passed_on) and name != "GIT_ASKPASS"
+            },
             RUN_VARIABLE: self.context.name,
             EXPERIMENT_VARIABLE: self.context.experiment,
             DRAINED_VARIABLE: "1",

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from components.execute import make
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
 from gapgate.settings.sections import DataSettings
@@ -20,7 +20,7 @@ def repository(tmp_path, monkeypatch):
     root.mkdir()
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
-    dvc_data.add("digits", root)
+    dvc_workspace.add("digits", root)
     monkeypatch.chdir(root)
     return root
 
@@ -41,7 +41,29 @@ def test_a_dirty_workspace_is_recorded_as_dirty_with_the_hash_really_used(reposi
         file.write("\n")
     found = facts(tmp_path / "dataset")
     assert found["dirty"] is True
-    assert found["dvc_hash"] == dvc_data.dvc_hash(tmp_path / "dataset" / "files") != dvc_data.pin_of(repository).hash
+    assert found["dvc_hash"] == dvc_hashes.dvc_hash(tmp_path / "dataset" / "files") != dvc_data.pin_of(repository).hash
+
+
+def test_how_the_workspace_differs_from_its_pin_is_said(repository, tmp_path):
+    (repository / "data" / "classes.txt").unlink()
+    (repository / "data" / "new.png").touch()
+    _, said = make("ingest", DataSettings(), {}, tmp_path / "dataset", NullTracker())
+    assert said.notes == [
+        "data differs from its pin: files added: 1, changed: 0, gone: 1; `gapgate data status` lists them"
+    ]
+
+
+def test_data_that_a_killed_command_had_put_aside_are_taken(repository, tmp_path):
+    (repository / "data").rename(repository / ".data.replaced-1")
+    assert facts(tmp_path / "dataset")["dirty"] is False
+    assert not list(repository.glob(".data.*"))
+
+
+def test_a_file_that_is_added_to_the_artifact_is_refused(repository, tmp_path):
+    facts(tmp_path / "dataset")
+    (tmp_path / "dataset" / "files" / "more.npy").touch()
+    with pytest.raises(ArtifactError, match=r"files/more\.npy was added later"):
+        artifacts.load(tmp_path / "dataset", "dataset", verify_trees=True)
 
 
 def test_missing_data_is_restored_first(repository, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from components import resolve
 from components.execute import make
-from components.platform import dvc_data, mlflow_runs
+from components.platform import dvc_data, dvc_hashes, mlflow_runs
 from components.platform.run_context import RunContext
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.settings.sections import DataSettings
@@ -86,7 +86,7 @@ def test_the_files_of_a_folder_as_they_are_have_a_hash_and_no_commit(repository:
     (repository / "data" / "b.txt").write_text("new")
     commit_, dirty = resolve.run(settings)
     assert commit_ == ""
-    assert dirty == f"{dvc_data.dvc_hash(repository / 'data')} (pinned: {pin.hash})"
+    assert dirty == f"{dvc_hashes.dvc_hash(repository / 'data')} (pinned: {pin.hash})"
     shutil.rmtree(repository / "data")
     assert resolve.run(settings) == ("", pin.hash)  # ingest restores it
 

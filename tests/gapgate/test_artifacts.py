@@ -74,6 +74,58 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path):
         artifacts.load(tmp_path / "one", "dataset")
 
 
+@pytest.mark.parametrize("field", ["code_revision", "image_digest", "run", "created_at", "record"])
+def test_what_is_recorded_beside_the_digest_is_refused_when_it_was_edited(tmp_path, field):
+    make(tmp_path / "one")
+    file = tmp_path / "one" / artifacts.MANIFEST
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: "other"}))
+    with pytest.raises(ArtifactError, match=r"manifest\.json was changed"):
+        artifacts.read_manifest(tmp_path / "one")
+
+
+def test_the_time_and_the_run_do_not_change_the_digest_but_the_record(tmp_path, monkeypatch):
+    first = make(tmp_path / "one").manifest
+    monkeypatch.setenv("GAPGATE_RUN", "run-7")
+    second = make(tmp_path / "two").manifest
+    assert first.digest == second.digest
+    assert first.record != second.record
+
+
+def test_a_manifest_from_before_there_was_a_record_is_read(tmp_path):
+    make(tmp_path / "one")
+    edited(tmp_path / "one", record="")
+    artifacts.load(tmp_path / "one", "dataset")
+
+
+@pytest.mark.parametrize("name", ["more.json", "sub/more.json", "dead"])
+def test_a_file_that_was_added_is_refused(tmp_path, name):
+    make(tmp_path / "one")
+    place = tmp_path / "one" / name
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to("nowhere") if name == "dead" else place.write_text("{}")
+    with pytest.raises(ArtifactError, match=f"{name} was added later; remove it"):
+        artifacts.load(tmp_path / "one", "dataset")
+
+
+@pytest.mark.parametrize("name", ["files/cats/2.txt", "files/dogs/1.txt", "files/dogs"])
+def test_a_file_or_an_empty_folder_that_was_added_to_a_tree_is_refused(tmp_path, name):
+    make(tmp_path / "one")
+    place = tmp_path / "one" / name
+    (place.parent if place.suffix else place).mkdir(exist_ok=True)
+    if place.suffix:
+        place.write_text("z")
+    with pytest.raises(ArtifactError, match=f"{name} was added later"):
+        artifacts.load(tmp_path / "one", "dataset", verify_trees=True)
+
+
+def test_the_files_that_systems_leave_in_folders_do_not_matter(tmp_path):
+    make(tmp_path / "one")
+    for name in (".DS_Store", "files/cats/Thumbs.db", "files/@eaDir/1.txt"):
+        (tmp_path / "one" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "one" / name).write_text("")
+    artifacts.load(tmp_path / "one", "dataset", verify_trees=True)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     make(tmp_path / "one")
     (tmp_path / "one" / "dataset.json").unlink()
@@ -107,6 +159,8 @@ def edited(folder, **fields):
     content = json.loads(file.read_text()) | fields
     names = ("kind", "schema_version", "step", "settings", "inputs", "files", "trees")
     content["digest"] = artifacts.digest_of({name: content[name] for name in names})
+    if content["record"]:
+        content["record"] = artifacts.record_of(artifacts.Manifest.model_validate(content))
     file.write_text(json.dumps(content))
 
 
@@ -134,6 +188,8 @@ def test_the_manifest_says_what_the_artifact_is_of(tmp_path, monkeypatch):
     assert manifest.digest == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     assert (manifest.image_digest, manifest.run) == ("sha256:image", "run-7")
     assert manifest.code_revision == artifacts.code_revision()
+    rest = {"digest", "code_revision", "image_digest", "run", "created_at"}
+    assert manifest.record == artifacts.digest_of(content | manifest.model_dump(include=rest))
     assert abs(datetime.now(UTC) - datetime.fromisoformat(manifest.created_at)) < timedelta(minutes=5)
     assert (tmp_path / "one" / artifacts.MANIFEST).read_text().startswith('{\n  "kind": "dataset",\n')
 
@@ -167,10 +223,10 @@ def test_an_artifact_of_another_schema_is_refused(tmp_path):
         artifacts.load(tmp_path / "one", "dataset")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "not json"])
+@pytest.mark.parametrize("text", ["", "{}", "not json", "\udcff"])
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, text):
     make(tmp_path / "one")
-    (tmp_path / "one" / artifacts.MANIFEST).write_text(text)
+    (tmp_path / "one" / artifacts.MANIFEST).write_bytes(os.fsencode(text))
     with pytest.raises(ArtifactError, match=r"manifest\.json is not a manifest \(.+\); run the step again"):
         artifacts.load(tmp_path / "one", "dataset")
 

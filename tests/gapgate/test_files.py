@@ -1,9 +1,11 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gapgate.errors import StorageError
-from gapgate.files import whole_file, whole_folder
+from gapgate.files import recover, whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -83,3 +85,52 @@ def test_a_full_disk_is_a_storage_error_that_names_the_file(tmp_path: Path) -> N
     with pytest.raises(StorageError, match=rf"{path}: the disk is full"):
         write_on_a_full_disk(path)
     assert names(tmp_path) == []
+
+
+def killed(path: Path, *, before: str) -> None:
+    """Replace the folder at `path` in a process that is killed at its n-th rename or its removal of the old folder."""
+    code = (
+        "import os, shutil, sys\n"
+        "from pathlib import Path\n"
+        "from gapgate.files import whole_folder\n"
+        "path, before = Path(sys.argv[1]), sys.argv[2]\n"
+        "calls = []\n"
+        "def stop(event, arguments):\n"
+        "    if event in ('os.rename', 'shutil.rmtree'):\n"
+        "        calls.append(event)\n"
+        "    if calls and f'{calls[-1]} {calls.count(calls[-1])}' == before:\n"
+        "        os._exit(9)\n"
+        "with whole_folder(path) as fresh:\n"
+        "    (fresh / 'new').touch()\n"
+        "    sys.addaudithook(stop)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path), before]).returncode == 9
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"), [("os.rename 1", ["old"]), ("os.rename 2", ["old"]), ("shutil.rmtree 1", ["new"])]
+)
+def test_a_process_that_is_killed_while_it_replaces_a_folder_leaves_the_old_or_the_new_one(
+    tmp_path: Path, before: str, kept: list[str]
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    killed(path, before=before)
+    recover(path)
+    assert names(path) == kept
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_or_a_link_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    for name in ("file", "link"):
+        with (
+            pytest.raises(StorageError, match="a file or a link is where a folder should be"),
+            whole_folder(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(names(tmp_path)) == ["elsewhere", "file", "link"]

@@ -1,6 +1,7 @@
 import pytest
 
-from gapgate.text import number, shortened
+from gapgate.errors import DataError
+from gapgate.text import number, printable, redacted, shortened
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,23 @@ def test_a_number_has_one_decimal_where_nothing_else_is_asked() -> None:
 def test_a_text_is_shortened_to_exactly_the_characters_it_may_have() -> None:
     assert shortened("12345", 5) == "12345"
     assert shortened("123456", 5) == "1234…"
+
+
+def test_a_name_is_one_line_that_cannot_steer_a_terminal() -> None:
+    assert printable("été 猫\n\x1b[31m\udce9") == "été 猫\\n\\x1b[31m\\udce9"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no https://git.example/a@b here", "no https://git.example/a@b here"),
+        ("to https://token@git.example: 401", "to https://***@git.example: 401"),
+        ("'HTTP://user:p@ss@git.example/a'", "'HTTP://***@git.example/a'"),
+        ("postgresql+psycopg://me:pass@db/m", "postgresql+psycopg://me:***@db/m"),
+        ("ssh://git@git.example/a", "ssh://git@git.example/a"),
+        ("https://a.b/c?x=1&access_token=abc&y=2", "https://a.b/c?x=1&access_token=***&y=2"),
+    ],
+)
+def test_the_secrets_of_urls_are_not_shown_and_never_in_an_error(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    assert str(DataError(text)) == shown

@@ -32,7 +32,7 @@ import gapgate
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE
-from gapgate.artifacts import MANIFEST, RUN_VARIABLE, SCHEMA_VERSION, read_json, write_json
+from gapgate.artifacts import MANIFEST, RUN_VARIABLE, SCHEMA_VERSION, Manifest, read_json, record_of, write_json
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
 
@@ -103,7 +103,8 @@ def keep(made: Path, target: Path) -> None:
     """Copy the artifacts without the time of their making and what is large."""
     shutil.copytree(made, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
     for manifest in target.glob(f"*/{MANIFEST}"):
-        write_json(manifest, read_json(manifest) | {"created_at": CREATED_AT})
+        dated = Manifest.model_validate(read_json(manifest) | {"created_at": CREATED_AT})
+        write_json(manifest, dated.model_copy(update={"record": record_of(dated)}).model_dump(mode="json"))
     archive = target / "bento" / "model.bento"
     (archive.parent / "model.bento.xz").write_bytes(lzma.compress(archive.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
     archive.unlink()

@@ -1,114 +1,25 @@
 """Against a real git and a real DVC repository."""
 
 import os
+import shutil
 import subprocess
-import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
-from PIL import Image
+from dvc.repo import Repo
 
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_hashes, dvc_workspace
 from gapgate.errors import DataError
-
-
-def dvc(*arguments, cwd):
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
-
-
-def git(*arguments, cwd):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    return subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
-
-
-@pytest.fixture
-def repository(tmp_path):
-    root = tmp_path / "repository"
-    root.mkdir()
-    git("init", "-q", cwd=root)
-    dvc("init", "-q", cwd=root)
-    return root
-
-
-@pytest.fixture
-def photos(tmp_path):
-    for name, value in (("cats", 10), ("dogs", 200)):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for number in range(3):
-            Image.new("L", (9, 9), value + number).save(folder / f"{number}.png")
-    return tmp_path / "photos"
-
-
-def test_the_hash_is_the_one_that_dvc_gives(repository, photos):
-    (photos / ".hidden").write_text("stays behind")
-    pin = dvc_data.add(str(photos), repository)
-    assert pin.hash == yaml.safe_load((repository / "data.dvc").read_text())["outs"][0]["md5"]
-    assert dvc_data.dvc_hash(repository / "data") == pin.hash
-    (photos / ".hidden").unlink()
-    assert dvc_data.dvc_hash(photos) == pin.hash
-    assert "Data and pipelines are up to date" in dvc("status", cwd=repository).stdout
-
-
-def test_an_unusable_source_leaves_the_data_as_it_was(repository, photos, tmp_path):
-    before = dvc_data.add(str(photos), repository)
-    (tmp_path / "empty").mkdir()
-    for source in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(DataError):
-            dvc_data.add(str(source), repository)
-    assert dvc_data.status(repository).hash == before.hash
-    names = {path.name for path in repository.iterdir()}
-    assert names == {".dvc", ".dvcignore", ".git", ".gitignore", "data", "data.dvc"}
-
-
-def test_a_changed_file_makes_the_workspace_dirty_and_restore_brings_it_back(repository, photos):
-    pin = dvc_data.add(str(photos), repository)
-    (repository / "data" / "cats" / "0.png").unlink()
-    assert dvc_data.status(repository).is_dirty
-    assert dvc_data.restore(repository) == pin
-    assert not dvc_data.status(repository).is_dirty
-
-
-def test_editing_the_source_does_not_touch_the_pinned_copy(repository, photos):
-    dvc_data.add(str(photos), repository)
-    with (photos / "cats" / "0.png").open("ab") as file:
-        file.write(b"more")
-    assert not dvc_data.status(repository).is_dirty
-
-
-@pytest.mark.parametrize("name", ["digits", "shapes"])
-def test_a_builtin_is_rebuilt_bit_for_bit_without_cache_or_remote(repository, name):
-    pin = dvc_data.add(name, repository)
-    for folder in (repository / "data", repository / ".dvc" / "cache"):
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
-    assert dvc_data.restore(repository).hash == pin.hash == dvc_data.dvc_hash(repository / "data")
-
-
-def test_restore_pulls_from_the_remote(repository, photos, tmp_path):
-    dvc("remote", "add", "-d", "store", str(tmp_path / "remote"), cwd=repository)
-    pin = dvc_data.add(str(photos), repository)
-    dvc("push", "-q", cwd=repository)
-    subprocess.run(["rm", "-rf", str(repository / "data"), str(repository / ".dvc" / "cache")], check=True)
-    dvc_data.restore(repository)
-    assert dvc_data.dvc_hash(repository / "data") == pin.hash
-
-
-def test_data_that_is_nowhere_is_one_line(repository, photos):
-    dvc_data.add(str(photos), repository)
-    subprocess.run(["rm", "-rf", str(repository / "data"), str(repository / ".dvc" / "cache")], check=True)
-    with pytest.raises(DataError) as caught:
-        dvc_data.restore(repository)
-    assert "\n" not in str(caught.value)
+from tests.components.platform.repositories import begin, draw, git, push, stored, swap
 
 
 def test_fetch_takes_exactly_the_revision(repository, photos, tmp_path):
-    first = dvc_data.add(str(photos), repository)
+    first = dvc_workspace.add(str(photos), repository)
     git("add", "-A", cwd=repository)
     git("commit", "-qm", "first", cwd=repository)
     (photos / "cats" / "0.png").unlink()
-    dvc_data.add(str(photos), repository)
+    dvc_workspace.add(str(photos), repository)
     git("commit", "-qam", "second", cwd=repository)
     target = tmp_path / "fetched"
     target.mkdir()
@@ -116,12 +27,12 @@ def test_fetch_takes_exactly_the_revision(repository, photos, tmp_path):
         ["git", "rev-parse", "HEAD~1"], cwd=repository, capture_output=True, text=True
     ).stdout.strip()
     assert dvc_data.fetch(str(repository), "HEAD~1", "data", target) == (first.hash, commit)
-    assert dvc_data.dvc_hash(target) == first.hash
+    assert dvc_hashes.dvc_hash(target) == first.hash
 
 
 @pytest.mark.parametrize(("revision", "path"), [("no-such-revision", "data"), ("HEAD", "elsewhere")])
 def test_a_revision_or_path_that_is_not_there_is_one_line(repository, photos, tmp_path, revision, path):
-    dvc_data.add(str(photos), repository)
+    dvc_workspace.add(str(photos), repository)
     git("add", "-A", cwd=repository)
     git("commit", "-qm", "first", cwd=repository)
     with pytest.raises(DataError) as caught:
@@ -130,7 +41,7 @@ def test_a_revision_or_path_that_is_not_there_is_one_line(repository, photos, tm
 
 
 def test_files_that_were_never_pushed_are_named_with_the_remedy(repository, photos, tmp_path):
-    dvc_data.add(str(photos), repository)
+    dvc_workspace.add(str(photos), repository)
     git("add", "-A", cwd=repository)
     git("commit", "-qm", "first", cwd=repository)
     git("clone", "-q", str(repository), str(tmp_path / "elsewhere"), cwd=tmp_path)
@@ -138,24 +49,68 @@ def test_files_that_were_never_pushed_are_named_with_the_remedy(repository, phot
         dvc_data.fetch(str(tmp_path / "elsewhere"), "HEAD", "data", tmp_path / "target")
 
 
-def test_a_folder_that_is_no_repository_is_one_line(tmp_path, photos):
-    with pytest.raises(DataError, match="git init"):
-        dvc_data.add(str(photos), tmp_path)
-
-
-def test_a_table_brings_the_images_that_it_names(repository, photos):
-    table = photos / "labels.csv"
-    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.glob("*/*.png"))]
-    table.write_text("\n".join(["path,label", *rows]) + "\n")
-    dvc_data.add(str(table), repository)
-    assert len(list((repository / "data").glob("*/*.png"))) == 6
-    assert (repository / "data" / "labels.csv").exists()
-
-
 def test_the_repository_pins_digits_as_it_is_built_here(tmp_path):
     pin = dvc_data.pin_of(Path(__file__).parents[3])
     dvc_data.stage("digits", tmp_path, link=False)
-    assert (pin.hash, pin.source) == (dvc_data.dvc_hash(tmp_path), "digits")
+    assert (pin.hash, pin.source) == (dvc_hashes.dvc_hash(tmp_path), "digits")
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory):
+    """A repository without a cache, and the remote to which its data were pushed."""
+    folder = tmp_path_factory.mktemp("pushed")
+    root = begin(folder / "repository")
+    dvc_workspace.add(str(draw(folder / "photos")), root)
+    push(root, folder / "remote")
+    shutil.rmtree(root / ".dvc" / "cache")
+    return root, folder / "remote"
+
+
+@contextmanager
+def swapped(place, content):
+    whole = place.read_bytes()
+    swap(place, content)
+    try:
+        yield
+    finally:
+        swap(place, whole)
+
+
+@pytest.mark.parametrize("path", ["data", "data/cats", "data/cats/0.png"])
+def test_an_object_that_was_swapped_in_the_remote_is_refused(pushed, photos, tmp_path, path):
+    root, remote = pushed
+    for name in ("whole", "target"):
+        (tmp_path / name).mkdir()
+    dvc_data.fetch(str(root), "HEAD", path, tmp_path / "whole")
+    place = stored(remote, (photos / "cats" / "0.png").read_bytes())
+    message = r"has not the content that is pinned for .*0\.png of data.*; `dvc push` it again"
+    with swapped(place, (photos / "dogs" / "0.png").read_bytes()), pytest.raises(DataError, match=message):
+        dvc_data.fetch(str(root), "HEAD", path, tmp_path / "target")
+
+
+def test_an_object_that_is_damaged_in_the_cache_is_taken_from_the_remote_instead(pushed, photos, tmp_path):
+    root, _ = pushed
+    whole = (photos / "cats" / "0.png").read_bytes()
+    with Repo(str(root)) as repo:
+        repo.fetch()
+    swap(stored(root / ".dvc" / "cache", whole), b"damaged")
+    dvc_data.fetch(str(root), "HEAD", "data", tmp_path / "target")
+    assert (tmp_path / "target" / "cats" / "0.png").read_bytes() == whole
+    shutil.rmtree(root / ".dvc" / "cache")
+
+
+@pytest.mark.parametrize("path", ["data", "data/cats"])
+def test_a_list_of_files_that_was_swapped_in_the_remote_is_refused(pushed, tmp_path, path):
+    root, remote = pushed
+    (listing,) = remote.rglob("*.dir")
+    for name in ("target", "mended"):
+        (tmp_path / name).mkdir()
+    with Repo(str(root)) as repo:
+        repo.drop_data_index()
+    other = listing.read_bytes().replace(b"cats/0.png", b"dogs/9.png")
+    with swapped(listing, other), pytest.raises(DataError, match="pinned for the list of the files of data"):
+        dvc_data.fetch(str(root), "HEAD", path, tmp_path / "target")
+    dvc_data.fetch(str(root), "HEAD", path, tmp_path / "mended")
 
 
 # Folders as they are found
@@ -188,7 +143,7 @@ def test_links_are_followed_and_loops_pipes_and_dead_ends_are_left_out(photos, t
         "dogs/here": "a link to dogs, in which it lies; remove it",
         "dogs/pipe.png": "a pipe or a device; remove it",
     }
-    assert dvc_data.dvc_hash(tmp_path / "staged") == dvc_data.hash_of_source(str(photos)) == whole
+    assert dvc_hashes.dvc_hash(tmp_path / "staged") == dvc_data.hash_of_source(str(photos)) == whole
 
 
 def test_a_pipe_is_no_source(tmp_path):

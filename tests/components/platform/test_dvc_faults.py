@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from components.platform import dvc_data
+from components.platform import dvc_data, dvc_workspace
 from gapgate.errors import DataError, RemoteAwayError
 
 # DVC leaves its HTTP sessions open.
@@ -226,4 +226,4 @@ def test_a_pull_that_is_refused_is_told_too(serve: Serve, repository: Path) -> N
     url = serve(partial(Refusing, 401, ""))
     (repository / ".dvc" / "config").write_text(f"[core]\n    remote = s\n['remote \"s\"']\n    url = {url}\n")
     with pytest.raises(DataError, match="it asks for a user and a password"):
-        dvc_data.restore(repository)
+        dvc_workspace.restore(repository)

@@ -135,3 +135,13 @@ def test_a_kept_file_is_a_copy_of_what_it_was_and_two_steps_may_keep_one_name(tm
     paths = [Path(event["path"]) for event in Reader(spool).read()]
     assert [path.read_text() for path in paths] == ["augment", "train"]
     assert all(path.is_relative_to(spool / KEPT) for path in paths)
+
+
+def test_the_password_of_a_database_is_not_written(tmp_path):
+    shown = []
+    spool = Spool(tmp_path, "train", show=shown.append)
+    spool.failed("postgresql://me:pass@db/m is away", 1, "mlflow.set_tracking_uri('postgresql://me:pass@db/m')")
+    (event,) = Reader(tmp_path).read()
+    assert event == shown[0]
+    assert event["message"] == "postgresql://me:***@db/m is away"
+    assert event["trace"] == "mlflow.set_tracking_uri('postgresql://me:***@db/m')"

@@ -58,14 +58,25 @@ def test_a_checkpoint_cut_anywhere_is_refused(tmp_path):
             checkpoint.load(tmp_path, "mine")
 
 
-def test_one_flipped_bit_in_a_tensor_is_refused(tmp_path):
+def test_one_flipped_bit_anywhere_is_refused_also_in_the_progress_and_the_shapes(tmp_path):
     checkpoint.save(tmp_path, "mine", TENSORS, PROGRESS)
     path = tmp_path / checkpoint.FILE
-    content = bytearray(path.read_bytes())
-    content[-10] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged"):
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(tmp_path, "mine")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_next_try_begins_anew(tmp_path):
+    checkpoint.save(tmp_path, "mine", TENSORS, {"epoch": 3})
+    path = tmp_path / checkpoint.FILE
+    damaged = path.read_bytes().replace(b"epoch", b"epach")
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"is damaged \(its sha256 differs\); it is now checkpoint\.damaged"):
         checkpoint.load(tmp_path, "mine")
+    assert checkpoint.load(tmp_path, "mine") is None
+    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == damaged
 
 
 def test_anothers_checkpoint_is_refused(tmp_path):

@@ -308,6 +308,7 @@ def test_the_file_of_the_repository_is_one(tmp_path):
         ({"steps": {"train": {"gpu": 1}}}, "steps.train.gpu is not a setting"),
         ({"user": {"run_as_user": 0}}, "user.run_as_user=0 is below the limit 1"),
         ({"tracking_uri": "mlflow.db"}, "tracking_uri=mlflow.db"),
+        ({"tracking_uri": "http://me:pass@mlflow"}, "tracking_uri: the URL holds a user or a password"),
     ],
 )
 def test_what_a_cluster_cannot_be_given_is_named(tmp_path, change, message):

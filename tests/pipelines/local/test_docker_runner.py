@@ -47,3 +47,12 @@ def test_only_steps_that_ask_somebody_have_a_network(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
     assert offline.network("register") == "bridge"
     assert offline.network("train") == "none"
+
+
+def test_ingest_gets_the_credentials_of_git_but_not_the_program_of_this_machine_that_asks_for_them(monkeypatch):
+    credentials = {"GIT_USERNAME", "GIT_PASSWORD"}
+    for name in (*credentials, "GIT_ASKPASS"):
+        monkeypatch.setenv(name, "x")
+    assert credentials <= set(steps().environment("ingest", ""))
+    assert "GIT_ASKPASS" not in steps().environment("ingest", "")
+    assert not credentials & set(steps().environment("train", ""))
