@@ -54,8 +54,8 @@ def training_pipeline(
         on_cluster: True for the graph with `resolve` and KFP's cache.
         is_cached: False to run every step of a cluster's graph.
     """
-    # kfp looks for the source of every frame on the stack at 70 places (kfp 2.17, `_ensure_container_spec_exists`): half
-    # a second below the command line, seconds below a test. A thread's own stack is short.
+    # kfp looks for the source of every frame on the stack at 70 places (kfp 2.17, `_ensure_container_spec_exists`):
+    # half a second below the command line, seconds below a test. A thread's own stack is short.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_built, _Graph(place, on_cluster, is_cached), config).result()
 

@@ -241,7 +241,8 @@ def draw(
         test.confidence[worst],
         splits.class_names,
     )
-    doubted = evaluation["suspects"]["images"][: suspects.SHOWN_IMAGES]
+    listed = evaluation["suspects"]["images"]
+    doubted = [one for one in listed if one["confidence"] > one["self_confidence"]][: suspects.SHOWN_IMAGES]
     figures.worst_errors(
         folder,
         splits.images[[one["row"] for one in doubted]] if doubted else splits.images[:0],

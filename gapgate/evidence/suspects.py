@@ -22,7 +22,10 @@ from gapgate.data.splits import Splits
 from gapgate.evidence.predictions import Predictions
 
 LISTED_IMAGES = 1000
-"""Largest number of suspects in `evaluation.json` and `suspects.csv`."""
+"""Largest number of images in `evaluation.json` and `suspects.csv`."""
+LEAST_LISTED = 100
+"""Number of images that are listed even where nearly all answers are right and sure. Confident learning then has few
+suspects or none: of MNIST's 15 test labels that people did not confirm, 2 (bench/RESULTS.md)."""
 SHOWN_IMAGES = 40
 """Largest number of suspects in the report's picture."""
 _LEAST_ADVANTAGE = 1.5
@@ -111,7 +114,8 @@ def rows_of(
     labels: NDArray[np.integer[Any]],
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """List the suspects as JSON-able rows: row, id, label, suggested, confidence, self_confidence; at most `limit`.
+    """List the most doubtful labels as JSON-able rows, at most `limit`: row, id, label, suggested, confidence,
+    self_confidence, is_suspect. They are the suspects, all whose answer is another class, and the first `LEAST_LISTED`.
 
     Args:
         found: result of `rank`.
@@ -120,7 +124,9 @@ def rows_of(
         labels: label of each ranked image, (n,).
         limit: largest number of rows; None: all.
     """
-    chosen = np.flatnonzero(found.is_suspect)[:limit]
+    is_listed = found.is_suspect | (found.confidence > found.self_confidence)
+    is_listed[:LEAST_LISTED] = True
+    chosen = np.flatnonzero(is_listed)[:limit]
     return [
         {
             "row": int(rows[found.order[at]]),
@@ -129,16 +135,17 @@ def rows_of(
             "suggested": int(found.suggested[at]),
             "confidence": round(float(found.confidence[at]), 6),
             "self_confidence": round(float(found.self_confidence[at]), 6),
+            "is_suspect": bool(found.is_suspect[at]),
         }
         for at in chosen
     ]
 
 
 def write_csv(path: Path, suspects: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> None:
-    """Write a line for each suspect, most doubtful first: rank, id, label, suggested, self_confidence."""
+    """Write a line for each listed image, most doubtful first; the columns are those of `rows_of`, with the rank."""
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
-        lines.writerow(["rank", "id", "label", "suggested", "self_confidence"])
+        lines.writerow(["rank", "id", "label", "suggested", "self_confidence", "is_suspect"])
         for place, one in enumerate(suspects, start=1):
             names = class_names[one["label"]], class_names[one["suggested"]]
-            lines.writerow([place, one["id"], *names, one["self_confidence"]])
+            lines.writerow([place, one["id"], *names, one["self_confidence"], str(one["is_suspect"]).lower()])

@@ -164,21 +164,21 @@ class TrainSettings(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for training; auto: the GPU if there is one."""
     amp: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 autocast; auto: on where the device has it in hardware (GPUs; CPUs with AMX or AVX-512 BF16, for networks
-    without grouped convolutions)."""
+    """bfloat16 autocast; auto: on where the device has it in hardware (GPUs; CPUs with AMX or AVX-512 BF16, but not for
+    grouped convolutions)."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """NHWC memory; auto: on, it is faster on both devices."""
     compile: bool = False
     """True: use torch.compile, which is slower for small networks on a CPU."""
     num_shards: Count = 2
-    """Parts of a batch that are computed side by side on a CPU, with at least 16 images each. Another number gives other
-    bits; with more than 2, more processors are of use."""
+    """Parts of a batch that are computed side by side on a CPU, with at least 16 images each. Another number gives
+    other bits; with more than 2, more processors are of use."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads, at most one for each shard; 0: as many as the CPU quota of this process. Their number changes the
     speed alone (with `compile`, the bits too)."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of weights, shuffling, augmentation and dropout. On a CPU with the same instruction set the same seed gives the
-    same bits."""
+    """Seed of weights, shuffling, augmentation and dropout. On CPUs with the same instruction set the same seed gives
+    the same bits."""
 
     @property
     def network(self) -> Literal["auto", "scratch", "pretrained"]:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def count_shards(num_shards: int, batch_size: int, device: torch.device) -> int:
-    """Choose the number of shards: `num_shards`, or fewer where each would get less than `MIN_SHARD_IMAGES`; 1 on a GPU.
+    """Choose the number of shards: `num_shards`, or fewer where one would get less than `MIN_SHARD_IMAGES`; 1 on a GPU.
 
     The processors of the machine have no say, since the sum of more or fewer gradients has other bits.
     """

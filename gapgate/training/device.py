@@ -39,7 +39,7 @@ def select(accelerator: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device, model: nn.Module) -> bool:
     """Return True if `model` shall be trained under bfloat16 autocast: auto is on where the device has it in hardware,
-    but not for depthwise and other grouped convolutions on a CPU, which took 1.6 times as long in it (bench/RESULTS.md).
+    but not for grouped convolutions on a CPU: depthwise ones took 1.6 times as long in it (bench/RESULTS.md).
 
     Raises:
         AcceleratorError: the setting is `on` and the device has no bfloat16 arithmetic. Training with emulated

@@ -71,4 +71,19 @@ def test_the_table_names_image_and_classes(tmp_path):
     suspects.write_csv(tmp_path / "suspects.csv", listed, ["cat", "dog"])
     with (tmp_path / "suspects.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert lines == [{"rank": "1", "id": "image 7", "label": "cat", "suggested": "dog", "self_confidence": "0.2"}]
+    columns = ("rank", "id", "label", "suggested", "self_confidence", "is_suspect")
+    expected = [
+        ("1", "image 7", "cat", "dog", "0.2", "true"),
+        ("2", "image 6", "dog", "cat", "0.7", "false"),
+        ("3", "image 5", "cat", "dog", "0.9", "false"),
+    ]
+    assert [tuple(line[column] for column in columns) for line in lines] == expected
+
+
+def test_beyond_the_first_hundred_only_labels_that_an_answer_contradicts_are_listed():
+    rng = np.random.default_rng(0)
+    labels, probabilities = answers(rng, 400, 2, (0.7, 1.0))
+    found = suspects.rank(1 - labels, probabilities)
+    assert len(suspects.rows_of(found, np.arange(400), ["x"] * 400, 1 - labels, 1000)) == 400
+    found = suspects.rank(labels, probabilities)
+    assert len(suspects.rows_of(found, np.arange(400), ["x"] * 400, labels, 1000)) == suspects.LEAST_LISTED
