@@ -113,6 +113,13 @@ def test_the_page_for_a_model_that_did_not_pass_is_short() -> None:
     assert len((ROOT / "docs/your-model-did-not-pass.md").read_text().split()) <= 400
 
 
+def test_every_promise_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text())
+    assert len(named) >= 15
+    for file, function in named:
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(), function
+
+
 def test_every_page_in_docs_is_reached_from_the_readme() -> None:
     seen, ahead = set[Path](), [ROOT / "README.md"]
     while ahead:
