@@ -125,7 +125,7 @@ def _execute(
             ended = AtOnce() if isinstance(error, SystemExit) else tries
             _send_rest(context, "KILLED" if isinstance(error, SystemExit) else "FAILED", spool, ended)
             raise
-        _send_rest(context, _outcome(name, artifact), spool, tries, must_arrive=is_in_pipeline)
+        _send_rest(context, _outcome(name, artifact, context), spool, tries, must_arrive=is_in_pipeline)
     return artifact
 
 
@@ -204,14 +204,14 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     return next((RunContext(run) for run in runs if run), None)
 
 
-def _outcome(name: str, artifact: Artifact) -> Status:
+def _outcome(name: str, artifact: Artifact, context: RunContext) -> Status:
     """Status of the MLflow run after this step."""
     if name == "register":
         # No further step follows a model that did not pass: `package` is behind the gate.
         if artifact.read_json("receipt.json")["verdict"] != "pass":
             return "FAILED"
         # On a cluster none follows a known model either; elsewhere `package` ends the run once more.
-        return "FINISHED" if artifact.read_json("registration.json").get("known_from") else "RUNNING"
+        return "FINISHED" if context.decision.get("known_from") else "RUNNING"
     return "FINISHED" if name == "package" else "RUNNING"
 
 

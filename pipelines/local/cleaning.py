@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.platform.mlflow_registry import CHAMPION, Registry
 from components.platform.run_context import RunContext
-from components.platform.workspace import features_dir, runs_dir, trials_dir
+from components.platform.workspace import bentos_dir, features_dir, runs_dir, trials_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class OldRun:
 
 def old_runs(keep: int) -> list[OldRun]:
     """Runs with artifacts, oldest first, except the newest `keep`, those at work and those of any champion. The
-    artifacts of trials and the features of pretrained networks come last, an entry each, unless some run is at work.
+    artifacts of trials, the features of pretrained networks and fetched Bentos come last, an entry each, unless some
+    run is at work.
 
     Raises:
         TrackingError: the registry does not answer, so the champions are not known.
@@ -33,7 +34,7 @@ def old_runs(keep: int) -> list[OldRun]:
     old = [name for name in names[keep:] if name not in champions and not RunContext(name).is_alive()]
     folders = [(name, runs_dir() / name / "artifacts") for name in reversed(old)]
     # A trial at work reads artifacts that another trial made; which ones is not recorded.
-    shared = [folder for folder in (trials_dir(), features_dir()) if folder.exists()]
+    shared = [folder for folder in (trials_dir(), features_dir(), bentos_dir()) if folder.exists()]
     if shared and not any(RunContext(folder.name).is_alive() for folder in runs_dir().glob("*")):
         folders += [(folder.name, folder) for folder in shared]
     return [OldRun(name, folder, size_of(folder)) for name, folder in folders]
