@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DEFAULT_MODEL, ModelName
+from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
 from gapgate.errors import ArtifactError, RegistryError, ServeError
 
 
@@ -93,6 +93,7 @@ def models(name: ModelName = "") -> None:
     """List registered versions with aliases and verdicts."""
     from components.platform.mlflow_registry import Registry
 
+    close_killed_runs()
     registry = Registry()
     table = Table(
         "model", "version", "alias", "verdict", "test accuracy", "gap, points", "run", box=None, header_style="bold"

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from components.catalog import STEPS
 from components.facts import Facts
-from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
+from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
 from components.tries import AtOnce, Patient
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import parse
@@ -70,6 +71,8 @@ def execute_in_pipeline(
     """`execute` for a KFP component. In a pod a passing fault is tried again for some minutes, and an error ends the
     process with its exit code; the step's log has its message, so no traceback follows."""
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
+        if (context := RunContext.current()) and (parent := os.environ.get(PARENT_VARIABLE)):
+            end_with(int(parent), context.remove_scratch)
         return execute(name, settings, inputs, output, experiment, tensorboard)
     try:
         tries = Patient.from_environment()

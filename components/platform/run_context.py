@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,9 @@ DRAINED_VARIABLE = "GAPGATE_SPOOL_IS_READ"
 """Environment variable that a parent process sets when it sends the spool itself while the step works."""
 
 _DECISION = "promotion.json"
+_SCRATCH_PREFIX = "gapgate-run-"
+PARENT_VARIABLE = "GAPGATE_PARENT"
+"""Environment variable with the number of the process that runs the pipeline; its steps end with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,24 @@ class RunContext:
     def spool(self) -> Path:
         """Folder that the run's steps report to."""
         return self.folder / "spool"
+
+    def make_scratch(self) -> str:
+        """Make a folder for the temporary files of this run and its steps; the run's folder has a link to it."""
+        # Not in the run's folder: the address of a socket in it may have 107 characters.
+        made = tempfile.mkdtemp(prefix=_SCRATCH_PREFIX)
+        self._scratch.symlink_to(made)
+        return made
+
+    def remove_scratch(self) -> None:
+        """Remove that folder, where there is one."""
+        with suppress(OSError):
+            if (place := self._scratch.readlink()).name.startswith(_SCRATCH_PREFIX):
+                shutil.rmtree(place, ignore_errors=True)
+            self._scratch.unlink()
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder / "tmp"
 
     @property
     def decision(self) -> dict[str, Any]:
