@@ -68,7 +68,7 @@ class Held:
             if not before:
                 return
             self._remove_abandoned(before, seen)
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S * len(before))  # who is far behind asks the server less often
 
     def check(self) -> None:
         """Make sure before a change that no other process can hold the lock, even if the change takes as long as a
