@@ -51,10 +51,11 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
         registry.keep(version, folder / "receipt.json", {RECEIPT_TAG: receipt.digest})
     decision = _decided(registry, version, context)
     context.record_decision(decision)
+    alias = decision.get("alias", "")
     return Facts(
-        summary=f"{version}, {decision['alias'] or 'no alias'}: {decision['reason']}",
+        summary=f"{version}, {alias or 'no alias'}: {decision['reason']}" if decision else str(version),
         details=[f"receipt {receipt.digest}"],
-        tags={"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest},
+        tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
         files={"receipt.json": "receipt"},
     )
 
@@ -83,13 +84,13 @@ def _kept(registry: Registry, version: Version) -> Receipt | None:
 
 
 def _decided(registry: Registry, version: Version, context: RunContext) -> dict[str, Any]:
-    """What is known about the alias now; whether it gets one is decided when it is packaged."""
+    """What is known about the alias; empty for one that passed and is decided on when it is packaged."""
     run = version.tags["gapgate.run"]
     if version.verdict != "pass" and run == context.name:
         return {"alias": "", "reason": f"gate: {version.verdict}"}
     if version.verdict != "pass" or (version.package and promotion.DECISION_TAG in version.tags):
         return promotion.present(registry.find(version.name, version.version), run)
-    return {"alias": "", "reason": "it is packaged first"}
+    return {}
 
 
 def _receipt(version: Version, inputs: Mapping[str, Artifact], verdict: str) -> Receipt:

@@ -97,7 +97,8 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
     registration = (
         artifacts.read_json(outputs["registration"] / "registration.json") if "registration" in outputs else {}
     )
-    if registration and (decision := result.context.decision):
+    if registration:
+        decision = result.context.decision or {"alias": "", "reason": "it is not packaged yet"}
         alias = f"[bold]{decision['alias']}[/]" if decision["alias"] else "no alias"
         version = f"{registration['name']} version {registration['version']}"
         yield "model", f"{version}, {alias}: {escape(decision['reason'])}"

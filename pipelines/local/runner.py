@@ -80,9 +80,14 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
     # `_followed` sends for all steps, which then end without waiting for the server.
     os.environ[DRAINED_VARIABLE] = "1"
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        return _worked(settings, context, display, runner)
+
+
+def _worked(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     result = RunResult(context)
     try:
-        with context.alive(), display.live(context.name), _followed(context, display, result), _scratch(context):
+        with display.live(context.name), _followed(context, display, result), _scratch(context):
             crash = _execute(settings, context, runner)
     except KeyboardInterrupt:
         with contextlib.suppress(GapgateError):

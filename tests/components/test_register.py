@@ -80,7 +80,7 @@ def test_a_version_that_passed_has_no_alias_before_it_is_packaged(
     """A champion without a package could be served by nobody."""
     assert number(register(make("r1"))) == "1"
     assert aliases(registry) == {"1": ()}
-    assert RunContext("r1").decision == {"alias": "", "reason": "it is packaged first"}
+    assert RunContext("r1").decision == {}
     assert run_of("r1").info.status == "RUNNING"
 
 

@@ -124,7 +124,7 @@ def ended(workspace, name):
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_a_step_ends_with_its_run_and_the_run_is_closed_as_killed(workspace, how, tmp_path):
-    """SIGTERM reaches a process that was started with SIGINT ignored, as by `nohup` or `&`, and none of its children."""
+    """SIGTERM to a process that was started with SIGINT ignored, as by `nohup` or `&`, and to none of its children."""
     place = tmp_path / "temporary"
     place.mkdir()
     arguments = ("run", "digits", *QUICK, "--set", "train.epochs=5000")
