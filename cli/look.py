@@ -170,7 +170,7 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
         RegistryError: there is no champion, and `must` is True.
         ArtifactError, GateError: as `serving.predictor.Predictor.load`.
     """
-    from serving.archive import unpack_model
+    from gapgate.evidence.archive import unpack_model
     from serving.predictor import Predictor
 
     try:

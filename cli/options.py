@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gapgate.errors import TrackingError
 from gapgate.settings.sections import Settings, load
 
 Params = Annotated[
@@ -122,6 +123,14 @@ def status(text: str) -> Iterator[None]:
         return
     with console.status(escape(text)):
         yield
+
+
+def close_killed_runs() -> None:
+    """Close the MLflow runs of this workspace whose process was killed; a server that is away is asked another time."""
+    from pipelines.local.resume import close_killed
+
+    with suppress(TrackingError):
+        close_killed()
 
 
 def find_champion(name: str) -> Path:

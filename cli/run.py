@@ -17,6 +17,7 @@ from cli.options import (
     Params,
     PathColumn,
     Source,
+    close_killed_runs,
     name_settings,
     settings_here,
     with_columns,
@@ -43,6 +44,7 @@ def run(
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline
 
+    close_killed_runs()
     console = Console(file=sys.stdout)  # bound now: while KFP runs, sys.stdout is the log file
     name_settings(console, params)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DEFAULT_MODEL, ModelName
+from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
 from gapgate.errors import ArtifactError, RegistryError, ServeError
 
 
@@ -91,6 +93,7 @@ def models(name: ModelName = "") -> None:
     """List registered versions with aliases and verdicts."""
     from components.platform.mlflow_registry import Registry
 
+    close_killed_runs()
     registry = Registry()
     table = Table(
         "model", "version", "alias", "verdict", "test accuracy", "gap, points", "run", box=None, header_style="bold"
@@ -117,20 +120,21 @@ def models(name: ModelName = "") -> None:
 def promote(
     version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = DEFAULT_MODEL
 ) -> None:
-    """Make a version the champion; its certificate must have passed."""
-    from components.platform.mlflow_registry import Registry, promotion_lock
+    """Make a version the champion; the certificate in its package must have passed."""
+    from components.platform.mlflow_registry import Registry
 
     registry = Registry()
-    with promotion_lock(name):
-        previous = registry.promote(registry.find(name, version))
+    with tempfile.TemporaryDirectory(prefix="gapgate-promote-") as folder:
+        passed = registry.package(registry.find(name, version), Path(folder))
+        with registry.exclusive(name) as held:
+            previous = registry.promote(passed, held)
     before = f" (before: version {previous})" if previous not in (None, version) else ""
     Console().print(f"champion of {escape(name)} is version {version}{before}")
 
 
 def rollback(name: ModelName = DEFAULT_MODEL) -> None:
     """Make the previous champion the champion again."""
-    from components.platform.mlflow_registry import Registry, promotion_lock
+    from components.platform.mlflow_registry import Registry
 
-    with promotion_lock(name):
-        was, now = Registry().rollback(name)
+    was, now = Registry().rollback(name)
     Console().print(f"champion of {escape(name)} is version {now.version} again (was {was.version})")

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from cli.options import Port
-from gapgate.errors import RegistryError
+from cli.options import Port, close_killed_runs
+from gapgate.errors import RegistryError, TrackingError
 from gapgate.text import redacted
 
 
@@ -26,6 +26,7 @@ def ui(port: Port = 5000) -> None:
         return
     if not local_store().exists():
         raise RegistryError("there are no runs yet; `gapgate run` makes one")
+    close_killed_runs()
     Console().print(f"MLflow at http://127.0.0.1:{port}  (Ctrl-C stops it)")
     command = [sys.executable, *mlflow_server.command(port)]
     raise typer.Exit(subprocess.run(command, env=mlflow_server.environment()).returncode)
@@ -38,6 +39,7 @@ def clean(
     """Free the disk of old runs' artifacts; logs, receipts, MLflow and every champion stay."""
     from pipelines.local import cleaning
 
+    close_killed_runs()
     console = Console()
     runs = cleaning.old_runs(keep)
     if not runs:
@@ -56,12 +58,16 @@ def clean(
 
 
 def sync() -> None:
-    """Send what the tracking server missed while it was away, and register models that could not be registered."""
-    from pipelines.local.resume import pending_runs, settle
+    """Send what the tracking server missed while it was away, register models that could not be registered, and close
+    runs that were killed. Exit code 4: something waits still."""
+    from pipelines.local.resume import settle_all
 
     console = Console()
-    runs = pending_runs()
-    for context in runs:
-        console.print(f"{context.name}: {settle(context)}", soft_wrap=True)
+    runs = []
+    for run in settle_all():
+        runs.append(run)
+        console.print(f"{run.name}: {run.said}", soft_wrap=True, markup=False, highlight=False)
     if not runs:
         console.print("nothing is waiting")
+    if not all(run.is_done for run in runs):
+        raise typer.Exit(TrackingError.exit_code)

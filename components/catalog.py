@@ -53,8 +53,15 @@ STEPS = {
             ("splits", "policy", "model", "evaluation", "certificate"),
             "registration",
         ),
-        # Splits, for the training images in the index of similar images.
-        Step("package", "package", PackageSettings, ("splits", "model", "certificate", "registration"), "bento"),
+        Step(
+            "package",
+            "package",
+            PackageSettings,
+            # Splits, for the training images in the index of similar images; splits and evaluation, to compare the
+            # model with the champion.
+            ("splits", "model", "evaluation", "certificate", "registration"),
+            "bento",
+        ),
     )
 }
 """Name → step, in the order in which the steps run."""

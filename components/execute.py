@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from components.catalog import STEPS
 from components.facts import Facts
 from components.platform import credentials
-from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
+from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.spool import Spool
 from components.platform.step_log import StepLog
 from components.tries import AtOnce, Patient
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError
 from gapgate.settings.base import Section
 from gapgate.settings.sections import DataSettings, parse
@@ -71,6 +72,8 @@ def execute_in_pipeline(
     """`execute` for a KFP component. In a pod a passing fault is tried again for some minutes, and an error ends the
     process with its exit code; the step's log has its message, so no traceback follows."""
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
+        if (context := RunContext.current()) and (parent := os.environ.get(PARENT_VARIABLE)):
+            end_with(int(parent), context.remove_scratch)
         return execute(name, settings, inputs, output, experiment, tensorboard)
     try:
         tries = Patient.from_environment()
@@ -125,7 +128,7 @@ def _execute(
             ended = AtOnce() if isinstance(error, SystemExit) else tries
             _send_rest(context, "KILLED" if isinstance(error, SystemExit) else "FAILED", spool, ended)
             raise
-        _send_rest(context, _outcome(name, artifact), spool, tries, must_arrive=is_in_pipeline)
+        _send_rest(context, _outcome(name, artifact, context), spool, tries, must_arrive=is_in_pipeline)
     return artifact
 
 
@@ -211,14 +214,14 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
     return next((RunContext(run) for run in runs if run), None)
 
 
-def _outcome(name: str, artifact: Artifact) -> Status:
+def _outcome(name: str, artifact: Artifact, context: RunContext) -> Status:
     """Status of the MLflow run after this step."""
     if name == "register":
         # No further step follows a model that did not pass: `package` is behind the gate.
         if artifact.read_json("receipt.json")["verdict"] != "pass":
             return "FAILED"
         # On a cluster none follows a known model either; elsewhere `package` ends the run once more.
-        return "FINISHED" if artifact.read_json("registration.json").get("known_from") else "RUNNING"
+        return "FINISHED" if context.decision.get("known_from") else "RUNNING"
     return "FINISHED" if name == "package" else "RUNNING"
 
 

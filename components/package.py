@@ -1,4 +1,5 @@
-"""package: Splits, Model, Certificate and Registration → a Bento that serves the model, without torch."""
+"""package: Splits, Model, Evaluation, Certificate and Registration → a Bento that serves the model, without torch; and
+the alias of its version."""
 
 from __future__ import annotations
 
@@ -9,16 +10,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import gapgate
+from components import promotion
 from components.facts import Facts
+from components.platform.mlflow_registry import Registry, Version
+from components.platform.run_context import RunContext
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
-from gapgate.errors import ArtifactError, GateError, StorageError
+from gapgate.errors import ArtifactError, GateError, RegistryError, StorageError
 from gapgate.evidence.golden import write_golden
+from gapgate.evidence.package import Passed
 from gapgate.evidence.seal import seal
 from gapgate.onnx.classifier import Classifier
 from gapgate.onnx.embedding_index_build import build_index
@@ -36,16 +43,44 @@ _FILES = {
 
 
 def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
-    """Build a Bento of `inputs["model"]`, with the evidence for it and the index of training images inside.
-
-    Writes `model.bento`, which `bentoml import` reads, and `package.json`. Equal inputs give equal bytes. The archive
-    goes to the tracker too, where servers that follow the registry find it.
+    """Build a Bento of `inputs["model"]`, give it to its version in the registry, verify what the registry then has,
+    and promote the version if it is the first or not worse than the champion.
 
     Raises:
         GateError: the certificate's verdict is not pass.
-        ArtifactError: the inputs are not of one chain, such as a registration of another model; or BentoML cannot
-            build the Bento.
+        ArtifactError: the inputs are not of one chain, such as a registration of another model; BentoML cannot build
+            the Bento; or the package of this version or the champion's is damaged in the artifact store.
+        RegistryError: the version is not in the registry, or the champion's package is not in the artifact store.
         StorageError: the disk is full.
+        TrackingError: the registry does not answer; the step can be run again later.
+    """
+    facts = build(settings, inputs, folder)
+    registry = Registry()
+    version = registry.find(facts["model"]["name"], facts["model"]["version"])
+    # Beside the artifact, as in `build`.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
+        passed = _published(registry, version, folder / ARCHIVE, facts["package"], Path(scratch))
+        decision = promotion.decide(registry, passed, version, inputs)
+    if context := RunContext.current():
+        if earlier := context.decision.get("known_from"):
+            decision = promotion.present(version, earlier)
+        context.record_decision(decision)
+    alias = decision["alias"]
+    return Facts(
+        summary=f"{facts['tag']}, {facts['size_bytes'] / 2**20:.1f} MB, {alias or 'no alias'}: {decision['reason']}",
+        tags={"bento.tag": facts["tag"], "package.digest": facts["package"], "model.alias": alias},
+        files={"package.json": "package"},
+    )
+
+
+def build(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Build a Bento of `inputs["model"]`, with the evidence for it and the index of training images inside; returns the
+    facts in `package.json`.
+
+    Writes `model.bento`, which `bentoml import` reads, and `package.json`. Equal inputs give equal bytes.
+
+    Raises:
+        GateError, ArtifactError, StorageError: as in `run`.
     """
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
     if verdict != "pass":
@@ -56,20 +91,25 @@ def run(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path,
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         digest = write(settings, inputs, Path(scratch, "model"))
         _build(Path(scratch), tag, folder / ARCHIVE)
-    size_bytes = (folder / ARCHIVE).stat().st_size
     facts = {
         "tag": tag,
-        "size_bytes": size_bytes,
+        "size_bytes": (folder / ARCHIVE).stat().st_size,
         "model": {"name": registration["name"], "version": registration["version"]},
         "receipt": registration["receipt"],
         "package": digest,
     }
     artifacts.write_json(folder / "package.json", facts)
-    return Facts(
-        summary=f"{tag}, {size_bytes / 2**20:.1f} MB",
-        tags={"bento.tag": tag, "package.digest": digest},
-        files={"package.json": "package", ARCHIVE: "package"},
-    )
+    return facts
+
+
+def _published(registry: Registry, version: Version, archive: Path, digest: str, scratch: Path) -> Passed:
+    """The package of a version as the registry has it, verified; without a whole one it gets `archive`."""
+    if version.package:
+        # Of an earlier try or run. Servers may have it: another one of the same model would make them load it anew.
+        with suppress(ArtifactError, RegistryError):
+            return registry.package(version, scratch)
+    registry.publish(version, archive, digest)
+    return registry.package(registry.find(version.name, version.version), scratch)
 
 
 def write(settings: PackageSettings, inputs: Mapping[str, Artifact], folder: Path) -> str:

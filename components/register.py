@@ -1,40 +1,34 @@
-"""register: Model and Certificate → a version in the MLflow registry, its aliases, and the receipt."""
+"""register: Model and Certificate → a version in the MLflow registry, and the receipt."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components import promotion
 from components.facts import Facts
-from components.platform import mlflow_registry as registries
 from components.platform import mlflow_runs
-from components.platform.mlflow_registry import Registry, Version
+from components.platform.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.run_context import RunContext
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
-from gapgate.data.splits import Splits
-from gapgate.evidence.compare import compare, compare_answers
 from gapgate.evidence.receipt import Receipt, verify
-from gapgate.onnx.classifier import Classifier
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
-_RECEIPT, _PACKAGE = "receipt/receipt.json", "package/model.bento"
-"""Artifacts of an MLflow run that register and package upload."""
+_CODE_TAG = "gapgate.code_revision"
 
 
 def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
-    """Register `inputs["model"]`. Every model becomes a version; a passed certificate makes it challenger, and champion
-    when it is the first or not worse than the champion on the same test images. A model that an earlier run has
-    registered with the same certificate keeps its version, with its aliases and its receipt as they are.
+    """Register `inputs["model"]`. Every model becomes a version, without an alias: `package` promotes. A model that an
+    earlier try or run has registered with the same certificate keeps its version and its receipt.
 
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
         ArtifactError: the inputs are not of one chain, such as an evaluation of another model.
-        RegistryError: the files of the champion are not in the artifact store, so nothing can be compared with it.
+        RegistryError: the receipt of an earlier run is not in the artifact store.
     """
     lineage = artifacts.lineage(inputs)
     context = RunContext.current() or RunContext.new()
@@ -42,112 +36,64 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     tracker.tags({"code.revision": code_revision()})
     # The MLflow run may not exist yet: it is made on the first contact with the server.
     run_id = mlflow_runs.send(context)
-    registry, name = Registry(), settings.model_name
-    # Of this run: an earlier try of this step may have registered the model and failed after that.
-    begun = registry.of_run(name, run_id, inputs["model"].digest)
-    if begun is None and (known := _known(registry, name, inputs, verdict)):
-        version, receipt, decision = known
-    else:
-        version = begun or _register(registry, name, context, run_id, inputs, verdict)
-        decision = (
-            _promote(registry, version, inputs) if verdict == "pass" else {"alias": "", "reason": f"gate: {verdict}"}
-        )
-        receipt = _receipt(version, context, run_id, inputs, verdict)
-        registry.tag(version, {"gapgate.receipt": receipt.digest})
+    registry = Registry()
+    version = _version(registry, settings.model_name, context, run_id, inputs, verdict)
+    receipt = _kept(registry, version) or _receipt(version, inputs, verdict)
     content = receipt.model_dump(mode="json")
-    registration = {"name": version.name, "version": version.version, "receipt": receipt.digest, **decision}
+    registration = {"name": version.name, "version": version.version, "receipt": receipt.digest}
     artifacts.write_json(folder / "registration.json", registration)
     artifacts.write_json(folder / "receipt.json", content)
     artifacts.write_json(folder / artifacts.LINEAGE, lineage)
     receipts_dir().mkdir(parents=True, exist_ok=True)
     # Also outside the run: `gapgate receipt` finds it after `gapgate clean` has removed the artifacts.
     artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
+    if not version.receipt:
+        registry.keep(version, folder / "receipt.json", {RECEIPT_TAG: receipt.digest})
+    decision = _decided(registry, version, context)
+    context.record_decision(decision)
+    alias = decision.get("alias", "")
     return Facts(
-        summary=f"{version.name} version {version.version}, {decision['alias'] or 'no alias'}: {decision['reason']}",
+        summary=f"{version}, {alias or 'no alias'}: {decision['reason']}" if decision else str(version),
         details=[f"receipt {receipt.digest}"],
-        tags={"model.version": version.version, "model.alias": decision["alias"], "receipt": receipt.digest},
+        tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
         files={"receipt.json": "receipt"},
     )
 
 
-def _known(
-    registry: Registry, name: str, inputs: Mapping[str, Artifact], verdict: str
-) -> tuple[Version, Receipt, dict[str, Any]] | None:
-    """The version of the same model and certificate that an earlier run has completed, with its receipt and its present
-    alias. Servers take the package from the run of the version, so one whose run ended before that does not count."""
-    tags = {"gapgate.model": inputs["model"].digest, "gapgate.certificate": inputs["certificate"].digest}
-    version = registry.completed(name, tags, [_RECEIPT, *([_PACKAGE] if verdict == "pass" else [])])
-    if version is None:
-        return None
-    receipt = verify(registry.read(version, _RECEIPT), version.tags.get("gapgate.receipt", ""))
-    # Nothing is compared again: a rollback or a promotion by hand since then holds.
-    alias = next((each for each in (registries.CHAMPION, registries.CHALLENGER) if each in version.aliases), "")
-    reason = f"run {receipt.run} registered the same model with the verdict {verdict}"
-    return version, receipt, {"alias": alias, "reason": reason, "known_from": receipt.run}
-
-
-def _register(
+def _version(
     registry: Registry, name: str, context: RunContext, run_id: str, inputs: Mapping[str, Artifact], verdict: str
 ) -> Version:
-    model = inputs["model"]
+    """The version of this model with this certificate, which is made unless there is one, of whichever run."""
+    identity = {"gapgate.model": inputs["model"].digest, "gapgate.certificate": inputs["certificate"].digest}
+    if found := registry.made_of(name, identity):
+        return found
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
-    tags = {"gapgate.model": model.digest, "gapgate.verdict": verdict, "gapgate.run": context.name}
-    tags |= {"gapgate.certificate": inputs["certificate"].digest, "gapgate.classes": _classes(model)}
+    tags = identity | {"gapgate.verdict": verdict, "gapgate.run": context.name, _CODE_TAG: code_revision()}
+    tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
-    model_id = mlflow_runs.log_model(context, model.path / "model.onnx")
-    return registry.register(name, model_id, run_id, tags)
+    model_id = mlflow_runs.log_model(context, inputs["model"].path / "model.onnx")
+    registry.name(name)
+    with registry.exclusive(name):
+        # Again: another process may register the same model at the same moment.
+        return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags)
 
 
-def _promote(registry: Registry, version: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Set the aliases of a version that passed, and return the decision with its reason."""
-    # One lock from the comparison to the change: of two runs that end at once, the second meets the new champion.
-    with registries.promotion_lock(version.name):
-        champion = registry.champion(version.name)
-        if champion is None:
-            registry.promote(version, ends_challenge=True)
-            return {"alias": registries.CHAMPION, "reason": "the first version that passed"}
-        # A retried step; comparing the model with itself would say nothing.
-        if champion.version == version.version:
-            return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
-        comparison = _compare(registry, champion, inputs)
-        if comparison["not_worse"]:
-            registry.promote(version, ends_challenge=True)
-        else:
-            registry.challenge(version)
-        alias = registries.CHAMPION if comparison["not_worse"] else registries.CHALLENGER
-    return {
-        "alias": alias,
-        "reason": f"against version {champion.version}: {comparison['reason']}",
-        "comparison": comparison,
-    }
+def _kept(registry: Registry, version: Version) -> Receipt | None:
+    """The receipt of a version whose registration was completed."""
+    return verify(registry.receipt(version), version.receipt) if version.receipt else None
 
 
-def _compare(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Compare both ONNX files on this run's test images, or after a cross-validation the answers to held-out images; a
-    champion of other classes cannot be compared."""
-    if champion.tags.get("gapgate.classes") != _classes(inputs["model"]):
-        return {"not_worse": False, "reason": "it knows other classes; `gapgate promote` if the new ones are meant"}
-    splits = Splits.open(inputs["splits"].path)
-    rows = splits.rows("test")
-    with tempfile.TemporaryDirectory() as folder:
-        if splits.num_folds:
-            answers = inputs["evaluation"].path / "predictions.parquet"
-            result = compare_answers(registry.answers_file(champion, Path(folder)), answers)
-            return {"champion_version": champion.version, **result.model_dump(mode="json")}
-        serving = Classifier.load(registry.model_file(champion, Path(folder)))
-        challenger = Classifier.load(inputs["model"].path / "model.onnx")
-        result = compare(serving, challenger, splits.images[rows], splits.labels[rows])
-    return {"champion_version": champion.version, **result.model_dump(mode="json")}
+def _decided(registry: Registry, version: Version, context: RunContext) -> dict[str, Any]:
+    """What is known about the alias; empty for one that passed and is decided on when it is packaged."""
+    run = version.tags["gapgate.run"]
+    if version.verdict != "pass" and run == context.name:
+        return {"alias": "", "reason": f"gate: {version.verdict}"}
+    if version.verdict != "pass" or (version.package and promotion.DECISION_TAG in version.tags):
+        return promotion.present(registry.find(version.name, version.version), run)
+    return {}
 
 
-def _classes(model: Artifact) -> str:
-    """A digest of the class names in their order."""
-    return artifacts.digest_of(model.read_json("architecture.json")["class_names"])
-
-
-def _receipt(
-    version: Version, context: RunContext, run_id: str, inputs: Mapping[str, Artifact], verdict: str
-) -> Receipt:
+def _receipt(version: Version, inputs: Mapping[str, Artifact], verdict: str) -> Receipt:
     splits, model, evaluation = inputs["splits"], inputs["model"], inputs["evaluation"]
     digests = {kind: artifact.digest for kind, artifact in inputs.items()}
     # `register` does not read the dataset, the first link of the chain; the manifest of the splits has its digest.
@@ -155,10 +101,11 @@ def _receipt(
     return Receipt(
         model_name=version.name,
         model_version=version.version,
-        run=context.name,
-        tracking_run=run_id,
+        # Those of the version: an earlier run may have made it and ended before the receipt.
+        run=version.tags["gapgate.run"],
+        tracking_run=version.run_id,
         data=splits.read_json("dataset.json"),
-        code_revision=code_revision(),
+        code_revision=version.tags.get(_CODE_TAG, code_revision()),
         image_digest=model.manifest.image_digest,
         verdict=verdict,
         figures=evaluation.read_json("metrics.json"),

@@ -46,7 +46,7 @@ _WORDS = {
     "certificate": "The verdict on each limit.",
     "report": "The whole report, with pictures.",
     "verdict": "The verdict, and what to do now.",
-    "registration": "Version in the registry, alias and receipt.",
+    "registration": "Version in the registry, and receipt.",
     "bento": "What is served.",
 }
 """Words for each input and output, by name, as KFP shows them."""
@@ -216,20 +216,22 @@ def register(
     certificate: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
 ) -> str:
-    """Make a version in the MLflow registry; the output is `known` if an earlier run registered it, else `new`."""
+    """Make a version in the MLflow registry; the output is `known` if an earlier run registered and packaged the model,
+    else `new`."""
     import json
 
     from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
+    from components.platform.run_context import current_decision
 
     settings = json.dumps({"model_name": model_name})
     inputs = {"splits": splits, "policy": policy, "model": model, "evaluation": evaluation, "certificate": certificate}
     paths = {kind: artifact.path for kind, artifact in inputs.items()}
     made = execute("register", settings, paths, registration.path, experiment)
-    facts = made.read_json("registration.json")
+    facts, decision = made.read_json("registration.json"), current_decision()
     version = f"{facts['name']} version {facts['version']}"
-    describe(registration, made, version=version, **{name: facts[name] for name in ("alias", "reason", "receipt")})
-    return "known" if "known_from" in facts else "new"
+    describe(registration, made, version=version, receipt=facts["receipt"], alias=decision.get("alias", ""))
+    return "known" if "known_from" in decision else "new"
 
 
 @_component(STEP_IMAGE)
@@ -238,14 +240,18 @@ def package(
     experiment: str,
     splits: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
     certificate: dsl.Input[dsl.Artifact],
     registration: dsl.Input[dsl.Artifact],
     bento: dsl.Output[dsl.Model],
 ) -> None:
-    """Build the Bento of a model that passed."""
+    """Build the Bento of a model that passed, and make its version champion or challenger."""
     from components.execute import execute_in_pipeline as execute
     from components.platform.kfp_outputs import describe
+    from components.platform.run_context import current_decision
 
-    inputs = {"splits": splits, "model": model, "certificate": certificate, "registration": registration}
-    paths = {kind: artifact.path for kind, artifact in inputs.items()}
-    describe(bento, execute("package", settings, paths, bento.path, experiment), framework="BentoML")
+    inputs = {"splits": splits, "model": model, "evaluation": evaluation}
+    inputs |= {"certificate": certificate, "registration": registration}
+    made = execute("package", settings, {kind: each.path for kind, each in inputs.items()}, bento.path, experiment)
+    decision = current_decision()
+    describe(bento, made, framework="BentoML", **{name: decision.get(name, "") for name in ("alias", "reason")})

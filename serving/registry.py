@@ -1,7 +1,7 @@
 """Model versions in an MLflow registry, and the packages of their runs: find, fetch and check them.
 
-The step `register` makes the version and may move an alias to it. Only after it, the step `package` adds
-`package/model.bento` and its digest to the same run. Until then an alias can name a version without a package.
+The step `package` adds `package/model.bento` to the run of a version and its digest to the version, and moves an alias
+only after that. Where others move one, or a version before 0.3 has it, an alias can name a version without a package.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, TrackingError
 from gapgate.evidence import seal
-from gapgate.evidence.receipt import verify as verify_receipt
-from serving.archive import unpack_model
+from gapgate.evidence.archive import unpack_model
+from gapgate.evidence.package import DIGEST_TAG, RUN_DIGEST_TAG, Stated, check
 from serving.mlflow_rest import MlflowRest
 from serving.package_cache import PackageCache
 
 ARCHIVE = "package/model.bento"
-DIGEST_TAG = "package.digest"
 MAX_PACKAGE_BYTES = 2 * 2**30
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -85,11 +83,17 @@ class Resolved:
             return ""
         if not self.receipt:
             return f"{self} is not registered completely yet: it has no tag gapgate.receipt"
-        lacks = f"artifact {ARCHIVE}" if self.package_digest else f"tag {DIGEST_TAG}"
-        return f"{self} is not packaged yet: its run {self.run_id} has no {lacks}"
+        if not self.package_digest:
+            return f"{self} is not packaged yet: it has no tag {DIGEST_TAG}"
+        return f"{self} is not packaged yet: its run {self.run_id} has no artifact {ARCHIVE}"
+
+    @property
+    def stated(self) -> Stated:
+        """What the package has to prove."""
+        return Stated(self.name, self.version, self.receipt, self.package_digest)
 
     def __str__(self) -> str:
-        return f"{self.name} version {self.version}"
+        return str(self.stated)
 
 
 _RESOLVED = TypeAdapter(Resolved)
@@ -150,7 +154,7 @@ class MlflowRegistry:
             if not _is_whole(folder, resolved.package_digest):
                 with cache.replacing(folder) as fresh:
                     self._download(resolved, fresh)
-            _check(folder, resolved)
+            check(folder, resolved.stated)
             cache.hold(folder)  # before `prune`, which removes what nobody holds
             cache.prune()
         return folder
@@ -166,7 +170,7 @@ class MlflowRegistry:
         cache, folder = self._place(resolved)
         if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
             return None
-        _check(folder, resolved)
+        check(folder, resolved.stated)
         # Checked last: without the lock, another process may have replaced the folder before it was held.
         return folder if cache.holds(folder) else None
 
@@ -199,12 +203,14 @@ class MlflowRegistry:
         return resolved
 
     def _resolved(self, found: dict[str, Any]) -> Resolved:
-        """Collect the data of a version: its own tags, and the tags and artifacts of its run."""
+        """Collect the data of a version: its own tags, and the artifacts of its run."""
         run_id = str(found.get("run_id", ""))
         if not run_id:
             raise RegistryError(f"{found['name']} version {found['version']} is of no run; register it with gapgate")
         tags = _tags(found)
-        run = self._rest.get("runs/get", run_id=run_id)["run"]
+        if not (digest := tags.get(DIGEST_TAG, "")):
+            run = self._rest.get("runs/get", run_id=run_id)["run"]
+            digest = _tags(run["data"]).get(RUN_DIGEST_TAG, "")
         listed = self._rest.get("artifacts/list", run_id=run_id, path=ARCHIVE.rpartition("/")[0])
         sizes = {file["path"]: int(file.get("file_size", 0)) for file in listed.get("files", [])}
         return Resolved(
@@ -213,7 +219,7 @@ class MlflowRegistry:
             run_id=run_id,
             verdict=tags.get("gapgate.verdict", ""),
             receipt=tags.get("gapgate.receipt", ""),
-            package_digest=_tags(run["data"]).get(DIGEST_TAG, ""),
+            package_digest=digest,
             package_bytes=sizes.get(ARCHIVE),
         )
 
@@ -259,26 +265,6 @@ def _is_whole(folder: Path, digest: str) -> bool:
         return seal.verify(folder) == digest
     except (ArtifactError, OSError):
         return False
-
-
-def _check(folder: Path, resolved: Resolved) -> None:
-    """Check that a package was made for this version and that its certificate passes it.
-
-    Raises:
-        ArtifactError: the receipt is another one, or of another version.
-        GateError: the certificate's verdict is not pass.
-    """
-    try:
-        receipt = verify_receipt(read_json(folder / "receipt.json"), resolved.receipt)
-        verdict = read_json(folder / "certificate.json")["verdict"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"the package is not what was registered: {reason}; package the model again") from None
-    if (receipt.model_name, receipt.model_version) != (resolved.name, resolved.version):
-        made_for = f"{receipt.model_name} version {receipt.model_version}"
-        raise ArtifactError(f"the package was made for {made_for}; package the model again")
-    if verdict != "pass":
-        raise GateError(f"the certificate's verdict is {verdict}, not pass; promote another version")
 
 
 def _tags(item: dict[str, Any]) -> dict[str, str]:

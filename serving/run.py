@@ -15,8 +15,8 @@ from types import TracebackType
 
 from gapgate import child_server
 from gapgate.errors import ServeError
+from gapgate.evidence.archive import unpack
 from serving.access import check_address
-from serving.archive import unpack
 from serving.listening import listen
 from serving.options import Options
 from serving.privacy import QUIET

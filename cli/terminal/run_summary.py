@@ -98,9 +98,10 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
         artifacts.read_json(outputs["registration"] / "registration.json") if "registration" in outputs else {}
     )
     if registration:
-        alias = f"[bold]{registration['alias']}[/]" if registration["alias"] else "no alias"
-        reason = escape(registration["reason"])
-        yield "model", f"{registration['name']} version {registration['version']}, {alias}: {reason}"
+        decision = result.context.decision or {"alias": "", "reason": "it is not packaged yet"}
+        alias = f"[bold]{decision['alias']}[/]" if decision["alias"] else "no alias"
+        version = f"{registration['name']} version {registration['version']}"
+        yield "model", f"{version}, {alias}: {escape(decision['reason'])}"
     yield "report", relative(result.context.folder / "report.html")
     if path := mlflow_runs.run_path(result.context):
         yield "MLflow run", f"{path} in `gapgate ui`"

@@ -65,6 +65,18 @@ def client() -> MlflowClient:
     return mlflow.MlflowClient()
 
 
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
 def _make_local_store() -> None:
     """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
     once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
@@ -192,7 +204,7 @@ def log_model(context: RunContext, file: Path) -> str:
             onnx.load(file),
             f"{folder}/model",
             mlflow_model=Model(run_id=run, model_id=made.model_id),
-            # MLflow's default writes a second file of weights; `Registry.model_file` and serving take one file.
+            # MLflow's default writes a second file of weights.
             save_as_external_data=False,
             pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
         )
@@ -335,7 +347,8 @@ def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
         if found.url:
             tags[_NOTE] = f"[{found.name} in Kubeflow Pipelines]({found.url})"  # Markdown
         name = found.name or name
-    return mlflow_client.create_run(experiment, run_name=name, tags=tags)
+    with without_retries():
+        return mlflow_client.create_run(experiment, run_name=name, tags=tags)
 
 
 def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:

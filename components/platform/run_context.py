@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from components.platform.workspace import runs_dir
-from gapgate.artifacts import RUN_VARIABLE
+from gapgate.artifacts import RUN_VARIABLE, read_json, write_json
 
 EXPERIMENT_VARIABLE = "GAPGATE_EXPERIMENT"
 DRAINED_VARIABLE = "GAPGATE_SPOOL_IS_READ"
 """Environment variable that a parent process sets when it sends the spool itself while the step works."""
+
+_DECISION = "promotion.json"
+_SCRATCH_PREFIX = "gapgate-run-"
+PARENT_VARIABLE = "GAPGATE_PARENT"
+"""Environment variable with the number of the process that runs the pipeline; its steps end with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,35 @@ class RunContext:
         """Folder that the run's steps report to."""
         return self.folder / "spool"
 
+    def make_scratch(self) -> str:
+        """Make a folder for the temporary files of this run and its steps; the run's folder has a link to it."""
+        # Not in the run's folder: the address of a socket in it may have 107 characters.
+        made = tempfile.mkdtemp(prefix=_SCRATCH_PREFIX)
+        self._scratch.symlink_to(made)
+        return made
+
+    def remove_scratch(self) -> None:
+        """Remove that folder, where there is one."""
+        with suppress(OSError):
+            if (place := self._scratch.readlink()).name.startswith(_SCRATCH_PREFIX):
+                shutil.rmtree(place, ignore_errors=True)
+            self._scratch.unlink()
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder / "tmp"
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """The decision on the alias of the run's model, with its reason; empty before there is one."""
+        found: dict[str, Any] = read_json(self.folder / _DECISION, {})
+        return found
+
+    def record_decision(self, decision: Mapping[str, Any]) -> None:
+        """Keep the decision on the alias of the run's model."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _DECISION, dict(decision))
+
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Mark the run as at work, for as long as the block or the process lives."""
@@ -72,3 +109,9 @@ class RunContext:
         """Make this the current run of this process and its children, by environment variables."""
         os.environ[RUN_VARIABLE] = self.name
         os.environ[EXPERIMENT_VARIABLE] = self.experiment
+
+
+def current_decision() -> dict[str, Any]:
+    """The decision on the alias of the current run's model; empty outside a run."""
+    context = RunContext.current()
+    return context.decision if context else {}

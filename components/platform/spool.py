@@ -100,6 +100,8 @@ class Reader:
     folder: Path
     offsets: dict[str, int] = field(default_factory=dict)
     """File name → bytes already read."""
+    damaged: set[str] = field(default_factory=set)
+    """Names of the files with lines that are no events."""
 
     def read(self) -> Iterator[Event]:
         """The events since the last call, file by file; a line that is still being written waits for the next call."""
@@ -111,8 +113,34 @@ class Reader:
                     if not line.endswith(b"\n"):
                         break
                     self.offsets[path.name] = self.offsets.get(path.name, 0) + len(line)
-                    try:
-                        event: Event = json.loads(line)
-                    except ValueError:  # half a line, of a step that was killed or a disk that was full
-                        continue
-                    yield event
+                    # Half a line is of a step that was killed or a disk that was full.
+                    if (event := _event(line)) is None:
+                        self.damaged.add(path.name)
+                    else:
+                        yield event
+
+
+_CONTENT = {
+    "metrics": {"values", "at"},
+    "params": {"values"},
+    "tags": {"values"},
+    "file": {"path", "folder"},
+    "progress": {"done", "total", "unit", "note"},
+    "started": set(),
+    "waiting": {"message", "seconds"},
+    "finished": {"summary", "details"},
+    "failed": {"message", "exit_code", "trace"},
+}
+"""Kind of event → what it has beside kind, step and time."""
+
+
+def _event(line: bytes) -> Event | None:
+    """The event in a line; None if it is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        return None
+    needed = _CONTENT.get(event["kind"], set()) | {"step", "time"}
+    return event if needed <= set(event) and isinstance(event.get("values", {}), dict) else None

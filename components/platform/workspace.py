@@ -1,10 +1,11 @@
 """The folders of a workspace, where runs write: `GAPGATE_HOME`, by default `.gapgate` in the current folder.
 
-runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, result.json
+runs/<run>/         a run: settings.json, log.txt, spool/, artifacts/, promotion.json, result.json
 mlflow.db           the local tracking store, with mlartifacts/ beside it
 checkpoints/<key>/  checkpoints of a training that has not ended; the key is a digest of its inputs and settings
 features/           features of images by pretrained networks, by content hash
 receipts/           <digest>.json
+bentos/             <digest>.bento: champions' Bentos that were fetched from the registry
 trials/             artifacts that the trials of recipes and sweeps share, by a digest of their inputs and settings
 """
 
@@ -34,6 +35,11 @@ def trials_dir() -> Path:
 def receipts_dir() -> Path:
     """Folder with one file for each receipt."""
     return home() / "receipts"
+
+
+def bentos_dir() -> Path:
+    """Folder of the Bentos that were fetched from the registry, by the digest of the package."""
+    return home() / "bentos"
 
 
 def checkpoint_dir(key: str) -> Path:

@@ -1,31 +1,66 @@
-"""Bentos that runs on this machine have packaged."""
+"""Bentos that runs on this machine have packaged, or that are fetched from the registry."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gapgate.errors import RegistryError
+from components.platform.workspace import bentos_dir
+from gapgate.errors import ArtifactError, GateError, RegistryError
+from gapgate.evidence.package import Stated, opened
+from gapgate.files import whole_file
+
+if TYPE_CHECKING:
+    from components.platform.mlflow_registry import Registry, Version
 
 _BENTO = "artifacts/*/package/bento/model.bento"
 
 
 def champion_bento(name: str) -> Path:
-    """The Bento of a model's champion, as its run packaged it.
+    """The Bento of a model's champion, verified: as its run packaged it on this machine, else as the registry has it.
 
     Raises:
-        RegistryError: there is no champion, or its Bento is not on this machine.
+        RegistryError: there is no champion, or it has no Bento.
+        ArtifactError, GateError: the Bento is damaged, that of another version, or of a model that did not pass.
     """
     from components.platform.mlflow_registry import Registry
     from components.platform.run_context import RunContext
     from components.platform.workspace import has_store
 
-    champion = Registry().champion(name) if has_store() else None  # a look would make an empty store
-    if champion is None:
+    registry = Registry() if has_store() else None  # a look would make an empty store
+    champion = registry.champion(name) if registry else None
+    if registry is None or champion is None:
         raise RegistryError(f"{name} has no champion; `gapgate run` makes one when the gate passes")
-    folder = RunContext(champion.tags.get("gapgate.run", "")).folder
-    if found := next(folder.glob(_BENTO), None):
+    stated = registry.stated(champion)
+    # The tag may lead to the run of another version; then that Bento does not hold.
+    found = next(RunContext(champion.tags.get("gapgate.run", "")).folder.glob(_BENTO), None)
+    if found and _holds(found, stated):
         return found
-    raise RegistryError(f"the Bento of {name} version {champion.version} is not in {folder}; name a .bento file")
+    return _fetched(registry, champion, stated)
+
+
+def _holds(archive: Path, stated: Stated) -> bool:
+    with tempfile.TemporaryDirectory(prefix="gapgate-bento-") as folder, suppress(ArtifactError, GateError):
+        opened(archive, Path(folder, "model"), stated)
+        return True
+    return False
+
+
+def _fetched(registry: Registry, version: Version, stated: Stated) -> Path:
+    """The Bento of a version from the artifact store; kept in the workspace for the next call."""
+    kept = bentos_dir() / f"{stated.package.removeprefix('sha256:')}.bento"
+    if kept.exists() and _holds(kept, stated):
+        return kept
+    bentos_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gapgate-bento-") as folder:
+        archive = registry.bento(version, Path(folder))
+        opened(archive, Path(folder, "model"), stated)
+        with whole_file(kept) as partial:
+            shutil.copyfile(archive, partial)
+    return kept
 
 
 def newest_bento() -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from components.platform.mlflow_registry import CHAMPION, Registry
 from components.platform.run_context import RunContext
-from components.platform.workspace import features_dir, runs_dir, trials_dir
+from components.platform.workspace import bentos_dir, features_dir, runs_dir, trials_dir
+from pipelines.local.resume import pending_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +22,21 @@ class OldRun:
 
 
 def old_runs(keep: int) -> list[OldRun]:
-    """Runs with artifacts, oldest first, except the newest `keep`, those at work and those of any champion. The
-    artifacts of trials and the features of pretrained networks come last, an entry each, unless some run is at work.
+    """Runs with artifacts, oldest first, except the newest `keep`, those at work, those of any champion, and those of
+    which `gapgate sync` still has to send or register something. The
+    artifacts of trials, the features of pretrained networks and fetched Bentos come last, an entry each, unless some
+    run is at work.
 
     Raises:
         TrackingError: the registry does not answer, so the champions are not known.
     """
     # A run's name begins with the time (UTC), so names sort by age.
     names = sorted((folder.parent.name for folder in runs_dir().glob("*/artifacts")), reverse=True)
-    champions = champion_runs()
-    old = [name for name in names[keep:] if name not in champions and not RunContext(name).is_alive()]
+    kept = champion_runs() | {context.name for context in pending_runs()}
+    old = [name for name in names[keep:] if name not in kept and not RunContext(name).is_alive()]
     folders = [(name, runs_dir() / name / "artifacts") for name in reversed(old)]
     # A trial at work reads artifacts that another trial made; which ones is not recorded.
-    shared = [folder for folder in (trials_dir(), features_dir()) if folder.exists()]
+    shared = [folder for folder in (trials_dir(), features_dir(), bentos_dir()) if folder.exists()]
     if shared and not any(RunContext(folder.name).is_alive() for folder in runs_dir().glob("*")):
         folders += [(folder.name, folder) for folder in shared]
     return [OldRun(name, folder, size_of(folder)) for name, folder in folders]

@@ -204,7 +204,7 @@ class Steps:
 
     def environment(self, step: str, image: str) -> dict[str, str]:
         """The variables of a step: the run, and the credentials of those that ask somebody."""
-        passed_on = {"ingest": _REMOTE, "register": ("MLFLOW_",)}.get(step, ())
+        passed_on = {"ingest": _REMOTE, "register": ("MLFLOW_",), "package": ("MLFLOW_",)}.get(step, ())
         return {
             # The images have an `askpass` of their own.
             **{
@@ -223,7 +223,7 @@ class Steps:
     def network(self, step: str) -> str:
         """The network of a step: none, except to reach the data's remote, the tracking server or pretrained weights."""
         server = urlsplit(tracking_uri())
-        if step == "register" and server.scheme in ("http", "https"):
+        if step in ("register", "package") and server.scheme in ("http", "https"):
             return "host" if is_loopback(server.hostname or "") else "bridge"
         if (step == "ingest" and not self.settings.data.source) or (step == "train" and self.settings.train.pretrained):
             return "bridge"

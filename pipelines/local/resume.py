@@ -1,43 +1,132 @@
-"""Runs that ended while the tracking server was away, and sending them later."""
+"""Runs that have not ended as they should: what was not sent, not registered or not closed, and doing it later."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
+from components.platform.spool import Reader
 from components.platform.workspace import runs_dir
 from gapgate import artifacts
-from gapgate.errors import TrackingError
-from pipelines.local.runner import resume_registration
+from gapgate.errors import ArtifactError, GapgateError, TrackingError
+from pipelines.local.runner import mark_unregistrable, outputs_of, resume_registration
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a run that was waiting."""
+
+    name: str
+    said: str
+    is_done: bool
+    """False if something of it waits still."""
 
 
 def pending_runs() -> list[RunContext]:
-    """Runs whose spool was not sent completely, oldest first; runs at work are left out."""
+    """Runs of which something waits, oldest first: reports, a registration, or the end of a run that was killed; runs
+    at work are left out."""
     names = sorted(folder.parent.name for folder in runs_dir().glob("*/spool"))
-    contexts = [RunContext(name) for name in names]
-    return [context for context in contexts if not context.is_alive() and not mlflow_runs.is_sent(context)]
+    return [context for context in map(RunContext, names) if not context.is_alive() and _waits(context)]
 
 
-def settle(context: RunContext) -> str:
-    """Send a run's spool, register and package its model if that has failed, and return what was done as text.
+def close_killed() -> list[str]:
+    """Close the MLflow runs of this workspace whose process is gone as KILLED; returns their names.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    closed = []
+    for context in pending_runs():
+        # A run that never reached the server has nothing to close; a stage of DVC has no settings, and no end either.
+        is_ours = (context.folder / "settings.json").exists() and not (context.folder / "result.json").exists()
+        if is_ours and (context.spool / mlflow_runs.STATE).exists():
+            settle(context)
+            closed.append(context.name)
+    return closed
+
+
+def settle_all() -> Iterator[Settled]:
+    """Do what waits of each run. One that fails, or whose files are damaged, keeps nobody else waiting."""
+    for context in pending_runs():
+        aside: list[str] = []
+        try:
+            said, is_done = settle(context, aside), True
+        except GapgateError as error:
+            said, is_done = str(error), False
+        yield Settled(context.name, "; ".join([said, *aside]), is_done)
+
+
+def settle(context: RunContext, aside: list[str] | None = None) -> str:
+    """Send a run's spool, register and package its model if that has failed, and return what was done as text. A
+    damaged file gets another name, and a line in `aside`.
 
     Raises:
         TrackingError: the server still does not answer.
+        ArtifactError: what is to be registered is damaged.
     """
-    settings, result = (_read(context.folder / name) for name in ("settings.json", "result.json"))
+    aside = [] if aside is None else aside
+    context.remove_scratch()
+    has_settings = (context.folder / "settings.json").exists()
+    settings = _read(context.folder / "settings.json", ("tracking",), aside)
+    has_result = (context.folder / "result.json").exists()
+    result = _read(context.folder / "result.json", ("exit_code", "failure", "outputs"), aside)
+    _read(context.spool / mlflow_runs.STATE, ("run_id", "experiment_id", "offsets"), aside)
+    aside += [f"{context.spool / name} has damaged lines, which are left out" for name in _damaged(context)]
     if settings:
         context = RunContext(context.name, settings["tracking"]["experiment"])
-    if (result.get("failure") or {}).get("exit_code") == TrackingError.exit_code:
-        resume_registration(context)
-        return "sent, registered"
+    # Of one whose result is damaged, what is there tells whether anything is left to do.
+    if _unregistered(result) or (has_result and not result and "certificate" in outputs_of(context)):
+        return _register(context, settings)
     # A stage of DVC belongs to no `gapgate run` and has no result; a run without one was killed.
-    has_passed = not settings or result.get("exit_code") == 0
-    mlflow_runs.send_and_mark(context, "FINISHED" if has_passed else "FAILED" if result else "KILLED")
+    has_passed = not has_settings or result.get("exit_code") == 0
+    mlflow_runs.send_and_mark(context, "FINISHED" if has_passed else "FAILED" if has_result else "KILLED")
     return "sent"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = artifacts.read_json(path, {})
-    return found
+def _register(context: RunContext, settings: dict[str, Any]) -> str:
+    if not settings:
+        place = context.folder / "settings.json"
+        raise ArtifactError(f"{place} was damaged, so its model cannot be registered; run again")
+    if "certificate" not in outputs_of(context):
+        mark_unregistrable(context)
+        return "sent, but its artifacts are gone, so its model cannot be registered; run again"
+    resume_registration(context)
+    return "sent, registered"
+
+
+def _waits(context: RunContext) -> bool:
+    try:
+        return not mlflow_runs.is_sent(context) or _unregistered(
+            artifacts.read_json(context.folder / "result.json", {})
+        )
+    except (ArtifactError, KeyError, TypeError, AttributeError):  # a damaged file
+        return True
+
+
+def _unregistered(result: dict[str, Any]) -> bool:
+    return (result.get("failure") or {}).get("exit_code") == TrackingError.exit_code
+
+
+def _read(path: Path, names: tuple[str, ...], aside: list[str]) -> dict[str, Any]:
+    """The content of a JSON file with the entries `names`; empty if there is none, or if it is damaged."""
+    try:
+        found: Any = artifacts.read_json(path, {})
+    except (ArtifactError, UnicodeDecodeError):
+        found = None
+    if found == {} or (isinstance(found, dict) and set(names) <= set(found)):
+        return dict(found)
+    damaged = path.with_name(f"{path.name}.damaged")
+    path.replace(damaged)
+    aside.append(f"{path} was damaged and is set aside as {damaged.name}")
+    return {}
+
+
+def _damaged(context: RunContext) -> list[str]:
+    reader = Reader(context.spool)
+    for _ in reader.read():
+        pass
+    return sorted(reader.damaged)

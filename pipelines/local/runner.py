@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -18,10 +19,11 @@ from typing import Any
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform import mlflow_runs
-from components.platform.run_context import DRAINED_VARIABLE, RunContext
+from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.spool import Event, Reader
 from gapgate import artifacts
-from gapgate.errors import GapgateError, TrackingError, storage_errors
+from gapgate.descendants import children, kill_descendants
+from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
 from gapgate.settings.sections import Settings
 from pipelines.display import Display
 
@@ -77,11 +79,22 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
     context.export()
     # `_followed` sends for all steps, which then end without waiting for the server.
     os.environ[DRAINED_VARIABLE] = "1"
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        return _worked(settings, context, display, runner)
+
+
+def _worked(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     result = RunResult(context)
-    with context.alive(), display.live(context.name), _followed(context, display, result):
-        crash = _execute(settings, context, runner)
+    try:
+        with display.live(context.name), _followed(context, display, result), _scratch(context):
+            crash = _execute(settings, context, runner)
+    except KeyboardInterrupt:
+        with contextlib.suppress(GapgateError):
+            mlflow_runs.send_and_mark(context, "KILLED")
+        raise
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
-    result.outputs = _outputs(context)
+    result.outputs = outputs_of(context)
     _link_results(result)
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
@@ -99,9 +112,10 @@ def resume_registration(context: RunContext) -> RunResult:
         TrackingError: the server still does not answer.
     """
     context.export()
+    os.environ[DRAINED_VARIABLE] = "1"  # else each step sends the spool too, and closes the run
     settings = artifacts.read_json(context.folder / "settings.json")
-    outputs = _outputs(context)
-    # The folder of the pipeline run that KFP made; `_outputs` looks for the new artifacts there.
+    outputs = outputs_of(context)
+    # The folder of the pipeline run that KFP made; `outputs_of` looks for the new artifacts there.
     root = outputs["certificate"].parent.parent
     for name in ("register", "package"):
         step = STEPS[name]
@@ -110,12 +124,24 @@ def resume_registration(context: RunContext) -> RunResult:
             continue
         inputs = {kind: str(outputs[kind]) for kind in step.inputs}
         execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
-        outputs = _outputs(context)
+        outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
     mlflow_runs.finish(context, succeeded=result.exit_code == 0)
     _link_results(result)
     _write_result(result)
     return result
+
+
+def mark_unregistrable(context: RunContext) -> None:
+    """End a run whose model waits to be registered and whose artifacts are gone.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    mlflow_runs.finish(context, succeeded=False)
+    path = context.folder / "result.json"
+    result = artifacts.read_json(path)
+    artifacts.write_json(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
 
 
 @contextlib.contextmanager
@@ -189,8 +215,8 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
                 mlflow_runs.send(context)
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
-    # SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does, so that the `finally` block below runs.
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # As Ctrl-C does, so that the `finally` block below runs; also where SIGINT is ignored, as after `nohup` or `&`.
+    previous = signal.signal(signal.SIGTERM, _interrupted)
     for thread in threads:
         thread.start()
     try:
@@ -202,7 +228,27 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
         signal.signal(signal.SIGTERM, previous)
 
 
-def _outputs(context: RunContext) -> dict[str, Path]:
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _scratch(context: RunContext) -> Iterator[None]:
+    """Keep all temporary files of the block and its steps in one folder, which is removed with what works in it; KFP's
+    runner leaves two folders a step (kfp 2.17.0)."""
+    before, others = (os.environ.get("TMPDIR"), tempfile.tempdir), children(os.getpid())
+    os.environ["TMPDIR"] = tempfile.tempdir = context.make_scratch()
+    try:
+        yield
+    finally:
+        # After an interrupt the step is still at work: KFP does not end it.
+        kill_descendants(os.getpid(), others)
+        os.environ.pop("TMPDIR") if before[0] is None else os.environ.update(TMPDIR=before[0])
+        tempfile.tempdir = before[1]
+        context.remove_scratch()
+
+
+def outputs_of(context: RunContext) -> dict[str, Path]:
     """Kind → folder of each complete artifact of a run; KFP lays them out as <pipeline run>/<step>/<kind>."""
     found = {}
     for step in STEPS.values():

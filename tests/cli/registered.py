@@ -5,17 +5,13 @@ import json
 import os
 import shutil
 
+from cli.versions import promote
+from components.catalog import STEPS
 from components.execute import execute
-from components.platform.mlflow_registry import Registry
 from components.platform.run_context import RunContext
 from components.platform.workspace import runs_dir
 from gapgate.artifacts import RUN_VARIABLE
 from tests.serving import packaged
-
-STEPS = {
-    "register": (("splits", "policy", "model", "evaluation", "certificate"), "registration"),
-    "package": (("splits", "model", "certificate", "registration"), "bento"),
-}
 
 
 def register(run, model):
@@ -25,11 +21,12 @@ def register(run, model):
     folder = runs_dir() / run / "artifacts" / "g" / "package"
     packaged.inputs(folder, model=model)
     shutil.rmtree(folder / "registration")
-    for step, (kinds, output) in STEPS.items():
-        execute(step, json.dumps({}), {kind: str(folder / kind) for kind in kinds}, str(folder / output))
+    for step in (STEPS["register"], STEPS["package"]):
+        inputs = {kind: str(folder / kind) for kind in step.inputs}
+        execute(step.name, json.dumps({}), inputs, str(folder / step.output))
 
 
 if __name__ == "__main__":
     register("r1", packaged.linear_model())
     register("r2", packaged.pooled_model())
-    Registry().promote(Registry().find("gapgate", "1"))
+    promote("1", "gapgate")

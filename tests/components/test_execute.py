@@ -143,7 +143,7 @@ def test_a_step_in_a_pod_tries_an_mlflow_again_that_is_away_for_a_while(pod, tmp
 
 
 def test_after_the_artifact_only_the_sending_is_tried_again(pod, tmp_path, server, monkeypatch):
-    monkeypatch.setattr("components.execute._outcome", lambda name, artifact: "FINISHED")  # as of the last step
+    monkeypatch.setattr("components.execute._outcome", lambda *_: "FINISHED")  # as of the last step
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # to its client a server that is down is no other
     with when_it_waits(pod, "ingest", lambda: os.environ.update(MLFLOW_TRACKING_URI=server.url)):
         execute_in_pipeline("ingest", json.dumps({"source": "digits"}), {}, str(tmp_path / "dataset"))

@@ -15,9 +15,7 @@ import pytest
 from PIL import Image
 
 from components import package
-from components.catalog import STEPS
 from components.execute import make
-from components.platform.spool import Reader, Spool
 from gapgate.artifacts import Artifact, digest_of, load, read_json
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
@@ -167,21 +165,6 @@ def test_the_index_finds_each_training_image_first_and_its_class_next(bentos: li
         assert first.label == second.label == splits.labels[rows[position]]
 
 
-def test_the_tracker_gets_the_archive_and_its_digests(bentos: list[Artifact], tmp_path: Path) -> None:
-    root = bentos[0].path.parent
-    given = {kind: load(root / kind, kind) for kind in STEPS["package"].inputs}
-    spool = Spool(tmp_path / "spool", "package")
-    made, found = make("package", PackageSettings(), given, tmp_path / "bento", spool)
-    events = list(Reader(tmp_path / "spool").read())
-    files = [event["path"] for event in events if event["kind"] == "file" and event["folder"] == "package"]
-    assert files == [str(made.path / "package.json"), str(made.path / "model.bento")]
-    (tags,) = (event["values"] for event in events if event["kind"] == "tags")
-    facts = made.read_json("package.json")
-    assert tags == {"bento.tag": facts["tag"], "package.digest": facts["package"], "bento.digest": made.digest}
-    assert found.summary.startswith(facts["tag"])
-    assert made.digest == bentos[0].digest
-
-
 def test_no_training_image_leaves_where_the_setting_says_so(tmp_path: Path) -> None:
     with_index = packaged.folder(tmp_path / "with")
     without = packaged.folder(tmp_path / "without", similar_images=0)
@@ -226,7 +209,7 @@ def test_the_environment_is_pinned_as_the_projects_own_and_holds_no_training_pac
 def test_a_model_that_did_not_pass_is_refused_and_nothing_is_written(tmp_path: Path, verdict: Verdict) -> None:
     given = packaged.inputs(tmp_path, verdict=verdict)
     with pytest.raises(GateError, match=f"verdict is {verdict}"):
-        make("package", PackageSettings(), given, tmp_path / "bento", NullTracker())
+        packaged.bento(given, tmp_path / "bento")
     assert not (tmp_path / "bento").exists()
 
 
@@ -234,13 +217,7 @@ def test_a_registration_of_another_model_is_refused(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path / "a")
     other = packaged.inputs(tmp_path / "b", verdict="fail")
     with pytest.raises(ArtifactError, match="registration is of the certificate"):
-        make(
-            "package",
-            PackageSettings(),
-            given | {"registration": other["registration"]},
-            tmp_path / "bento",
-            NullTracker(),
-        )
+        packaged.bento(given | {"registration": other["registration"]}, tmp_path / "bento")
 
 
 def test_splits_that_the_model_was_not_trained_on_are_refused(tmp_path: Path) -> None:
@@ -250,7 +227,7 @@ def test_splits_that_the_model_was_not_trained_on_are_refused(tmp_path: Path) ->
     dataset = {"dataset": load(tmp_path / "dataset", "dataset")}
     other, _ = make("preprocess", settings, dataset, tmp_path / "other", NullTracker())
     with pytest.raises(ArtifactError, match="the evaluation is of the splits"):
-        make("package", PackageSettings(), given | {"splits": other}, tmp_path / "bento", NullTracker())
+        packaged.bento(given | {"splits": other}, tmp_path / "bento")
     assert not (tmp_path / "bento").exists()
 
 
@@ -273,7 +250,7 @@ def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_bentoml_cannot_package_is_reported_in_one_line(tmp_path: Path) -> None:
     given = packaged.inputs(tmp_path, name="not a tag")
     with pytest.raises(ArtifactError, match=r"BentoML could not build .*not a valid BentoML tag") as caught:
-        make("package", PackageSettings(), given, tmp_path / "bento", NullTracker())
+        packaged.bento(given, tmp_path / "bento")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bento").exists()
 

@@ -3,7 +3,7 @@ packaging and serving."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from components import package
+from components.catalog import STEPS
 from components.execute import make
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -71,12 +72,21 @@ def inputs(
         ("splits", "policy", "model", "evaluation", "certificate"),
         write_registration,
     )
-    return {kind: made[kind] for kind in ("splits", "model", "certificate", "registration")}
+    return {kind: made[kind] for kind in STEPS["package"].inputs}
+
+
+def bento(given: Mapping[str, Artifact], place: Path) -> Artifact:
+    """The Bento of an artifact of each kind, as the step writes it, without a registry."""
+    settings = PackageSettings()
+    content = settings.model_dump(mode="json")
+    with artifacts.create(place, kind="bento", step="package", settings=content, inputs=given) as folder:
+        package.build(settings, given, folder)
+    return artifacts.load(place, "bento")
 
 
 def build(root: Path) -> Artifact:
     """The Bento of `inputs`."""
-    return make("package", PackageSettings(), inputs(root), root / "bento", NullTracker())[0]
+    return bento(inputs(root), root / "bento")
 
 
 def folder(root: Path, *, similar_images: int = 1000, model: onnx.ModelProto | None = None) -> Path:
@@ -153,7 +163,7 @@ def _write_registration(folder: Path, name: str, verdict: Verdict, digests: dict
         settings={},
     )
     artifacts.write_json(folder / "receipt.json", receipt.model_dump(mode="json"))
-    registration = {"name": name, "version": "3", "alias": "champion", "receipt": receipt.digest}
+    registration = {"name": name, "version": "3", "receipt": receipt.digest}
     artifacts.write_json(folder / "registration.json", registration)
 
 

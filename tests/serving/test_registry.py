@@ -196,7 +196,7 @@ def hostile_name(publisher: Publisher) -> str:
         (changed_before_packing, r"refused: package/model\.onnx was changed since it was packaged"),
         (other_digest, "is sha256:[0-9a-f]{64}, not sha256:0{64} as its run says"),
         (other_receipt, "is not what was registered: the receipt's content has the digest"),
-        (package_of_another_version, "was made for .* version 2; "),
+        (package_of_another_version, "was made for .* version 2, not for .* version 3; "),
         (hostile_name, "leads out of it"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -297,7 +297,7 @@ def test_a_version_that_is_not_packaged_yet_is_waited_for_step_by_step(
 
     waits_for("no tag gapgate.receipt")
     folder = publisher.make_package(version)
-    waits_for("no tag package.digest")
+    waits_for("no tag gapgate.package")
     publisher.log_digest(version, seal.verify(folder))
     waits_for("no artifact package/model.bento")
     publisher.log_archive(version, pack(folder, tmp_path))

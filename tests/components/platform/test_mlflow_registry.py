@@ -1,26 +1,23 @@
-"""The registry's versions and aliases, on a real MLflow store."""
+"""The registry's versions, packages and aliases, on a real MLflow store."""
 
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
-from components.platform.mlflow_registry import (
-    CHALLENGER,
-    CHAMPION,
-    PREVIOUS,
-    Registry,
-    Version,
-    promotion_lock,
-)
+from components.platform.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from components.platform.mlflow_runs import client, experiment_id
-from gapgate.errors import GateError, RegistryError, TrackingError
-from tests.serving.registry_server import RegistryServer
+from gapgate.artifacts import read_json, write_json
+from gapgate.errors import ArtifactError, GateError, RegistryError, TrackingError
+from gapgate.evidence.package import DIGEST_TAG
+from gapgate.evidence.receipt import Receipt
+from gapgate.evidence.seal import seal
+from tests.serving import packaged
+from tests.serving.registry_server import RegistryServer, pack
 
 NAME = "animals"
 
@@ -39,9 +36,55 @@ def register(registry: Registry) -> Callable[..., Version]:
     def make(verdict: str = "pass", name: str = NAME, digest: str = "sha256:0") -> Version:
         run = store.create_run(experiment).info.run_id
         model = store.create_logged_model(experiment, "model", run)
+        registry.name(name)
         return registry.register(name, model.model_id, run, {"gapgate.verdict": verdict, "gapgate.model": digest})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packaged.folder(tmp_path_factory.mktemp("source"), similar_images=0)
+
+
+@pytest.fixture
+def publish(
+    registry: Registry, register: Callable[..., Version], source: Path, tmp_path: Path
+) -> Callable[..., Version]:
+    """A version with its package; `verdict` is that of the certificate in it."""
+
+    def publish(verdict: str = "pass") -> Version:
+        version = register()
+        folder = Path(shutil.copytree(source, tmp_path / "packages" / version.version))
+        content = read_json(folder / "receipt.json") | {"model_name": NAME, "model_version": version.version}
+        receipt = Receipt.model_validate(content)
+        write_json(folder / "receipt.json", receipt.model_dump(mode="json"))
+        write_json(folder / "certificate.json", read_json(folder / "certificate.json") | {"verdict": verdict})
+        registry.tag(version, {"gapgate.receipt": receipt.digest})
+        digest = seal(folder)
+        registry.publish(version, pack(folder, tmp_path / "packed" / version.version), digest)
+        return registry.find(NAME, version.version)
+
+    return publish
+
+
+@pytest.fixture
+def promote(registry: Registry, tmp_path: Path) -> Callable[..., str | None]:
+    def promote(version: Version, *, ends_challenge: bool = False) -> str | None:
+        passed = registry.package(version, tmp_path / "fetched")
+        with registry.exclusive(NAME) as held:
+            return registry.promote(passed, held, ends_challenge=ends_challenge)
+
+    return promote
+
+
+@pytest.fixture
+def challenge(registry: Registry) -> Callable[[Version], None]:
+    def challenge(version: Version) -> None:
+        with registry.exclusive(NAME) as held:
+            registry.challenge(version, held)
+
+    return challenge
 
 
 def champion(registry: Registry) -> str:
@@ -71,36 +114,28 @@ def test_versions_are_counted_from_1_and_listed_newest_first(
         registry.find(NAME, "12")
 
 
-def test_a_version_is_found_by_its_run_and_the_digest_of_its_model(
+def test_a_version_is_found_by_what_it_is_made_of_the_oldest_first_and_not_without_its_run(
     registry: Registry, register: Callable[..., Version]
 ) -> None:
-    first, second = register(digest="sha256:1"), register(digest="sha256:2")
-    found = registry.of_run(NAME, second.run_id, "sha256:2")
-    assert found is not None
-    assert found.version == second.version
-    assert registry.of_run(NAME, second.run_id, "sha256:1") is None
-    assert registry.of_run(NAME, first.run_id, "sha256:2") is None
-
-
-def test_a_completed_version_has_the_tags_and_its_run_the_files(
-    registry: Registry, register: Callable[..., Version]
-) -> None:
-    wanted, files = {"gapgate.model": "sha256:1"}, ["receipt/receipt.json", "package/model.bento"]
-    first, second, other = (register(digest=f"sha256:{digest}") for digest in (1, 1, 2))
-    for version, file in [(first, files[0]), (first, files[1]), (second, files[0]), (other, files[0])]:
-        client().log_dict(version.run_id, {"of": version.version}, file)
-    found = registry.completed(NAME, wanted, files)
+    assert registry.made_of(NAME, {"gapgate.model": "sha256:1"}) is None
+    first, second, _ = (register(digest=f"sha256:{digest}") for digest in (1, 1, 2))
+    found = registry.made_of(NAME, {"gapgate.model": "sha256:1", "gapgate.verdict": "pass"})
     assert found is not None
     assert found.version == first.version
-    assert registry.read(found, files[0]) == {"of": first.version}
-    found = registry.completed(NAME, wanted, files[:1])
+    assert registry.made_of(NAME, {"gapgate.model": "sha256:1", "gapgate.verdict": "fail"}) is None
+    client().delete_run(first.run_id)
+    found = registry.made_of(NAME, {"gapgate.model": "sha256:1"})
     assert found is not None
     assert found.version == second.version
-    assert registry.completed(NAME, {"gapgate.model": "sha256:3"}, []) is None
 
 
-def test_models_do_not_share_versions_or_aliases(registry: Registry, register: Callable[..., Version]) -> None:
-    registry.promote(register())
+def test_models_do_not_share_versions_or_aliases(
+    registry: Registry,
+    register: Callable[..., Version],
+    publish: Callable[..., Version],
+    promote: Callable[..., str | None],
+) -> None:
+    promote(publish())
     assert register(name="plants").version == "1"
     assert registry.champion("plants") is None
     assert set(registry.names()) == {NAME, "plants"}
@@ -114,31 +149,32 @@ def test_tags_are_added_to_those_of_the_registration(registry: Registry, registe
 
 
 def test_promotion_gives_the_alias_and_takes_the_challengers(
-    registry: Registry, register: Callable[..., Version]
+    registry: Registry,
+    publish: Callable[..., Version],
+    promote: Callable[..., str | None],
+    challenge: Callable[[Version], None],
 ) -> None:
-    first, second = register(), register()
-    assert registry.promote(first) is None
-    registry.challenge(second)
+    first, second = publish(), publish()
+    assert promote(first) is None
+    challenge(second)
     assert aliases(registry) == {"1": (CHAMPION,), "2": (CHALLENGER,)}
-    assert registry.promote(registry.find(NAME, second.version)) == first.version
+    assert promote(second) == first.version
     assert aliases(registry) == {"2": (CHAMPION,)}
     assert registry.find(NAME, "2").tags[PREVIOUS] == "1"
 
 
-def test_promotion_leaves_a_challenger_that_is_another_version(
-    registry: Registry, register: Callable[..., Version]
+def test_promotion_leaves_a_challenger_that_is_another_version_unless_it_ends_the_challenge(
+    registry: Registry,
+    publish: Callable[..., Version],
+    promote: Callable[..., str | None],
+    challenge: Callable[[Version], None],
 ) -> None:
-    first, second = register(), register()
-    registry.challenge(second)
-    registry.promote(registry.find(NAME, first.version))
+    first, second = publish(), publish()
+    challenge(second)
+    promote(first)
     assert aliases(registry) == {"1": (CHAMPION,), "2": (CHALLENGER,)}
-
-
-def test_the_end_of_a_challenge_leaves_no_challenger(registry: Registry, register: Callable[..., Version]) -> None:
-    first, second = register(), register()
-    registry.challenge(first)
-    registry.promote(second, ends_challenge=True)
-    assert aliases(registry) == {"2": (CHAMPION,)}
+    promote(first, ends_challenge=True)
+    assert aliases(registry) == {"1": (CHAMPION,)}
 
 
 def test_a_version_is_found_by_the_first_characters_of_its_receipt(
@@ -152,69 +188,88 @@ def test_a_version_is_found_by_the_first_characters_of_its_receipt(
     assert registry.with_receipt("23456") == []
 
 
-def test_promotion_goes_by_the_aliases_as_they_are_and_not_as_they_were_when_the_version_was_read(
-    registry: Registry, register: Callable[..., Version]
-) -> None:
-    """Another run may challenge meanwhile."""
-    first, second = register(), register()
-    registry.challenge(first)
-    read_as_challenger = registry.find(NAME, first.version)
-    registry.challenge(second)
-    registry.promote(read_as_challenger)
-    assert aliases(registry) == {"1": (CHAMPION,), "2": (CHALLENGER,)}
-    registry.promote(second)
-    assert aliases(registry) == {"2": (CHAMPION,)}
-
-
 @pytest.mark.parametrize("verdict", ["fail", "undecided"])
 def test_a_version_that_did_not_pass_is_never_promoted(
-    registry: Registry, register: Callable[..., Version], verdict: str
+    registry: Registry, register: Callable[..., Version], promote: Callable[..., str | None], verdict: str
 ) -> None:
-    registry.promote(register())
-    with pytest.raises(GateError, match=f"animals version 2 has the verdict {verdict}"):
-        registry.promote(register(verdict))
-    assert aliases(registry) == {"1": (CHAMPION,)}
-
-
-def test_a_version_without_a_verdict_is_never_promoted(registry: Registry, register: Callable[..., Version]) -> None:
-    """As one that something else put into the registry."""
-    version = register()
-    client().delete_model_version_tag(NAME, version.version, "gapgate.verdict")
-    with pytest.raises(GateError, match="has the verdict none"):
-        registry.promote(registry.find(NAME, version.version))
+    version = register(verdict)
+    with pytest.raises(GateError, match=f"animals version 1 has the verdict {verdict}"):
+        promote(version)
+    # As an edit of the database: the tag lets nothing in that has no package.
+    registry.tag(version, {"gapgate.verdict": "pass"})
+    with pytest.raises(RegistryError, match="animals version 1 has no package"):
+        promote(registry.find(NAME, "1"))
     assert aliases(registry) == {}
 
 
-def test_rollback_goes_back_champion_by_champion(registry: Registry, register: Callable[..., Version]) -> None:
-    for _ in range(3):
-        registry.promote(register())
+def test_the_certificate_in_the_package_counts_and_not_the_tag(
+    registry: Registry, publish: Callable[..., Version], promote: Callable[..., str | None]
+) -> None:
+    promote(publish())
+    undecided = publish("undecided")
+    assert undecided.verdict == "pass"
+    with pytest.raises(GateError, match="the certificate's verdict is undecided, not pass"):
+        promote(undecided)
+    # As an edit of the tag that `rollback` goes by.
+    registry.tag(registry.find(NAME, "1"), {PREVIOUS: undecided.version})
+    with pytest.raises(GateError, match="the certificate's verdict is undecided, not pass"):
+        registry.rollback(NAME)
+    assert aliases(registry) == {"1": (CHAMPION,)}
+
+
+def test_the_package_of_another_version_is_refused(
+    registry: Registry, publish: Callable[..., Version], promote: Callable[..., str | None]
+) -> None:
+    first, second = publish(), publish()
+    stored = Path(client().download_artifacts(first.run_id, "package/model.bento"))
+    client().log_artifact(second.run_id, str(stored), "package")
+    with pytest.raises(ArtifactError, match=r"the package of animals version 2 is sha256:\w+, not sha256:"):
+        promote(second)
+    registry.tag(second, {DIGEST_TAG: first.package, "gapgate.receipt": first.receipt})
+    with pytest.raises(ArtifactError, match="the package was made for animals version 1, not for animals version 2"):
+        promote(registry.find(NAME, "2"))
+    assert aliases(registry) == {}
+
+
+def test_a_damaged_package_is_named(
+    registry: Registry, publish: Callable[..., Version], promote: Callable[..., str | None]
+) -> None:
+    version = publish()
+    stored = Path(client().download_artifacts(version.run_id, "package/model.bento"))
+    content = bytearray(stored.read_bytes())
+    content[len(content) // 2] ^= 1
+    stored.write_bytes(content)
+    client().log_artifact(version.run_id, str(stored), "package")
+    with pytest.raises(ArtifactError, match=r"the package of animals version 1 is damaged: .*model\.bento"):
+        promote(version)
+
+
+def test_a_version_of_before_is_promoted_by_the_digest_that_its_run_has(
+    registry: Registry, publish: Callable[..., Version], promote: Callable[..., str | None]
+) -> None:
+    version = publish()
+    client().delete_model_version_tag(NAME, version.version, DIGEST_TAG)
+    promote(registry.find(NAME, version.version))
+    assert aliases(registry) == {"1": (CHAMPION,)}
+
+
+def test_rollback_goes_back_champion_by_champion(
+    registry: Registry,
+    publish: Callable[..., Version],
+    promote: Callable[..., str | None],
+    challenge: Callable[[Version], None],
+) -> None:
+    """And passes over versions that were never champion, and over one that is promoted a second time."""
+    promote(publish())
+    challenge(publish())
+    for version in (publish(), last := publish(), last):
+        promote(version)
     was, now = registry.rollback(NAME)
-    assert (was.version, now.version, champion(registry)) == ("3", "2", "2")
+    assert (was.version, now.version, champion(registry)) == ("4", "3", "3")
     registry.rollback(NAME)
     assert champion(registry) == "1"
     with pytest.raises(RegistryError, match="version 1 is the first champion"):
         registry.rollback(NAME)
-    assert champion(registry) == "1"
-
-
-def test_rollback_passes_over_versions_that_were_never_champion(
-    registry: Registry, register: Callable[..., Version]
-) -> None:
-    registry.promote(register())
-    registry.challenge(register())
-    registry.promote(register())
-    registry.rollback(NAME)
-    assert champion(registry) == "1"
-
-
-def test_promoting_the_champion_again_forgets_no_champion_before_it(
-    registry: Registry, register: Callable[..., Version]
-) -> None:
-    registry.promote(register())
-    second = register()
-    registry.promote(second)
-    registry.promote(registry.find(NAME, second.version))
-    registry.rollback(NAME)
     assert champion(registry) == "1"
 
 
@@ -225,10 +280,10 @@ def test_rollback_needs_a_champion(registry: Registry, register: Callable[..., V
 
 
 def test_rollback_to_a_version_that_was_deleted_changes_nothing(
-    registry: Registry, register: Callable[..., Version]
+    registry: Registry, publish: Callable[..., Version], promote: Callable[..., str | None]
 ) -> None:
-    registry.promote(register())
-    registry.promote(register())
+    promote(publish())
+    promote(publish())
     client().delete_model_version(NAME, "1")
     with pytest.raises(RegistryError, match=r"no version 1 \(known: 2\)"):
         registry.rollback(NAME)
@@ -245,9 +300,10 @@ def test_files_that_the_artifact_store_has_lost_are_named_with_the_remedy(
     experiment = experiment_id(store, "lost")
     run = store.create_run(experiment).info.run_id
     model = store.create_logged_model(experiment, "model", run)
-    lost = Registry().register("lost", model.model_id, run, {"gapgate.verdict": "pass"})
-    with pytest.raises(RegistryError, match=r"lost version 1 has no model.onnx in the artifact store; bring .*promote"):
-        Registry().model_file(lost, home)
+    Registry().name("lost")
+    lost = Registry().register("lost", model.model_id, run, {"gapgate.verdict": "pass", DIGEST_TAG: "sha256:0"})
+    with pytest.raises(RegistryError, match=r"lost version 1 has no model.bento in the artifact store; bring .*prom"):
+        Registry().package(lost, home)
     with pytest.raises(RegistryError, match=r"lost version 1 has no receipt.json in the artifact store"):
         Registry().receipt(lost)
 
@@ -255,46 +311,20 @@ def test_files_that_the_artifact_store_has_lost_are_named_with_the_remedy(
 def test_a_registry_that_is_away_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     away = Registry()
-    version = Version(NAME, "1", (), {"gapgate.verdict": "pass"}, "")
+    version = Version(NAME, "1", (), {"gapgate.verdict": "pass", DIGEST_TAG: "sha256:0"}, "r")
     calls: list[Callable[[], object]] = [
         lambda: away.versions(NAME),
         lambda: away.names(),
+        lambda: away.name(NAME),
         lambda: away.register(NAME, "m-1", "r", {}),
         lambda: away.tag(version, {"a": "b"}),
-        lambda: away.challenge(version),
-        lambda: away.promote(version),
+        lambda: away.exclusive(NAME).__enter__(),
         lambda: away.rollback(NAME),
-        lambda: away.model_file(version, home),
+        lambda: away.package(version, home),
     ]
     for call in calls:
         with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 does not answer"):
             call()
-
-
-def test_of_two_who_promote_one_model_the_second_waits_for_the_first(home: Path) -> None:
-    inside, waits = threading.Event(), threading.Event()
-    order: list[str] = []
-
-    def second() -> None:
-        inside.wait()
-        waits.set()
-        with promotion_lock(NAME):
-            order.append("second")
-
-    thread = threading.Thread(target=second)
-    thread.start()
-    with promotion_lock(NAME):
-        inside.set()
-        waits.wait()
-        thread.join(0.2)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-
-
-def test_those_who_promote_other_models_do_not_wait(home: Path) -> None:
-    with promotion_lock(NAME), promotion_lock("plants"):
-        pass
 
 
 @pytest.fixture

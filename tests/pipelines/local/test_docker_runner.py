@@ -43,9 +43,11 @@ def test_only_steps_that_ask_somebody_have_a_network(monkeypatch):
     assert steps().network("ingest") == "bridge"
     assert steps(train=TrainSettings(pretrained=True)).network("train") == "bridge"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    assert offline.network("register") == "host"  # the loopback of a bridge is the container's own
+    assert (
+        offline.network("package") == offline.network("register") == "host"
+    )  # the loopback of a bridge is the container's own
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
-    assert offline.network("register") == "bridge"
+    assert offline.network("package") == offline.network("register") == "bridge"
     assert offline.network("train") == "none"
 
 

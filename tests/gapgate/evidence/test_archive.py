@@ -15,7 +15,7 @@ import pytest
 
 from gapgate.errors import ArtifactError
 from gapgate.evidence import seal
-from serving.archive import unpack_model
+from gapgate.evidence.archive import unpack_model
 from tests.serving.registry_server import pack
 
 

@@ -1,0 +1,1 @@
+from tests.components.conftest import home, server  # noqa: F401
