@@ -56,6 +56,7 @@ bench: install  ## measure against peers, side by side
 	$(BIN)/python -m bench.abuse
 	$(BIN)/python -m bench.evidence
 	$(BIN)/python -m bench.leaks near
+	$(BIN)/python -m bench.photos
 
 recipes: install  ## measure the recipes that have changed, and write the table of docs/recipes.md; DATA=folder of the data sets
 	$(BIN)/python -m cli.recipes --data $(DATA)
