@@ -11,10 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from components.execute import make
 from gapgate.artifacts import Artifact
-from gapgate.settings.sections import PackageSettings
-from gapgate.tracking import NullTracker
 from serving.run import Server, serve
 from tests.serving import packaged
 from tests.serving.browsing import CHROMIUM, FAINT_TEXT, playwright, predicted, tab_to, wait_for_answers
@@ -91,8 +88,7 @@ def test_the_receipt_and_the_similar_images_are_those_of_the_api(page: Any, serv
 def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_where_it_has_an_index(
     browser: Any, image: Path, tmp_path: Path
 ) -> None:
-    inputs = packaged.inputs(tmp_path / "inputs", model=packaged.pooled_model())
-    bento, _ = make("package", PackageSettings(), inputs, tmp_path / "bento", NullTracker())
+    bento = packaged.bento(packaged.inputs(tmp_path / "inputs", model=packaged.pooled_model()), tmp_path / "bento")
     page = browser.new_page()
     with serve(bento.path / "model.bento", work_dir=tmp_path / "served") as server:
         server.wait_ready()
