@@ -246,12 +246,12 @@ def _overfits(figures: _Figures) -> Iterator[Advice]:
 def _underfits(figures: _Figures) -> Iterator[Advice]:
     """Longer training, where validation still gains at the end and training images are not learned either."""
     best, last = figures.curve.get("best_epoch"), figures.curve.get("num_epochs", 0)
-    if last > 1 and best == last and figures.train_error > max(5.0, figures.gap):
+    if last and best == last and figures.train_error > max(5.0, figures.gap):
         yield Advice(
             "too few epochs",
-            f"validation was best in the last of {last} epochs and {figures.train_error:.1f} % of the training images "
-            f"are not learned: --set train.epochs={2 * last}, or a larger network",
-            0.25 * figures.train_error,
+            f"validation was best in the last of {last} epoch{'s' if last > 1 else ''} and {figures.train_error:.1f} % of "
+            f"the training images are not learned: --set train.epochs={2 * last}, or a larger network",
+            (0.9 if last <= 2 else 0.25) * figures.train_error,
         )
 
 

@@ -28,8 +28,9 @@ LEAST_LISTED = 100
 suspects or none: of MNIST's 15 test labels that people did not confirm, 2 (bench/RESULTS.md)."""
 SHOWN_IMAGES = 40
 """Largest number of suspects in the report's picture."""
-_LEAST_ADVANTAGE = 1.5
-"""Least confidence of an answer against a label, in multiples of 1 / K, that of a model which knows nothing."""
+_LEAST_ADVANTAGE = 0.25
+"""Least confidence of an answer against a label, as a share of the way from 1 / K, that of a model which knows nothing,
+to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ def estimate_wrong(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.f
     pairs = np.minimum(labels, predicted) * num_classes + np.maximum(labels, predicted)
     found = []
     for share in (0.5, 0.75):
-        least = max(_LEAST_ADVANTAGE / num_classes, float(np.quantile(confidence[right], share)))
+        least = max(
+            1 / num_classes + _LEAST_ADVANTAGE * (1 - 1 / num_classes), float(np.quantile(confidence[right], share))
+        )
         above = np.bincount(pairs[~right & (confidence > least)], minlength=1)
         spread = float(above.sum())
         if num_pairs > 1:

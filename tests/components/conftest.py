@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,11 @@ from gapgate.artifacts import RUN_VARIABLE
 from tests.serving.registry_server import RegistryServer
 
 if TYPE_CHECKING:
+    import onnx
+
+    from components.platform.mlflow_registry import Registry
+    from gapgate.evidence.certificate import Verdict
+    from tests.components.releases import Made
     from tests.pipelines.kubeflow.kfp_server import KfpServer
 
 
@@ -52,3 +57,29 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
         monkeypatch.setenv("KFP_POD_NAME", "gapgate-training-x-system-container-impl-1")
         yield server
+
+
+@pytest.fixture
+def registry(home: Path) -> Registry:
+    from components.platform.mlflow_registry import Registry
+
+    return Registry()
+
+
+@pytest.fixture
+def make(home: Path, tmp_path: Path) -> Callable[..., Made]:
+    """Function from the name of a run to its artifacts, as `register` takes them."""
+    from tests.components import releases
+
+    def make(run: str, model: onnx.ModelProto | None = None, verdict: Verdict = "pass") -> Made:
+        return releases.make(tmp_path / run, run, model, verdict)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
+    """Models of different accuracy, by name."""
+    from tests.components import releases
+
+    return releases.of_accuracy(tmp_path_factory.mktemp("images"))

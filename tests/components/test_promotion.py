@@ -19,7 +19,6 @@ from components.platform.run_context import RunContext
 from components.promotion import DECISION_TAG
 from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, RegistryError
-from gapgate.evidence.certificate import Verdict
 from pipelines.local.bentos import champion_bento
 from tests.components import releases
 from tests.components.releases import NAME, Made, decide, publish, register, release
@@ -46,24 +45,6 @@ setattr(owner, name, killed)
 kinds = ("splits", "model", "evaluation", "certificate", "registration")
 execute("package", "{}", {kind: f"{folder}/{kind}" for kind in kinds}, f"{folder}/bento")
 """
-
-
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-def make(home: Path, tmp_path: Path) -> Callable[..., Made]:
-    def make(run: str, model: onnx.ModelProto | None = None, verdict: Verdict = "pass") -> Made:
-        return releases.make(tmp_path / run, run, model, verdict)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
-    return releases.of_accuracy(tmp_path_factory.mktemp("images"))
 
 
 def aliases(registry: Registry) -> dict[str, tuple[str, ...]]:

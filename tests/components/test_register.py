@@ -43,24 +43,6 @@ register(Made(sys.argv[1], Path(sys.argv[2])))
 """
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-def make(home: Path, tmp_path: Path) -> Callable[..., Made]:
-    def make(run: str, model: onnx.ModelProto | None = None, verdict: Verdict = "pass") -> Made:
-        return releases.make(tmp_path / run, run, model, verdict)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
-    return releases.of_accuracy(tmp_path_factory.mktemp("images"))
-
-
 def number(made: Artifact) -> str:
     return str(made.read_json("registration.json")["version"])
 

@@ -145,6 +145,13 @@ def test_training_that_still_gains_is_told_to_go_on():
     assert "--set train.epochs=8" in found["text"]
 
 
+def test_a_network_that_was_hardly_trained_is_told_to_go_on_before_all_else():
+    changes = {"learning_curve": {"num_epochs": 1, "best_epoch": 1, "gap_opens_epoch": None}, "gap": {"points": 4.0}}
+    accuracy = {name: measured()["accuracy"][name] | {"value": 0.25} for name in ("train", "test")}
+    facts = {"image_shape": [8, 8, 1], "source_px": 8, "has_dropout": False}
+    assert causes(measured(**changes, accuracy=accuracy, facts=facts))[0] == "too few epochs"
+
+
 def test_figures_of_an_older_version_give_no_advice_and_no_error():
     old = {key: measured()[key] for key in ("accuracy", "gap", "classes", "confusion")}
     assert isinstance(advise(old, certificate()), list)

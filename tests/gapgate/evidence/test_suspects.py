@@ -58,6 +58,12 @@ def test_wrong_labels_are_counted_and_mistakes_about_hard_images_are_not():
     assert suspects.estimate_wrong(hard, probabilities) == 0
 
 
+def test_a_model_that_knows_little_contradicts_no_label():
+    rng = np.random.default_rng(0)
+    labels, probabilities = answers(rng, 2000, 10, (0.12, 0.25))
+    assert suspects.estimate_wrong(rng.permutation(labels), probabilities) == 0
+
+
 def test_two_classes_that_look_alike_are_not_wrong_labels():
     rng = np.random.default_rng(0)
     labels, probabilities = answers(rng, 2000, 5, (0.7, 1.0))
