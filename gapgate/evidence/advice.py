@@ -249,8 +249,8 @@ def _underfits(figures: _Figures) -> Iterator[Advice]:
     if last and best == last and figures.train_error > max(5.0, figures.gap):
         yield Advice(
             "too few epochs",
-            f"validation was best in the last of {last} epoch{'s' if last > 1 else ''} and {figures.train_error:.1f} % of "
-            f"the training images are not learned: --set train.epochs={2 * last}, or a larger network",
+            f"validation was best in the last of {last} epoch{'s' if last > 1 else ''} and "
+            f"{figures.train_error:.1f} % of the training images are not learned: --set train.epochs={2 * last}, or a larger network",
             (0.9 if last <= 2 else 0.25) * figures.train_error,
         )
 
