@@ -250,7 +250,8 @@ def _underfits(figures: _Figures) -> Iterator[Advice]:
         yield Advice(
             "too few epochs",
             f"validation was best in the last of {last} epoch{'s' if last > 1 else ''} and "
-            f"{figures.train_error:.1f} % of the training images are not learned: --set train.epochs={2 * last}, or a larger network",
+            f"{figures.train_error:.1f} % of the training images are not learned: "
+            f"--set train.epochs={2 * last}, or a larger network",
             (0.9 if last <= 2 else 0.25) * figures.train_error,
         )
 
