@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from bench import fashion_mnist
-from gapgate.evidence import gap
+from gapgate.evidence.measures import gap
 from gapgate.settings.sections import GateSettings
 
 SIZES = (100, 200, 400, 800)

@@ -33,10 +33,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from gapgate.data.near_duplicates import near_pairs
+from gapgate.data.leaks.near_duplicates import near_pairs
 from gapgate.data.sources import open_source
 from gapgate.data.transform import Transform
-from gapgate.evidence import suspects
+from gapgate.evidence.measures import suspects
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from components.catalog import STEPS
 from components.execute import execute
-from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
+from components.platform.tracking import mlflow_runs
 from gapgate.settings.sections import load
 
 

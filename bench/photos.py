@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from gapgate.data.preprocess import preprocess
 from gapgate.data.splits import Splits
-from gapgate.evidence import gap
+from gapgate.evidence.measures import gap
 from gapgate.network import backbones, modules
 from gapgate.onnx.classifier import Classifier
 from gapgate.settings.sections import AugmentSettings, PreprocessSettings, TrainSettings

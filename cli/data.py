@@ -16,7 +16,7 @@ from gapgate.settings.sections import Reading
 from gapgate.text import printable
 
 if TYPE_CHECKING:
-    from components.platform.dvc_hashes import Difference
+    from components.platform.data.dvc_hashes import Difference
 
 app = typer.Typer(no_args_is_help=True, help="The data set that data.dvc pins.")
 _ROOT = Path()
@@ -33,7 +33,7 @@ def add(
     force: _Force = False,
 ) -> None:
     """Copy a source to data/ and pin it in data.dvc."""
-    from components.platform import dvc_workspace
+    from components.platform.data import dvc_workspace
 
     console = Console(soft_wrap=True)
     reading = _reading(path_column, label_column)
@@ -46,7 +46,7 @@ def add(
 @app.command()
 def restore(force: _Force = False) -> None:
     """Bring data/ back to exactly what data.dvc pins."""
-    from components.platform import dvc_workspace
+    from components.platform.data import dvc_workspace
 
     pin = dvc_workspace.restore(_ROOT, force=force)
     Console(soft_wrap=True).print(f"data/ is as pinned: {pin.num_files:,} files, DVC hash {pin.hash}")
@@ -55,7 +55,7 @@ def restore(force: _Force = False) -> None:
 @app.command()
 def status() -> None:
     """Compare data/ with its pin; exit code 1 when they differ."""
-    from components.platform import dvc_workspace
+    from components.platform.data import dvc_workspace
 
     found = dvc_workspace.status(_ROOT)
     console = Console(soft_wrap=True)
@@ -83,7 +83,7 @@ def show(
     import tempfile
     from collections import Counter
 
-    from components.platform import dvc_data, dvc_workspace
+    from components.platform.data import dvc_data, dvc_workspace
     from gapgate.data.sources import open_source
     from gapgate.data.splits import SPLIT_NAMES
 

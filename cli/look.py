@@ -28,7 +28,7 @@ from gapgate.errors import (
 if TYPE_CHECKING:
     from gapgate.onnx.embedding_index import Neighbour
     from gapgate.onnx.graph import Stage
-    from serving.predictor import Predictor
+    from serving.model.predictor import Predictor
 
 _LEARNED = "learned"
 _DEFAULT_KERNEL = "edge"
@@ -168,10 +168,10 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
 
     Raises:
         RegistryError: there is no champion, and `must` is True.
-        ArtifactError, GateError: as `serving.predictor.Predictor.load`.
+        ArtifactError, GateError: as `serving.model.predictor.Predictor.load`.
     """
-    from gapgate.evidence.archive import unpack_model
-    from serving.predictor import Predictor
+    from gapgate.evidence.sealed.archive import unpack_model
+    from serving.model.predictor import Predictor
 
     try:
         found = _in(bento) if bento else find_champion(model)
@@ -234,7 +234,7 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
     Raises:
         ImageError: the image cannot be decoded, or has too many pixels.
     """
-    from serving.inputs import Upload, decode_all
+    from serving.http.inputs import Upload, decode_all
     from serving.options import Options
 
     # The server's limit, so that both accept the same files.

@@ -93,7 +93,7 @@ def _local(bento: Path | None, model: str, top_k: int, batch_size: int | None) -
     """Unpack a Bento's model for the time of the block, and yield an answerer that runs it in this process."""
     # Set before numpy is imported, which reads it once: `predict` has a thread for each processor already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from gapgate.evidence.archive import unpack_model
+    from gapgate.evidence.sealed.archive import unpack_model
     from serving.client.prediction import Local
 
     archive = bento or find_champion(model)

@@ -61,7 +61,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a packaged model over HTTP, by default the champion."""
-    from serving.access import check_address
+    from serving.http.access import check_address
     from serving.options import Options
 
     # models:/… may be given in either place; from here on it is the model.
@@ -111,9 +111,9 @@ def _registry(uri: str, work: Path) -> Iterator[dict[str, str]]:
         RegistryError: the store has no such version, or the version has no package yet.
         GateError: the version's verdict is not pass.
     """
-    from components.platform import mlflow_server
+    from components.platform.tracking import mlflow_server
     from components.platform.workspace import local_store, tracking_uri
-    from serving.registry import ModelUri
+    from serving.model.registry import ModelUri
 
     parsed = ModelUri.parse(uri)
     if tracking_uri().startswith(("http://", "https://")):
@@ -138,7 +138,7 @@ def _check(uri: Any, address: str, work: Path) -> None:
         RegistryError: there is no such version, or it has no package yet.
         GateError: the version's verdict is not pass.
     """
-    from serving.registry import MlflowRegistry
+    from serving.model.registry import MlflowRegistry
 
     try:
         found = MlflowRegistry(address, work).resolve(uri)

@@ -37,7 +37,7 @@ def sweep(
     """Train every cell of a grid over one or two settings, and show which is best on val."""
     with_source(settings_here(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
-    from components.platform import mlflow_runs
+    from components.platform.tracking import mlflow_runs
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
 

@@ -26,7 +26,7 @@ def receipt(
 ) -> None:
     """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,
     then in the registry."""
-    from gapgate.evidence.receipt import verify
+    from gapgate.evidence.sealed.receipt import verify
 
     prefix = digest.removeprefix("sha256:").lower()
     # `isalnum` also keeps wildcards out of the patterns.
@@ -58,7 +58,7 @@ def _local(prefix: str) -> Found | None:
 
 
 def _registered(prefix: str) -> Found:
-    from components.platform.mlflow_registry import Registry
+    from components.platform.tracking.mlflow_registry import Registry
     from components.platform.workspace import has_store, receipts_dir, tracking_uri
 
     where = f"{receipts_dir()} and {tracking_uri()}"
@@ -91,7 +91,7 @@ def _from_service(url: str, key: str, digest: str) -> Found:
 
 def models(name: ModelName = "") -> None:
     """List registered versions with aliases and verdicts."""
-    from components.platform.mlflow_registry import Registry
+    from components.platform.tracking.mlflow_registry import Registry
 
     close_killed_runs()
     registry = Registry()
@@ -121,7 +121,7 @@ def promote(
     version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = DEFAULT_MODEL
 ) -> None:
     """Make a version the champion; the certificate in its package must have passed."""
-    from components.platform.mlflow_registry import Registry
+    from components.platform.tracking.mlflow_registry import Registry
 
     registry = Registry()
     with tempfile.TemporaryDirectory(prefix="gapgate-promote-") as folder:
@@ -134,7 +134,7 @@ def promote(
 
 def rollback(name: ModelName = DEFAULT_MODEL) -> None:
     """Make the previous champion the champion again."""
-    from components.platform.mlflow_registry import Registry
+    from components.platform.tracking.mlflow_registry import Registry
 
     was, now = Registry().rollback(name)
     Console().print(f"champion of {escape(name)} is version {now.version} again (was {was.version})")

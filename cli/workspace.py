@@ -18,7 +18,7 @@ from gapgate.text import redacted
 
 def ui(port: Port = 5000) -> None:
     """Browse runs and models in MLflow's own UI, on the local store."""
-    from components.platform import mlflow_server
+    from components.platform.tracking import mlflow_server
     from components.platform.workspace import local_store, tracking_uri
 
     if not tracking_uri().startswith("sqlite:"):

@@ -10,7 +10,7 @@ from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.settings.sections import AugmentSettings
 from gapgate.tracking import Tracker
-from gapgate.training.policy_artifact import write_policy
+from gapgate.training.augmentation.policy_artifact import write_policy
 
 
 def run(settings: AugmentSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:

@@ -20,8 +20,8 @@ from components.catalog import STEPS
 from components.facts import Facts
 from components.platform import credentials
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, PARENT_VARIABLE, RunContext
-from components.platform.spool import Spool
 from components.platform.step_log import StepLog
+from components.platform.tracking.spool import Spool
 from components.tries import AtOnce, Patient
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -32,7 +32,7 @@ from gapgate.settings.sections import DataSettings, parse
 from gapgate.tracking import NullTracker, Tracker
 
 if TYPE_CHECKING:
-    from components.platform.mlflow_runs import Status
+    from components.platform.tracking.mlflow_runs import Status
 
 _SEND_EVERY_S = 30.0
 
@@ -108,7 +108,7 @@ def _execute(
         show(facts)
         return artifact
     if not is_in_pipeline:
-        from components.platform import mlflow_runs
+        from components.platform.tracking import mlflow_runs
 
         mlflow_runs.refuse_deleted_experiment(context.experiment)
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
@@ -135,7 +135,7 @@ def _execute(
 def _spool(tensorboard: bool) -> type[Spool]:
     if not tensorboard:
         return Spool
-    from components.platform.tensorboard import TensorBoardSpool  # 0.6 s
+    from components.platform.tracking.tensorboard import TensorBoardSpool  # 0.6 s
 
     return TensorBoardSpool
 
@@ -229,7 +229,7 @@ def _outcome(name: str, artifact: Artifact, context: RunContext) -> Status:
 def _sent(context: RunContext) -> Iterator[None]:
     """Send the spool to MLflow while the block runs, and let SIGTERM end the block by an exception. Only for a step
     whose spool no parent process sends."""
-    from components.platform import mlflow_closing, mlflow_runs
+    from components.platform.tracking import mlflow_closing, mlflow_runs
 
     stop = threading.Event()
 
@@ -260,7 +260,7 @@ def _send_rest(context: RunContext, status: Status, spool: Spool, tries: AtOnce,
     Raises:
         TrackingError: `must_arrive` is set, and the server is away after the last step, or refuses what is sent.
     """
-    from components.platform import mlflow_runs
+    from components.platform.tracking import mlflow_runs
 
     try:
         # While the run goes on, the next step sends what is left.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.facts import Facts
-from components.platform import dvc_data, dvc_hashes, dvc_workspace
+from components.platform.data import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.sources.classes import reading_of

@@ -18,16 +18,16 @@ from typing import Any
 import gapgate
 from components import promotion
 from components.facts import Facts
-from components.platform.mlflow_registry import Registry, Version
 from components.platform.run_context import RunContext
+from components.platform.tracking.mlflow_registry import Registry, Version
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError, RegistryError, StorageError
-from gapgate.evidence.golden import write_golden
-from gapgate.evidence.package import Passed
-from gapgate.evidence.seal import seal
+from gapgate.evidence.sealed.golden import write_golden
+from gapgate.evidence.sealed.package import Passed
+from gapgate.evidence.sealed.seal import seal
 from gapgate.onnx.classifier import Classifier
 from gapgate.onnx.embedding_index_build import build_index
 from gapgate.onnx.inner_layers import InnerLayers

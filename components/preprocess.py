@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.facts import Facts
-from components.platform.mlflow_tables import table_tag
+from components.platform.tracking.mlflow_tables import table_tag
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.preprocess import preprocess

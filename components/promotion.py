@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.platform import mlflow_registry as registries
-from components.platform.mlflow_registry import Registry, Version
+from components.platform.tracking import mlflow_registry as registries
+from components.platform.tracking.mlflow_registry import Registry, Version
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.evidence.compare import compare, compare_answers
-from gapgate.evidence.package import Passed
+from gapgate.evidence.sealed.package import Passed
 from gapgate.onnx.classifier import Classifier
 
 DECISION_TAG = "gapgate.promotion"

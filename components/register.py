@@ -8,13 +8,13 @@ from typing import Any
 
 from components import promotion
 from components.facts import Facts
-from components.platform import mlflow_runs
-from components.platform.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.run_context import RunContext
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
-from gapgate.evidence.receipt import Receipt, verify
+from gapgate.evidence.sealed.receipt import Receipt, verify
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 

@@ -13,10 +13,11 @@ import traceback
 from pathlib import Path
 
 from components.catalog import RESOLVE
-from components.platform import credentials, dvc_data
+from components.platform import credentials
+from components.platform.data import dvc_data
 from components.platform.run_context import EXPERIMENT_VARIABLE, RunContext
-from components.platform.spool import Spool
 from components.platform.step_log import StepLog
+from components.platform.tracking.spool import Spool
 from components.tries import AtOnce, Patient
 from gapgate.data.sources import BUILTINS
 from gapgate.data.sources.classes import reading_of
@@ -77,14 +78,14 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
 
 
 def _refuse_deleted_experiment(context: RunContext) -> None:
-    from components.platform import mlflow_runs
+    from components.platform.tracking import mlflow_runs
 
     mlflow_runs.refuse_deleted_experiment(context.experiment)
 
 
 def _end(context: RunContext) -> None:
     """Close the MLflow run as failed; a server that is away gets it from the first step of the next run."""
-    from components.platform import mlflow_runs
+    from components.platform.tracking import mlflow_runs
 
     with contextlib.suppress(TrackingError):
         mlflow_runs.finish(context, succeeded=False)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from components.platform.spool import Spool
+from components.platform.tracking.spool import Spool
 from gapgate.errors import PASSING_EXIT_CODE, GapgateError, SettingsError
 
 T = TypeVar("T")

@@ -27,9 +27,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import gapgate
-from gapgate.data.hidden import is_hidden
 from gapgate.errors import ArtifactError
 from gapgate.files import whole_file, whole_folder
+from gapgate.hidden import is_hidden
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

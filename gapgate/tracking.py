@@ -1,5 +1,5 @@
 """Interface by which a step reports while it works. The caller of the step decides where reports go (see
-`components.platform.spool`)."""
+`components.platform.tracking.spool`)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from components.platform.spool import Event
+from components.platform.tracking.spool import Event
 
 
 class Display(Protocol):

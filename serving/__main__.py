@@ -27,10 +27,10 @@ from types import FrameType
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from gapgate.errors import GapgateError
-from serving import logs
-from serving.access import check_address
+from serving.http.access import check_address
 from serving.listening import listen
 from serving.options import Options
+from serving.telemetry import logs
 
 logger = logging.getLogger("gapgate.serving")
 PACKAGE = Path(__file__).parents[1] / "model"
@@ -85,7 +85,9 @@ class Workers:
         if options.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         # Imported here, after the variables are set and before the fork: all workers share the pages of the modules.
-        from serving import metrics, models, worker
+        from serving import worker
+        from serving.model import models
+        from serving.telemetry import metrics
 
         models.check(options)
         self._serve = worker.run

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 import gapgate
-from serving.pages import STATIC
-from serving.privacy import QUIET
-from serving.stored_xz import StoredXz
+from serving.http.pages import STATIC
+from serving.model.stored_xz import StoredXz
+from serving.telemetry.privacy import QUIET
 
 SERVICE = "serving.service:GapgateService"
 BASE_IMAGE = "python:3.11-slim"

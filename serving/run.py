@@ -15,11 +15,11 @@ from types import TracebackType
 
 from gapgate import child_server
 from gapgate.errors import ServeError
-from gapgate.evidence.archive import unpack
-from serving.access import check_address
+from gapgate.evidence.sealed.archive import unpack
+from serving.http.access import check_address
 from serving.listening import listen
 from serving.options import Options
-from serving.privacy import QUIET
+from serving.telemetry.privacy import QUIET
 
 
 @dataclass(frozen=True, slots=True)

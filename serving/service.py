@@ -1,5 +1,5 @@
-"""The Bento's service: `serving.app` under BentoML's own server, for `bentoml serve`, BentoCloud and other tools of
-BentoML.
+"""The Bento's service: `serving.http.app` under BentoML's own server, for `bentoml serve`, BentoCloud and other tools
+of BentoML.
 
 `python -m serving` runs the same application without BentoML, whose layers take a fifth of the time of a small request
 and whose timeout keeps a timer for a minute after each request.
@@ -12,9 +12,9 @@ from pathlib import Path
 import bentoml
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.app import create_app
+from serving.http.app import create_app
 from serving.options import Options
-from serving.privacy import QUIET
+from serving.telemetry.privacy import QUIET
 
 PACKAGE = Path(__file__).parents[1] / "model"
 
@@ -35,8 +35,8 @@ class GapgateService:
 
 
 class EveryRoute:
-    """Middleware that answers all HTTP requests with `serving.app`: BentoML's own routes would answer `/readyz` without
-    a reason, and unknown paths in plain text."""
+    """Middleware that answers all HTTP requests with `serving.http.app`: BentoML's own routes would answer `/readyz`
+    without a reason, and unknown paths in plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app

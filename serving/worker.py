@@ -20,9 +20,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.app import LINGER_S, App, create_app
+from serving.http.app import LINGER_S, App, create_app
+from serving.http.responses import ApiError, error_response
 from serving.options import Options
-from serving.responses import ApiError, error_response
 
 KEEP_ALIVE_S = 65
 """Seconds that an idle connection is kept. Load balancers keep theirs for 60 s: if the server closed first, a request

@@ -47,16 +47,16 @@ TIMES = ROOT / ".mutants" / "times.json"
 EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.toml")
 
 MODULES = (
-    "gapgate/evidence/gap.py",
+    "gapgate/evidence/measures/gap.py",
     "gapgate/evidence/gate.py",
-    "gapgate/evidence/calibration.py",
-    "gapgate/evidence/receipt.py",
+    "gapgate/evidence/measures/calibration.py",
+    "gapgate/evidence/sealed/receipt.py",
     "gapgate/evidence/compare.py",
     "gapgate/data/partition.py",
     "gapgate/data/transform.py",
-    "gapgate/training/schedules.py",
-    "gapgate/training/weight_average.py",
-    "gapgate/training/optimizers.py",
+    "gapgate/training/optimization/schedules.py",
+    "gapgate/training/optimization/weight_average.py",
+    "gapgate/training/optimization/optimizers.py",
     "gapgate/onnx/occlusion.py",
     "gapgate/artifacts.py",
     "gapgate/evidence/evaluate.py",

@@ -21,7 +21,7 @@ from bench.abuse.usual_requests import picture, prediction, warm
 from bench.abuse.victim import Connects, Victim, started, victim
 from bench.http_load import forms, get, http
 from gapgate.errors import ArtifactError
-from gapgate.evidence import seal
+from gapgate.evidence.sealed import seal
 
 HEADERS_WITH_URLS = (
     *("Referer", "Origin", "X-Forwarded-Host", "Forwarded", "Link"),

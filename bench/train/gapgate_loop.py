@@ -13,7 +13,8 @@ import torch
 from bench.train.worker import serve
 from gapgate.data.splits import Splits
 from gapgate.settings.sections import TrainSettings
-from gapgate.training import batches, policy
+from gapgate.training import batches
+from gapgate.training.augmentation import policy
 from gapgate.training.learner import Learner
 from gapgate.training.loop import train_epoch
 

@@ -181,7 +181,7 @@ def cancel(
 
 def _close_tracking(experiment: str, run_id: str) -> str:
     """Close the MLflow run of a canceled run, whose pods are killed before they can; returns what was done as text."""
-    from components.platform import mlflow_closing
+    from components.platform.tracking import mlflow_closing
     from components.platform.workspace import tracking_uri
     from gapgate.errors import TrackingError
 

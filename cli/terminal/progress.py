@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from components.catalog import STEPS
-from components.platform.spool import Event
+from components.platform.tracking.spool import Event
 
 _WIDTH = max(len(name) for name in STEPS)
 

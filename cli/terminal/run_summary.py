@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.platform import mlflow_runs
+from components.platform.tracking import mlflow_runs
 from gapgate import artifacts
 from pipelines.local.runner import RunResult
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from cli.terminal.run_summary import relative
-from components.platform import mlflow_runs
+from components.platform.tracking import mlflow_runs
 from pipelines.trials.sweep import Cell, Sweep
 from pipelines.trials.sweep_report import shown
 

@@ -39,7 +39,7 @@ def show_figures(evaluation: Artifact, figures: Any, classes: Any) -> None:
     if len(names) == 2:
         import pyarrow.parquet as pq  # evaluate alone has paid for both
 
-        from gapgate.evidence.metrics import roc
+        from gapgate.evidence.measures.metrics import roc
 
         file, test_images = evaluation.path / "predictions.parquet", [("split", "==", "test")]
         test = pq.read_table(file, columns=["label", "probabilities"], filters=test_images)

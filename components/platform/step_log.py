@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.platform.spool import Event
+from components.platform.tracking.spool import Event
 
 PREFIX = "gapgate:"
 _EVERY_S = 10.0

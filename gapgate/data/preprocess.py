@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
-from gapgate.data.bonds import MAX_COMPARED, Bonds, bind
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
 from gapgate.data.depth import depth_of, white_of
 from gapgate.data.formats import SERVED_PIXELS
 from gapgate.data.image_table import Index
+from gapgate.data.leaks.bonds import MAX_COMPARED, Bonds, bind
 from gapgate.data.partition import Partition, partition
 from gapgate.data.probe import PROBED_IMAGES, resolve
 from gapgate.data.set_aside import write_set_aside

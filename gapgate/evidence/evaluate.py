@@ -23,10 +23,10 @@ from gapgate.cpu_quota import available_cpus
 from gapgate.data import set_aside
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
-from gapgate.evidence import calibration, gap, metrics, mistakes, suspects
-from gapgate.evidence.folds import FoldAnswers
-from gapgate.evidence.learning_curve import parting
-from gapgate.evidence.predictions import Predictions, predict_all, write_predictions
+from gapgate.evidence.measures import calibration, gap, metrics, mistakes, suspects
+from gapgate.evidence.measures.folds import FoldAnswers
+from gapgate.evidence.measures.learning_curve import parting
+from gapgate.evidence.measures.predictions import Predictions, predict_all, write_predictions
 from gapgate.onnx import feature_maps
 from gapgate.onnx.classifier import Classifier, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding

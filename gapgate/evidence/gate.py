@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gapgate.evidence.certificate import Certificate, Check, Verdict
-from gapgate.evidence.gap import MAX_IMAGES, Interval, images_to_decide
+from gapgate.evidence.measures.gap import MAX_IMAGES, Interval, images_to_decide
+from gapgate.evidence.sealed.certificate import Certificate, Check, Verdict
 from gapgate.settings.sections import GateSettings
 from gapgate.text import number
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from gapgate.evidence.learning_curve import WORDS, Parting, parting
-from gapgate.evidence.mistakes import NUM_NEAREST, Mistake
+from gapgate.evidence.measures.learning_curve import WORDS, Parting, parting
+from gapgate.evidence.measures.mistakes import NUM_NEAREST, Mistake
 from gapgate.onnx.inner_layers import FeatureMaps, stretched
 from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
 

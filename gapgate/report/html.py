@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from gapgate.evidence.learning_curve import Parting, in_words
-from gapgate.evidence.metrics import finite
+from gapgate.evidence.measures.learning_curve import Parting, in_words
+from gapgate.evidence.measures.metrics import finite
 from gapgate.text import number
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -16,7 +16,7 @@ from gapgate.errors import SettingsError
 from gapgate.network.architecture import Layer
 from gapgate.settings.base import Count, Fraction, Section
 from gapgate.settings.overrides import apply, one_line, read_yaml, shorten
-from gapgate.training.policy import Operation, Rotate, Scale, Translate
+from gapgate.training.augmentation.policy import Operation, Rotate, Scale, Translate
 
 S = TypeVar("S", bound=Section)
 

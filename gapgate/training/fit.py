@@ -15,14 +15,15 @@ from torch.nn import functional
 
 from gapgate.data.splits import Splits
 from gapgate.errors import DataError
-from gapgate.evidence.folds import FoldAnswers
+from gapgate.evidence.measures.folds import FoldAnswers
 from gapgate.network import backbones
 from gapgate.network.backbones import Backbone
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker, Tracker
 from gapgate.training import device as devices
-from gapgate.training import features, linear_head, loop, model_artifact
-from gapgate.training.policy import Operation
+from gapgate.training import loop, model_artifact
+from gapgate.training.augmentation.policy import Operation
+from gapgate.training.pretrained import features, linear_head
 from gapgate.training.recipe import Recipe, candidates, decided
 from gapgate.training.trained import Trained
 

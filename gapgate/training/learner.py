@@ -22,14 +22,16 @@ from gapgate.errors import SettingsError
 from gapgate.network import architecture, backbones, modules
 from gapgate.network.modules import set_generator
 from gapgate.settings.sections import TrainSettings
-from gapgate.training import augmentation, batches, optimizers
+from gapgate.training import batches
 from gapgate.training import device as devices
+from gapgate.training.augmentation import operations as augmentation
+from gapgate.training.augmentation.policy import Flip, Operation
 from gapgate.training.data_parallel import Shards, count_shards
-from gapgate.training.policy import Flip, Operation
+from gapgate.training.optimization import optimizers
+from gapgate.training.optimization.schedules import lr_at
+from gapgate.training.optimization.weight_average import WeightAverage
 from gapgate.training.recipe import Recipe, decided
-from gapgate.training.schedules import lr_at
 from gapgate.training.trained import Trained
-from gapgate.training.weight_average import WeightAverage
 
 LOWER_LAYERS_RATE = 0.1
 """Share of the learning rate with which the layers of a backbone learn."""

@@ -24,9 +24,9 @@ from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
 from gapgate.tracking import Tracker
 from gapgate.training import batches, checkpoint
+from gapgate.training.augmentation.policy import Operation
 from gapgate.training.batches import Batches
 from gapgate.training.learner import Learner, Progress
-from gapgate.training.policy import Operation
 from gapgate.training.recipe import Recipe
 from gapgate.training.trained import Trained
 

@@ -136,7 +136,7 @@ def mlflow_url(experiment: str, run_id: str) -> str:
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address.startswith(("http://", "https://")):
         return ""
-    from components.platform import mlflow_runs
+    from components.platform.tracking import mlflow_runs
 
     with contextlib.suppress(TrackingError), mlflow_runs.away_errors():
         client = mlflow_runs.client()

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.platform import dvc_data, kfp_run
+from components.platform import kfp_run
+from components.platform.data import dvc_data
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import DataError, RemoteAwayError, SettingsError
 from gapgate.settings.sections import Settings

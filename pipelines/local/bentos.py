@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from components.platform.workspace import bentos_dir
 from gapgate.errors import ArtifactError, GateError, RegistryError
-from gapgate.evidence.package import Stated, opened
+from gapgate.evidence.sealed.package import Stated, opened
 from gapgate.files import whole_file
 
 if TYPE_CHECKING:
-    from components.platform.mlflow_registry import Registry, Version
+    from components.platform.tracking.mlflow_registry import Registry, Version
 
 _BENTO = "artifacts/*/package/bento/model.bento"
 
@@ -26,8 +26,8 @@ def champion_bento(name: str) -> Path:
         RegistryError: there is no champion, or it has no Bento.
         ArtifactError, GateError: the Bento is damaged, that of another version, or of a model that did not pass.
     """
-    from components.platform.mlflow_registry import Registry
     from components.platform.run_context import RunContext
+    from components.platform.tracking.mlflow_registry import Registry
     from components.platform.workspace import has_store
 
     registry = Registry() if has_store() else None  # a look would make an empty store

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from components.catalog import STEPS
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, RunContext
-from components.platform.spool import Spool
+from components.platform.tracking.spool import Spool
 from components.platform.workspace import home, tracking_uri
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.errors import SettingsError

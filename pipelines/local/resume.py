@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
-from components.platform.spool import Reader
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.spool import Reader
 from components.platform.workspace import runs_dir
 from gapgate import artifacts
 from gapgate.errors import ArtifactError, GapgateError, TrackingError

@@ -18,9 +18,9 @@ from typing import Any
 
 from components.catalog import STEPS
 from components.execute import execute
-from components.platform import mlflow_runs
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
-from components.platform.spool import Event, Reader
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.spool import Event, Reader
 from gapgate import artifacts
 from gapgate.descendants import children, kill_descendants
 from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from components.platform.dvc_hashes import dvc_hash
+from components.platform.data.dvc_hashes import dvc_hash
 from gapgate import artifacts
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import DataError

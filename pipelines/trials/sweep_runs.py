@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from components.catalog import STEPS
-from components.platform import mlflow_runs
-from components.platform.spool import Event, Spool
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.spool import Event, Spool
 from gapgate import artifacts
 from gapgate.errors import SettingsError, TrackingError, storage_errors
 from pipelines.trials.sweep import FIGURES, Cell, Sweep, figures

@@ -17,9 +17,9 @@ from typing import Any
 
 from components.catalog import STEPS, Step
 from components.execute import make
-from components.platform import mlflow_runs
 from components.platform.run_context import RunContext
-from components.platform.spool import Spool
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.spool import Spool
 from components.platform.workspace import trials_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gapgate.data import formats
-from gapgate.data.hidden import is_hidden
 from gapgate.errors import DataError, ImageError, ImageFault
+from gapgate.hidden import is_hidden
 
 BATCH_SIZE = 64
 
 _SUFFIXES = formats.suffixes(formats.FORMATS)
-"""Suffixes of the formats that `serving.inputs` reads."""
+"""Suffixes of the formats that `serving.http.inputs` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,12 @@ class Local:
         """Load and check the package in a folder, as a server does.
 
         Raises:
-            ArtifactError, GateError: as in `serving.predictor.Predictor.load`.
+            ArtifactError, GateError: as in `serving.model.predictor.Predictor.load`.
             SettingsError: an option in the environment has an invalid value.
         """
         from gapgate.cpu_quota import available_cpus
+        from serving.model.predictor import Predictor
         from serving.options import Options
-        from serving.predictor import Predictor
 
         self.threads = min(available_cpus(), 8)
         self._predictor = predictor = Predictor.load(package)
@@ -182,7 +182,7 @@ class Local:
         """Yield the probabilities of each image file, or its error; files are decoded as the server does."""
         import numpy as np
 
-        from serving.inputs import Upload, decode_all
+        from serving.http.inputs import Upload, decode_all
 
         uploads = [Upload(data) for data in images]
         decoded = decode_all(self._predictor, uploads, self._max_pixels, cancelled=lambda: False)

@@ -20,7 +20,7 @@ from gapgate.network.export import export_onnx
 from gapgate.onnx.occlusion import heat_png
 from gapgate.report.tour.convolution import KERNELS
 from gapgate.report.tour.tour import gray_image, with_kernel
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from tests.end_to_end.workspace import Workspace
 from tests.serving import packaged
 from tests.serving.packaged import CLASS_NAMES, SIZE_PX, picture

@@ -17,7 +17,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from gapgate.evidence.archive import unpack_model
+from gapgate.evidence.sealed.archive import unpack_model
 from serving.client.prediction import Local, find_images, predict
 from serving.client.remote import Remote
 from serving.run import serve

@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from components import package, promotion
 from components.catalog import STEPS
 from components.execute import execute, load
-from components.platform.mlflow_registry import Registry, Version
+from components.platform.tracking.mlflow_registry import Registry, Version
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.data.splits import Splits
-from gapgate.evidence.certificate import Verdict
+from gapgate.evidence.sealed.certificate import Verdict
 from gapgate.settings.sections import PackageSettings
 from tests.serving import packaged
 from tests.serving.registry_server import pack

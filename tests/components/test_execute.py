@@ -18,10 +18,10 @@ from PIL import Image
 
 from components.catalog import STEPS
 from components.execute import _send_rest, execute, execute_in_pipeline, load, make
-from components.platform import mlflow_runs
 from components.platform.run_context import DRAINED_VARIABLE, RunContext
-from components.platform.spool import Spool
 from components.platform.step_log import ending_in
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.spool import Spool
 from components.tries import AtOnce
 from gapgate import artifacts, child_server
 from gapgate.artifacts import RUN_VARIABLE

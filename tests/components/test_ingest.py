@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from components.execute import make
-from components.platform import dvc_data, dvc_hashes, dvc_workspace
+from components.platform.data import dvc_data, dvc_hashes, dvc_workspace
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
 from gapgate.settings.sections import DataSettings

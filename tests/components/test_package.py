@@ -20,9 +20,9 @@ from gapgate.artifacts import Artifact, digest_of, load, read_json
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError
-from gapgate.evidence.certificate import Verdict
-from gapgate.evidence.golden import check_golden
-from gapgate.evidence.seal import verify
+from gapgate.evidence.sealed.certificate import Verdict
+from gapgate.evidence.sealed.golden import check_golden
+from gapgate.evidence.sealed.seal import verify
 from gapgate.onnx.classifier import Classifier
 from gapgate.onnx.embedding_index import EmbeddingIndex
 from gapgate.onnx.inner_layers import InnerLayers

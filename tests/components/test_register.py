@@ -15,15 +15,15 @@ import onnx
 import pytest
 
 from cli.versions import receipt
-from components.platform import mlflow_runs
-from components.platform.mlflow_registry import Registry
 from components.platform.run_context import RunContext
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.mlflow_registry import Registry
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.errors import ArtifactError, RegistryError, TrackingError
 from gapgate.evidence.gate import Verdict
-from gapgate.evidence.receipt import verify
+from gapgate.evidence.sealed.receipt import verify
 from gapgate.onnx.classifier import Classifier
 from tests.components import releases
 from tests.components.releases import KINDS, NAME, Made, register

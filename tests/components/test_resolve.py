@@ -13,8 +13,9 @@ import pytest
 
 from components import resolve
 from components.execute import make
-from components.platform import dvc_data, dvc_hashes, mlflow_runs
+from components.platform.data import dvc_data, dvc_hashes
 from components.platform.run_context import RunContext
+from components.platform.tracking import mlflow_runs
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.settings.sections import DataSettings
 from gapgate.tracking import NullTracker

@@ -103,7 +103,7 @@ for folder, folders, names in os.walk("/"):
 
 def test_the_steps_without_torch_run_in_step(engine: DockerClient, step_image: Image) -> None:
     modules = ["ingest", "preprocess", "evaluate", "gate", "register", "package"]
-    python(engine, step_image, "import components.execute, components.platform.tensorboard, tensorboardX")
+    python(engine, step_image, "import components.execute, components.platform.tracking.tensorboard, tensorboardX")
     python(engine, step_image, f"from components import {', '.join(modules)}")
     python(engine, step_image, "import bentoml, boto3, dvc.api, kfp.dsl.executor_main, mlflow.onnx, psycopg")
     assert python(engine, step_image, "import importlib.util as u; print(u.find_spec('torch'))") == "None\n"

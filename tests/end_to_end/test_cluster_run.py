@@ -13,7 +13,7 @@ import mlflow
 import pytest
 import yaml
 
-from components.platform import mlflow_server
+from components.platform.tracking import mlflow_server
 from gapgate import artifacts
 from gapgate.settings.sections import load
 from pipelines.graph import arguments

@@ -14,7 +14,7 @@ from dulwich.server import DictBackend
 from dulwich.web import make_wsgi_chain
 from PIL import Image
 
-from components.platform import dvc_workspace
+from components.platform.data import dvc_workspace
 from tests.components.platform.repositories import begin, push
 from tests.end_to_end.workspace import QUICK
 from tests.serving.registry_server import RegistryServer

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageChops
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.platform.tensorboard import TensorBoardSpool
+from components.platform.tracking.tensorboard import TensorBoardSpool
 from gapgate import artifacts
 from tests.end_to_end.workspace import QUICK, ROOT, Workspace
 
@@ -27,7 +27,7 @@ assert not [name for name in sys.modules if name.startswith("tensorboard")]
 WITH = """
 import sys
 from pathlib import Path
-from components.platform.tensorboard import TensorBoardSpool
+from components.platform.tracking.tensorboard import TensorBoardSpool
 spool = TensorBoardSpool(Path("spool"), "preprocess")
 spool.metrics({"data/images": 3.0})
 spool.finished("done")

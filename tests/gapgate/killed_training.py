@@ -15,7 +15,7 @@ from pathlib import Path
 from gapgate.data.splits import Splits
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
-from gapgate.training import policy
+from gapgate.training.augmentation import policy
 from gapgate.training.fit import train
 
 SETTINGS = {

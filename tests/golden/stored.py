@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
-from gapgate.evidence.archive import unpack_model
+from gapgate.evidence.sealed.archive import unpack_model
 
 SCHEMA_1 = Path(__file__).parent / "schema-1"
 

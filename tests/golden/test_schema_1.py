@@ -23,14 +23,14 @@ from components.catalog import STEPS
 from gapgate import artifacts
 from gapgate.artifacts import MANIFEST, Manifest, read_json, sha256_file
 from gapgate.data.splits import SPLIT_NAMES, Splits
-from gapgate.evidence import receipt
 from gapgate.evidence.evaluate import parity
 from gapgate.evidence.gate import Certificate
-from gapgate.evidence.golden import Golden
+from gapgate.evidence.sealed import receipt
+from gapgate.evidence.sealed.golden import Golden
 from gapgate.onnx.classifier import Classifier, softmax
 from gapgate.settings.sections import AugmentSettings, Settings
 from pipelines.graph import arguments
-from serving.predictor import Predictor
+from serving.model.predictor import Predictor
 from serving.run import serve
 from tests.golden.stored import SCHEMA_1, restore_bento, unpacked_package
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import Metrics
-from serving.models import Models
+from serving.model.models import Models
+from serving.model.predictor import Predictor
 from serving.options import Options
-from serving.predictor import Predictor
+from serving.telemetry.metrics import Metrics
 from tests.infra.rendered import Object, of_kind, one
 
 MONITORED = "production+monitoring"
@@ -88,7 +88,7 @@ def test_grouping_keeps_only_labels_that_exist(series: dict[str, set[str]]) -> N
 
 
 def test_thresholds_on_buckets_are_bounds_of_buckets() -> None:
-    from serving import metrics
+    from serving.telemetry import metrics
 
     bounds = {str(bound) for bound in metrics._CONFIDENCES} | {"+Inf"}
     found = [bound for _, expression in expressions() for bound in re.findall(r'le="([^"]*)"', expression)]

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gapgate.artifacts import Artifact
-from gapgate.evidence.archive import unpack_model
+from gapgate.evidence.sealed.archive import unpack_model
 from serving.run import Server, serve
 from tests.serving import packaged
 from tests.serving.registry_server import RegistryServer

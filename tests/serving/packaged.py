@@ -19,8 +19,8 @@ from components.catalog import STEPS
 from components.execute import make
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evidence.certificate import Certificate, Check, Verdict
-from gapgate.evidence.receipt import Receipt
+from gapgate.evidence.sealed.certificate import Certificate, Check, Verdict
+from gapgate.evidence.sealed.receipt import Receipt
 from gapgate.settings.sections import PackageSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
 

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gapgate import artifacts, child_server
-from gapgate.evidence import seal
-from gapgate.evidence.receipt import Receipt
-from serving.stored_xz import StoredXz
+from gapgate.evidence.sealed import seal
+from gapgate.evidence.sealed.receipt import Receipt
+from serving.model.stored_xz import StoredXz
 
 ALIAS = "champion"
 

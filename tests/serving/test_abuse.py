@@ -19,7 +19,7 @@ from bench.abuse.victim import Connects, Victim, started, victim
 from bench.http_load import http
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
-from gapgate.evidence import seal
+from gapgate.evidence.sealed import seal
 from tests.serving.packaged import SIZE_PX, picture
 
 LARGE_MB = 60

@@ -21,10 +21,10 @@ from kfp import compiler
 from pipelines.graph import training_pipeline
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
-from serving import openapi
-from serving.lookups import card
+from serving.description import openapi
+from serving.http.lookups import card
+from serving.model.predictor import Predictor
 from serving.options import Options
-from serving.predictor import Predictor
 from tests.golden.stored import unpacked_package
 
 FOLDER = Path(__file__).parent

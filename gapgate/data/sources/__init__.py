@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gapgate.data.hidden import is_hidden
 from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, table, table_files
 from gapgate.data.sources.base import Pixels, Reader, Record, Source
 from gapgate.data.sources.builtin import BUILTINS, write_builtin
 from gapgate.data.sources.classes import name_classes
 from gapgate.data.sources.table_files import Table, read_table
 from gapgate.errors import DataError
+from gapgate.hidden import is_hidden
 from gapgate.settings.sections import Reading
 
 __all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "open_source", "write_builtin"]

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from gapgate.data.hidden import is_hidden
 from gapgate.errors import DataError, StorageError
+from gapgate.hidden import is_hidden
 
 MAX_RATIO = 200
 """Largest ratio of an archive's content to its size; deflate makes at most 1,032 of one byte, photos about 1."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from gapgate.data.hidden import is_hidden
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
 from gapgate.data.sources.names import OUT, splits_of
 from gapgate.errors import DataError
+from gapgate.hidden import is_hidden
 from gapgate.settings.sections import Reading
 
 

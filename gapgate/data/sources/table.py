@@ -10,13 +10,13 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from gapgate.data.groups import group_columns
-from gapgate.data.hidden import is_hidden
+from gapgate.data.leaks.groups import group_columns
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
 from gapgate.data.sources.files import Files
 from gapgate.data.sources.names import split_named, split_of
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
+from gapgate.hidden import is_hidden
 
 _ROWS = "listed.sqlite"
 _SHARD = re.compile(r"(.+?)-\d{3,}-of-\d{3,}")

@@ -16,7 +16,7 @@ from kfp import dsl
 from components.platform.kfp_outputs import MAX_CLASSES, describe, show_figures, show_verdict
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.evidence.metrics import roc
+from gapgate.evidence.measures.metrics import roc
 
 
 def evaluation_of(folder: Path, num_classes: int) -> Artifact:

@@ -12,8 +12,8 @@ from gapgate.evidence.advice import advise, in_lines
 from gapgate.evidence.evaluate import evaluate
 from gapgate.evidence.gate import judge
 from gapgate.settings.sections import EvaluateSettings, GateSettings, PreprocessSettings, TrainSettings
+from gapgate.training.augmentation.policy import Rotate, Translate
 from gapgate.training.fit import train
-from gapgate.training.policy import Rotate, Translate
 
 
 def measured(**changes):

@@ -18,7 +18,7 @@ from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError, DataError
 from gapgate.evidence.evaluate import OpenedModel, assess, draw, evaluate, measure, parity, sample
-from gapgate.evidence.predictions import Predictions
+from gapgate.evidence.measures.predictions import Predictions
 from gapgate.network import modules
 from gapgate.network.export import export_onnx
 from gapgate.network.layers import Activation, Conv, Dense, Flatten, GlobalAveragePool

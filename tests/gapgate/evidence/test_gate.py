@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import beta
 
-from gapgate.evidence import gap
 from gapgate.evidence.gate import Certificate, Check, judge
+from gapgate.evidence.measures import gap
 from gapgate.settings.sections import GateSettings
 
 LIMITS = GateSettings()

@@ -134,7 +134,7 @@ def test_training_and_exporting_import_neither_dynamo_nor_torchvision(tmp_path):
 import sys, torch
 from pathlib import Path
 from gapgate.network import architecture, export, modules
-from gapgate.training import augmentation, policy
+from gapgate.training.augmentation import operations as augmentation, policy
 model = modules.build(architecture.resolve("small", (8, 8, 1), 10), (8, 8, 1), 10)
 augment = augmentation.compile_policy([policy.Rotate(), policy.Mixup()], 10)
 images, targets = augment(torch.rand(4, 1, 8, 8), torch.arange(4), torch.Generator())

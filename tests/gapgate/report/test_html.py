@@ -10,7 +10,7 @@ from PIL import Image
 
 from gapgate.evidence import gate
 from gapgate.evidence.evaluate import evaluate
-from gapgate.evidence.metrics import learning_curve
+from gapgate.evidence.measures.metrics import learning_curve
 from gapgate.onnx.inner_layers import FeatureMaps
 from gapgate.report import figures, html
 from gapgate.report.html import flatten, gap_in_words

@@ -10,13 +10,13 @@ from PIL import Image
 
 from gapgate.data.preprocess import preprocess
 from gapgate.errors import ArtifactError, SettingsError
-from gapgate.evidence.folds import FoldAnswers
+from gapgate.evidence.measures.folds import FoldAnswers
 from gapgate.network import backbones
 from gapgate.onnx.classifier import Classifier
 from gapgate.settings.sections import PreprocessSettings, TrainSettings
 from gapgate.tracking import NullTracker
-from gapgate.training import features
 from gapgate.training.fit import choose, train
+from gapgate.training.pretrained import features
 from gapgate.training.recipe import candidates, decided
 
 CPU = torch.device("cpu")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from components.platform.mlflow_registry import Registry
 from components.platform.run_context import RunContext
+from components.platform.tracking.mlflow_registry import Registry
 from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, RegistryError
-from gapgate.evidence.archive import unpack_model
+from gapgate.evidence.sealed.archive import unpack_model
 from pipelines.local.bentos import champion_bento
 from tests.components import releases
 from tests.components.releases import NAME

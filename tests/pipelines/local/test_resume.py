@@ -11,10 +11,10 @@ import pytest
 import typer
 
 from cli.workspace import sync
-from components.platform import mlflow_runs
-from components.platform.mlflow_registry import Registry
 from components.platform.run_context import RunContext
-from components.platform.spool import Spool
+from components.platform.tracking import mlflow_runs
+from components.platform.tracking.mlflow_registry import Registry
+from components.platform.tracking.spool import Spool
 from gapgate.artifacts import read_json, write_json
 from gapgate.settings.sections import Settings
 from pipelines.local import resume

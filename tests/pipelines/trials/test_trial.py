@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.platform import mlflow_runs
+from components.platform.tracking import mlflow_runs
 from components.platform.workspace import features_dir, runs_dir, trials_dir
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings, parse

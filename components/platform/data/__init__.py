@@ -1,0 +1,1 @@
+"""Data under DVC: fetching, hashing and changing it."""

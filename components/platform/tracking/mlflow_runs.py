@@ -1,0 +1,402 @@
+"""MLflow: one MLflow run for a pipeline run, filled from its spool.
+
+`send` may be called at any time, by any process, again and again: a lock and a record of what was sent make it
+idempotent. The MLflow run is made on the first contact, so a server that was away for a whole run gets it later.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock
+
+from components.platform import kfp_run
+from components.platform.run_context import RunContext
+from components.platform.tracking.spool import KEPT, Event, Reader
+from components.platform.workspace import home, local_store, tracking_uri
+from gapgate.artifacts import read_json, write_json
+from gapgate.errors import TrackingError, TrackingRefusedError
+from gapgate.files import whole_file
+from gapgate.tracking import ADVICE_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+STATE = "mlflow.json"
+"""File of a spool with the MLflow run's id and the bytes that were sent of each event file."""
+_AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
+_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+_ASK_TIMEOUT_S = 5.0
+_NOTE = "mlflow.note.content"
+"""Tag with a run's description, in Markdown, which MLflow's UI shows above all else."""
+_ADVICE_HEADING = "### What now"
+_METRICS = 500
+"""Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
+
+
+def client() -> MlflowClient:
+    """A client of the configured tracking store with few retries, since the spool keeps what could not be sent."""
+    # MLflow's defaults are 7 retries of 120 s each; a step would wait that long for a server that is away.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import logging
+
+    import mlflow
+
+    # After the import of mlflow, which configures its own loggers.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    if tracking_uri() == f"sqlite:///{local_store()}":
+        _make_local_store()
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+def _make_local_store() -> None:
+    """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
+    once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
+    import mlflow
+
+    home().mkdir(parents=True, exist_ok=True)
+    with FileLock(home() / "mlflow.lock"):
+        if local_store().exists():
+            return
+        with whole_file(local_store()) as fresh:
+            fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
+            mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+
+
+@contextmanager
+def away_errors() -> Iterator[None]:
+    """Raise `TrackingError` for a tracking store that cannot be reached, `TrackingRefusedError` where it refuses."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (requests.RequestException, MlflowException) as error:
+        raise _tracking_error(error) from error
+
+
+def _tracking_error(error: Exception) -> TrackingError:
+    # An upload is a plain HTTP request; everything else is MLflow's own exception, with the name of its code.
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    code, said = getattr(error, "error_code", ""), " ".join(str(error).split())[:200]
+    kept = "everything it should get is kept, and `gapgate sync` sends it later"
+    if kfp_run.is_pod():
+        kept = "start the run again once it does"
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or status in (401, 403):
+        return TrackingRefusedError(
+            f"{tracking_uri()} refuses the user ({said}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN, of one who may write"
+        )
+    # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
+    if any(sign in str(error) for sign in _AWAY) or (status is None and not code):
+        return TrackingError(f"{tracking_uri()} does not answer; {kept}")
+    if code in _PASSING or (status or 0) >= 500:
+        return TrackingError(f"{tracking_uri()} fails ({said}); {kept}")
+    return TrackingRefusedError(
+        f"{tracking_uri()} refuses a call ({said}); check that it is an MLflow server of our version"
+    )
+
+
+def send(context: RunContext) -> str:
+    """Send what is new in a run's spool, and return the MLflow run's id.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    spool = context.spool
+    with _locked(spool):
+        state = read_state(spool)
+        with away_errors():
+            mlflow_client = client()
+            if not state.get("run_id"):
+                # Saved at once: a failure below must not make a second MLflow run on the next call.
+                state = _begin(mlflow_client, context)
+                write_json(spool / STATE, state)
+            reader = Reader(spool, state["offsets"])
+            events = list(reader.read())
+            send_values(mlflow_client, state["run_id"], events)
+            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            for path, folder in files:
+                # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
+                if path.exists():
+                    mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
+            # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
+            state["offsets"] = reader.offsets
+            write_json(spool / STATE, state)
+            for path, _ in files:
+                # Only after the state is on disk, or a retry would miss the copy.
+                if path.is_relative_to(spool.absolute() / KEPT):
+                    path.unlink(missing_ok=True)
+        return str(state["run_id"])
+
+
+def finish(context: RunContext, *, succeeded: bool) -> None:
+    """Send the rest of a run's spool and close its MLflow run.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    send_and_mark(context, "FINISHED" if succeeded else "FAILED")
+
+
+def send_and_mark(context: RunContext, status: Status) -> None:
+    """Send the rest of a run's spool and give its MLflow run a status; all but RUNNING close it.
+
+    Raises:
+        TrackingError: the server does not answer; call again later.
+    """
+    run = send(context)
+    # It is running from its first contact on.
+    if status == "RUNNING":
+        return
+    with away_errors():
+        client().set_terminated(run, status)
+    # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
+    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+
+
+def log_model(context: RunContext, file: Path) -> str:
+    """Log an ONNX file as a model of a run that was begun by `send`; returns the model's id.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    import mlflow.onnx
+    import onnx
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    state = read_state(context.spool)
+    run = state["run_id"]
+    with away_errors(), tempfile.TemporaryDirectory() as folder:
+        mlflow_client = client()
+        # In the place of `mlflow.onnx.log_model`, which makes seven requests more (MLflow 3.17).
+        made = mlflow_client.create_logged_model(state["experiment_id"], "model", run)
+        mlflow.onnx.save_model(
+            onnx.load(file),
+            f"{folder}/model",
+            mlflow_model=Model(run_id=run, model_id=made.model_id),
+            # MLflow's default writes a second file of weights.
+            save_as_external_data=False,
+            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
+        )
+        mlflow_client.log_model_artifacts(made.model_id, f"{folder}/model")
+        mlflow_client.finalize_logged_model(made.model_id, "READY")
+        # So that the run's page shows the model.
+        mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+    return str(made.model_id)
+
+
+def is_sent(context: RunContext) -> bool:
+    """True if everything in the spool was sent and the MLflow run was closed."""
+    state = read_state(context.spool)
+    waiting = (
+        any(path.stat().st_size > state["offsets"].get(path.name, 0) for path in context.spool.glob("*.jsonl"))
+        if state
+        else True
+    )
+    return bool(state.get("ended")) and not waiting
+
+
+def run_id(context: RunContext) -> str:
+    """The MLflow run's id, or an empty string before the first contact."""
+    return str(read_state(context.spool).get("run_id", ""))
+
+
+def run_path(context: RunContext) -> str:
+    """Path of the run's page below the address of the MLflow UI; empty before the first contact."""
+    state = read_state(context.spool)
+    return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
+
+
+def refuse_deleted_experiment(name: str) -> None:
+    """Find out before a run whether its experiment was deleted; MLflow, whose import takes seconds, is not asked. A
+    server that does not answer, or refuses, is told about by the run.
+
+    Raises:
+        TrackingRefusedError: it was deleted.
+    """
+    if tracking_uri().startswith("sqlite:///"):
+        found = _stored_experiment(Path(tracking_uri().removeprefix("sqlite:///")), name)
+    elif tracking_uri().startswith(("http://", "https://")):
+        found = _served_experiment(name)
+    else:
+        return
+    if found and found[1] == "deleted":
+        raise _deleted(name, found[0])
+
+
+def _stored_experiment(file: Path, name: str) -> tuple[str, str] | None:
+    """Id and lifecycle stage of an experiment in MLflow's SQLite file."""
+    if not file.exists():
+        return None
+    query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        for number, stage in db.execute(query, (name,)):
+            return str(number), str(stage)
+    return None
+
+
+def _served_experiment(name: str) -> tuple[str, str] | None:
+    """Id and lifecycle stage of an experiment on an MLflow server; None if it does not say."""
+    import requests
+
+    headers, auth = {}, None
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
+    url = f"{tracking_uri().rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
+    with suppress(requests.RequestException, ValueError, KeyError, TypeError):
+        answer = requests.get(
+            url, {"experiment_name": name}, headers=headers, auth=auth, timeout=_ASK_TIMEOUT_S, verify=verify
+        )
+        found = answer.json()["experiment"]
+        return str(found["experiment_id"]), str(found["lifecycle_stage"])
+    return None
+
+
+def _deleted(name: str, number: str) -> TrackingRefusedError:
+    # A server's address is in the user's environment, and may hold a password; the local store's is not.
+    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if tracking_uri() == f"sqlite:///{local_store()}" else ""
+    return TrackingRefusedError(
+        f"the MLflow experiment {name!r} was deleted; bring it back with "
+        f"`{store}mlflow experiments restore --experiment-id {number}`, "
+        "or name another with --set tracking.experiment=NAME"
+    )
+
+
+def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
+    """The id of the experiment `name`, which is made when it is new; two runs may do so at once.
+
+    Raises:
+        TrackingRefusedError: it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if found := mlflow_client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            raise _deleted(name, found.experiment_id)
+        return str(found.experiment_id)
+    # For a local store MLflow would otherwise make `mlruns/` in the current folder.
+    location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
+    try:
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # else the UI opens on its page for language models
+        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind))
+    except MlflowException:
+        if found := mlflow_client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
+
+
+def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:
+    """Find or make the MLflow run and return a new state: the run `MLFLOW_RUN_ID` where the platform sets it, else the
+    run with this context's tag, else a new one."""
+    if injected := os.environ.get("MLFLOW_RUN_ID"):
+        run = mlflow_client.get_run(injected)
+    else:
+        experiment = experiment_id(mlflow_client, context.experiment)
+        found = runs_named(mlflow_client, experiment, context.name)
+        run = found[0] if found else _make(mlflow_client, experiment, context.name)
+    return {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id, "offsets": {}}
+
+
+def runs_named(mlflow_client: MlflowClient, experiment: str, name: str) -> list[Run]:
+    """The MLflow run of the pipeline run `name`, if there is one."""
+    # By tag, not by name: MLflow allows several runs of one name.
+    return list(mlflow_client.search_runs([experiment], f"tags.`gapgate.run` = '{name}'", max_results=1))
+
+
+def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
+    """Make the MLflow run of the pipeline run `name`; in a pod with the name that KFP shows, its user, and a link."""
+    tags = {"gapgate.run": name}
+    if found := kfp_run.find(name):
+        if found.user:
+            tags["mlflow.user"] = found.user
+        if found.url:
+            tags[_NOTE] = f"[{found.name} in Kubeflow Pipelines]({found.url})"  # Markdown
+        name = found.name or name
+    with without_retries():
+        return mlflow_client.create_run(experiment, run_name=name, tags=tags)
+
+
+def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
+    """Write the metrics, params and tags of `events` into an MLflow run."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    metrics, params, tags = [], [], []
+    for event in events:
+        if event["kind"] == "metrics":
+            # MLflow's timestamps are in milliseconds.
+            at = int(event["time"] * 1000)
+            metrics += [Metric(name, value, at, event["at"]) for name, value in event["values"].items()]
+        elif event["kind"] == "params":
+            params += event["values"].items()
+        elif event["kind"] == "tags":
+            values = dict(event["values"])
+            if (advice := values.pop(ADVICE_TAG, None)) is not None:
+                values[_NOTE] = _with_advice(mlflow_client.get_run(run).data.tags.get(_NOTE, ""), advice)
+            tags += [RunTag(name, value) for name, value in values.items()]
+    if params:
+        # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
+        known = mlflow_client.get_run(run).data.params
+        tags += [RunTag(f"{name}.changed", value) for name, value in params if known.get(name, value) != value]
+        params = [Param(name, value) for name, value in dict(params).items() if name not in known]
+    # All three kinds in one call: behind a log-in, each call costs the server a quarter of a second.
+    for number in range(max(-(-len(metrics) // _METRICS), -(-len(params) // 100), -(-len(tags) // 100))):
+        mlflow_client.log_batch(
+            run,
+            metrics=metrics[number * _METRICS : (number + 1) * _METRICS],
+            params=params[number * 100 : (number + 1) * 100],
+            tags=tags[number * 100 : (number + 1) * 100],
+        )
+
+
+def _with_advice(note: str, advice: str) -> str:
+    """The description of a run with the advice of its gate at the end, in place of an earlier one."""
+    lead = note.partition(_ADVICE_HEADING)[0].rstrip()
+    return "\n\n".join(filter(None, [lead, advice and f"{_ADVICE_HEADING}\n\n{advice}"]))
+
+
+def read_state(spool: Path) -> dict[str, Any]:
+    """What a spool records of its MLflow run; empty before the first contact."""
+    state: dict[str, Any] = read_json(spool / STATE, {})
+    return state
+
+
+@contextmanager
+def _locked(spool: Path) -> Iterator[None]:
+    spool.mkdir(parents=True, exist_ok=True)
+    with FileLock(spool / "lock"):
+        yield

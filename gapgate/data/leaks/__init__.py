@@ -1,0 +1,1 @@
+"""Images that belong together: groups, near-duplicates, and what keeps them in one split."""

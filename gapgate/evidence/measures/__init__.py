@@ -1,0 +1,1 @@
+"""The figures of an evaluation, each with its interval where it has one."""

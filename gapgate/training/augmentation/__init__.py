@@ -1,0 +1,1 @@
+"""Augmentation: its operations, and the policy that applies them."""

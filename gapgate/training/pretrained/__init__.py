@@ -1,0 +1,1 @@
+"""Pretrained features, and the linear head on them."""

@@ -1,0 +1,199 @@
+"""OpenAPI 3.1 description of the service, from the models in `serving.description.schema` and the table in
+`serving.http.routes`."""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+import gapgate
+from serving.description.openapi_examples import example, samples
+from serving.description.schema import Answer, ErrorAnswer, ModelCard
+from serving.http.routes import ERRORS, ROUTES, Route
+
+Json = dict[str, Any]
+
+FORM = "multipart/form-data"
+TENSOR = "application/octet-stream"
+BINARY: Json = {"type": "string", "format": "binary"}
+
+
+def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json:
+    """Describe a server.
+
+    Args:
+        card: the answer of `GET /v1/model`, with the classes, the shape of an image and the limits.
+        url: `http://host:port` as the client sees it, for the commands to paste; empty: relative addresses.
+        keys_required: True if the server is configured with keys.
+    """
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Gapgate prediction service",
+            "version": gapgate.__version__,
+            "description": f"Classifies images with the certified model `{card.name}`, version {card.version}. Every "
+            "answer carries an `X-Request-ID`; every answer from 400 up is "
+            '`{"error": {"code", "message", "request_id"}}`. Another address gets 404 `not_found`, another method 405 '
+            "`method_not_allowed`, a parameter that is none of its route's 422 `invalid_parameter`.",
+        },
+        "servers": [{"url": url or "/"}],
+        "paths": _paths(card, url, keys_required),
+        "components": {
+            "schemas": _schemas(),
+            "headers": _HEADERS,
+            **({"securitySchemes": _SECURITY_SCHEMES} if keys_required else {}),
+        },
+        **({"security": [{"apiKey": []}, {"bearer": []}]} if keys_required else {}),
+    }
+
+
+def _paths(card: ModelCard, url: str, keys_required: bool) -> Json:
+    paths: Json = {}
+    for route in (route for route in ROUTES if route.is_described):
+        operation: Json = {
+            "operationId": route.name,
+            "summary": route.summary,
+            "description": route.description,
+            "parameters": _parameters(route, card, keys_required),
+            "responses": _responses(route, card),
+            "x-codeSamples": samples(route.method, route.path, card, url, keys_required and not route.is_open),
+        }
+        if route.images:
+            operation["requestBody"] = {"required": True, "content": _bodies(route, card)}
+        if keys_required and route.is_open:  # an empty list overrides the `security` of the whole description
+            operation["security"] = []
+        paths.setdefault(route.path, {})[route.method] = operation
+    return paths
+
+
+def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
+    parameters = [
+        _query(name, {"type": "integer", "minimum": 1, "maximum": limit, "default": default}, text)
+        for name, limit, default, text in route.numbers
+    ]
+    if route.name == "explain":
+        # With keys the page is open all the same, and names of classes can be confidential.
+        classes: Json = {"type": "string"} if secret else {"type": "string", "enum": card.classes}
+        parameters += [
+            _query("class", classes, "The class to explain; else the most probable."),
+            _query("feature_maps", {"type": "boolean", "default": False}, "Whether to add what each layer computes."),
+        ]
+    if route.name == "receipt":
+        parameters.append(
+            {
+                "name": "digest",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+                "description": "The `receipt` of a prediction.",
+                "example": card.receipt,
+            }
+        )
+    return parameters
+
+
+def _query(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def _bodies(route: Route, card: ModelCard) -> Json:
+    """Return content type → description of the body."""
+    num_bytes = card.input.height * card.input.width * card.input.channels
+    pixels = f"{card.input.height} x {card.input.width} x {card.input.channels} uint8 values, row by row"
+    if route.images == "one":
+        types = [name for name in card.input.content_types if name.startswith("image/")]
+        form = _form("image", BINARY | {"description": "The image file."})
+        form["encoding"] = {"image": {"contentType": ", ".join(types)}}
+        tensor = BINARY | {"description": f"{num_bytes:,} bytes: {pixels}.", "minLength": num_bytes}
+        return {**{name: {"schema": BINARY} for name in types}, FORM: form, TENSOR: {"schema": tensor}}
+    files = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": card.input.max_batch}
+    text = f"n x {num_bytes:,} bytes: n images of {pixels}; n is at most {card.input.max_batch:,}."
+    return {
+        FORM: _form("images", files | {"description": "The image files; the name of each field is free."}),
+        TENSOR: {"schema": BINARY | {"description": text, "minLength": num_bytes}},
+    }
+
+
+def _form(field: str, schema: Json) -> Json:
+    return {"schema": {"type": "object", "properties": {field: schema}, "required": [field]}}
+
+
+def _responses(route: Route, card: ModelCard) -> Json:
+    content: Json = {}
+    for content_type, model in route.answers.items():
+        content[content_type] = {"schema": _content_schema(content_type, model)}
+        if model:
+            content[content_type]["example"] = example(model, route.name, card)
+    responses: Json = {"200": {"description": route.summary, "headers": _headers(200), "content": content}}
+    if route.is_tagged:
+        responses["304"] = {"description": "Not changed since the `ETag` in `If-None-Match`", "headers": _headers(304)}
+    # OpenAPI has one response for each status; several codes of a status are a list in its description, which
+    # `serving.description.docs` takes apart again.
+    for code in sorted(route.errors, key=lambda code: ERRORS[code][0]):
+        status, meaning = ERRORS[code]
+        phrase = HTTPStatus(status).phrase
+        response = responses.setdefault(str(status), {"description": phrase, "headers": _headers(status)})
+        response["description"] += f"\n- `{code}`: {meaning}"
+        response["content"] = {"application/json": {"schema": _reference(ErrorAnswer)}}
+    return responses
+
+
+def _content_schema(content_type: str, model: type[Answer] | None) -> Json:
+    if model:
+        return _reference(model)
+    return {"type": "object"} if content_type == "application/json" else {"type": "string"}
+
+
+def _reference(model: type[Answer]) -> Json:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _headers(status: int) -> Json:
+    further = {401: ["WWW-Authenticate"], 415: ["Accept-Post"], 429: ["Retry-After"]}
+    names = ["X-Request-ID", *further.get(status, [])]
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+class _Untitled(GenerateJsonSchema):
+    """Schema generator without a title for each field, which would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+@cache
+def _schemas() -> Json:
+    models = {model for route in ROUTES for model in route.answers.values() if model} | {ErrorAnswer}
+    mode: JsonSchemaMode = "serialization"
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, found = models_json_schema(
+        [(model, mode) for model in ordered],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=_Untitled,
+    )
+    definitions: Json = found["$defs"]
+    return definitions
+
+
+_HEADERS: Json = {
+    "X-Request-ID": {
+        "description": "The request's own `X-Request-ID`, or one made for it; the server's log has it.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "WWW-Authenticate": {"description": "`Bearer`", "required": True, "schema": {"type": "string"}},
+    "Accept-Post": {"description": "The accepted content types.", "required": True, "schema": {"type": "string"}},
+}
+
+_SECURITY_SCHEMES: Json = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}

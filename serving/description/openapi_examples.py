@@ -1,0 +1,135 @@
+"""Examples for the description of the service: answers that fit their models, and commands that work as pasted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.description.schema import (
+    Answer,
+    BatchAnswer,
+    BatchFailure,
+    BatchPrediction,
+    Explanation,
+    Gap,
+    Gate,
+    Health,
+    ModelCard,
+    Neighbour,
+    Neighbours,
+    Prediction,
+    Problem,
+    ReceiptAnswer,
+)
+
+_REQUEST_ID = "5f0c8d2a6b7e4c1d9a3f2e1b0c4d5e6f"
+_PNG = "iVBORw0KGgo..."
+_JPEG = "/9j/4AAQSkZJRg..."
+
+
+def without_secrets(card: ModelCard) -> ModelCard:
+    """Return the card with everything except the input contract replaced by examples."""
+    digest = "sha256:" + "0" * 64
+    return card.model_copy(
+        update={
+            "name": "model",
+            "version": "1",
+            "receipt": digest,
+            "package": digest,
+            "classes": ["cat", "dog", "fox"],
+            "metrics": {"test_accuracy": 0.91, "train_accuracy": 0.93},
+            "gap": Gap(points=2.0, low=1.4, high=2.6),
+            "gate": Gate(verdict="pass", checks=[]),
+            "data": {"source": "data/animals"},
+            "training_data": digest,
+            "code_revision": "0" * 40,
+            "versions": {"python": "3.11"},
+            "similar": 1000,
+        }
+    )
+
+
+def example(model: type[Answer], operation: str, card: ModelCard) -> dict[str, Any]:
+    """Return an answer of type `model` to `operation`, with this server's classes, model and receipt."""
+    answer = (
+        _answers(card)[model] if model is not Health else Health(status="ready" if operation == "ready" else "live")
+    )
+    return answer.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
+    signed: dict[str, Any] = {"model": {"name": card.name, "version": card.version}, "receipt": card.receipt}
+    signed["request_id"] = _REQUEST_ID
+    figures = (0.9271, 0.0514, 0.0125)
+    ranked = dict(zip(card.classes, figures, strict=False))
+    best: dict[str, Any] = {"class_name": card.classes[0], "confidence": figures[0]}
+    failed = Problem(
+        code="invalid_image", message="the image is truncated; send the whole file", request_id=_REQUEST_ID
+    )
+    answers: list[Answer] = [
+        card,
+        Prediction(**best, probabilities=ranked, **signed),
+        BatchAnswer(
+            results=[
+                BatchPrediction(index=0, filename="a.png", **best, probabilities=ranked),
+                BatchFailure(index=1, filename="b.png", error=failed),
+            ],
+            **signed,
+        ),
+        Explanation(
+            **best,
+            method="occlusion",
+            patch_px=7,
+            stride_px=3,
+            drops=[[0.01, 0.42], [-0.02, 0.3]],
+            heat_png=_PNG,
+            **signed,
+        ),
+        Neighbours(
+            neighbours=[
+                Neighbour(id="train/00042.png", class_name=card.classes[0], distance=0.031, thumbnail=_JPEG),
+            ],
+            **best,
+            **signed,
+        ),
+        ReceiptAnswer(
+            receipt={"model_name": card.name, "model_version": card.version, "code_revision": card.code_revision},
+            lineage={"model": {"kind": "model", "inputs": {"splits": card.training_data}}},
+            package=card.package,
+        ),
+    ]
+    return {type(answer): answer for answer in answers}
+
+
+def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
+    """Return commands for a shell, in the form of the extension `x-codeSamples`: `lang`, `label`, `source`."""
+    key = ' -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else ""
+    curl = f"curl -sS{key}"
+    picture = f"curl -sS {url}/static/example.png |"
+    as_png = "-H 'Content-Type: image/png' --data-binary @-"
+    as_tensor = "-H 'Content-Type: application/octet-stream' --data-binary @-"
+    num_bytes = card.input.height * card.input.width * card.input.channels
+    address = url + path.format(digest=card.receipt)
+    if method == "get":
+        return [_shell("As it is", f"{curl} {address}")]
+    if path == "/v1/predict/batch":
+        return [
+            _shell("Two raw tensors (black)", f"head -c {2 * num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
+            _shell("Your own files", f"{curl} -F images=@a.png -F images=@b.jpg {address}"),
+        ]
+    made = [
+        _shell("An example image", f"{picture}\n  {curl} {as_png} {address}"),
+        _shell("Your own file", f"{curl} -F image=@photo.jpg {address}"),
+    ]
+    if path == "/v1/explain":
+        source = f"{picture}\n  {curl} {as_png} -H 'Accept: image/png' -o heat.png {address}"
+        return [*made, _shell("The heat map as a file", source)]
+    if path == "/v1/predict":
+        return [
+            *made,
+            _shell("A raw tensor (black)", f"head -c {num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
+        ]
+    return made
+
+
+def _shell(label: str, source: str) -> dict[str, str]:
+    return {"lang": "Shell", "label": label, "source": source}

@@ -1,0 +1,1 @@
+"""The check of an image file before a decoder reads it."""

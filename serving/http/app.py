@@ -1,0 +1,204 @@
+"""The REST interface: an ASGI application that answers the routes of `serving.http.routes`.
+
+Every answer carries `X-Request-ID`, and every answer with a status from 400 up is an `ErrorAnswer`; the one exception
+are CORS preflights that Starlette refuses. There is no web framework: routes are a table and responses are written
+here, because Starlette's routing and its two middlewares took a third of the time of a 28 px image in the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.description.schema import Health
+from serving.http import endpoints, lookups, pages
+from serving.http.access import authorize
+from serving.http.endpoints import Context
+from serving.http.request import Buffered, ClientGoneError, Request
+from serving.http.responses import ApiError, Response, error_response, json_response
+from serving.http.routes import ROUTES, Route
+from serving.http.work import Work
+from serving.model.models import Models
+from serving.options import Options
+from serving.telemetry import tracing
+from serving.telemetry.metrics import CONTENT_TYPE, UNMATCHED, Metrics
+
+logger = logging.getLogger("gapgate.serving")
+
+CLIENT_GONE = 499
+"""Status, in metrics and log, of a request whose client closed the connection; the number that nginx uses."""
+LINGER_S = 2.0
+"""Seconds for which the rest of a refused request is received and thrown away, so that the client gets the reason."""
+
+
+async def live(context: Context, request: Request) -> Response:
+    """Answer `GET /livez`: the process answers."""
+    return json_response(Health(status="live"))
+
+
+async def ready(context: Context, request: Request) -> Response:
+    """Answer `GET /readyz`: the model passed its checks, and the server is not ending."""
+    if context.work.draining:
+        raise ApiError(503, "not_ready", "the server is ending")
+    context.models.require()
+    return json_response(Health(status="ready"))
+
+
+async def metrics(context: Context, request: Request) -> Response:
+    """Answer `GET /metrics`."""
+    return Response(context.metrics.text(), content_type=CONTENT_TYPE)
+
+
+_RESPOND: dict[str, Callable[[Context, Request], Awaitable[Response]]] = {
+    "predict": endpoints.predict,
+    "predictBatch": endpoints.predict_batch,
+    "explain": endpoints.explain,
+    "similar": endpoints.similar,
+    "model": lookups.model_card,
+    "receipt": lookups.receipt,
+    "live": live,
+    "ready": ready,
+    "metrics": metrics,
+    "page": pages.index,
+    "docs": pages.docs,
+    "openapi": pages.openapi,
+    "static": pages.static,
+}
+"""Name of a route → its handler."""
+_BY_PATH = {route.path: route for route in ROUTES}
+_BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.path.endswith("}")}
+"""Path without its last part → route, for routes whose last part is a parameter."""
+
+
+class App:
+    """The application of one worker process."""
+
+    def __init__(self, options: Options, package: Path) -> None:
+        """Make the parts of the application; `package` is the folder of the Bento's own model."""
+        self.options = options
+        models = Models(options, package)
+        figures = Metrics(models)
+        self.context = Context(models, Work(options, figures.in_progress), figures)
+        self.tracing = tracing.from_environment()
+        self._buffered = Buffered(options.max_buffered_bytes)
+
+    def start(self) -> None:
+        """Load the model, or begin to follow it."""
+        self.context.models.start()
+
+    def stop(self) -> None:
+        """Stop the model's watcher, the threads and the tracing."""
+        self.context.models.stop()
+        self.context.work.close()
+        self.tracing.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(Request(scope, receive, self.options, self._buffered), scope, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
+        begun = time.perf_counter()
+        self.context.work.last_request = begun
+        # The template, never the path, goes into spans and metrics: random paths must not make new series.
+        template, route = _match(request.path)
+        with self.tracing.span(request, template) as set_status:
+            try:
+                response = await self._respond(request, route)
+            except ApiError as error:
+                response = error_response(error, request.id)
+            except ClientGoneError:  # nothing to send, but the request is counted
+                self._count(request, template, CLIENT_GONE, begun)
+                return
+            except Exception as error:
+                logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
+                # The answer tells nothing of the error: its text could show data or paths of the server.
+                problem = ApiError(500, "internal", "the server failed; its log has the request id")
+                response = error_response(problem, request.id)
+            set_status(response.status)
+        await _write(send, response, request, close=self.context.work.draining)
+        self._count(request, template, response.status, begun)
+
+    async def _respond(self, request: Request, route: Route | None) -> Response:
+        if route is None:
+            message = f"there is no {request.path[:100]}; /docs lists the routes"
+            raise ApiError(404, "not_found", message)
+        if request.method not in route.methods:
+            allowed = ", ".join(route.methods)
+            message = f"{request.method} is not allowed on {request.path[:100]}; use {allowed}"
+            raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
+        if not route.is_open:
+            authorize(request)
+            request.check_names(route.parameters)
+        return await _RESPOND[route.name](self.context, request)
+
+    def _count(self, request: Request, template: str, status: int, begun: float) -> None:
+        seconds = time.perf_counter() - begun
+        self.context.metrics.answered(template, status, seconds)
+        if self.options.access_log:
+            extra = {"request_id": request.id, "status": status, "milliseconds": round(1e3 * seconds, 2)}
+            logger.info("%s %s", request.method, quote(request.path), extra=extra)  # a path may hold a line feed
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Follow the lifespan protocol of ASGI: start and stop with the server."""
+        await receive()
+        self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
+    """Return the application and the callable for an ASGI server.
+
+    Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
+    """
+    app = App(options, package)
+    if not options.cors_origins:
+        return app, app
+    behind = CORSMiddleware(
+        app,
+        allow_origins=options.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        expose_headers=["X-Request-ID", "Retry-After"],
+    )
+    return app, behind
+
+
+def _match(path: str) -> tuple[str, Route | None]:
+    """Return the template of a path and its route; `UNMATCHED` and None for an unknown path."""
+    parent, _, name = path.rpartition("/")
+    route = _BY_PATH.get(path) or (_BY_PARENT.get(parent) if name else None)
+    return (route.path, route) if route else (UNMATCHED, None)
+
+
+async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:
+    headers = [
+        (b"content-type", response.content_type.encode()),
+        (b"content-length", str(len(response.body)).encode()),
+        (b"x-request-id", request.id.encode()),
+    ]
+    headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
+    # The next request of a connection comes after the body of this one. Nobody reads that, so the connection closes.
+    unread = request.has_unread_body
+    if close or unread:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if unread:
+        # The whole answer goes out first, with its length. The empty end lets uvicorn close only after `drain`.
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        await request.drain(LINGER_S)
+        await send({"type": "http.response.body", "body": b""})
+    else:
+        await send({"type": "http.response.body", "body": response.body})

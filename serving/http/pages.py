@@ -1,0 +1,86 @@
+"""Handlers of the routes for people: the page, the documentation, and their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from serving import options
+from serving.description import docs as documentation
+from serving.description import openapi as description
+from serving.description.openapi_examples import without_secrets
+from serving.http.access import is_authorized
+from serving.http.endpoints import Context
+from serving.http.lookups import card
+from serving.http.request import Request
+from serving.http.responses import ApiError, Response
+
+STATIC = Path(__file__).with_name("static")
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,260}")
+_HTML = "text/html; charset=utf-8"
+_POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""Content policy: a page loads nothing from other origins and runs nothing inline."""
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+async def index(context: Context, request: Request) -> Response:
+    """Answer `GET /`."""
+    return _file(request, "index.html")
+
+
+async def static(context: Context, request: Request) -> Response:
+    """Answer `GET /static/{file}`."""
+    return _file(request, request.path.rpartition("/")[2])
+
+
+async def docs(context: Context, request: Request) -> Response:
+    """Answer `GET /docs`."""
+    page = documentation.render(_spec(context, request), options.table())
+    return Response(page.encode(), content_type=_HTML, headers=_HEADERS)
+
+
+async def openapi(context: Context, request: Request) -> Response:
+    """Answer `GET /docs.json`."""
+    return Response(json.dumps(_spec(context, request), indent=1).encode())
+
+
+def _spec(context: Context, request: Request) -> dict[str, Any]:
+    # The header is the client's and goes into commands to paste, so only characters of an address are let through.
+    host = request.header("host")
+    found = card(context.models.require(), request.options)
+    return description.spec(
+        found if is_authorized(request) else without_secrets(found),
+        url=f"{request.scheme}://{host}" if _HOST.fullmatch(host) else "",
+        keys_required=bool(request.options.api_keys),
+    )
+
+
+def _file(request: Request, name: str) -> Response:
+    found = _files().get(name)
+    if found is None:
+        raise ApiError(404, "not_found", f"there is no {request.path[:100]}; /docs lists the routes")
+    body, content_type, tag = found
+    headers = {**_HEADERS, "ETag": tag, "Cache-Control": "no-cache"}
+    if tag in request.header("if-none-match"):
+        return Response(b"", 304, content_type, headers)
+    return Response(body, content_type=content_type, headers=headers)
+
+
+@cache
+def _files() -> dict[str, tuple[bytes, str, str]]:
+    """Return name → (content, content type, entity tag) of all static files.
+
+    A name is looked up here and never joined to a path, so no other file can be asked for.
+    """
+    files = {}
+    for path in sorted(STATIC.iterdir()):
+        body = path.read_bytes()
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        charset = "; charset=utf-8" if kind.startswith("text/") else ""
+        files[path.name] = (body, kind + charset, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return files

@@ -1,0 +1,223 @@
+"""One HTTP request, as the endpoints see it: headers, query, body and files."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from functools import cached_property
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope
+
+from gapgate.data.formats import FORMATS
+from serving.http.form import FormError, FormFile, TooManyFilesError, parse_files
+from serving.http.responses import ApiError
+from serving.options import Options
+
+FORM_TYPE = "multipart/form-data"
+TENSOR_TYPE = "application/octet-stream"
+IMAGE_TYPES = tuple(form.media_type for form in FORMATS)
+OTHER_IMAGE_TYPES = tuple(name for form in FORMATS for name in form.other_media_types)
+"""Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
+_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class ClientGoneError(Exception):
+    """Error for a client that closed its connection; nobody reads an answer."""
+
+
+class Buffered:
+    """Count of the bytes of unfinished uploads in one worker: many slow uploads must not fill its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Request:
+    """Headers, query and body of a request."""
+
+    def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.scheme: str = scope["scheme"]
+        self.client_host: str = scope["client"][0] if scope.get("client") else ""
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.options = options
+        self._query_string: bytes = scope["query_string"]
+        self._receive = receive
+        self._buffered = buffered
+        self._body_read = False
+        # Only harmless characters: the id goes into a header of the answer and into the log.
+        given = self.headers.get(b"x-request-id", b"")
+        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    @property
+    def has_unread_body(self) -> bool:
+        """True if a part of the body may still be unread on the connection."""
+        if self._body_read:
+            return False
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    def header(self, name: str) -> str:
+        """Return the value of a header; empty if it is missing."""
+        return self.headers.get(name.encode(), b"").decode("latin-1")
+
+    @cached_property
+    def _query(self) -> dict[str, list[str]]:
+        try:
+            text = self._query_string.decode("ascii")
+            return parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=64) if text else {}
+        except ValueError:
+            raise ApiError(422, "invalid_parameter", "the query string cannot be read; encode it as UTF-8") from None
+
+    def text(self, name: str) -> str | None:
+        """Return a query parameter; None if it is missing.
+
+        Raises:
+            ApiError: 422, it is given twice.
+        """
+        values = self._query.get(name, [])
+        if len(values) > 1:
+            raise ApiError(422, "invalid_parameter", f"{name} is given {len(values)} times; give it once")
+        return values[0] if values else None
+
+    def check_names(self, known: tuple[str, ...]) -> None:
+        """Refuse query parameters that are not `known` here: mistyped ones and those of other routes.
+
+        Raises:
+            ApiError: 422, with the names that are known.
+        """
+        for name in self._query:
+            if name not in known:
+                listed = ", ".join(known) or "none"
+                raise ApiError(422, "invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
+
+    def prefers(self, content_type: str, other: str) -> bool:
+        """True if the client prefers `content_type` to `other` by its `Accept` header (RFC 9110, 12.5.1)."""
+        qualities: dict[str, float] = {}
+        for entry in self.header("accept").split(","):
+            name, *parameters = entry.replace(" ", "").lower().split(";")
+            quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+            qualities[name] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
+
+        def quality_of(wanted: str) -> float:
+            # The most specific range counts, even if a wider one has a higher quality.
+            names = (wanted, wanted.partition("/")[0] + "/*", "*/*")
+            return next((qualities[name] for name in names if name in qualities), 0.0)
+
+        return quality_of(content_type) > quality_of(other)
+
+    def whole_number(self, name: str, default: int, limit: int) -> int:
+        """Return an integer parameter from 1 to `limit`; `default` if it is missing.
+
+        Raises:
+            ApiError: 422, any other value.
+        """
+        if (text := self.text(name)) is None:
+            return default
+        # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
+        # because `int` raises ValueError for more than 4,300 digits.
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
+            raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
+        return int(text)
+
+    def flag(self, name: str) -> bool:
+        """Return a parameter that is `true` or `false`; False if it is missing.
+
+        Raises:
+            ApiError: 422, any other value.
+        """
+        text = self.text(name)
+        if text not in ("true", "false", None):
+            raise ApiError(422, "invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
+        return text == "true"
+
+    @property
+    def content_type(self) -> str:
+        """Media type of the body in lower case, without parameters."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    async def body(self) -> bytes:
+        """Receive the whole body.
+
+        Raises:
+            ApiError: 413, the body is too large (at once if its length is announced); 429, too many uploads are
+                unfinished; 408, it does not arrive in time; 415, it is compressed.
+            ClientGoneError: the connection closed before the end of the body.
+        """
+        if (encoding := self.header("content-encoding")) not in ("", "identity"):
+            text = f"Content-Encoding {encoding[:40]} is not accepted; send the body as it is"
+            raise ApiError(415, "unsupported_media_type", text, {"Accept-Encoding": "identity"})
+        limit = self.options.max_body_bytes
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                return await self._whole_body(limit)
+        except TimeoutError:
+            text = f"the body did not arrive within {self.options.timeout_s:g} s; send all of its Content-Length"
+            raise ApiError(408, "upload_timeout", text) from None
+
+    async def _whole_body(self, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                chunk = message.get("body", b"")
+                chunks.append(chunk)
+                size += len(chunk)
+                self._buffered.used += len(chunk)
+                # A chunked body announces no length, so its bytes are counted.
+                if size > limit:
+                    raise _too_large(limit)
+                if not message.get("more_body"):
+                    self._body_read = True
+                    return b"".join(chunks)
+                # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
+                if self._buffered.used > self._buffered.limit:
+                    raise ApiError(429, "overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
+        finally:
+            # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
+            self._buffered.used -= size
+
+    async def drain(self, seconds: float) -> None:
+        """Receive the rest of the body and throw it away, until nothing comes for `seconds`.
+
+        A close with unread bytes would be a reset, and the client could lose the answer.
+        """
+        try:
+            while not self._body_read:
+                async with asyncio.timeout(seconds):
+                    message = await self._receive()
+                self._body_read = not message.get("more_body")
+        except TimeoutError:
+            pass
+
+    async def gone(self) -> None:
+        """Wait until the client closes its connection; the body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def files(self, max_files: int) -> list[FormFile]:
+        """Receive the files of a form.
+
+        Raises:
+            ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
+        """
+        try:
+            return parse_files(self.header("content-type"), await self.body(), max_files)
+        except TooManyFilesError as error:
+            raise ApiError(413, "too_many_images", f"{error}; send fewer at a time") from None
+        except FormError as error:
+            raise ApiError(400, "bad_request", str(error)) from None
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body exceeds {limit:,} bytes; send a smaller image")

@@ -1,0 +1,1 @@
+"""The model that is served: its package, the registry that names it, and the predictions."""

@@ -1,0 +1,124 @@
+"""Prometheus metrics for `/metrics`: a fixed set of series, whatever clients ask for.
+
+Labels are route templates, status codes, and the versions and class names of models that were served; never a path. If
+`PROMETHEUS_MULTIPROC_DIR` is set, as in a server of several workers, the figures of all workers are added up, also of
+those that ended. A single worker counts in its own memory, which takes a third of the time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter as CountOf
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from serving.model.models import Models
+from serving.model.predictor import Predictor
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+UNMATCHED = "unmatched"
+"""Label for every unknown path."""
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class Metrics:
+    """The series of one worker."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._registry = CollectorRegistry()
+        own = self._registry
+        self._requests = Counter("gapgate_requests", "Requests answered.", ["route", "status"], registry=own)
+        self._seconds = Histogram(
+            "gapgate_request_seconds",
+            "From a request's headers to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self._predictions = Counter(
+            "gapgate_predictions", "Images classified, by the most probable class.", ["version", "class"], registry=own
+        )
+        self._confidence = Histogram(
+            "gapgate_confidence",
+            "Probability of the most probable class.",
+            ["version"],
+            buckets=_CONFIDENCES,
+            registry=own,
+        )
+        self.in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
+        # `labels(...)` checks its arguments under a lock each time; the label sets are few.
+        self._request_of = cache(self._requests.labels)
+        self._seconds_of = cache(self._seconds.labels)
+        self._prediction_of = cache(self._predictions.labels)
+        self._confidence_of = cache(self._confidence.labels)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count one request and its time."""
+        self._request_of(route, str(status)).inc()
+        self._seconds_of(route).observe(seconds)
+
+    def predicted(self, predictor: Predictor, answers: Iterable[tuple[str, float]]) -> None:
+        """Count images by their class and confidence; `answers` are (class, confidence)."""
+        version = predictor.model.version
+        answers = list(answers)
+        for class_name, count in CountOf(class_name for class_name, _ in answers).items():
+            self._prediction_of(version, class_name).inc(count)
+        observe = self._confidence_of(version).observe
+        for _, confidence in answers:
+            observe(confidence)
+
+    def text(self) -> bytes:
+        """Return the metrics of all workers in the text format of Prometheus."""
+        registry = self._registry
+        if os.environ.get(DIRECTORY):
+            # Counters and gauges are in mmapped files then, one set a process; the collector reads and adds them.
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return bytes(generate_latest(registry) + generate_latest(_model_registry(self._models)))
+
+
+class _ModelCollector(Collector):
+    """Series for the model of the worker that answers `/metrics`.
+
+    They are made when asked for, not counted: another worker may be a poll behind, and a sum would mean nothing.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        predictor = self._models.current
+        info = GaugeMetricFamily("gapgate_model_info", "The model that answers.", labels=["name", "version", "receipt"])
+        gap = GaugeMetricFamily(
+            "gapgate_model_gap_points", "Its gap between train and test accuracy.", labels=["name", "version"]
+        )
+        if predictor:
+            info.add_metric([predictor.model.name, predictor.model.version, predictor.receipt], 1)
+            figures = predictor.receipt_answer.receipt["figures"]
+            gap.add_metric([predictor.model.name, predictor.model.version], figures.get("gap_points", math.nan))
+        yield info
+        yield gap
+        yield GaugeMetricFamily("gapgate_ready", "1 where there is a model.", value=predictor is not None)
+        refused = self._models.refused
+        yield GaugeMetricFamily("gapgate_model_refused", "1 where the alias names a version that is refused.", refused)
+
+
+def _model_registry(models: Models) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_ModelCollector(models))
+    return registry
+
+
+def worker_ended(pid: int) -> None:
+    """Remove the gauges of a worker that ended; its counters stay."""
+    if directory := os.environ.get(DIRECTORY):
+        mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
