@@ -24,6 +24,7 @@ from gapgate.errors import (
     SettingsError,
     storage_errors,
 )
+from gapgate.text import percent
 
 if TYPE_CHECKING:
     from gapgate.onnx.embedding_index import Neighbour
@@ -85,7 +86,7 @@ def look(
             pixels = _decoded(predictor, image, data)
             name, probability = predictor.class_of(pixels)
             source = f"{predictor.model.name} version {predictor.model.version}"
-            answer = f"{source} says {name}, {probability * 100:.1f} % sure."
+            answer = f"{source} says {name}, {percent(probability)} sure."
             stages = looking.with_network(
                 pixels, predictor.layers, predictor.folder / "model.onnx", out, image.name, answer, layers
             )
@@ -134,7 +135,7 @@ def similar(
         console = Console()
         source = f"{predictor.model.name} version {predictor.model.version}"
         console.print(
-            f"{escape(image.name)} is [bold]{escape(name)}[/], {probability * 100:.1f} % sure ({escape(source)})"
+            f"{escape(image.name)} is [bold]{escape(name)}[/], {percent(probability)} sure ({escape(source)})"
         )
         console.print(_neighbours(found, predictor.class_names, name))
         if out:

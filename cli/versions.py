@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
 from gapgate.errors import ArtifactError, RegistryError, ServeError
+from gapgate.text import number, percent
 
 
 def receipt(
@@ -106,8 +107,8 @@ def models(name: ModelName = "") -> None:
                 row.version,
                 ", ".join(row.aliases),
                 row.verdict,
-                f"{float(accuracy):.2%}" if accuracy else "",
-                f"{float(gap):.2f}" if gap else "",
+                percent(float(accuracy)) if accuracy else "",
+                number(float(gap)) if gap else "",
                 row.tags.get("gapgate.run", ""),
             )
     console = Console()

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from components.platform.tracking import mlflow_runs
 from gapgate import artifacts
+from gapgate.text import number, percent
 from pipelines.local.runner import RunResult
 
 _COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
@@ -44,8 +45,8 @@ def _print_advice(console: Console, advice: list) -> None:  # type: ignore[type-
         return
     console.print("\n[bold]what now[/], the largest expected effect first")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for number, one in enumerate(advice, start=1):
-        table.add_row(f"{number}.", f"[bold]{one['cause']}[/]", escape(one["text"]))
+    for place, one in enumerate(advice, start=1):
+        table.add_row(f"{place}.", f"[bold]{one['cause']}[/]", escape(one["text"]))
     console.print(table)
 
 
@@ -69,14 +70,14 @@ def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
     names = {"test": "held-out"} if is_folded else {}
     for split in ("train", "val", "test"):
         row = evaluation["accuracy"][split]
-        interval = f"{row['low']:.2%} to {row['high']:.2%}"
-        table.add_row(f"{names.get(split, split)} accuracy", f"{row['value']:.2%}", interval, f"{row['num_images']:,}")
+        interval = f"{percent(row['low'])} to {percent(row['high'])}"
+        table.add_row(f"{names.get(split, split)} accuracy", percent(row["value"]), interval, f"{row['num_images']:,}")
     gap = evaluation["gap"]
-    table.columns[2].header = f"{gap['confidence_level']:.0%} interval"
+    table.columns[2].header = f"{percent(gap['confidence_level'], 0)} interval"
     table.add_row(
         f"[bold]gap, train − {names.get('test', 'test')}[/]",
-        f"[bold]{gap['points']:.2f} points[/]",
-        f"{gap['low']:.2f} to {gap['high']:.2f}",
+        f"[bold]{number(gap['points'])} points[/]",
+        f"{number(gap['low'])} to {number(gap['high'])}",
     )
     return table
 
