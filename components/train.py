@@ -54,7 +54,7 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
     recipe = artifacts.read_json(folder / "recipe.json")
     trained = recipe["name"] if recipe["name"] == "frozen" else f"{recipe['name']}, {len(history)} epochs"
     return Facts(
-        summary=f"{trained}, {parameters:,} parameters, val accuracy {percent(history[-1]['val_accuracy'])}",
+        summary=f"{trained}, {parameters:,} parameters, val {percent(history[-1]['val_accuracy'])}",
         notes=[f"checkpoints of an earlier try that were damaged and not used: {damaged}"] if damaged else [],
         details=[recipe["why"]] if recipe["why"] else [],
         tags={"seed": str(settings.seed)},

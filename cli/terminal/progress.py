@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from components.catalog import STEPS
 from components.platform.tracking.spool import Event
@@ -92,8 +93,16 @@ class TerminalDisplay:
             self._progress.remove_task(self._running)
             self._running = None
         seconds = event["time"] - self._started_at
-        line = f"{mark} {event['step']:<{_WIDTH}} [dim]{seconds:6.1f} s[/]  {text}"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"{mark} {event['step']:<{_WIDTH}} {seconds:6.1f} s  {text}", soft_wrap=True, highlight=False
+            )
+            return
+        line = Table.grid(padding=(0, 1))
+        for width in (1, _WIDTH, 8):
+            line.add_column(min_width=width, justify="right" if width == 8 else "left")
+        line.add_row(mark, event["step"], f"[dim]{seconds:.1f} s[/]", f" {text}")
+        self.console.print(line)
 
 
 def curve(values: Sequence[float], width: int = 12) -> str:
