@@ -96,9 +96,10 @@ def models(name: ModelName = "") -> None:
 
     close_killed_runs()
     registry = Registry()
-    table = Table(
-        "model", "version", "alias", "verdict", "test accuracy", "gap, points", "run", box=None, header_style="bold"
-    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("model", "version", "alias", "verdict", "test accuracy", "gap, points", "run"):
+        # Runs of one day differ at the end of their names.
+        table.add_column(heading, no_wrap=heading == "run", overflow="fold")
     for model in [name] if name else registry.names():
         for row in registry.versions(model):
             accuracy, gap = (row.tags.get(f"gapgate.{key}", "") for key in ("test_accuracy", "gap_points"))
