@@ -34,14 +34,16 @@ def run(
     label_column: LabelColumn = None,
     runner: Annotated[
         Literal["subprocess", "docker"],
-        typer.Option(help="Each step in a process, or in a container of the images of `make images`."),
+        typer.Option("--runner", help="Place of each step: a process, or a container of the images of `make images`."),
     ] = "subprocess",
     name: Annotated[
         str,
-        typer.Option("--name", metavar="NAME", help="Name of the run in MLflow; else its time.", show_default=False),
+        typer.Option(
+            "--name", metavar="NAME", help="Name of the run in MLflow; by default its time.", show_default=False
+        ),
     ] = "",
     experiment: Annotated[
-        str, typer.Option("--experiment", metavar="NAME", help="MLflow experiment.", show_default=False)
+        str, typer.Option("--experiment", metavar="NAME", help="MLflow experiment of the run.", show_default=False)
     ] = "",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
@@ -70,10 +72,16 @@ def run(
 
 def step(
     name: Annotated[
-        str, typer.Argument(help="ingest, preprocess, augment, train, evaluate, gate, register or package.")
+        str,
+        typer.Argument(
+            metavar="STEP", help="One of ingest, preprocess, augment, train, evaluate, gate, register, package."
+        ),
     ],
     folder: Annotated[
-        Path, typer.Option("--artifacts", help="Inputs are read from, and the output is written to, folders in here.")
+        Path,
+        typer.Option(
+            "--artifacts", metavar="FOLDER", help="Folder in which inputs are read and the output is written."
+        ),
     ] = Path("artifacts"),
     params: Params = None,
     overrides: Overrides = None,

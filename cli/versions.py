@@ -17,12 +17,21 @@ from gapgate.text import number, percent
 
 
 def receipt(
-    digest: Annotated[str, typer.Argument(help="The receipt's digest, or its first characters (6 or more).")],
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The receipt's digest, or its first characters (6 or more).")
+    ],
     url: Annotated[
-        str, typer.Option("--url", metavar="URL", help="Ask this server, with the whole digest.", show_default=False)
+        str, typer.Option("--url", metavar="URL", help="Server to ask, with the whole digest.", show_default=False)
     ] = "",
     key: Annotated[
-        str, typer.Option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="For --url.", show_default=False)
+        str,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            envvar="GAPGATE_API_KEY",
+            help="API key for the server of --url.",
+            show_default=False,
+        ),
     ] = "",
 ) -> None:
     """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,
@@ -120,7 +129,8 @@ def models(name: ModelName = "") -> None:
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = DEFAULT_MODEL
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version to serve.")],
+    name: ModelName = DEFAULT_MODEL,
 ) -> None:
     """Make a version the champion; the certificate in its package must have passed."""
     from components.platform.tracking.mlflow_registry import Registry
