@@ -39,7 +39,7 @@ def schedule(
         bool,
         typer.Option(
             "--when-data-changed",
-            help="Stay here, look at the repository --every so often, and start a run when DVC's hash of the data is new.",
+            help="Stay, look at the repository --every so often, and start a run when DVC's hash of the data is new.",
         ),
     ] = False,
     name: Annotated[
