@@ -167,7 +167,7 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         found = load(inputs)
         artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
-        spool.finished(facts.summary, facts.details, facts.notes)
+        spool.finished(facts.summary, facts.details, facts.notes, facts.verdict)
         return artifact
     except GapgateError as error:
         spool.failed(str(error), tries.exit_code(error))
