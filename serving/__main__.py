@@ -86,11 +86,13 @@ class Workers:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         # Imported here, after the variables are set and before the fork: all workers share the pages of the modules.
         from serving import worker
+        from serving.guard.memory import Memory
         from serving.model import models
         from serving.telemetry import metrics
 
         models.check(options)
         self._serve = worker.run
+        self._memory = Memory()
         self._worker_ended = metrics.worker_ended
         self._options = options
         self._package = package
@@ -115,6 +117,7 @@ class Workers:
                 continue
             lived_s = time.monotonic() - started
             self._worker_ended(pid)
+            self._memory.ended(pid)
             if self._ending:
                 continue
             logger.error("worker %d ended with code %d; starting another", pid, os.waitstatus_to_exitcode(status))
@@ -144,7 +147,7 @@ class Workers:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             _end_with_parent(parent)
-            self._serve(self._options, self._package, self._listener, lambda: self._ends_whole[0] == 1)
+            self._serve(self._options, self._package, self._listener, lambda: self._ends_whole[0] == 1, self._memory)
             code = 0
         except BaseException:
             logger.exception("worker failed")

@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.description.schema import Health
+from serving.guard.memory import Memory
 from serving.http import endpoints, lookups, pages
 from serving.http.access import authorize
 from serving.http.endpoints import Context
@@ -79,12 +80,13 @@ _BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.
 class App:
     """The application of one worker process."""
 
-    def __init__(self, options: Options, package: Path) -> None:
-        """Make the parts of the application; `package` is the folder of the Bento's own model."""
+    def __init__(self, options: Options, package: Path, memory: Memory) -> None:
+        """Make the parts of the application; `package` is the folder of the Bento's own model, `memory` that of all
+        workers."""
         self.options = options
         models = Models(options, package)
         figures = Metrics(models)
-        self.context = Context(models, Work(options, figures.in_progress), figures)
+        self.context = Context(models, Work(options, figures.in_progress, memory), figures)
         self.tracing = tracing.from_environment()
         self._buffered = Buffered(options.max_buffered_bytes)
 
@@ -158,12 +160,12 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
+def create_app(options: Options, package: Path, memory: Memory | None = None) -> tuple[App, ASGIApp]:
     """Return the application and the callable for an ASGI server.
 
     Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
     """
-    app = App(options, package)
+    app = App(options, package, memory or Memory())
     if not options.cors_origins:
         return app, app
     behind = CORSMiddleware(

@@ -19,6 +19,7 @@ from serving.description.schema import (
     Neighbours,
     Prediction,
 )
+from serving.guard.image_guard import Limits
 from serving.http.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError, Response, json_response
@@ -73,7 +74,7 @@ async def predict(context: Context, request: Request) -> Response:
 async def predict_batch(context: Context, request: Request) -> Response:
     """Answer `POST /v1/predict/batch`."""
     top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
-    limit, max_pixels = request.options.max_batch, request.options.max_pixels
+    limit, limits = request.options.max_batch, context.work.limits
     uploads = await read_uploads(request, limit)
     async with context.work:
         predictor = context.models.require()
@@ -91,7 +92,7 @@ async def predict_batch(context: Context, request: Request) -> Response:
                 )
         else:
             ranked, errors = await context.work.in_thread(
-                request, lambda cancelled: _decode_and_rank(predictor, uploads, max_pixels, top_k, cancelled)
+                request, lambda cancelled: _decode_and_rank(predictor, uploads, limits, top_k, cancelled)
             )
     context.metrics.predicted(predictor, map(_best, ranked))
     results = list(_results(request, uploads, ranked, errors))
@@ -137,10 +138,10 @@ def _best(probabilities: dict[str, float]) -> tuple[str, float]:
 
 
 def _decode_and_rank(
-    predictor: Predictor, uploads: list[Upload], max_pixels: int, top_k: int, cancelled: Cancelled
+    predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
 ) -> tuple[list[dict[str, float]], dict[int, ImageError]]:
     """Return the ranked probabilities of the images that can be decoded, and the errors of the others by index."""
-    decoded = decode_all(predictor, uploads, max_pixels, cancelled)
+    decoded = decode_all(predictor, uploads, limits, cancelled)
     errors = {index: found for index, found in enumerate(decoded) if isinstance(found, ImageError)}
     images = [found for found in decoded if not isinstance(found, ImageError)]
     return (_rank(predictor, np.stack(images), top_k, cancelled) if images else []), errors

@@ -17,9 +17,11 @@ from serving.options import Options
 
 FORM_TYPE = "multipart/form-data"
 TENSOR_TYPE = "application/octet-stream"
-IMAGE_TYPES = tuple(form.media_type for form in FORMATS)
-OTHER_IMAGE_TYPES = tuple(name for form in FORMATS for name in form.other_media_types)
-"""Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
+IMAGE_TYPES = tuple(form.media_type for form in FORMATS if form.is_served)
+"""Media types that every server takes."""
+KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_type, *form.other_media_types))
+"""Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
+file itself."""
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gapgate.data import decoding
+from gapgate.data.formats import FORMATS, listed
 from gapgate.data.preprocess import preprocess
 from gapgate.data.sources import write_builtin
 from gapgate.data.splits import SPLIT_NAMES
@@ -261,7 +262,7 @@ def test_unreadable_images_are_quarantined_by_name_and_reason(run):
     reasons = {entry["name"]: entry["reason"] for entry in splits.info["quarantined"]}
     assert reasons == {
         "a/00.png": "the image is truncated; copy the whole file again",
-        "b/01.png": "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
+        "b/01.png": f"not an image in one of the formats {listed(FORMATS)}; save it as PNG or JPEG",
         "b/huge.png": "101 x 100 pixels exceed the limit of 10,000 pixels; "
         "make it smaller, or raise preprocess.max_pixels",
     }
