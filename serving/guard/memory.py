@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image
 
@@ -46,7 +47,8 @@ class Memory:
         # Anonymous and MAP_SHARED: a budget, and for each worker its process id and what it holds.
         self._shared = memoryview(mmap.mmap(-1, 8 * (1 + 2 * _MAX_WORKERS))).cast("q")
         # The kernel gives up the lock of a process that is killed. It knows no threads, which need one of their own.
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the server)
+        self._file, name = tempfile.mkstemp(prefix="gapgate-lock-")
+        Path(name).unlink()
         self._threads = threading.Lock()
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from io import BytesIO
 
@@ -67,3 +68,29 @@ def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
     grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(1, -1, len(axes))  # (1, n, 1 or 3)
     result = np.asarray(found.apply(Image.fromarray(grid[..., 0] if mode == "L" else grid)))
     return int(np.abs(result.astype(np.int16) - grid).max()) <= _SAME
+
+
+DISPLAY_P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
+"""Red, green and blue of Display P3 as XYZ under D50 (SMPTE EG 432-1, adapted by Bradford's matrix)."""
+_D50 = (0.9642, 1.0, 0.8249)
+
+
+def matrix_profile(primaries: tuple[tuple[float, float, float], ...], gamma: float) -> bytes:
+    """Return an RGB profile of version 2 from the XYZ of its primaries under D50 and one exponent (ICC.1:2001-04)."""
+
+    def xyz(values: tuple[float, float, float]) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65_536 * value) for value in values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(256 * gamma))
+    text = b"text\0\0\0\0Gapgate\0"
+    name = b"desc\0\0\0\0" + struct.pack(">I8s", 8, b"Gapgate\0") + bytes(79)
+    tags = {b"desc": name.ljust(100, b"\0"), b"cprt": text, b"wtpt": xyz(_D50)}
+    tags |= {colour + b"XYZ": xyz(values) for colour, values in zip((b"r", b"g", b"b"), primaries, strict=True)}
+    tags |= {colour + b"TRC": curve for colour in (b"r", b"g", b"b")}
+    table, content = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, 128 + 4 + 12 * len(tags) + len(content), len(value))
+        content += value
+    size = 128 + len(table) + len(content)
+    head = struct.pack(">I4sI4s4s4s12x4s", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    return head.ljust(68, b"\0") + xyz(_D50)[8:].ljust(60, b"\0") + table + content

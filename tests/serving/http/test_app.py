@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import shutil
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.types import ASGIApp
 
 from gapgate.errors import ServeError, SettingsError
@@ -244,3 +248,57 @@ def test_a_receipt_outlives_its_model_and_changed_files(package_dir: Path, tmp_p
     app.context.models.switch(Predictor.load(other))
     assert ask(called, "GET", "/v1/model").json()["receipt"] != digest
     assert ask(called, "GET", f"/v1/receipts/{digest}").json() == before
+
+
+def test_bytes_without_a_type_that_begin_like_an_image_file_are_that_file(client: httpx.Client) -> None:
+    size = 16 * 16
+    stream = io.BytesIO()
+    Image.effect_noise((40, 40), 50).save(stream, "PNG")
+    whole = stream.getvalue()
+    # A text makes the length that of whole tensors.
+    text = b"Comment\0" + b"x" * (-(len(whole) + 12 + 8) % size)
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    data = whole[:-12] + chunk + whole[-12:]
+    assert len(data) % size == 0
+    octets = {"content-type": "application/octet-stream"}
+    alone = client.post("/v1/predict", content=data, headers=octets)
+    assert (
+        alone.json()["probabilities"] == client.post("/v1/predict", content=data, headers=PNG).json()["probabilities"]
+    )
+    (only,) = client.post("/v1/predict/batch", content=data, headers=octets).json()["results"]
+    assert only["probabilities"] == alone.json()["probabilities"]
+    cut = client.post("/v1/predict", content=data[:size], headers=octets)
+    assert (cut.status_code, code(cut)) == (400, "invalid_image")
+    for tensor in (b"BM", b"P5", b"\xff\xd8\xff\xff"):
+        assert client.post("/v1/predict", content=tensor.ljust(size), headers=octets).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF"])
+def test_a_format_is_served_where_the_option_adds_it(package_dir: Path, form: str) -> None:
+    data, name = picture(16, 16, form), f"image/{form.lower()}"
+    refused = ask(started(package_dir), "POST", "/v1/predict", content=data, headers={"content-type": name})
+    assert (refused.status_code, code(refused)) == (400, "invalid_image")
+    assert f"GAPGATE_FORMATS=+{form.lower()}" in refused.json()["error"]["message"]
+    called = started(package_dir, formats=(f"+{form.lower()}",))
+    assert ask(called, "POST", "/v1/predict", content=data, headers={"content-type": name}).status_code == 200
+    assert name in ask(called, "GET", "/v1/model").json()["input"]["content_types"]
+    assert ask(called, "POST", "/v1/predict", content=picture(16, 16), headers=PNG).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "png jpeg webp bmp gif ppm"),
+        ("+tiff, +avif", "png jpeg webp bmp gif ppm tiff avif"),
+        ("png jpeg", "png jpeg"),
+        ("png +tiff", "png tiff"),
+    ],
+)
+def test_formats_are_added_with_a_plus_and_replaced_without(text: str, names: str) -> None:
+    served = Options.from_environment({"GAPGATE_FORMATS": text}).served
+    assert " ".join(form.option for form in served) == names
+
+
+def test_an_unknown_format_is_refused_with_those_there_are() -> None:
+    with pytest.raises(SettingsError, match="GAPGATE_FORMATS names jpg; it takes png, jpeg, webp"):
+        Options.from_environment({"GAPGATE_FORMATS": "jpg"})
