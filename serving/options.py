@@ -5,6 +5,7 @@ The docstring of a field is its meaning in the table on `/docs` and in `docs/ser
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gapgate.data.formats import FORMATS, MAX_PIXELS, Format
 from gapgate.errors import SettingsError
@@ -70,10 +71,17 @@ class Options(BaseModel):
     """Seconds after SIGTERM in which new requests still get answers; fewer if none come."""
     cors_origins: Words = ()
     """Origins whose pages may call the server from a browser (CORS), separated by commas; `*` for all."""
+    root_path: Annotated[str, AfterValidator(lambda path: f"/{path.strip('/')}" if path.strip("/") else "")] = ""
+    """Path below which a proxy shows the server, such as `/classifier`; the proxy may take it off or not."""
     log_format: Literal["json", "text"] = "json"
     """Format of the lines of the log."""
     access_log: bool = False
     """True: the log gets a line for each request."""
+
+    @property
+    def answers_all(self) -> bool:
+        """True if other machines get answers, with a key or without."""
+        return bool(self.api_keys) or self.allow_anonymous
 
     @cached_property
     def served(self) -> tuple[Format, ...]:
@@ -133,6 +141,28 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+_OTHERS = frozenset(
+    PREFIX + name
+    for name in (
+        *("API_KEY", "CLUSTER_FILE", "CODE_REVISION", "DATA", "EXPERIMENT", "HOME", "IMAGE_DIGEST", "KFP_COOKIE"),
+        *("KFP_TOKEN", "NUM_GPUS", "PARENT", "PATIENCE_S", "PROMOTION_ROUNDS", "RUN", "SPOOL_IS_READ", "STEP_IMAGE"),
+        *("TEST_DATA", "TRAIN_IMAGE"),
+    )
+)
+"""Variables that other parts of the project read."""
+
+
+def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each variable `GAPGATE_*` that nothing reads, with the option that may be meant."""
+    known = {variable(name) for name in Options.model_fields}
+    sentences = []
+    for name in sorted(os.environ if environment is None else environment):
+        if name.startswith(PREFIX) and name not in known | _OTHERS:
+            near = difflib.get_close_matches(name, known, 1)
+            sentences.append(f"{name} is no option of the server" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
+
+
 def table() -> list[tuple[str, str, str]]:
     """Return (variable, default, meaning) of each option."""
     rows = []
@@ -157,8 +187,9 @@ _STANDARD = [
 
 
 def is_loopback(host: str) -> bool:
-    """True if an address is a loopback address or the name localhost."""
-    if host == "localhost":
+    """True if an address is a loopback address or a name for it (RFC 6761, 6.3), in any case and with a final dot."""
+    name = host.lower().removesuffix(".")
+    if name in ("localhost", "ip6-localhost", "ip6-loopback", "localhost.localdomain") or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host.strip("[]"))

@@ -111,24 +111,31 @@ class App:
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
         begun = time.perf_counter()
         self.context.work.last_request = begun
+        below_root = _below(request.path, self.options.root_path)
+        if below_root is None:
+            moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
+            return await _write(send, moved, request, close=self.context.work.draining)
+        request.path = below_root
         # The template, never the path, goes into spans and metrics: random paths must not make new series.
         template, route = _match(request.path)
         with self.tracing.span(request, template) as set_status:
             try:
                 response = await self._respond(request, route)
             except ApiError as error:
+                request.notes["error"] = error.code
                 response = error_response(error, request.id)
             except ClientGoneError:  # nothing to send, but the request is counted
-                self._count(request, template, CLIENT_GONE, begun)
+                self._count(request, template, CLIENT_GONE, 0, begun)
                 return
             except Exception as error:
                 logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
                 # The answer tells nothing of the error: its text could show data or paths of the server.
+                request.notes["error"] = "internal"
                 problem = ApiError(500, "internal", "the server failed; its log has the request id")
                 response = error_response(problem, request.id)
             set_status(response.status)
         await _write(send, response, request, close=self.context.work.draining)
-        self._count(request, template, response.status, begun)
+        self._count(request, template, response.status, len(response.body), begun)
 
     async def _respond(self, request: Request, route: Route | None) -> Response:
         if route is None:
@@ -143,12 +150,22 @@ class App:
             request.check_names(route.parameters)
         return await _RESPOND[route.name](self.context, request)
 
-    def _count(self, request: Request, template: str, status: int, begun: float) -> None:
+    def _count(self, request: Request, template: str, status: int, sent: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
         self.context.metrics.answered(template, status, seconds)
         if self.options.access_log:
-            extra = {"request_id": request.id, "status": status, "milliseconds": round(1e3 * seconds, 2)}
-            logger.info("%s %s", request.method, quote(request.path), extra=extra)  # a path may hold a line feed
+            extra = {
+                "client": request.client_host,
+                "forwarded_for": request.header("x-forwarded-for")[:200],
+                "request_id": request.id,
+                "status": status,
+                "received_bytes": request.received,
+                "sent_bytes": sent,
+                "milliseconds": round(1e3 * seconds, 2),
+                **request.notes,
+            }
+            # Quoted, because a path may hold a line feed.
+            logger.info("%s %s", request.method, quote(request.path), extra={k: v for k, v in extra.items() if v != ""})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Follow the lifespan protocol of ASGI: start and stop with the server."""
@@ -176,6 +193,14 @@ def create_app(options: Options, package: Path, memory: Memory | None = None) ->
         expose_headers=["X-Request-ID", "Retry-After"],
     )
     return app, behind
+
+
+def _below(path: str, root: str) -> str | None:
+    """Return a path without the prefix `root`, which a proxy may have taken off; None for the prefix itself, whose page
+    would look for its files one folder too high."""
+    if root and path == root:
+        return None
+    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _match(path: str) -> tuple[str, Route | None]:

@@ -59,6 +59,7 @@ async def predict(context: Context, request: Request) -> Response:
         probabilities = predictor.ranked(found, top_k)[0]
     class_name, confidence = _best(probabilities)
     context.metrics.predicted(predictor, [(class_name, confidence)])
+    _note(request, predictor, **{"class": class_name})
     return json_response(
         Prediction(
             class_name=class_name,
@@ -95,6 +96,7 @@ async def predict_batch(context: Context, request: Request) -> Response:
                 request, lambda cancelled: _decode_and_rank(predictor, uploads, limits, top_k, cancelled)
             )
     context.metrics.predicted(predictor, map(_best, ranked))
+    _note(request, predictor, images=len(uploads), failed=len(errors))
     results = list(_results(request, uploads, ranked, errors))
     return json_response(
         {"results": results, "model": predictor.model, "receipt": predictor.receipt, "request_id": request.id}
@@ -109,6 +111,7 @@ async def explain(context: Context, request: Request) -> Response:
         predictor = context.models.require()
         if wanted is not None and wanted not in predictor.class_names:
             raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
+        _note(request, predictor)
         image = (await decode(context.work, request, predictor, upload))[0]
         if request.prefers("image/png", "application/json"):
             return await context.work.in_thread(
@@ -128,9 +131,19 @@ async def similar(context: Context, request: Request) -> Response:
         predictor = context.models.require()
         if predictor.index is None:
             raise ApiError(404, "no_index", "this package holds no training images; package.similar_images is 0")
+        _note(request, predictor)
         image = await decode(context.work, request, predictor, upload)
         neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, image, count, request.id))
     return json_response(neighbours)
+
+
+def _note(request: Request, predictor: Predictor, **more: Any) -> None:
+    """Tell the log which model answers, and what."""
+    request.notes |= {
+        "model": f"{predictor.model.name}/{predictor.model.version}",
+        "receipt": predictor.receipt,
+        **more,
+    }
 
 
 def _best(probabilities: dict[str, float]) -> tuple[str, float]:
