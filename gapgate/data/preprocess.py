@@ -77,8 +77,8 @@ def preprocess(
         left_out: name and reason of each file that ingest could not take; they count as images that cannot be used.
 
     Raises:
-        DataError: the source cannot be used, more than `max_rejects` images cannot be used, or a class has fewer images
-            than `min_class_images` in a split.
+        DataError: the source cannot be used, more than `max_rejects` images cannot be used, a class has fewer images
+            than `min_class_images` in a split, or fewer than two classes have training images.
         StorageError: too little disk space for `images.npy`.
     """
     # Inside `out_dir`, which has room for the data set; the system's temporary folder is often small, or memory.
@@ -100,6 +100,7 @@ def preprocess(
             bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)
             how = partition(index, settings)
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
+            _refuse_untrainable(index, class_counts, left_out)
             _write(out_dir, index, source, transform, network, how, bonds, class_counts, left_out)
     return Splits.open(out_dir)
 
@@ -153,12 +154,29 @@ def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> i
 def _refuse_rejects(index: Index, max_rejects: int, left_out: Sequence[Mapping[str, str]]) -> None:
     rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'") + len(left_out)
     if rejects > max_rejects:
-        first = [(each["name"], each["reason"]) for each in left_out]
-        first += index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
-        examples = ", ".join(f"{name} ({reason})" for name, reason in first[:3])
         raise DataError(
-            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {examples}; "
+            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {_rejected(index, left_out)}; "
             "mend or remove them, or raise preprocess.max_rejects"
+        )
+
+
+def _rejected(index: Index, left_out: Sequence[Mapping[str, str]]) -> str:
+    """The first images that cannot be used, with their reasons."""
+    first = [(each["name"], each["reason"]) for each in left_out]
+    first += index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
+    return ", ".join(f"{name} ({reason})" for name, reason in first[:3])
+
+
+def _refuse_untrainable(
+    index: Index, class_counts: Mapping[str, list[int]], left_out: Sequence[Mapping[str, str]]
+) -> None:
+    trained = sum(count > 0 for count in class_counts["train"])
+    if trained < 2:
+        left = "images of one class alone are" if trained else "no image is"
+        rejected = _rejected(index, left_out)
+        raise DataError(
+            f"{left} left to train on, and a classifier needs two classes; add images"
+            f"{rejected and f', and mend those that cannot be used: {rejected}'}"
         )
 
 

@@ -183,7 +183,7 @@ def test_a_gate_that_does_not_pass_ends_with_3_and_nothing_is_packaged(workspace
     done = workspace.gapgate("run", "digits", *QUICK, "--set", "gate.max_gap_points=-50")
     assert done.returncode == 3
     assert "gate fail: gap" in done.stdout
-    assert "Registered without alias, not packaged" in done.stdout
+    assert "registered without alias, not packaged" in done.stdout
     assert not list((workspace.folder / ".gapgate").glob("runs/*/artifacts/*/package"))
     listed = workspace.gapgate("models").stdout
     assert "fail" in listed

@@ -285,6 +285,21 @@ def test_more_rejects_than_allowed_fail_and_leave_nothing_behind(run):
 # Errors
 
 
+@pytest.mark.parametrize(
+    ("readable", "left"), [((), "no image is left to train on"), (("a",), "images of one class alone are left")]
+)
+def test_images_that_leave_fewer_than_two_classes_to_train_on_are_refused_with_their_reasons(run, readable, left):
+    for name in ("a", "b"):
+        (run.data / name).mkdir()
+        for number in range(4):
+            if name in readable:
+                Image.new("RGB", (20, 20), (60 * number, 0, 9)).save(run.data / name / f"{number}.png")
+            else:
+                (run.data / name / f"{number}.png").write_text("no image")
+    with pytest.raises(DataError, match=rf"^{left}.*[ab]/0\.png \(not an image"):
+        run()
+
+
 def test_a_class_that_is_missing_in_a_split_is_named(run):
     save_arrays(run.data, noise(50), np.array([0] * 48 + [1] * 2))
     with pytest.raises(
