@@ -99,7 +99,11 @@ def predict(
         raise SettingsError(f"both --bento {bento} and --model {model} name a model; leave one out")
     if output:
         check_output(output)
-    files = find_images(images)
+    files, skipped = find_images(images)
+    if skipped:
+        names = ", ".join(path.name for path in skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        note = f"skipped {len(skipped):,} files that are no images: {names}"
+        Console(stderr=True).print(note, soft_wrap=True, highlight=False, markup=False)
     # SIGTERM raises SystemExit, so that the unpacked model and a half-written output are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:

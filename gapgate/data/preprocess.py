@@ -20,8 +20,8 @@ from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
-from gapgate.data.depth import depth_of, white_of
-from gapgate.data.formats import SERVED_PIXELS
+from gapgate.data.depth import highest_of, white_of
+from gapgate.data.formats import FORMATS, MAX_PIXELS
 from gapgate.data.image_table import Index
 from gapgate.data.leaks.bonds import MAX_COMPARED, Bonds, bind
 from gapgate.data.partition import Partition, partition
@@ -111,7 +111,7 @@ def _with_white(source: Source, index: Index, num_images: int, max_pixels: int) 
         return source
     reader, every = source.reader, max(1, num_images // PROBED_IMAGES)
     locators = (locator for (locator,) in index.lines("SELECT locator FROM images WHERE row % ? = 0", every))
-    white, note = white_of(depth_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
+    white, note = white_of(highest_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
     return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note])))
 
 
@@ -247,19 +247,41 @@ def _write(
         "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
-        "notes": [*source.notes, *_not_served(index), *_not_compared(bonds, counts)],
+        "notes": [*source.notes, *_not_served(index), *_invisible(index, transform), *_not_compared(bonds, counts)],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
 
 
 def _not_served(index: Index) -> Iterator[str]:
-    """Say so if images are larger than the server takes."""
+    """Say so if images are larger than the server takes, or in formats that it does not take."""
     query = "SELECT COUNT(*) FROM images WHERE width * height > ? AND split IN ('train', 'val', 'test')"
-    if count := index.one(query, SERVED_PIXELS):
+    if count := index.one(query, MAX_PIXELS):
         yield (
-            f"{count:,} images have more than {SERVED_PIXELS:,} pixels, which `gapgate serve` refuses unless "
+            f"{count:,} images have more than {MAX_PIXELS:,} pixels, which `gapgate serve` refuses unless "
             "GAPGATE_MAX_PIXELS is raised; `gapgate predict` takes them"
+        )
+    query = "SELECT COUNT(*) FROM images WHERE form = ? AND split IN ('train', 'val', 'test')"
+    for form in FORMATS:
+        if not form.is_served and (count := index.one(query, form.pillow)):
+            yield (
+                f"{count:,} images are {form.name} files, which `gapgate serve` refuses unless "
+                f"GAPGATE_FORMATS=+{form.option} is set; `gapgate predict` takes them"
+            )
+
+
+def _invisible(index: Index, transform: Transform) -> Iterator[str]:
+    """Say so if images are one plain colour after the transform, as black on transparent is on black."""
+    # n Σx² = (Σx)² for the values x of a channel holds only if they are all the same.
+    num_values = transform.size_px**2
+    plain = " AND ".join(f"{num_values} * square{c} = sum{c} * sum{c}" for c in range(transform.channels))
+    where = f"FROM images WHERE {plain} AND split IN ('train', 'val', 'test')"
+    if count := index.one(f"SELECT COUNT(*) {where}"):
+        first = index.one(f"SELECT id {where} ORDER BY row LIMIT 1")
+        yield (
+            f"{count:,} images, such as {first}, are one plain colour after the transform; if they are drawn in "
+            f"{'black' if transform.fill < 128 else 'white'} on a transparent background, set preprocess.fill="
+            f"{255 if transform.fill < 128 else 0}"
         )
 
 
