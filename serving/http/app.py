@@ -8,26 +8,25 @@ here, because Starlette's routing and its two middlewares took a third of the ti
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.description.schema import Health
-from serving.http import endpoints, lookups, pages
+from serving.description.route import INFERENCE, Route
 from serving.http.access import authorize
 from serving.http.endpoints import Context
 from serving.http.request import Buffered, ClientGoneError, Request
-from serving.http.responses import ApiError, Response, error_response, json_response
-from serving.http.routes import ROUTES, Route
+from serving.http.responses import ApiError, Response, error_response
+from serving.http.routes import ROUTES
 from serving.http.work import Work
 from serving.model.models import Models
 from serving.options import Options
 from serving.telemetry import tracing
-from serving.telemetry.metrics import CONTENT_TYPE, UNMATCHED, Metrics
+from serving.telemetry.metrics import UNMATCHED, Metrics
 
 logger = logging.getLogger("gapgate.serving")
 
@@ -37,43 +36,10 @@ LINGER_S = 2.0
 """Seconds for which the rest of a refused request is received and thrown away, so that the client gets the reason."""
 
 
-async def live(context: Context, request: Request) -> Response:
-    """Answer `GET /livez`: the process answers."""
-    return json_response(Health(status="live"))
-
-
-async def ready(context: Context, request: Request) -> Response:
-    """Answer `GET /readyz`: the model passed its checks, and the server is not ending."""
-    if context.work.draining:
-        raise ApiError(503, "not_ready", "the server is ending")
-    context.models.require()
-    return json_response(Health(status="ready"))
-
-
-async def metrics(context: Context, request: Request) -> Response:
-    """Answer `GET /metrics`."""
-    return Response(context.metrics.text(), content_type=CONTENT_TYPE)
-
-
-_RESPOND: dict[str, Callable[[Context, Request], Awaitable[Response]]] = {
-    "predict": endpoints.predict,
-    "predictBatch": endpoints.predict_batch,
-    "explain": endpoints.explain,
-    "similar": endpoints.similar,
-    "model": lookups.model_card,
-    "receipt": lookups.receipt,
-    "live": live,
-    "ready": ready,
-    "metrics": metrics,
-    "page": pages.index,
-    "docs": pages.docs,
-    "openapi": pages.openapi,
-    "static": pages.static,
-}
-"""Name of a route → its handler."""
 _BY_PATH = {route.path: route for route in ROUTES}
-_BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.path.endswith("}")}
-"""Path without its last part → route, for routes whose last part is a parameter."""
+_WITH_PARAMETER = [route for route in ROUTES if "{" in route.path]
+_PATTERN = re.compile("|".join(re.sub(r"\{\w+\}", "([^/]+)", route.path) for route in _WITH_PARAMETER))
+"""Paths with a parameter: one group for each route, which holds the parameter and tells the route."""
 
 
 class App:
@@ -84,7 +50,7 @@ class App:
         self.options = options
         models = Models(options, package)
         figures = Metrics(models)
-        self.context = Context(models, Work(options, figures.in_progress), figures)
+        self.context = Context(models, Work(options, figures.in_progress), figures, ROUTES)
         self.tracing = tracing.from_environment()
         self._buffered = Buffered(options.max_buffered_bytes)
 
@@ -110,12 +76,12 @@ class App:
         begun = time.perf_counter()
         self.context.work.last_request = begun
         # The template, never the path, goes into spans and metrics: random paths must not make new series.
-        template, route = _match(request.path)
+        template, route = _match(request)
         with self.tracing.span(request, template) as set_status:
             try:
                 response = await self._respond(request, route)
             except ApiError as error:
-                response = error_response(error, request.id)
+                response = error_response(error, request.id, inference=request.path.startswith(INFERENCE))
             except ClientGoneError:  # nothing to send, but the request is counted
                 self._count(request, template, CLIENT_GONE, begun)
                 return
@@ -123,7 +89,7 @@ class App:
                 logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
                 # The answer tells nothing of the error: its text could show data or paths of the server.
                 problem = ApiError(500, "internal", "the server failed; its log has the request id")
-                response = error_response(problem, request.id)
+                response = error_response(problem, request.id, inference=request.path.startswith(INFERENCE))
             set_status(response.status)
         await _write(send, response, request, close=self.context.work.draining)
         self._count(request, template, response.status, begun)
@@ -139,7 +105,7 @@ class App:
         if not route.is_open:
             authorize(request)
             request.check_names(route.parameters)
-        return await _RESPOND[route.name](self.context, request)
+        return await route.respond(self.context, request)
 
     def _count(self, request: Request, template: str, status: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
@@ -176,10 +142,12 @@ def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
     return app, behind
 
 
-def _match(path: str) -> tuple[str, Route | None]:
-    """Return the template of a path and its route; `UNMATCHED` and None for an unknown path."""
-    parent, _, name = path.rpartition("/")
-    route = _BY_PATH.get(path) or (_BY_PARENT.get(parent) if name else None)
+def _match(request: Request) -> tuple[str, Route | None]:
+    """Return the template of a request's path and its route; `UNMATCHED` and None for an unknown path."""
+    route = _BY_PATH.get(request.path)
+    if route is None and (found := _PATTERN.fullmatch(request.path)):
+        assert found.lastindex is not None
+        route, request.path_parameter = _WITH_PARAMETER[found.lastindex - 1], found[found.lastindex]
     return (route.path, route) if route else (UNMATCHED, None)
 
 
