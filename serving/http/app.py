@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,8 +26,8 @@ from serving.http.routes import ROUTES
 from serving.http.work import Work
 from serving.model.models import Models
 from serving.options import Options
-from serving.telemetry import tracing
 from serving.telemetry.metrics import UNMATCHED, Metrics
+from serving.telemetry.tracing import traced
 
 logger = logging.getLogger("gapgate.serving")
 
@@ -51,7 +52,7 @@ class App:
         models = Models(options, package)
         figures = Metrics(models)
         self.context = Context(models, Work(options, figures.in_progress), figures, ROUTES)
-        self.tracing = tracing.from_environment()
+        self.send_spans: Callable[[], None] = lambda: None
         self._buffered = Buffered(options.max_buffered_bytes)
 
     def start(self) -> None:
@@ -62,7 +63,7 @@ class App:
         """Stop the model's watcher, the threads and the tracing."""
         self.context.models.stop()
         self.context.work.close()
-        self.tracing.stop()
+        self.send_spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -75,22 +76,21 @@ class App:
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
         begun = time.perf_counter()
         self.context.work.last_request = begun
-        # The template, never the path, goes into spans and metrics: random paths must not make new series.
-        template, route = _match(request)
-        with self.tracing.span(request, template) as set_status:
-            try:
-                response = await self._respond(request, route)
-            except ApiError as error:
-                response = error_response(error, request.id, inference=request.path.startswith(INFERENCE))
-            except ClientGoneError:  # nothing to send, but the request is counted
-                self._count(request, template, CLIENT_GONE, begun)
-                return
-            except Exception as error:
-                logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
-                # The answer tells nothing of the error: its text could show data or paths of the server.
-                problem = ApiError(500, "internal", "the server failed; its log has the request id")
-                response = error_response(problem, request.id, inference=request.path.startswith(INFERENCE))
-            set_status(response.status)
+        route, request.path_parameter = _match(request.path)
+        template = route.path if route else UNMATCHED
+        is_inference = request.path.startswith(INFERENCE)
+        try:
+            response = await self._respond(request, route)
+        except ApiError as error:
+            response = error_response(error, request.id, inference=is_inference)
+        except ClientGoneError:  # nothing to send, but the request is counted
+            self._count(request, template, CLIENT_GONE, begun)
+            return
+        except Exception as error:
+            logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
+            # The answer tells nothing of the error: its text could show data or paths of the server.
+            problem = ApiError(500, "internal", "the server failed; its log has the request id")
+            response = error_response(problem, request.id, inference=is_inference)
         await _write(send, response, request, close=self.context.work.draining)
         self._count(request, template, response.status, begun)
 
@@ -127,13 +127,15 @@ class App:
 def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
     """Return the application and the callable for an ASGI server.
 
-    Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
+    Both are the same, unless requests are traced or pages of other origins may call it: then OpenTelemetry's and
+    Starlette's CORS middleware are around it.
     """
     app = App(options, package)
+    called, app.send_spans = traced(app, _template)
     if not options.cors_origins:
-        return app, app
+        return app, called
     behind = CORSMiddleware(
-        app,
+        called,
         allow_origins=options.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
@@ -142,13 +144,20 @@ def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
     return app, behind
 
 
-def _match(request: Request) -> tuple[str, Route | None]:
-    """Return the template of a request's path and its route; `UNMATCHED` and None for an unknown path."""
-    route = _BY_PATH.get(request.path)
-    if route is None and (found := _PATTERN.fullmatch(request.path)):
-        assert found.lastindex is not None
-        route, request.path_parameter = _WITH_PARAMETER[found.lastindex - 1], found[found.lastindex]
-    return (route.path, route) if route else (UNMATCHED, None)
+def _match(path: str) -> tuple[Route | None, str]:
+    """Return the route of a path, None for an unknown one, and the parameter in it."""
+    if route := _BY_PATH.get(path):
+        return route, ""
+    if found := _PATTERN.fullmatch(path):
+        number = found.lastindex or 0
+        return _WITH_PARAMETER[number - 1], found[number]
+    return None, ""
+
+
+def _template(path: str) -> str:
+    """Return the template of a path; never the path itself: random paths must not make new series."""
+    route, _ = _match(path)
+    return route.path if route else UNMATCHED
 
 
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:

@@ -475,6 +475,13 @@ def test_an_archive_that_ends_early_is_tried_again_and_one_over_the_limit_refuse
         watcher.poll_once()
         assert "stopped 100 bytes before the end of package/model.bento" in watcher.problem
         assert (watcher.refused, served.version) == ("", None)
+    with proxy(mlflow_server, stop_bytes=100_000) as (url, seen):
+        watcher, served = watch(url, publisher, tmp_path / "stopped")
+        watcher.poll_once()
+        assert served.version == version
+        ranges = [headers["Range"] for headers in seen if "Range" in headers]
+        assert ranges[:2] == ["bytes=100000-", "bytes=200000-"][: len(ranges)]
+        assert ranges
     watcher, served = watch(mlflow_server.url, publisher, tmp_path / "limit", max_package_bytes=10_000)
     watcher.poll_once()
     assert f"version {version} is refused: package/model.bento of run" in watcher.refused
