@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,8 +159,10 @@ def _serve(
     from serving.run import serve as start
 
     with start(archive, host=host, port=port, work_dir=work / "server", environment=environment) as server:
-        with status("starting the server"):
-            server.wait_ready()
+        # A model of the registry may be large, and the registry slow or away; the server goes on asking.
+        followed = bool(environment["GAPGATE_MODEL"])
+        with status(f"fetching {what}" if followed else "starting the server"):
+            server.wait_ready(inf if followed else 60.0)
         header = "-H 'X-API-Key: KEY' " if has_keys else ""
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"[bold]serving {escape(what)}[/] at {server.url}  (Ctrl-C stops it)")

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from gapgate import artifacts, child_server
 from gapgate.evidence.sealed import seal
+from gapgate.evidence.sealed.package import ARCHIVE_TAG
 from gapgate.evidence.sealed.receipt import Receipt
-from serving.model.stored_xz import StoredXz
 
 ALIAS = "champion"
 
@@ -110,7 +110,9 @@ class Publisher:
         """A version with its package; not promoted."""
         version = self.register(verdict=verdict)
         folder = self.make_package(version, change, source)
-        self.log_archive(version, pack(folder, self._scratch / version))
+        archive = pack(folder, self._scratch / version)
+        self.log_archive(version, archive)
+        self.client.set_model_version_tag(self.name, version, ARCHIVE_TAG, artifacts.sha256_file(archive))
         self.log_digest(version, seal.verify(folder))
         return version
 
@@ -126,7 +128,7 @@ def pack(folder: Path, place: Path, extra: Callable[[tarfile.TarFile], None] = l
     """`place/model.bento` with `folder` as its model, as `serving.bento` packs it, and what `extra` adds."""
     place.mkdir(parents=True, exist_ok=True)
     archive = place / "model.bento"
-    with archive.open("wb") as file, StoredXz(file) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+    with tarfile.open(archive, "w:") as tar:
         tar.add(folder, "src/model")
         extra(tar)
     return archive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 from gapgate import artifacts
 from gapgate.errors import ArtifactError, RegistryError, SettingsError, TrackingError
 from gapgate.evidence.sealed import seal
+from gapgate.evidence.sealed.package import ARCHIVE_TAG
 from serving.model.registry import MlflowRegistry, ModelUri
 from serving.model.watcher import Watcher
 from tests.serving import packaged
@@ -146,6 +148,12 @@ def changed_byte(publisher: Publisher) -> str:
     return version
 
 
+def changed_archive(publisher: Publisher) -> str:
+    version = changed_byte(publisher)
+    publisher.client.set_model_version_tag(publisher.name, version, ARCHIVE_TAG, hashlib.sha256(b"").hexdigest())
+    return version
+
+
 def changed_before_packing(publisher: Publisher) -> str:
     version = publisher.register()
     folder = publisher.make_package(version)
@@ -192,7 +200,8 @@ def hostile_name(publisher: Publisher) -> str:
     [
         (failing_verdict, "the gate's verdict is fail, not pass"),
         (failing_certificate, "the certificate's verdict is undecided, not pass"),
-        (changed_byte, r"refused: model\.bento is not a Bento \(Corrupt input data\)"),
+        (changed_byte, r"refused: package/model\.onnx was changed since it was packaged"),
+        (changed_archive, r"refused: model\.bento has the sha256 [0-9a-f]{64}, not [0-9a-f]{64} as it was registered"),
         (changed_before_packing, r"refused: package/model\.onnx was changed since it was packaged"),
         (other_digest, "is sha256:[0-9a-f]{64}, not sha256:0{64} as its run says"),
         (other_receipt, "is not what was registered: the receipt's content has the digest"),
