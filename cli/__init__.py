@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cli import data, doctor, look, predict, run, serve, settings, sweep, versions, workspace
+from cli import data, doctor, look, predict, reports, run, serve, settings, sweep, versions, workspace
 from cli.cluster import commands, schedule
 from gapgate import __version__
 from gapgate.errors import GapgateError
@@ -32,6 +32,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,
     run.step,
     sweep.sweep,
+    reports.report,
+    reports.compare,
     workspace.ui,
     serve.serve,
     predict.predict,

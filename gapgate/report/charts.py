@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gapgate.evidence.measures.calibration import FEW_IMAGES
+from gapgate.evidence.measures.gap import Interval
 from gapgate.text import number, percent
 
 WIDTH, HEIGHT = 420, 240
@@ -173,13 +174,29 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> Chart:
 
 def gap_strip(gap: Mapping[str, Any], limit: float | None) -> Strip:
     """Place the gap with its interval on an axis in points, with 0 and the limit on it."""
-    span = [0.0, gap["low"], gap["high"], *([] if limit is None else [limit])]
+    return gap_strips({"gap": gap}, limit)
+
+
+def gap_strips(gaps: Mapping[str, Mapping[str, Any]], limit: float | None) -> Strip:
+    """Place several gaps by name, as `gap_strip` does."""
+    found = {name: Interval(gap["points"], gap["low"], gap["high"]) for name, gap in gaps.items()}
+    return _points_strip(found, None if limit is None else (limit, f"limit {number(limit, 'z.4g')}"))
+
+
+def difference_strip(difference: Interval) -> Strip:
+    """Place the difference of two accuracies on an axis in points, with 0 marked."""
+    return _points_strip({"second − first": difference}, (0, "no difference"))
+
+
+def _points_strip(found: Mapping[str, Interval], line: tuple[float, str] | None) -> Strip:
+    span = [0.0, *(end for each in found.values() for end in (each.low, each.high)), *([line[0]] if line else [])]
     ticks = _ticks(min(span), max(span))
     x = _scale(ticks[0], ticks[-1], 0, 100)
-    text = f"{number(gap['points'])} ({number(gap['low'])} to {number(gap['high'])})"
-    row = Row("gap", text, x(gap["points"]), x(gap["low"]), x(gap["high"]))
-    line = None if limit is None else Tick(x(limit), f"limit {number(limit)}")
-    return Strip([row], [Tick(x(at), number(at, "z.4g")) for at in ticks], line)
+    rows = [
+        Row(name, f"{number(i.value)} ({number(i.low)} to {number(i.high)})", x(i.value), x(i.low), x(i.high))
+        for name, i in found.items()
+    ]
+    return Strip(rows, [Tick(x(at), number(at, "z.4g")) for at in ticks], line and Tick(x(line[0]), line[1]))
 
 
 def accuracy_strip(

@@ -13,7 +13,8 @@ from components.platform.tracking.spool import Reader
 from components.platform.workspace import runs_dir
 from gapgate import artifacts
 from gapgate.errors import ArtifactError, GapgateError, TrackingError
-from pipelines.local.runner import mark_unregistrable, outputs_of, resume_registration
+from pipelines.local.outputs import outputs_of
+from pipelines.local.runner import mark_unregistrable, resume_registration
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from gapgate.descendants import children, kill_descendants
 from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
 from gapgate.settings.sections import Settings
 from pipelines.display import Display
+from pipelines.local import reports
+from pipelines.local.outputs import ARTIFACTS, outputs_of
 
 _SEND_EVERY_S = 2.0
-ARTIFACTS = "artifacts"
-"""Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _IMPORTED = [
     *(f"components.{name}" for name in STEPS),
@@ -41,8 +41,7 @@ _IMPORTED = [
     "mlflow.store.model_registry.sqlalchemy_store",
 ]
 """Modules that the steps share by forks of one server, in the order in which they are needed."""
-RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
-"""Kind of artifact → the file in it that people open."""
+_BENTO = "model.bento"
 
 
 @dataclass(slots=True)
@@ -110,7 +109,7 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
         raise
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
-    _link_results(result)
+    _give_results(result)
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
         message = crash or "the run ended without a certificate"
@@ -142,7 +141,7 @@ def resume_registration(context: RunContext) -> RunResult:
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
     mlflow_runs.finish(context, succeeded=result.exit_code == 0)
-    _link_results(result)
+    _give_results(result)
     _write_result(result)
     return result
 
@@ -275,25 +274,17 @@ def _scratch(context: RunContext) -> Iterator[None]:
         context.remove_scratch()
 
 
-def outputs_of(context: RunContext) -> dict[str, Path]:
-    """Kind → folder of each complete artifact of a run; KFP lays them out as <pipeline run>/<step>/<kind>."""
-    found = {}
-    for step in STEPS.values():
-        manifests = (context.folder / ARTIFACTS).glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
-        if manifest := next(manifests, None):
-            found[step.output] = manifest.parent
-    return found
-
-
-def _link_results(result: RunResult) -> None:
-    """Link the files that people open into the run's folder, under short names."""
-    for kind, name in RESULT_FILES.items():
-        if kind in result.outputs:
-            place = result.context.folder / name
-            # `resume_registration` links a second time.
-            place.unlink(missing_ok=True)
-            # Relative, so that the workspace can be moved.
-            place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
+def _give_results(result: RunResult) -> None:
+    """Put what people open into the run's folder: the report, with what is known by now, and a link to the Bento."""
+    folder, outputs = result.context.folder, result.outputs
+    if "certificate" in outputs:
+        reports.write(reports.of_run(result.context), folder / reports.REPORT)
+    if "bento" in outputs:
+        place = folder / _BENTO
+        # `resume_registration` links a second time.
+        place.unlink(missing_ok=True)
+        # Relative, so that the workspace can be moved.
+        place.symlink_to((outputs["bento"] / _BENTO).relative_to(folder))
 
 
 def _close(context: RunContext, *, succeeded: bool) -> str:
