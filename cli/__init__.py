@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli import data, look, predict, run, serve, sweep, versions, workspace
 from cli.cluster import commands, schedule
+from cli.terminal.console import Console
 from gapgate.errors import GapgateError
 
 app = typer.Typer(

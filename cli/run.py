@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli.options import (
@@ -23,6 +22,7 @@ from cli.options import (
     with_columns,
     with_source,
 )
+from cli.terminal.console import Console
 from gapgate.errors import GapgateError
 
 

@@ -28,21 +28,22 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from gapgate.text import redacted
+from gapgate.text import printable, redacted
 
 PASSING_EXIT_CODE = 75
 """Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line, without the secrets of the URLs in it."""
+    """A mistake or a lack that the user can mend; its text is one line that steers no terminal, without
+    the secrets of the URLs in it."""
 
     exit_code = 2
     is_passing = False
     """True if the same call may succeed a minute later, without anybody's doing."""
 
     def __str__(self) -> str:
-        return redacted(super().__str__())
+        return printable(redacted(super().__str__()))
 
 
 class SettingsError(GapgateError):
@@ -103,7 +104,7 @@ class ImageError(GapgateError):
         self.remedy = remedy or IMAGE_REMEDIES[kind]
 
     def __str__(self) -> str:
-        return f"{self.reason}; {self.remedy}"
+        return printable(f"{self.reason}; {self.remedy}")
 
     def advised(self, remedies: Mapping[ImageFault, str]) -> ImageError:
         """The same error with the remedy that fits where it is reported."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from cli.cluster.options import (
     namespace_of,
 )
 from cli.options import Overrides, Params, settings_of, status
+from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
 

@@ -23,11 +23,15 @@ from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Event, Reader
 from gapgate import artifacts
 from gapgate.descendants import children, kill_descendants
-from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
+from gapgate.errors import GapgateError, RegistryError, StorageError, storage_errors
+from gapgate.files import sync
 from gapgate.settings.sections import Settings
+from gapgate.text import printable, redacted
 from pipelines.display import Display
 
 _SEND_EVERY_S = 2.0
+_RESERVED_BYTES = 64 * 1024
+"""Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
 ARTIFACTS = "artifacts"
 """Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -76,6 +80,8 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
         context.spool.mkdir(parents=True)
         (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
         artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+        _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
+        sync(_reserve(context))
     context.export()
     # `_followed` sends for all steps, which then end without waiting for the server.
     os.environ[DRAINED_VARIABLE] = "1"
@@ -85,24 +91,38 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
 
 
 def _worked(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
-    result = RunResult(context)
+    result, crash = RunResult(context), ""
     try:
         with display.live(context.name), _followed(context, display, result), _scratch(context):
             crash = _execute(settings, context, runner)
+    except StorageError as error:
+        result.failure = result.failure or _failure(error)
     except KeyboardInterrupt:
         with contextlib.suppress(GapgateError):
             mlflow_runs.send_and_mark(context, "KILLED")
         raise
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
-    _link_results(result)
+    try:
+        _link_results(result)
+    except StorageError as error:
+        result.failure = result.failure or _failure(error)
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
-        message = crash or "the run ended without a certificate"
-        result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
+        result.failure = _failure(crash or "the run ended without a certificate")
     result.tracking_notice = _close(context, succeeded=result.failure is None and result.exit_code == 0)
     _write_result(result)
     return result
+
+
+def _failure(reason: str | GapgateError) -> Event:
+    """The `failed` event of a run that ended outside its steps."""
+    exit_code = reason.exit_code if isinstance(reason, GapgateError) else 1
+    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": ""}
+
+
+def _reserve(context: RunContext) -> Path:
+    return context.folder / "reserve"
 
 
 def resume_registration(context: RunContext) -> RunResult:
@@ -165,7 +185,11 @@ def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Ite
 
 
 def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
-    """Run the compiled graph; returns KFP's error message, or an empty string if the graph ended well."""
+    """Run the compiled graph; returns KFP's error message, or an empty string if the graph ended well.
+
+    Raises:
+        StorageError: the log, or what KFP keeps beside it, cannot be written.
+    """
     from kfp import compiler, components, local
 
     from pipelines.container_images import built, kind_of
@@ -173,6 +197,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
 
     compiled = context.folder / "pipeline.yaml"
     with (
+        storage_errors(context.folder),
         # Line by line, so that the log of a killed run is whole.
         (context.folder / "log.txt").open("w", buffering=1) as log,
         contextlib.redirect_stdout(log),
@@ -211,7 +236,8 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
     def send() -> None:
         # In a thread of its own: a call to a server that is away takes 15 s or more, and the display must not wait.
         while not stop.wait(_SEND_EVERY_S):
-            with contextlib.suppress(TrackingError):
+            # Whatever it is, `_close` meets it again at the end of the run, and says it.
+            with contextlib.suppress(Exception):
                 mlflow_runs.send(context)
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
@@ -259,14 +285,19 @@ def outputs_of(context: RunContext) -> dict[str, Path]:
 
 
 def _link_results(result: RunResult) -> None:
-    """Link the files that people open into the run's folder, under short names."""
-    for kind, name in RESULT_FILES.items():
-        if kind in result.outputs:
-            place = result.context.folder / name
+    """Link the files that people open into the run's folder, under short names.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    folder = result.context.folder
+    with storage_errors(folder):
+        for kind in RESULT_FILES.keys() & result.outputs.keys():
+            name = RESULT_FILES[kind]
             # `resume_registration` links a second time.
-            place.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
             # Relative, so that the workspace can be moved.
-            place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
+            (folder / name).symlink_to((result.outputs[kind] / name).relative_to(folder))
 
 
 def _close(context: RunContext, *, succeeded: bool) -> str:
@@ -274,6 +305,10 @@ def _close(context: RunContext, *, succeeded: bool) -> str:
         mlflow_runs.finish(context, succeeded=succeeded)
     except GapgateError as error:
         return str(error)
+    except Exception as error:  # of MLflow or its database: the result is written all the same
+        return printable(
+            redacted(f"the tracking store fails ({type(error).__name__}: {error}); `gapgate sync` goes on")
+        )
     return ""
 
 
@@ -286,4 +321,5 @@ def _write_result(result: RunResult) -> None:
     }
     # Written last: a run without a result was killed.
     with storage_errors(result.context.folder):
+        _reserve(result.context).unlink(missing_ok=True)
         artifacts.write_json(result.context.folder / "result.json", content)

@@ -2,7 +2,6 @@
 
 import sqlite3
 import struct
-import subprocess
 import zipfile
 import zlib
 from contextlib import closing
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.workspace import QUICK
+from tests.mounts import mounted
 
 
 def make_images(folder, classes=("a", "b"), count=40):
@@ -190,16 +190,6 @@ def test_a_run_that_cannot_be_done_says_why_and_leaves_no_model(workspace):
         assert word in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
     assert not list(workspace.folder.glob(".gapgate/runs/*/artifacts/*/train/model*"))
-
-
-def mounted(folder, *options):
-    """A real file system in memory, or a skipped test."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def _event(line: bytes) -> Event | None:
     """The event in a line; None if it is none."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         return None
