@@ -49,8 +49,8 @@ def run(
     name_settings(console, params)
     try:
         result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
-    except KeyboardInterrupt:
-        console.print("interrupted; a training goes on from its last epoch when you run it again")
+    except KeyboardInterrupt as interrupt:
+        console.print(f"interrupted; {interrupt or 'a training goes on from its last epoch'} when you run it again")
         # 128 + SIGINT, as shells report it.
         raise typer.Exit(130) from None
     print_summary(console, result)

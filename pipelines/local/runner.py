@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from gapgate.settings.sections import Settings
 from gapgate.text import printable, redacted
 from pipelines.display import Display
 
+SETTINGS = "settings.json"
 _SEND_EVERY_S = 2.0
 _RESERVED_BYTES = 64 * 1024
 """Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
@@ -79,7 +80,8 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
     with storage_errors(context.folder):
         context.spool.mkdir(parents=True)
         (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
-        artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+        for folder in (context.folder, context.spool):  # twice, since a registration may wait for it for days
+            artifacts.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
         _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
         sync(_reserve(context))
     context.export()
@@ -100,7 +102,10 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
     except KeyboardInterrupt:
         with contextlib.suppress(GapgateError):
             mlflow_runs.send_and_mark(context, "KILLED")
-        raise
+        is_trained = "model" in outputs_of(context)
+        raise KeyboardInterrupt(
+            "its trained model is used" if is_trained else "a training goes on from its last epoch"
+        ) from None
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
     try:
@@ -125,15 +130,14 @@ def _reserve(context: RunContext) -> Path:
     return context.folder / "reserve"
 
 
-def resume_registration(context: RunContext) -> RunResult:
-    """Register and package a run that ended while the tracking server was away.
+def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> RunResult:
+    """Register and package a run that ended while the tracking server was away; `settings` are those of the run.
 
     Raises:
         TrackingError: the server still does not answer.
     """
     context.export()
     os.environ[DRAINED_VARIABLE] = "1"  # else each step sends the spool too, and closes the run
-    settings = artifacts.read_json(context.folder / "settings.json")
     outputs = outputs_of(context)
     # The folder of the pipeline run that KFP made; `outputs_of` looks for the new artifacts there.
     root = outputs["certificate"].parent.parent

@@ -49,3 +49,4 @@ def test_a_full_disk_at_the_end_of_a_run_leaves_its_result(
     assert written["exit_code"] == (2 if fails else 1)
     assert ("the disk is full" in written["failure"]["message"]) == fails
     assert "disk is full" in result.tracking_notice
+    assert [read_json(folder / "settings.json")["data"] for folder in (result.context.folder, result.context.spool)]
