@@ -30,6 +30,8 @@ from gapgate.text import printable, redacted
 from pipelines.display import Display
 
 SETTINGS = "settings.json"
+LOG = "log.txt"
+_SAID = re.compile(r" {4}\w")
 _SEND_EVERY_S = 2.0
 _RESERVED_BYTES = 64 * 1024
 """Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
@@ -203,7 +205,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
     with (
         storage_errors(context.folder),
         # Line by line, so that the log of a killed run is whole.
-        (context.folder / "log.txt").open("w", buffering=1) as log,
+        (context.folder / LOG).open("w", buffering=1) as log,
         contextlib.redirect_stdout(log),
         warnings.catch_warnings(),
     ):
@@ -217,8 +219,16 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
             # KFP colours its messages, also where they go to a file.
-            return " ".join(_COLOURS.sub("", str(error)).split())
+            said = " ".join(_COLOURS.sub("", str(error)).split())
+            return f"{said} {_last_words(context)}".strip()
     return ""
+
+
+def _last_words(context: RunContext) -> str:
+    """The last line that a step wrote into the log, where KFP indents it: the reason of one that died without a word
+    of its own, such as one that was refused memory."""
+    said = [line for line in (context.folder / LOG).read_text(errors="replace").splitlines() if _SAID.match(line)]
+    return f"Its last line: {printable(said[-1].strip())}" if said else ""
 
 
 @contextlib.contextmanager
