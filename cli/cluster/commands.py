@@ -32,6 +32,7 @@ from cli.options import Overrides, Params, settings_of, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
+from gapgate.text import printable_lines
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
@@ -158,7 +159,7 @@ def logs(
 
     found = kfp.find_run(run)
     for text in read_log(kfp, found.run_id, step, whole=everything, is_followed=is_followed):
-        typer.echo(text, nl=False)
+        typer.echo(printable_lines(text), nl=False)
 
 
 def cancel(
