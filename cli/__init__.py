@@ -8,14 +8,15 @@ import locale
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
-from cli import data, look, predict, run, serve, sweep, versions, workspace
+from cli import data, doctor, look, predict, run, serve, settings, sweep, versions, workspace
 from cli.cluster import commands, schedule
 from cli.terminal.console import Console
+from gapgate import __version__
 from gapgate.errors import GapgateError, fault_of_machine
 
 app = typer.Typer(
@@ -42,6 +43,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     versions.receipt,
     workspace.clean,
     workspace.sync,
+    settings.settings,
+    doctor.doctor,
 )
 _ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
     commands.submit,
@@ -50,6 +53,23 @@ _ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
     commands.logs,
     commands.cancel,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gapgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(data.app, name="data")

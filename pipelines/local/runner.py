@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -14,19 +15,19 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
-from components.platform.tracking.spool import Event, Reader
-from gapgate import artifacts
+from components.platform.tracking.spool import Event, Reader, Spool
+from gapgate import artifacts, fork_server
 from gapgate.descendants import children, kill_descendants
-from gapgate.errors import GapgateError, RegistryError, StorageError, storage_errors
+from gapgate.errors import GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
 from gapgate.settings.sections import Settings
-from gapgate.text import printable, redacted
+from gapgate.text import printable, redacted, shortened
 from pipelines.display import Display
 
 SETTINGS = "settings.json"
@@ -38,6 +39,15 @@ _RESERVED_BYTES = 64 * 1024
 ARTIFACTS = "artifacts"
 """Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_IMPORTED = [
+    *(f"components.{name}" for name in STEPS),
+    # What evaluate, register and package import where they need it: 2 s of processor time.
+    "pyarrow.dataset",
+    "sklearn.metrics",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+]
+"""Modules that the steps share by forks of one server, in the order in which they are needed."""
 RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
 """Kind of artifact → the file in it that people open."""
 
@@ -64,23 +74,28 @@ class RunResult:
         return 0 if verdict == "pass" else 3
 
 
-def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False) -> RunResult:
-    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress.
+def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False, title: str = "") -> RunResult:
+    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress; `title` is the name of
+    the run in MLflow.
 
     Raises:
         StorageError: the workspace cannot be written.
         SettingsError: no Docker engine answers, or an image is not there.
         TrackingRefusedError: the MLflow experiment was deleted.
     """
-    mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
-    context = RunContext.new(settings.tracking.experiment)
-    with _runner(settings, context, in_containers) as runner:
-        return _run(settings, context, display, runner)
+    # First, so that the modules of the steps are imported while this process imports its own.
+    with contextlib.nullcontext() if in_containers else fork_server.running(_IMPORTED):
+        mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
+        context = RunContext.new(settings.tracking.experiment)
+        if title:
+            Spool(context.spool, "run").tags({"mlflow.runName": title})
+        with _runner(settings, context, in_containers) as runner:
+            return _run(settings, context, display, runner)
 
 
 def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     with storage_errors(context.folder):
-        context.spool.mkdir(parents=True)
+        context.spool.mkdir(parents=True, exist_ok=True)
         (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
         for folder in (context.folder, context.spool):  # twice, since a registration may wait for it for days
             artifacts.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
@@ -206,7 +221,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         storage_errors(context.folder),
         # Line by line, so that the log of a killed run is whole.
         (context.folder / LOG).open("w", buffering=1) as log,
-        contextlib.redirect_stdout(log),
+        contextlib.redirect_stdout(_Uncoloured(log)),
         warnings.catch_warnings(),
     ):
         # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
@@ -218,7 +233,6 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
-            # KFP colours its messages, also where they go to a file.
             said = " ".join(_COLOURS.sub("", str(error)).split())
             return f"{said} {_last_words(context)}".strip()
     return ""
@@ -229,6 +243,19 @@ def _last_words(context: RunContext) -> str:
     of its own, such as one that was refused memory."""
     said = [line for line in (context.folder / LOG).read_text(errors="replace").splitlines() if _SAID.match(line)]
     return f"Its last line: {printable(said[-1].strip())}" if said else ""
+
+
+class _Uncoloured(io.TextIOBase):
+    """A text file without the colours that KFP gives its messages, also where they go to a file."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(_COLOURS.sub("", text))
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @contextlib.contextmanager
@@ -320,9 +347,8 @@ def _close(context: RunContext, *, succeeded: bool) -> str:
     except GapgateError as error:
         return str(error)
     except Exception as error:  # of MLflow or its database: the result is written all the same
-        return printable(
-            redacted(f"the tracking store fails ({type(error).__name__}: {error}); `gapgate sync` goes on")
-        )
+        said = fault_of_machine(error) or shortened(printable(redacted(f"{type(error).__name__}: {error}")), 200)
+        return f"the tracking store fails ({said}); `gapgate sync` sends the rest later"
     return ""
 
 

@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.description.schema import Health
+from serving.guard.memory import Memory
 from serving.http import endpoints, lookups, pages
 from serving.http.access import authorize
 from serving.http.endpoints import Context
@@ -79,12 +80,13 @@ _BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.
 class App:
     """The application of one worker process."""
 
-    def __init__(self, options: Options, package: Path) -> None:
-        """Make the parts of the application; `package` is the folder of the Bento's own model."""
+    def __init__(self, options: Options, package: Path, memory: Memory) -> None:
+        """Make the parts of the application; `package` is the folder of the Bento's own model, `memory` that of all
+        workers."""
         self.options = options
         models = Models(options, package)
         figures = Metrics(models)
-        self.context = Context(models, Work(options, figures.in_progress), figures)
+        self.context = Context(models, Work(options, figures.in_progress, memory), figures)
         self.tracing = tracing.from_environment()
         self._buffered = Buffered(options.max_buffered_bytes)
 
@@ -109,24 +111,31 @@ class App:
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
         begun = time.perf_counter()
         self.context.work.last_request = begun
+        below_root = _below(request.path, self.options.root_path)
+        if below_root is None:
+            moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
+            return await _write(send, moved, request, close=self.context.work.draining)
+        request.path = below_root
         # The template, never the path, goes into spans and metrics: random paths must not make new series.
         template, route = _match(request.path)
         with self.tracing.span(request, template) as set_status:
             try:
                 response = await self._respond(request, route)
             except ApiError as error:
+                request.notes["error"] = error.code
                 response = error_response(error, request.id)
             except ClientGoneError:  # nothing to send, but the request is counted
-                self._count(request, template, CLIENT_GONE, begun)
+                self._count(request, template, CLIENT_GONE, 0, begun)
                 return
             except Exception as error:
                 logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
                 # The answer tells nothing of the error: its text could show data or paths of the server.
+                request.notes["error"] = "internal"
                 problem = ApiError(500, "internal", "the server failed; its log has the request id")
                 response = error_response(problem, request.id)
             set_status(response.status)
         await _write(send, response, request, close=self.context.work.draining)
-        self._count(request, template, response.status, begun)
+        self._count(request, template, response.status, len(response.body), begun)
 
     async def _respond(self, request: Request, route: Route | None) -> Response:
         if route is None:
@@ -141,12 +150,22 @@ class App:
             request.check_names(route.parameters)
         return await _RESPOND[route.name](self.context, request)
 
-    def _count(self, request: Request, template: str, status: int, begun: float) -> None:
+    def _count(self, request: Request, template: str, status: int, sent: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
         self.context.metrics.answered(template, status, seconds)
         if self.options.access_log:
-            extra = {"request_id": request.id, "status": status, "milliseconds": round(1e3 * seconds, 2)}
-            logger.info("%s %s", request.method, quote(request.path), extra=extra)  # a path may hold a line feed
+            extra = {
+                "client": request.client_host,
+                "forwarded_for": request.header("x-forwarded-for")[:200],
+                "request_id": request.id,
+                "status": status,
+                "received_bytes": request.received,
+                "sent_bytes": sent,
+                "milliseconds": round(1e3 * seconds, 2),
+                **request.notes,
+            }
+            # Quoted, because a path may hold a line feed.
+            logger.info("%s %s", request.method, quote(request.path), extra={k: v for k, v in extra.items() if v != ""})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Follow the lifespan protocol of ASGI: start and stop with the server."""
@@ -158,12 +177,12 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
+def create_app(options: Options, package: Path, memory: Memory | None = None) -> tuple[App, ASGIApp]:
     """Return the application and the callable for an ASGI server.
 
     Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
     """
-    app = App(options, package)
+    app = App(options, package, memory or Memory())
     if not options.cors_origins:
         return app, app
     behind = CORSMiddleware(
@@ -174,6 +193,14 @@ def create_app(options: Options, package: Path) -> tuple[App, ASGIApp]:
         expose_headers=["X-Request-ID", "Retry-After"],
     )
     return app, behind
+
+
+def _below(path: str, root: str) -> str | None:
+    """Return a path without the prefix `root`, which a proxy may have taken off; None for the prefix itself, whose page
+    would look for its files one folder too high."""
+    if root and path == root:
+        return None
+    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _match(path: str) -> tuple[str, Route | None]:

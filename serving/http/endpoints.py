@@ -19,6 +19,7 @@ from serving.description.schema import (
     Neighbours,
     Prediction,
 )
+from serving.guard.image_guard import Limits
 from serving.http.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError, Response, json_response
@@ -58,6 +59,7 @@ async def predict(context: Context, request: Request) -> Response:
         probabilities = predictor.ranked(found, top_k)[0]
     class_name, confidence = _best(probabilities)
     context.metrics.predicted(predictor, [(class_name, confidence)])
+    _note(request, predictor, **{"class": class_name})
     return json_response(
         Prediction(
             class_name=class_name,
@@ -73,7 +75,7 @@ async def predict(context: Context, request: Request) -> Response:
 async def predict_batch(context: Context, request: Request) -> Response:
     """Answer `POST /v1/predict/batch`."""
     top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
-    limit, max_pixels = request.options.max_batch, request.options.max_pixels
+    limit, limits = request.options.max_batch, context.work.limits
     uploads = await read_uploads(request, limit)
     async with context.work:
         predictor = context.models.require()
@@ -91,9 +93,10 @@ async def predict_batch(context: Context, request: Request) -> Response:
                 )
         else:
             ranked, errors = await context.work.in_thread(
-                request, lambda cancelled: _decode_and_rank(predictor, uploads, max_pixels, top_k, cancelled)
+                request, lambda cancelled: _decode_and_rank(predictor, uploads, limits, top_k, cancelled)
             )
     context.metrics.predicted(predictor, map(_best, ranked))
+    _note(request, predictor, images=len(uploads), failed=len(errors))
     results = list(_results(request, uploads, ranked, errors))
     return json_response(
         {"results": results, "model": predictor.model, "receipt": predictor.receipt, "request_id": request.id}
@@ -108,6 +111,7 @@ async def explain(context: Context, request: Request) -> Response:
         predictor = context.models.require()
         if wanted is not None and wanted not in predictor.class_names:
             raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
+        _note(request, predictor)
         image = (await decode(context.work, request, predictor, upload))[0]
         if request.prefers("image/png", "application/json"):
             return await context.work.in_thread(
@@ -127,9 +131,19 @@ async def similar(context: Context, request: Request) -> Response:
         predictor = context.models.require()
         if predictor.index is None:
             raise ApiError(404, "no_index", "this package holds no training images; package.similar_images is 0")
+        _note(request, predictor)
         image = await decode(context.work, request, predictor, upload)
         neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, image, count, request.id))
     return json_response(neighbours)
+
+
+def _note(request: Request, predictor: Predictor, **more: Any) -> None:
+    """Tell the log which model answers, and what."""
+    request.notes |= {
+        "model": f"{predictor.model.name}/{predictor.model.version}",
+        "receipt": predictor.receipt,
+        **more,
+    }
 
 
 def _best(probabilities: dict[str, float]) -> tuple[str, float]:
@@ -137,10 +151,10 @@ def _best(probabilities: dict[str, float]) -> tuple[str, float]:
 
 
 def _decode_and_rank(
-    predictor: Predictor, uploads: list[Upload], max_pixels: int, top_k: int, cancelled: Cancelled
+    predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
 ) -> tuple[list[dict[str, float]], dict[int, ImageError]]:
     """Return the ranked probabilities of the images that can be decoded, and the errors of the others by index."""
-    decoded = decode_all(predictor, uploads, max_pixels, cancelled)
+    decoded = decode_all(predictor, uploads, limits, cancelled)
     errors = {index: found for index, found in enumerate(decoded) if isinstance(found, ImageError)}
     images = [found for found in decoded if not isinstance(found, ImageError)]
     return (_rank(predictor, np.stack(images), top_k, cancelled) if images else []), errors

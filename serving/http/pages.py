@@ -50,12 +50,14 @@ async def openapi(context: Context, request: Request) -> Response:
 
 
 def _spec(context: Context, request: Request) -> dict[str, Any]:
-    # The header is the client's and goes into commands to paste, so only characters of an address are let through.
+    # The headers are the client's and go into commands to paste, so only characters of an address are let through.
     host = request.header("host")
+    forwarded = request.header("x-forwarded-proto").lower()
+    scheme = forwarded if forwarded in ("http", "https") else request.scheme
     found = card(context.models.require(), request.options)
     return description.spec(
         found if is_authorized(request) else without_secrets(found),
-        url=f"{request.scheme}://{host}" if _HOST.fullmatch(host) else "",
+        url=f"{scheme}://{host}{request.options.root_path}" if _HOST.fullmatch(host) else "",
         keys_required=bool(request.options.api_keys),
     )
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from functools import cached_property
+from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
@@ -17,9 +18,11 @@ from serving.options import Options
 
 FORM_TYPE = "multipart/form-data"
 TENSOR_TYPE = "application/octet-stream"
-IMAGE_TYPES = tuple(form.media_type for form in FORMATS)
-OTHER_IMAGE_TYPES = tuple(name for form in FORMATS for name in form.other_media_types)
-"""Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
+IMAGE_TYPES = tuple(form.media_type for form in FORMATS if form.is_served)
+"""Media types that every server takes."""
+KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_type, *form.other_media_types))
+"""Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
+file itself."""
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -43,6 +46,7 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.scheme: str = scope["scheme"]
+        self.http_version: str = scope.get("http_version", "1.1")
         self.client_host: str = scope["client"][0] if scope.get("client") else ""
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.options = options
@@ -50,6 +54,10 @@ class Request:
         self._receive = receive
         self._buffered = buffered
         self._body_read = False
+        self.received = 0
+        """Bytes of the body that have arrived."""
+        self.notes: dict[str, Any] = {}
+        """What the handlers tell the log: model, receipt, class, error."""
         # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -63,7 +71,8 @@ class Request:
 
     def header(self, name: str) -> str:
         """Return the value of a header; empty if it is missing."""
-        return self.headers.get(name.encode(), b"").decode("latin-1")
+        # White space around a value is no part of it (RFC 9110, 5.5); httptools leaves that behind it.
+        return self.headers.get(name.encode(), b"").decode("latin-1").strip(" \t")
 
     @cached_property
     def _query(self) -> dict[str, list[str]]:
@@ -173,6 +182,7 @@ class Request:
                 chunk = message.get("body", b"")
                 chunks.append(chunk)
                 size += len(chunk)
+                self.received = size
                 self._buffered.used += len(chunk)
                 # A chunked body announces no length, so its bytes are counted.
                 if size > limit:
