@@ -209,6 +209,8 @@ def fault_of_machine(error: Exception) -> GapgateError | None:
         return MemoryLackError(
             f"not enough memory ({said}); free some, raise the limit (`ulimit -v`), or lower train.batch_size"
         )
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        return StorageError(f"{error.strerror}; free space there, or name a folder that may be written by TMPDIR")
     remedy = _remedy_of(error) if isinstance(error, OSError) else None
     return StorageError(f"cannot use {getattr(error, 'filename', None) or 'a file'}: {remedy}") if remedy else None
 
