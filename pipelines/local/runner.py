@@ -39,7 +39,7 @@ _RESERVED_BYTES = 64 * 1024
 ARTIFACTS = "artifacts"
 """Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_IMPORTED = [
+IMPORTED = [
     *(f"components.{name}" for name in STEPS),
     # What evaluate, register and package import where they need it: 2 s of processor time.
     "pyarrow.dataset",
@@ -84,7 +84,7 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
         TrackingRefusedError: the MLflow experiment was deleted.
     """
     # First, so that the modules of the steps are imported while this process imports its own.
-    with contextlib.nullcontext() if in_containers else fork_server.running(_IMPORTED):
+    with contextlib.nullcontext() if in_containers else fork_server.running(IMPORTED):
         mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
         context = RunContext.new(settings.tracking.experiment)
         if title:
