@@ -34,13 +34,15 @@ def pending_runs() -> list[RunContext]:
 
 
 def close_killed() -> list[str]:
-    """Close the MLflow runs of this workspace whose process is gone as KILLED; returns their names.
+    """Remove the temporary files of runs of this workspace whose process is gone, and close their MLflow runs as KILLED;
+    returns the names of those that were closed.
 
     Raises:
         TrackingError: the server does not answer; call again later.
     """
     closed = []
     for context in pending_runs():
+        context.remove_scratch()
         # A run that never reached the server has nothing to close; a stage of DVC has no settings, and no end either.
         is_ours = (context.folder / "settings.json").exists() and not (context.folder / "result.json").exists()
         if is_ours and (context.spool / mlflow_runs.STATE).exists():

@@ -73,14 +73,16 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
 
 def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
     with storage_errors(context.folder):
-        context.spool.mkdir(parents=True)
-        (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
-        artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
-    context.export()
-    # `_followed` sends for all steps, which then end without waiting for the server.
-    os.environ[DRAINED_VARIABLE] = "1"
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
+        context.folder.mkdir(parents=True)
     with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        with storage_errors(context.folder):
+            artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
+            context.spool.mkdir()  # after the settings: a spool without them is that of a DVC stage, which has no end
+            (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
+        context.export()
+        # `_followed` sends for all steps, which then end without waiting for the server.
+        os.environ[DRAINED_VARIABLE] = "1"
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
         return _worked(settings, context, display, runner)
 
 

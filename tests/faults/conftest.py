@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gapgate.child_server import free_port
+from tests.components.conftest import home  # noqa: F401
+from tests.faults.faulty_server import Proxy, proxy
 from tests.faults.kills import durations
 from tests.faults.settings import SEED
 from tests.faults.workspaces import RUN, FaultWorkspace
+from tests.serving.registry_server import RegistryServer
 
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """A run that nobody disturbed."""
+    """A run whose steps nobody disturbed."""
 
+    away: FaultWorkspace
+    """As the run has left it, whose tracking server did not answer: nothing is sent or registered."""
     workspace: FaultWorkspace
+    """After `gapgate sync`, which sent all to the workspace's own store."""
     run: Path
     digests: dict[str, str]
     durations: dict[str, float]
@@ -28,24 +36,46 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Undisturbed:
-    """A run that nobody disturbed."""
-    workspace = FaultWorkspace(tmp_path_factory.mktemp("undisturbed") / "user").make(empty_store)
+    """One run for all tests; that its server is away saves another run for the faults of servers."""
+    away = FaultWorkspace(tmp_path_factory.mktemp("away") / "user").make(empty_store)
     began_at = time.time()
-    done = workspace.gapgate(*RUN)
-    assert done.returncode == 0, done.stdout + done.stderr
+    server = f"http://127.0.0.1:{free_port()}"
+    done = away.gapgate(*RUN, MLFLOW_TRACKING_URI=server)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "gapgate sync" in done.stdout
+    assert away.gapgate("sync", MLFLOW_TRACKING_URI=server).returncode == 4
+    workspace = away.copy(tmp_path_factory.mktemp("undisturbed"))
+    synced = workspace.gapgate("sync")
+    assert synced.returncode == 0, synced.stdout + synced.stderr
     (run,) = workspace.runs()
-    return Undisturbed(workspace, run, workspace.digests(run), durations(run, began_at, time.time()))
+    return Undisturbed(away, workspace, run, workspace.digests(run), durations(run, began_at))
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Proxy]:
+    """A proxy before a real MLflow server."""
+    server = RegistryServer(tmp_path_factory.mktemp("server"))
+    try:
+        server.start()
+        with proxy(server.url) as found:
+            yield found
+    finally:
+        server.stop()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print how many faults of each kind there were, and how many broke a promise."""
+    """Print how many faults of each kind there were, and how many tests with one failed."""
     tried, broken = Counter[str](), Counter[str]()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, ()):
-            kinds = [value for name, value in report.user_properties if name == "faults"]
-            tried.update(kinds)
+            counts = Counter[str]()
+            for name, value in report.user_properties:
+                if name == "faults":
+                    kind, number = value if isinstance(value, (list, tuple)) else (value, 1)
+                    counts[kind] += number
+            tried.update(counts)
             if outcome == "failed":
-                broken.update(set(kinds))
+                broken.update(set(counts))
     if not tried:
         return
     terminalreporter.section(f"faults, GAPGATE_FAULTS_SEED={SEED}")

@@ -38,7 +38,7 @@ class Moment:
 
 
 def moments(num_chains: int) -> list[list[Moment]]:
-    """For each chain one moment for each victim, drawn from the seed, so that each phase comes up about equally often."""
+    """For each chain a moment for each victim, drawn from the seed; each phase comes up about equally often."""
     drawn = random.Random(SEED)
     needed = num_chains * len(VICTIMS)
     phases = [phase for _ in range(-(-needed // len(PHASES))) for phase in drawn.sample(PHASES, len(PHASES))]
@@ -49,10 +49,12 @@ def moments(num_chains: int) -> list[list[Moment]]:
     ]
 
 
-def durations(run: Path, began_at: float, ended_at: float) -> dict[str, float]:
-    """Phase → seconds that it took in a run that nobody disturbed."""
-    begins = [began_at, *(_times(run, step, "started")[0] for step in STEPS), _times(run, "package", "finished")[0]]
-    return {phase: after - begin for phase, begin, after in zip(PHASES, begins, [*begins[1:], ended_at], strict=True)}
+def durations(run: Path, began_at: float) -> dict[str, float]:
+    """Phase → seconds that it took in a run that nobody disturbed; 1 second for what follows the last step."""
+    begins = [began_at, *(_times(run, step, "started")[-1] for step in STEPS), _times(run, "package", "finished")[-1]]
+    return {phase: after - begin for phase, begin, after in zip(PHASES[:-1], begins, begins[1:], strict=False)} | {
+        "end": 1.0
+    }
 
 
 def kill(workspace: FaultWorkspace, process: subprocess.Popen[str], moment: Moment, usual: dict[str, float]) -> bool:

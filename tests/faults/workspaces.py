@@ -69,6 +69,13 @@ class FaultWorkspace(Workspace):
             shutil.copyfile(empty_store, self.home / "mlflow.db")
         return self
 
+    def copy(self, folder: Path) -> FaultWorkspace:
+        """A copy with a home of its own, below a folder that is there."""
+        shutil.copytree(self.folder, folder / "user", symlinks=True)
+        made = FaultWorkspace(folder / "user")
+        made.temporary.mkdir()
+        return made
+
     def user_files(self) -> dict[str, str]:
         """sha256 of each file that is not Gapgate's."""
         return {
@@ -101,7 +108,8 @@ class FaultWorkspace(Workspace):
     # The local store, read as it is on the disk: no command of ours has cleaned it up before.
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"file:{self.home}/mlflow.db?mode=ro", uri=True)) as store:
+        # To write, too: SQLite takes back what a process that was killed has half written.
+        with closing(sqlite3.connect(f"file:{self.home}/mlflow.db?mode=rw", uri=True)) as store:
             return store.execute(query).fetchall()
 
     def statuses(self) -> dict[str, str]:

@@ -143,8 +143,10 @@ def test_a_killed_run_is_closed_as_killed_by_the_next_command_and_nothing_else_i
     Spool(stage.spool, "train").metrics({"train/loss": 0.5}, 1)
     for context in (killed, alive, stage):
         mlflow_runs.send(context)
+    temporary = [Path(context.make_scratch()) for context in (killed, alive, unsent)]
     with alive.alive():
         assert resume.close_killed() == ["r1"]
+        assert [place.exists() for place in temporary] == [False, True, False]
     assert [status(each) for each in (killed, alive, stage)] == ["KILLED", "RUNNING", "RUNNING"]
     assert not (unsent.spool / "mlflow.json").exists()
     assert resume.close_killed() == ["r2"]
