@@ -21,7 +21,7 @@ from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Event, Reader
-from gapgate import artifacts
+from gapgate import artifacts, summed_json
 from gapgate.descendants import children, kill_descendants
 from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
 from gapgate.settings.sections import Settings
@@ -142,8 +142,8 @@ def mark_unregistrable(context: RunContext) -> None:
     """
     mlflow_runs.finish(context, succeeded=False)
     path = context.folder / "result.json"
-    result = artifacts.read_json(path)
-    artifacts.write_json(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
+    result = summed_json.read(path)
+    summed_json.write(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
 
 
 @contextlib.contextmanager
@@ -260,6 +260,11 @@ def outputs_of(context: RunContext) -> dict[str, Path]:
     return found
 
 
+def settings_digest(context: RunContext) -> str:
+    """sha256 (hex) of the file with a run's settings, which its result keeps."""
+    return artifacts.sha256_file(context.folder / "settings.json")
+
+
 def _link_results(result: RunResult) -> None:
     """Link the files that people open into the run's folder, under short names."""
     for kind, name in RESULT_FILES.items():
@@ -285,7 +290,8 @@ def _write_result(result: RunResult) -> None:
         "failure": result.failure,
         "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
         "ended_at": time.time(),
+        "settings": settings_digest(result.context),
     }
     # Written last: a run without a result was killed.
     with storage_errors(result.context.folder):
-        artifacts.write_json(result.context.folder / "result.json", content)
+        summed_json.write(result.context.folder / "result.json", content)

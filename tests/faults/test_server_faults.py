@@ -167,10 +167,9 @@ def check_all_is_there(workspace: FaultWorkspace) -> None:
         for point in client.get_metric_history(found.info.run_id, name)
     )
     assert kept == metrics
-    params: dict[str, str] = {}
-    for event in events:
-        params = event["values"] | params if event["kind"] == "params" else params  # of two tries the first one's
-    assert params.items() <= found.data.params.items()
+    params = [item for event in events if event["kind"] == "params" for item in event["values"].items()]
+    for name in dict(params):
+        assert (name, found.data.params[name]) in params  # of two tries, one
     files = {str(Path(event["folder"], Path(event["path"]).name)) for event in events if event["kind"] == "file"}
     folders = {str(Path(file).parent) for file in files}
     listed = {each.path for folder in folders for each in client.list_artifacts(found.info.run_id, folder)}

@@ -20,7 +20,7 @@ from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.tracking.spool import KEPT, Event, Reader
 from components.platform.workspace import home, local_store, tracking_uri
-from gapgate.artifacts import read_json, write_json
+from gapgate import summed_json
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.files import whole_file
 from gapgate.tracking import ADVICE_TAG
@@ -139,7 +139,7 @@ def send(context: RunContext) -> str:
             if not state.get("run_id"):
                 # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
-                write_json(spool / STATE, state)
+                summed_json.write(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             send_values(mlflow_client, state["run_id"], events)
@@ -150,7 +150,7 @@ def send(context: RunContext) -> str:
                     mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
             # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
-            write_json(spool / STATE, state)
+            summed_json.write(spool / STATE, state)
             for path, _ in files:
                 # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
@@ -180,7 +180,7 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     with away_errors():
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+    summed_json.write(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
 def log_model(context: RunContext, file: Path) -> str:
@@ -390,9 +390,12 @@ def _with_advice(note: str, advice: str) -> str:
 
 
 def read_state(spool: Path) -> dict[str, Any]:
-    """What a spool records of its MLflow run; empty before the first contact."""
-    state: dict[str, Any] = read_json(spool / STATE, {})
-    return state
+    """What a spool records of its MLflow run; empty before the first contact.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    return summed_json.read(spool / STATE)
 
 
 @contextmanager
