@@ -157,14 +157,18 @@ def test_a_flip_in_a_package_is_never_served(workspace: FaultWorkspace, tmp_path
 
 
 def test_a_flip_in_the_registrys_store_promotes_and_serves_nothing(
-    workspace: FaultWorkspace, tmp_path: Path, record_property: Any
+    undisturbed: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
+    """In the workspace itself, whose store has the absolute path of its files."""
+    workspace: FaultWorkspace = undisturbed.workspace
+    monkeypatch.setenv("GAPGATE_HOME", str(workspace.home))
     registry = Registry()
     champion = registry.champion("gapgate")
     assert champion
     sealed = registry.stated(champion).package
-    for kept in (next(workspace.home.glob("runs/*/artifacts")), workspace.home / "receipts"):
-        shutil.rmtree(kept)  # else the workspace's own is taken
+    kept = {place: tmp_path / place.name for place in (undisturbed.run / "artifacts", workspace.home / "receipts")}
+    for place, aside in kept.items():
+        place.rename(aside)  # else the workspace's own is taken
 
     def fetched() -> None:
         shutil.rmtree(workspace.home / "bentos", ignore_errors=True)
@@ -185,6 +189,8 @@ def test_a_flip_in_the_registrys_store_promotes_and_serves_nothing(
                 outcomes["harmless" if is_unread else "noticed"] += 1
     assert not _refusals(*readers)
     assert registry.stated(champion).package == sealed
+    for place, aside in kept.items():
+        aside.rename(place)
     for kind, count in outcomes.items():
         record_property("faults", (f"flip: store, {kind}", count))
 
