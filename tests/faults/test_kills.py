@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.kills import kill, moments
-from tests.faults.settings import SEED, number
+from tests.faults.settings import IS_ALL, SEED
 from tests.faults.workspaces import RUN, FaultWorkspace, output
 from tests.waiting import wait_for
 
-CHAINS = moments(number(34, 1))
+CHAINS = moments(34) if IS_ALL else [moments(1)[0][:2]]
 
 
 @pytest.mark.parametrize("number", range(len(CHAINS)))
@@ -43,3 +45,25 @@ def test_a_run_that_was_killed_at_random_moments_ends_as_if_nobody_had_disturbed
     workspace.check_nothing_temporary()
     assert workspace.user_files() == mine
     assert not workspace.processes()
+
+
+@pytest.mark.skipif(not IS_ALL, reason="`make faults` runs it")
+def test_a_killed_training_goes_on_at_its_last_epoch_and_ends_with_the_same_model(
+    tmp_path: Path, empty_store: Path, record_property: Any
+) -> None:
+    workspace = FaultWorkspace(tmp_path / "user").make(empty_store)
+    run = (*RUN, "--set", "train.epochs=40", "--set", "train.ema_decay=0.9")
+    record_property("faults", "SIGKILL: group")
+    killed = workspace.start(*run)
+    try:
+        wait_for(lambda: any(workspace.home.glob("checkpoints/*/*.safetensors")), 240)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        output(killed)
+    for _ in range(2):
+        done = workspace.gapgate(*run)
+        assert done.returncode == 0, done.stdout
+    first, resumed, whole = workspace.runs()
+    assert workspace.digests(resumed) == workspace.digests(whole)
+    resumes = [each for each in (first, resumed, whole) if "resumed after" in (each / "spool/train.jsonl").read_text()]
+    assert resumes == [resumed]

@@ -17,6 +17,8 @@ from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Reader
+from gapgate import summed_json
+from gapgate.artifacts import sha256_file
 from tests.faults.faulty_server import FAULTS, TIMEOUT_S, Proxy
 from tests.faults.settings import IS_ALL, SEED
 from tests.faults.workspaces import RUN, FaultWorkspace
@@ -69,6 +71,8 @@ def waiting(
     settings = json.loads((run / "settings.json").read_text())
     settings["tracking"]["experiment"] = settings["registry"]["model_name"] = tmp_path.name
     (run / "settings.json").write_text(json.dumps(settings))
+    result = summed_json.read(run / "result.json")
+    summed_json.write(run / "result.json", result | {"settings": sha256_file(run / "settings.json")})
     monkeypatch.setenv("GAPGATE_HOME", str(workspace.home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", faulty.url)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))

@@ -7,6 +7,7 @@ the network libraries, tell a wrong password from a server that is down.
 from __future__ import annotations
 
 import errno
+import json
 import re
 import socket
 import ssl
@@ -119,15 +120,18 @@ def _refusal(repo: Any, missing: Sequence[str]) -> BaseException | None:
     """The error with which the remote of a DVC repository answers a GET request for one of the objects `missing`, or
     for one that there is not."""
     error: BaseException | None = None
-    for value in [*missing[:_ASKED], "0" * 32]:
+    asked = [*missing[:_ASKED], "0" * 32]
+    for value in asked:
         try:
             store = repo.cloud.get_remote_odb()
             path = store.oid_to_path(value)
             if hasattr(store.fs.fs, "call_s3"):  # its `cat_file` begins with HEAD too
                 bucket, _, key = path.partition("/")
                 store.fs.fs.call_s3("get_object", Bucket=bucket, Key=key)
-            else:
-                store.fs.fs.cat_file(path)
+            content = store.fs.fs.cat_file(path)
+            if value.endswith(".dir"):  # DVC keeps a list of files only after all of them
+                listed = [entry["md5"] for entry in json.loads(content)]
+                asked[-1:-1] = [each for each in listed if not repo.cache.local.exists(each)][:_ASKED]
         except Exception as refusal:
             if _fault(refusal, "", _REMOTE):
                 return refusal
