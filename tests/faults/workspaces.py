@@ -155,7 +155,7 @@ class FaultWorkspace(Workspace):
     def check_nothing_temporary(self) -> None:
         """Nothing is left of a run that was killed but its own folder."""
         assert list(self.temporary.iterdir()) == []
-        left = [path for path in self.home.rglob(".*.partial-*") if "artifacts" not in path.parts]
+        left = [path for path in self.home.rglob(".*.partial-*") if "runs" not in path.parts]
         assert left == []
         assert not list(self.home.glob("runs/*/tmp"))
 
