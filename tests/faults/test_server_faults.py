@@ -115,7 +115,8 @@ def test_whatever_happens_to_a_call_sync_finishes_everything_once(
     check_all_is_there(waiting)
 
 
-def test_each_kind_of_call_is_disturbed(
+@pytest.mark.skipif(not IS_ALL, reason="`make faults` runs it")
+def test_each_kind_of_call_has_its_trial(
     waiting: FaultWorkspace, faulty: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
