@@ -44,7 +44,7 @@ check: install  ## lint, types, import contracts
 	$(BIN)/lint-imports
 
 faults: install  ## every crash test of tests/faults, of which `make test` runs a sample, and their tally; SEED=N repeats one
-	GAPGATE_FAULTS=all GAPGATE_FAULTS_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 2 --dist load
+	GAPGATE_FAULTS=all GAPGATE_FAULTS_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 2 --dist loadgroup
 
 mutants: install  ## put small faults into the core modules and print the share that their tests miss; MODULES=files
 	$(BIN)/python -m tests.mutants $(MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from gapgate.child_server import free_port
 from tests.components.conftest import home  # noqa: F401
@@ -36,19 +38,29 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Undisturbed:
-    """One run for all tests; that its server is away saves another run for the faults of servers."""
-    away = FaultWorkspace(tmp_path_factory.mktemp("away") / "user").make(empty_store)
-    began_at = time.time()
-    server = f"http://127.0.0.1:{free_port()}"
-    done = away.gapgate(*RUN, MLFLOW_TRACKING_URI=server)
+    """One run for all tests, whichever process they are in; that its server is away saves another run for the faults of
+    servers."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    away, workspace = FaultWorkspace(place / "away" / "user"), FaultWorkspace(place / "synced" / "user")
+    with FileLock(place.with_suffix(".lock")):
+        if not place.exists():
+            workspace.folder.parent.mkdir(parents=True)
+            away.folder.parent.mkdir()
+            _run_without_server(away.make(empty_store))
+            synced = away.copy(workspace.folder.parent).gapgate("sync")
+            assert synced.returncode == 0, synced.stdout + synced.stderr
+    (run,) = workspace.runs()
+    began_at = float((place / "away" / "began_at").read_text())
+    return Undisturbed(away, workspace, run, workspace.digests(run), durations(run, began_at))
+
+
+def _run_without_server(workspace: FaultWorkspace) -> None:
+    (workspace.folder.parent / "began_at").write_text(str(time.time()))
+    done = workspace.gapgate(*RUN, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "gapgate sync" in done.stdout
     assert "gate: pass" in done.stdout
-    workspace = away.copy(tmp_path_factory.mktemp("undisturbed"))
-    synced = workspace.gapgate("sync")
-    assert synced.returncode == 0, synced.stdout + synced.stderr
-    (run,) = workspace.runs()
-    return Undisturbed(away, workspace, run, workspace.digests(run), durations(run, began_at))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,10 @@ from pipelines.local.bentos import champion_bento
 from tests.faults.settings import SEED, number
 from tests.faults.workspaces import FaultWorkspace
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # importing mlflow.onnx
+    pytest.mark.xdist_group("flips"),  # one after the other: they share a store
+]
 
 BITS = number(8, 1)
 """Flips of each file."""
