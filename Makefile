@@ -24,10 +24,12 @@ comma := ,
 
 DATA ?= .
 SEED ?= $(shell date +%s)
+NEEDS_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
 
 .PHONY: demo test test-cluster check faults mutants install bench recipes ablation images tag lock clean
 
-demo: install  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image
+# Without what only tests need, unless that is there already.
+demo: $(if $(wildcard .venv/.installed),install,.venv/.demo)  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image; TORCH=cpu for torch without CUDA
 	$(BIN)/gapgate run
 	$(BIN)/python -m cli.demo
 
@@ -83,6 +85,8 @@ lock: $(UV)  ## resolve requirements.lock anew from pyproject.toml, and from it 
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		--group dev -o requirements.lock pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		-c requirements.lock -o runtime.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		-c requirements.lock -o serving/requirements.lock serving/requirements.in
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		-c requirements.lock --excludes infra/docker/not-in-images.txt -o infra/docker/train.lock pyproject.toml
@@ -96,8 +100,23 @@ clean:  ## remove what was installed; runs and data stay
 	rm -rf .venv .uv .mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The build of torch for processors alone comes from PyTorch's own index, where its hash is another.
+.venv/.demo: runtime.lock pyproject.toml | $(UV)
+	@$(PYTHON) -c $(NEEDS_PYTHON)
+	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk; most of it is CUDA$(comma) which make demo TORCH=cpu leaves out)"
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+ifeq ($(TORCH),cpu)
+	awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/} !skip' runtime.lock > .venv/without-cuda.lock
+	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python .venv/without-cuda.lock
+	$(UV) pip install --quiet --torch-backend cpu --python $(BIN)/python $$(grep -oE '^torch(vision)?==[0-9.]+' runtime.lock)
+else
+	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python runtime.lock
+endif
+	$(UV) pip install --quiet --no-deps --python $(BIN)/python -e .
+	@touch $@
+
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c $(NEEDS_PYTHON)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .

@@ -8,13 +8,15 @@ import locale
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cli import data, look, predict, run, serve, sweep, versions, workspace
+from cli import data, doctor, look, predict, run, serve, settings, sweep, versions, workspace
 from cli.cluster import commands, schedule
+from gapgate import __version__
 from gapgate.errors import GapgateError
 
 app = typer.Typer(
@@ -41,6 +43,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     versions.receipt,
     workspace.clean,
     workspace.sync,
+    settings.settings,
+    doctor.doctor,
 )
 _ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
     commands.submit,
@@ -49,6 +53,23 @@ _ON_A_CLUSTER: tuple[Callable[..., None], ...] = (
     commands.logs,
     commands.cancel,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gapgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(data.app, name="data")

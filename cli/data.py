@@ -27,7 +27,7 @@ _Force = Annotated[bool, typer.Option("--force", help="Delete also files of data
 
 @app.command()
 def add(
-    source: Annotated[str, typer.Argument(help="A folder, a file, `digits` or `shapes`.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, a file, `digits` or `shapes`.")],
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     force: _Force = False,
@@ -75,7 +75,10 @@ def status() -> None:
 
 @app.command()
 def show(
-    source: Annotated[str, typer.Argument(help="A source; by default the pinned data.")] = "",
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A folder, a file, `digits` or `shapes`; by default the pinned data."),
+    ] = "",
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
 ) -> None:

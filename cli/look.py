@@ -24,6 +24,7 @@ from gapgate.errors import (
     SettingsError,
     storage_errors,
 )
+from gapgate.text import percent
 
 if TYPE_CHECKING:
     from gapgate.onnx.embedding_index import Neighbour
@@ -41,11 +42,11 @@ Bento = Annotated[
     typer.Option(
         "--bento",
         metavar="FOLDER",
-        help="The package: a folder of one, or a .bento file. By default the champion's.",
+        help="Package to ask, a .bento file or a folder with one; by default the champion's.",
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Whose champion.")]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Model in the registry whose champion is asked.")]
 
 
 def look(
@@ -55,18 +56,24 @@ def look(
         typer.Option(
             "--kernel",
             metavar="NAME",
-            help="learned: the network's own; or one of identity, edge, outline, sharpen, blur, gaussian, emboss, "
-            "sobel-x, sobel-y. By default learned where there is a champion, else edge.",
+            help="Kernel to apply. learned: the network's own; or one of identity, edge, outline, sharpen, blur, "
+            "gaussian, emboss, sobel-x, sobel-y. By default learned where there is a champion, else edge.",
             show_default=False,
         ),
     ] = "",
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, help="Layers to draw, of learned ones.", show_default=False),
+        typer.Option(
+            "--layers",
+            metavar="NUMBER",
+            min=1,
+            help="Number of the network's layers that are drawn.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="For look.html and the PNG files.")] = Path(
-        "look"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for look.html and the PNG files.")
+    ] = Path("look"),
     bento: Bento = None,
     model: Model = DEFAULT_MODEL,
 ) -> None:
@@ -85,7 +92,7 @@ def look(
             pixels = _decoded(predictor, image, data)
             name, probability = predictor.class_of(pixels)
             source = f"{predictor.model.name} version {predictor.model.version}"
-            answer = f"{source} says {name}, {probability * 100:.1f} % sure."
+            answer = f"{source} says {name}, {percent(probability)} sure."
             stages = looking.with_network(
                 pixels, predictor.layers, predictor.folder / "model.onnx", out, image.name, answer, layers
             )
@@ -107,11 +114,16 @@ def look(
 
 def similar(
     image: Image,
-    count: Annotated[int, typer.Option("--k", metavar="N", min=1, max=_MAX_NEIGHBOURS, help="Training images.")] = 8,
+    count: Annotated[
+        int, typer.Option("--k", metavar="NUMBER", min=1, max=_MAX_NEIGHBOURS, help="Number of training images.")
+    ] = 8,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FOLDER", help="For similar.png, and heat.png: which pixels counted.", show_default=False
+            "--out",
+            metavar="FOLDER",
+            help="Folder for similar.png, and for heat.png, which shows the pixels that counted.",
+            show_default=False,
         ),
     ] = None,
     bento: Bento = None,
@@ -134,7 +146,7 @@ def similar(
         console = Console()
         source = f"{predictor.model.name} version {predictor.model.version}"
         console.print(
-            f"{escape(image.name)} is [bold]{escape(name)}[/], {probability * 100:.1f} % sure ({escape(source)})"
+            f"{escape(image.name)} is [bold]{escape(name)}[/], {percent(probability)} sure ({escape(source)})"
         )
         console.print(_neighbours(found, predictor.class_names, name))
         if out:
@@ -234,13 +246,13 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
     Raises:
         ImageError: the image cannot be decoded, or has too many pixels.
     """
+    from serving.guard.image_guard import Limits
     from serving.http.inputs import Upload, decode_all
     from serving.options import Options
 
-    # The server's limit, so that both accept the same files.
-    max_pixels = Options.from_environment().max_pixels
+    limits = Limits(Options.from_environment().max_pixels, formats=None)  # a file of the user's own
     with _named(file):
-        (found,) = decode_all(predictor, [Upload(data)], max_pixels, cancelled=lambda: False)
+        (found,) = decode_all(predictor, [Upload(data)], limits, cancelled=lambda: False)
         # `decode_all` returns errors in the place of images, since a server still answers the others.
         if isinstance(found, ImageError):
             raise found

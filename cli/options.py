@@ -23,6 +23,7 @@ Params = Annotated[
 Source = Annotated[
     str | None,
     typer.Argument(
+        metavar="SOURCE",
         help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
         "by default what data.dvc pins.",
         show_default=False,
@@ -33,8 +34,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="One setting, such as train.epochs=3 or, for all layers of a type, train.architecture.conv.kernel=5; "
-        "may be repeated.",
+        help="Value of one setting, such as train.epochs=3 or, for all layers of a type, "
+        "train.architecture.conv.kernel=5; may be repeated.",
         show_default=False,
     ),
 ]
@@ -57,7 +58,9 @@ LabelColumn = Annotated[
     ),
 ]
 DEFAULT_MODEL = "gapgate"
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")]
+Port = Annotated[
+    int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model in the registry.")]
 
 

@@ -38,28 +38,55 @@ def predict(
     ],
     url: Annotated[
         str,
-        typer.Option("--url", metavar="URL", help="Ask this server; by default none is needed.", show_default=False),
+        typer.Option(
+            "--url", metavar="URL", help="Server to ask; by default this machine answers.", show_default=False
+        ),
     ] = "",
     model: Annotated[
         str,
-        typer.Option("--model", metavar="NAME", help="Whose champion. By default gapgate.", show_default=False),
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Model in the registry whose champion answers; by default gapgate.",
+            show_default=False,
+        ),
     ] = "",
     bento: Annotated[
         Path | None,
-        typer.Option("--bento", metavar="FILE", help="The .bento that answers, champion or not.", show_default=False),
+        typer.Option(
+            "--bento", metavar="FILE", help="The .bento file that answers, champion or not.", show_default=False
+        ),
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Classes for each image.")] = 5,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="NUMBER", min=1, max=1000, help="Number of classes for each image.")
+    ] = 5,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="A .csv, .parquet or .json with all.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File for all answers: .csv, .parquet or .json.", show_default=False
+        ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="What is printed.")] = Format.TABLE,
+    form: Annotated[Format, typer.Option("--format", help="Form of what is printed.")] = Format.TABLE,
     key: Annotated[
-        str, typer.Option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="For --url.", show_default=False)
+        str,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            envvar="GAPGATE_API_KEY",
+            help="API key for the server of --url.",
+            show_default=False,
+        ),
     ] = "",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, max=4096, help="Images at a time. By default 64.", show_default=False),
+        typer.Option(
+            "--batch-size",
+            metavar="NUMBER",
+            min=1,
+            max=4096,
+            help="Number of images at a time; by default 64.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Classify image files and folders, here or by a server. Exit code 1: some images have no answer."""
@@ -72,7 +99,11 @@ def predict(
         raise SettingsError(f"both --bento {bento} and --model {model} name a model; leave one out")
     if output:
         check_output(output)
-    files = find_images(images)
+    files, skipped = find_images(images)
+    if skipped:
+        names = ", ".join(path.name for path in skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        note = f"skipped {len(skipped):,} files that are no images: {names}"
+        Console(stderr=True).print(note, soft_wrap=True, highlight=False, markup=False)
     # SIGTERM raises SystemExit, so that the unpacked model and a half-written output are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:

@@ -34,12 +34,25 @@ def run(
     label_column: LabelColumn = None,
     runner: Annotated[
         Literal["subprocess", "docker"],
-        typer.Option(help="Each step in a process, or in a container of the images of `make images`."),
+        typer.Option("--runner", help="Place of each step: a process, or a container of the images of `make images`."),
     ] = "subprocess",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", metavar="NAME", help="Name of the run in MLflow; by default its time.", show_default=False
+        ),
+    ] = "",
+    experiment: Annotated[
+        str, typer.Option("--experiment", metavar="NAME", help="MLflow experiment of the run.", show_default=False)
+    ] = "",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.
     settings = with_columns(with_source(settings_here(params, overrides), source), path_column, label_column)
+    if experiment:
+        settings = settings.model_copy(
+            update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})}
+        )
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline
@@ -48,7 +61,7 @@ def run(
     console = Console(file=sys.stdout)  # bound now: while KFP runs, sys.stdout is the log file
     name_settings(console, params)
     try:
-        result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker")
+        result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker", title=name)
     except KeyboardInterrupt:
         console.print("interrupted; a training goes on from its last epoch when you run it again")
         # 128 + SIGINT, as shells report it.
@@ -59,10 +72,16 @@ def run(
 
 def step(
     name: Annotated[
-        str, typer.Argument(help="ingest, preprocess, augment, train, evaluate, gate, register or package.")
+        str,
+        typer.Argument(
+            metavar="STEP", help="One of ingest, preprocess, augment, train, evaluate, gate, register, package."
+        ),
     ],
     folder: Annotated[
-        Path, typer.Option("--artifacts", help="Inputs are read from, and the output is written to, folders in here.")
+        Path,
+        typer.Option(
+            "--artifacts", metavar="FOLDER", help="Folder in which inputs are read and the output is written."
+        ),
     ] = Path("artifacts"),
     params: Params = None,
     overrides: Overrides = None,

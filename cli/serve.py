@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,9 +18,6 @@ from rich.markup import escape
 
 from cli.options import DEFAULT_MODEL, Port, find_champion, status
 from gapgate.errors import GateError, RegistryError, SettingsError, TrackingError
-
-if TYPE_CHECKING:
-    from serving.run import Server
 
 _REGISTRY = "models:/"
 
@@ -49,6 +46,10 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; for others than this machine set GAPGATE_API_KEYS.")
     ] = "127.0.0.1",
+    uds: Annotated[
+        Path | None,
+        typer.Option("--uds", metavar="PATH", help="A Unix socket to listen on instead.", show_default=False),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -77,16 +78,20 @@ def serve(
         environment["GAPGATE_WORKERS"] = str(workers)
     options = Options.from_environment(os.environ | environment)
     # Before the model is looked up, which takes seconds.
-    check_address(host, options)
-    # SIGTERM raises SystemExit, so that the blocks below end the servers, as with Ctrl-C.
+    if uds is None:
+        check_address(host, options)
+    # SIGTERM raises SystemExit, so that the blocks below end the servers, as with Ctrl-C; so does SIGHUP, of a terminal
+    # that closes, unless nohup keeps it away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
     try:
         with ExitStack() as stack:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gapgate-serve-")))
             archive = _archive(bento, model)
             if uri:
                 environment |= stack.enter_context(_registry(uri, work))
-            _serve(archive, host, port, work, environment, uri or archive.name, bool(options.api_keys))
+            _serve(archive, host, port, uds, work, environment, uri or archive.name, bool(options.api_keys))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -152,34 +157,37 @@ def _check(uri: Any, address: str, work: Path) -> None:
 
 
 def _serve(
-    archive: Path, host: str, port: int, work: Path, environment: dict[str, str], what: str, has_keys: bool
+    archive: Path,
+    host: str,
+    port: int,
+    uds: Path | None,
+    work: Path,
+    environment: dict[str, str],
+    what: str,
+    has_keys: bool,
 ) -> None:
     """Start the server, print its addresses, and print its log until it ends."""
+    from gapgate.child_server import Relay
     from serving.run import serve as start
 
-    with start(archive, host=host, port=port, work_dir=work / "server", environment=environment) as server:
-        with status("starting the server"):
-            server.wait_ready()
+    relay = Relay()
+    with start(
+        archive, host=host, port=port, uds=uds, work_dir=work / "server", environment=environment, relay=relay
+    ) as server:
+        # A model of the registry may be large, and the registry slow or away; the server goes on asking.
+        followed = bool(environment["GAPGATE_MODEL"])
+        with status(f"fetching {what}" if followed else "starting the server"):
+            server.wait_ready(inf if followed else 60.0)
         header = "-H 'X-API-Key: KEY' " if has_keys else ""
         console = Console(soft_wrap=True, highlight=False)
-        console.print(f"[bold]serving {escape(what)}[/] at {server.url}  (Ctrl-C stops it)")
+        console.print(f"[bold]serving {escape(what)}[/] at {uds or server.url}  (Ctrl-C stops it)")
         url = server.url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # as a browser takes it
-        console.print(f"page:    {url}/")
-        console.print(f"docs:    {url}/docs")
+        if uds:
+            url = f"--unix-socket {uds} {url}"
+        else:
+            console.print(f"page:    {url}/")
+            console.print(f"docs:    {url}/docs")
         console.print(f"try it:  curl {header}-F image=@IMAGE.png {url}/v1/predict")
-        _pass_log_on(server)
+        relay.pass_on()
+        server.process.wait()
         server.wait_ready()  # raises with the reason, since the server ended by itself
-
-
-def _pass_log_on(server: Server) -> None:
-    """Print what the server logs, such as a change of model, until it ends."""
-    with server.log.open(errors="replace") as log:
-        while True:
-            # Asked before the read, so that the last lines of a server that has ended are printed too.
-            ended = server.process.poll() is not None
-            if text := log.read():
-                sys.stderr.write(text)
-                sys.stderr.flush()
-            if ended:
-                return
-            time.sleep(0.2)

@@ -30,7 +30,9 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Trainings of each cell.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="NUMBER", min=1, max=100, help="Number of trainings of each cell.")
+    ] = 1,
     params: Params = None,
     overrides: Overrides = None,
 ) -> None:

@@ -13,15 +13,25 @@ from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
 from gapgate.errors import ArtifactError, RegistryError, ServeError
+from gapgate.text import number, percent
 
 
 def receipt(
-    digest: Annotated[str, typer.Argument(help="The receipt's digest, or its first characters (6 or more).")],
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The receipt's digest, or its first characters (6 or more).")
+    ],
     url: Annotated[
-        str, typer.Option("--url", metavar="URL", help="Ask this server, with the whole digest.", show_default=False)
+        str, typer.Option("--url", metavar="URL", help="Server to ask, with the whole digest.", show_default=False)
     ] = "",
     key: Annotated[
-        str, typer.Option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="For --url.", show_default=False)
+        str,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            envvar="GAPGATE_API_KEY",
+            help="API key for the server of --url.",
+            show_default=False,
+        ),
     ] = "",
 ) -> None:
     """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,
@@ -95,9 +105,10 @@ def models(name: ModelName = "") -> None:
 
     close_killed_runs()
     registry = Registry()
-    table = Table(
-        "model", "version", "alias", "verdict", "test accuracy", "gap, points", "run", box=None, header_style="bold"
-    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("model", "version", "alias", "verdict", "test accuracy", "gap, points", "run"):
+        # Runs of one day differ at the end of their names.
+        table.add_column(heading, no_wrap=heading == "run", overflow="fold")
     for model in [name] if name else registry.names():
         for row in registry.versions(model):
             accuracy, gap = (row.tags.get(f"gapgate.{key}", "") for key in ("test_accuracy", "gap_points"))
@@ -106,8 +117,8 @@ def models(name: ModelName = "") -> None:
                 row.version,
                 ", ".join(row.aliases),
                 row.verdict,
-                f"{float(accuracy):.2%}" if accuracy else "",
-                f"{float(gap):.2f}" if gap else "",
+                percent(float(accuracy)) if accuracy else "",
+                number(float(gap)) if gap else "",
                 row.tags.get("gapgate.run", ""),
             )
     console = Console()
@@ -118,7 +129,8 @@ def models(name: ModelName = "") -> None:
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="The version to serve.")], name: ModelName = DEFAULT_MODEL
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version to serve.")],
+    name: ModelName = DEFAULT_MODEL,
 ) -> None:
     """Make a version the champion; the certificate in its package must have passed."""
     from components.platform.tracking.mlflow_registry import Registry

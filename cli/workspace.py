@@ -33,7 +33,9 @@ def ui(port: Port = 5000) -> None:
 
 
 def clean(
-    keep: Annotated[int, typer.Option("--keep", min=0, help="Newest runs that keep their artifacts.")] = 3,
+    keep: Annotated[
+        int, typer.Option("--keep", metavar="NUMBER", min=0, help="Number of newest runs that keep their artifacts.")
+    ] = 3,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Free the disk of old runs' artifacts; logs, receipts, MLflow and every champion stay."""

@@ -12,6 +12,7 @@ from gapgate.artifacts import Artifact
 from gapgate.data.splits import SPLIT_NAMES, Splits
 from gapgate.evidence.evaluate import evaluate
 from gapgate.settings.sections import EvaluateSettings
+from gapgate.text import number, percent
 from gapgate.tracking import Tracker
 
 
@@ -23,8 +24,8 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path
     artifacts.write_json(folder / "metrics.json", figures)
     return Facts(
         summary=f"{'held-out' if evaluation['method']['num_folds'] else 'test'} accuracy "
-        f"{figures['test_accuracy']:.1%}, gap {figures['gap_points']:.1f} points "
-        f"({figures['gap_low']:.1f} to {figures['gap_high']:.1f})",
+        f"{percent(figures['test_accuracy'])}, gap {number(figures['gap_points'])} points "
+        f"({number(figures['gap_low'])} to {number(figures['gap_high'])})",
         files={"predictions.parquet": "evaluation", "suspects.csv": "evaluation"}
         | {f"figures/{path.name}": "figures" for path in sorted((folder / "figures").glob("*.png"))},
     )

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.catalog import STEPS
 from components.facts import Facts
@@ -23,7 +23,7 @@ from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABL
 from components.platform.step_log import StepLog
 from components.platform.tracking.spool import Spool
 from components.tries import AtOnce, Patient
-from gapgate import artifacts
+from gapgate import artifacts, fork_server
 from gapgate.artifacts import Artifact
 from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError
@@ -74,7 +74,9 @@ def execute_in_pipeline(
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
         if (context := RunContext.current()) and (parent := os.environ.get(PARENT_VARIABLE)):
             end_with(int(parent), context.remove_scratch)
-        return execute(name, settings, inputs, output, experiment, tensorboard)
+        if not (fork_server.is_there() and _forked(name, settings, inputs, output, experiment, tensorboard)):
+            execute(name, settings, inputs, output, experiment, tensorboard)
+        return Artifact(Path(output), artifacts.read_manifest(Path(output)))
     try:
         tries = Patient.from_environment()
     except SettingsError as error:
@@ -84,6 +86,23 @@ def execute_in_pipeline(
         return _execute(name, settings, inputs, Path(output), experiment, tensorboard, tries)
     except GapgateError as error:
         sys.exit(tries.exit_code(error))
+
+
+def _forked(name: str, *arguments: Any) -> bool:
+    """`execute` in a fork of the run's server, which has imported the step; False if there is no server any more.
+
+    Ends this process where the step fails.
+    """
+    names = ("name", "settings", "inputs", "output", "experiment", "tensorboard")
+    try:
+        fork_server.call(
+            f"{__name__}:execute", dict(zip(names, (name, *arguments), strict=True)), needs=f"components.{name}"
+        )
+    except OSError:
+        return False
+    except fork_server.CallError as error:
+        sys.exit(f"{name}: {error}")
+    return True
 
 
 def _execute(
@@ -148,7 +167,7 @@ def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, s
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         found = load(inputs)
         artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
-        spool.finished(facts.summary, facts.details, facts.notes)
+        spool.finished(facts.summary, facts.details, facts.notes, facts.verdict)
         return artifact
     except GapgateError as error:
         spool.failed(str(error), tries.exit_code(error))

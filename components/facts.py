@@ -12,6 +12,8 @@ class Facts:
 
     summary: str
     """One line for the terminal."""
+    verdict: str = ""
+    """Verdict on the model (pass, fail, undecided) of the step that judges it; empty of the others."""
     notes: Sequence[str] = ()
     """Lines that a user must see, on the terminal too."""
     details: Sequence[str] = ()

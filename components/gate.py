@@ -30,6 +30,7 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     passed = sum(check["verdict"] == "pass" for check in checks)
     return Facts(
         summary=f"{certificate['verdict']}: {passed} of {len(checks)} checks pass",
+        verdict=certificate["verdict"],
         details=[
             *(f"{check['verdict']:<9}  {check['name']:<17}  {check['reason']}" for check in checks),
             *(["what now", *in_lines(advice)] if advice else []),

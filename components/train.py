@@ -19,6 +19,7 @@ from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.errors import storage_errors
 from gapgate.settings.sections import AugmentSettings, TrainSettings, parse
+from gapgate.text import percent
 from gapgate.tracking import Tracker
 from gapgate.training import device
 from gapgate.training.checkpoint import DAMAGED
@@ -53,7 +54,7 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
     recipe = artifacts.read_json(folder / "recipe.json")
     trained = recipe["name"] if recipe["name"] == "frozen" else f"{recipe['name']}, {len(history)} epochs"
     return Facts(
-        summary=f"{trained}, {parameters:,} parameters, val accuracy {history[-1]['val_accuracy']:.1%}",
+        summary=f"{trained}, {parameters:,} parameters, val {percent(history[-1]['val_accuracy'])}",
         notes=[f"checkpoints of an earlier try that were damaged and not used: {damaged}"] if damaged else [],
         details=[recipe["why"]] if recipe["why"] else [],
         tags={"seed": str(settings.seed)},

@@ -22,7 +22,7 @@ def available_cpus(*, membership: Path = Path("/proc/self/cgroup"), root: Path =
 
 def _quotas(membership: Path, root: Path) -> Iterator[float]:
     """Quotas, in processors, of every cgroup from this process's own up to the root."""
-    for mount, group in _cgroups(membership, root):
+    for mount, group in cgroups("cpu", membership, root):
         # A parent's quota holds for all groups below it, so the smallest on the way counts.
         for folder in (mount / group, *(mount / group).parents):
             if (quota := _quota(folder)) is not None:
@@ -31,9 +31,9 @@ def _quotas(membership: Path, root: Path) -> Iterator[float]:
                 break
 
 
-def _cgroups(membership: Path, root: Path) -> Iterator[tuple[Path, str]]:
-    """(mount point, path below it) of each cgroup that can limit processors, from lines `id:controllers:path`
-    (cgroups(7))."""
+def cgroups(controller: str, membership: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """(mount point, path below it) of each cgroup that can limit what `controller` names, from lines
+    `id:controllers:path` (cgroups(7))."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -44,9 +44,9 @@ def _cgroups(membership: Path, root: Path) -> Iterator[tuple[Path, str]]:
         # cgroup v2 has one hierarchy, without names of controllers (`0::/path`).
         if not controllers:
             yield root, group.lstrip("/")
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             # v1 is mounted by one controller's name or by the joint one (`cpu,cpuacct`); systems link one to the other.
-            for mount in (root / "cpu", root / controllers):
+            for mount in {root / controller, root / controllers}:
                 yield mount, group.lstrip("/")
 
 

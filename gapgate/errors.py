@@ -67,6 +67,8 @@ class ImageFault(StrEnum):
     """The file is not there, or may not be read."""
     EMPTY = "empty"
     UNKNOWN_FORMAT = "unknown_format"
+    UNSUPPORTED = "unsupported"
+    """A rare kind of a known format, such as a JPEG file of 12 bits, or a format that is not taken here."""
     TRUNCATED = "truncated"
     DAMAGED = "damaged"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -82,6 +84,7 @@ IMAGE_REMEDIES: Mapping[ImageFault, str] = {
     ImageFault.UNREADABLE: "check that the file is there and may be read",
     ImageFault.EMPTY: "copy the whole file again",
     ImageFault.UNKNOWN_FORMAT: "save it as PNG or JPEG",
+    ImageFault.UNSUPPORTED: "save it as PNG or JPEG with 8 bits",
     ImageFault.TRUNCATED: "copy the whole file again",
     ImageFault.DAMAGED: "save it anew",
     ImageFault.TOO_MANY_PIXELS: "make it smaller",

@@ -19,6 +19,11 @@ def number(value: float, form: str = "z.1f") -> str:
     return format(value, form).replace("-", "−")
 
 
+def percent(fraction: float, decimals: int = 1) -> str:
+    """Format a fraction in percent, `91.6 %`."""
+    return f"{number(100 * fraction, f'z.{decimals}f')} %"
+
+
 def shortened(text: str, max_chars: int) -> str:
     """Shorten a text to `max_chars` characters; the last one is an ellipsis where something was cut."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -1,5 +1,5 @@
-"""The server: `python -m serving [--host H --port P | --fd N] [--package FOLDER]`; all other options are environment
-variables (`serving.options`).
+"""The server: `python -m serving [--host H --port P | --uds PATH | --fd N] [--package FOLDER]`; all other options are
+environment variables (`serving.options`).
 
 A prefork server: this parent process imports the modules once, forks the workers, and forks a new one for each that
 ends. It opens no model and starts no thread, so a fork of it is safe; a new worker is ready in 0.2 s.
@@ -27,9 +27,9 @@ from types import FrameType
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from gapgate.errors import GapgateError
-from serving.http.access import check_address
-from serving.listening import listen
-from serving.options import Options
+from serving.http.access import check_address, warn_of_proxies
+from serving.listening import listen, listen_on_path
+from serving.options import Options, unknown
 from serving.telemetry import logs
 
 logger = logging.getLogger("gapgate.serving")
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve a packaged model.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--uds", type=Path, help="a Unix socket to listen on instead")
     parser.add_argument("--fd", type=int, help="a listening socket to take instead")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="folder of the model's package")
     parser.add_argument(
@@ -58,18 +59,33 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = Options.from_environment()
         logs.configure(options.log_format)
-        if arguments.fd is None:
-            check_address(arguments.host, options)
-            listener = listen(arguments.host, arguments.port)
-        else:
-            # `serving.run` opens the socket itself, so that it knows the port of `--port 0` before the server is ready.
-            listener = socket.socket(fileno=arguments.fd)
-            check_address(listener.getsockname()[0], options)
+        listener = _listener(arguments, options)
+        for problem in unknown():
+            logger.warning("%s", problem)
+        warn_of_proxies(options)
         with tempfile.TemporaryDirectory(prefix="gapgate-metrics-") as figures:
             return Workers(options, arguments.package, listener, figures).run()
     except GapgateError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _listener(arguments: argparse.Namespace, options: Options) -> socket.socket:
+    """Open the socket that the arguments name.
+
+    Raises:
+        ServeError: it is not available, or open to other machines while no key is set.
+    """
+    if arguments.fd is not None:
+        # `serving.run` opens the socket itself, so that it knows the port of `--port 0` before the server is ready.
+        listener = socket.socket(fileno=arguments.fd)
+        if listener.family != socket.AF_UNIX:
+            check_address(listener.getsockname()[0], options)
+        return listener
+    if arguments.uds:
+        return listen_on_path(arguments.uds, options.answers_all)
+    check_address(arguments.host, options)
+    return listen(arguments.host, arguments.port)
 
 
 class Workers:
@@ -86,11 +102,13 @@ class Workers:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         # Imported here, after the variables are set and before the fork: all workers share the pages of the modules.
         from serving import worker
+        from serving.guard.memory import Memory
         from serving.model import models
         from serving.telemetry import metrics
 
         models.check(options)
         self._serve = worker.run
+        self._memory = Memory()
         self._worker_ended = metrics.worker_ended
         self._options = options
         self._package = package
@@ -105,6 +123,7 @@ class Workers:
         """Fork, wait, fork again; returns once every worker has ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes, or a program that rotates logs
         # `_end` can run between any two lines from here on, so each loop looks at `_ending` again.
         while not self._ending and len(self._started) < self._options.workers:
             self._fork()
@@ -115,6 +134,7 @@ class Workers:
                 continue
             lived_s = time.monotonic() - started
             self._worker_ended(pid)
+            self._memory.ended(pid)
             if self._ending:
                 continue
             logger.error("worker %d ended with code %d; starting another", pid, os.waitstatus_to_exitcode(status))
@@ -144,7 +164,7 @@ class Workers:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             _end_with_parent(parent)
-            self._serve(self._options, self._package, self._listener, lambda: self._ends_whole[0] == 1)
+            self._serve(self._options, self._package, self._listener, lambda: self._ends_whole[0] == 1, self._memory)
             code = 0
         except BaseException:
             logger.exception("worker failed")

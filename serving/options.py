@@ -5,15 +5,17 @@ The docstring of a field is its meaning in the table on `/docs` and in `docs/ser
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gapgate.data.formats import SERVED_PIXELS
+from gapgate.data.formats import FORMATS, MAX_PIXELS, Format
 from gapgate.errors import SettingsError
 
 PREFIX = "GAPGATE_"
@@ -50,8 +52,11 @@ class Options(BaseModel):
     """Largest body of a request in bytes."""
     max_buffered_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Most bytes of unfinished uploads that a worker holds in memory; beyond that an upload gets 429."""
-    max_pixels: Annotated[int, Field(ge=64)] = SERVED_PIXELS
-    """Most pixels of an image; a larger one is refused before decoding. Decoding WebP takes up to 16 bytes a pixel."""
+    max_pixels: Annotated[int, Field(ge=64)] = MAX_PIXELS
+    """Most pixels of an image; a larger one is refused before decoding."""
+    formats: Words = ()
+    """Formats of image files that are taken; `+tiff,+avif,+heic` adds to the usual png, jpeg, webp, bmp, gif and
+    ppm. TIFF is then one page with 8 or 16 bits, uncompressed or with LZW or deflate; HEIC needs `gapgate[heic]`."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""
     concurrency: Annotated[int, Field(ge=1)] = 64
@@ -66,10 +71,34 @@ class Options(BaseModel):
     """Seconds after SIGTERM in which new requests still get answers; fewer if none come."""
     cors_origins: Words = ()
     """Origins whose pages may call the server from a browser (CORS), separated by commas; `*` for all."""
+    root_path: Annotated[str, AfterValidator(lambda path: f"/{path.strip('/')}" if path.strip("/") else "")] = ""
+    """Path below which a proxy shows the server, such as `/classifier`; the proxy may take it off or not."""
     log_format: Literal["json", "text"] = "json"
     """Format of the lines of the log."""
     access_log: bool = False
     """True: the log gets a line for each request."""
+
+    @property
+    def answers_all(self) -> bool:
+        """True if other machines get answers, with a key or without."""
+        return bool(self.api_keys) or self.allow_anonymous
+
+    @cached_property
+    def served(self) -> tuple[Format, ...]:
+        """Formats of image files that are taken: those that `formats` names, or the usual ones and those with a plus.
+
+        Raises:
+            SettingsError: a name is unknown, or the format cannot be read here.
+        """
+        known = {form.option: form for form in FORMATS}
+        for word in self.formats:
+            if word.removeprefix("+") not in known:
+                raise SettingsError(f"{variable('formats')} names {word}; it takes {', '.join(known)}")
+        added = {word.removeprefix("+") for word in self.formats}
+        is_whole = any(not word.startswith("+") for word in self.formats)
+        served = tuple(form for form in FORMATS if form.option in added or (form.is_served and not is_whole))
+        _check_formats(served)
+        return served
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Options:
@@ -92,12 +121,46 @@ class Options(BaseModel):
         if options.api_keys and options.allow_anonymous:
             both = f"{variable('api_keys')} and {variable('allow_anonymous')}"
             raise SettingsError(f"{both} are set; with the second nobody needs a key: unset one")
+        _ = options.served
         return options
+
+
+def _check_formats(served: tuple[Format, ...]) -> None:
+    """Refuse formats that need what is not here."""
+    from gapgate.data.picture.opening import has_heic, silence_libtiff
+
+    for form in served:
+        if form.name == "HEIC" and not has_heic():
+            raise SettingsError(f"{variable('formats')} names heic and pillow-heif is missing; install gapgate[heic]")
+        if form.name == "TIFF" and not silence_libtiff():
+            raise SettingsError(f"{variable('formats')} names tiff, but this Pillow's libtiff would fill the log")
 
 
 def variable(name: str) -> str:
     """Return the name of a field's environment variable."""
     return PREFIX + name.upper()
+
+
+_OTHERS = frozenset(
+    PREFIX + name
+    for name in (
+        *("API_KEY", "CLUSTER_FILE", "CODE_REVISION", "DATA", "EXPERIMENT", "HOME", "IMAGE_DIGEST", "KFP_COOKIE"),
+        *("KFP_TOKEN", "NUM_GPUS", "PARENT", "PATIENCE_S", "PROMOTION_ROUNDS", "RUN", "SPOOL_IS_READ", "STEP_IMAGE"),
+        *("TEST_DATA", "TRAIN_IMAGE"),
+    )
+)
+"""Variables that other parts of the project read."""
+
+
+def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each variable `GAPGATE_*` that nothing reads, with the option that may be meant."""
+    known = {variable(name) for name in Options.model_fields}
+    sentences = []
+    for name in sorted(os.environ if environment is None else environment):
+        if name.startswith(PREFIX) and name not in known | _OTHERS:
+            near = difflib.get_close_matches(name, known, 1)
+            sentences.append(f"{name} is no option of the server" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -124,8 +187,9 @@ _STANDARD = [
 
 
 def is_loopback(host: str) -> bool:
-    """True if an address is a loopback address or the name localhost."""
-    if host == "localhost":
+    """True if an address is a loopback address or a name for it (RFC 6761, 6.3), in any case and with a final dot."""
+    name = host.lower().removesuffix(".")
+    if name in ("localhost", "ip6-localhost", "ip6-loopback", "localhost.localdomain") or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host.strip("[]"))

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.guard.memory import Memory
 from serving.http.app import LINGER_S, App, create_app
 from serving.http.responses import ApiError, error_response
 from serving.options import Options
@@ -220,7 +221,7 @@ def _without_upgrade(data: bytes) -> bytes:
     return _UPGRADE.sub(b"\r\nignored:", head) + data[len(head) :]
 
 
-def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool]) -> None:
-    """Serve until SIGTERM; `is_last` is that of `Server`."""
-    app, called = create_app(options, package)
+def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool], memory: Memory) -> None:
+    """Serve until SIGTERM; `is_last` is that of `Server`, `memory` the budget of all workers."""
+    app, called = create_app(options, package, memory)
     Server(app, called, is_last).run(sockets=[listener])

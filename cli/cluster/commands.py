@@ -52,16 +52,21 @@ def submit(
     gpu: Gpu = "",
     cluster: Cluster = DEFAULT_CLUSTER,
     no_cache: NoCache = False,
-    name: Annotated[str, typer.Option("--name", help="Of the run; else made up.", show_default=False)] = "",
+    name: Annotated[
+        str,
+        typer.Option("--name", metavar="NAME", help="Name of the run; by default it is made up.", show_default=False),
+    ] = "",
     if_data_changed: Annotated[
         bool, typer.Option("--if-data-changed", help="Do nothing where the newest run had the same data.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run; the exit code is the gate's: 0 passed, 3 not.")
     ] = False,
-    poll: Annotated[float, typer.Option("--poll", min=0.01, metavar="SECONDS", help="Between two looks.")] = 2,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.01, metavar="SECONDS", help="Time between two looks at the run.")
+    ] = 2,
     pending: Annotated[
-        float, typer.Option("--pending-timeout", min=0, metavar="SECONDS", help="A step may wait so long to begin.")
+        float, typer.Option("--pending-timeout", min=0, metavar="SECONDS", help="Time that a step may wait to begin.")
     ] = 600,
     token: Token = "",
     cookie: Cookie = "",
@@ -89,8 +94,10 @@ def submit(
 def runs(
     host: Host = "",
     experiment: Experiment = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest runs that are shown.")] = 20,
-    everyone: Annotated[bool, typer.Option("--all", help="Also the runs of other pipelines.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="NUMBER", min=1, help="Number of newest runs that are shown.")
+    ] = 20,
+    everyone: Annotated[bool, typer.Option("--all", help="List the runs of other pipelines too.")] = False,
     followed: Annotated[
         str,
         typer.Option("--follow", metavar="RUN", help="Follow a run to its end, as `submit --wait` does."),
@@ -140,8 +147,12 @@ def _runs_table(runs: Iterable[Any]) -> Table:
 
 def logs(
     run: Run,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="Else the one that failed, or the newest.")] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Also what KFP's launcher and executor write.")] = False,
+    step: Annotated[
+        str, typer.Argument(metavar="STEP", help="A step; by default the one that failed, or the newest.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print what KFP's launcher and executor write, too.")
+    ] = False,
     is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step ends.")] = False,
     host: Host = "",
     cluster: Cluster = DEFAULT_CLUSTER,
@@ -196,7 +207,7 @@ def _close_tracking(experiment: str, run_id: str) -> str:
 
 
 def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The YAML file.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write.")] = Path(
         "pipeline.yaml"
     ),
     cluster: Cluster = DEFAULT_CLUSTER,

@@ -20,44 +20,70 @@ Host = Annotated[
         "--host",
         metavar="URL",
         envvar="KF_PIPELINES_ENDPOINT",
-        help="Of Kubeflow Pipelines; not needed in a pod of its cluster.",
+        help="URL of Kubeflow Pipelines; not needed in a pod of its cluster.",
         show_default=False,
     ),
 ]
 Token = Annotated[
     str,
-    typer.Option("--token", "--existing-token", envvar="GAPGATE_KFP_TOKEN", help="Bearer token.", show_default=False),
+    typer.Option(
+        "--token",
+        "--existing-token",
+        metavar="TOKEN",
+        envvar="GAPGATE_KFP_TOKEN",
+        help="Bearer token.",
+        show_default=False,
+    ),
 ]
 Cookie = Annotated[
     str,
-    typer.Option("--cookie", envvar="GAPGATE_KFP_COOKIE", help="Of a browser's session.", show_default=False),
+    typer.Option(
+        "--cookie",
+        metavar="COOKIE",
+        envvar="GAPGATE_KFP_COOKIE",
+        help="Cookie of a browser's session.",
+        show_default=False,
+    ),
 ]
 Cluster = Annotated[
-    Path, typer.Option("--cluster", metavar="FILE", help="What the cluster gives to each step: images, resources.")
+    Path,
+    typer.Option("--cluster", metavar="FILE", help="File with what the cluster gives to each step: images, resources."),
 ]
 Experiment = Annotated[
-    str, typer.Option("--experiment", metavar="NAME", help="In KFP and in MLflow.", show_default=False)
+    str, typer.Option("--experiment", metavar="NAME", help="Experiment in KFP and in MLflow.", show_default=False)
 ]
 Repository = Annotated[
     str,
     typer.Option("--data-repository", metavar="URL", help="Git repository that pins the data.", show_default=False),
 ]
 Revision = Annotated[
-    str, typer.Option("--data-rev", metavar="REV", help="Branch, tag or commit; else HEAD.", show_default=False)
+    str, typer.Option("--data-rev", metavar="REV", help="Branch, tag or commit; by default HEAD.", show_default=False)
 ]
 DataPath = Annotated[
-    str, typer.Option("--data-path", metavar="PATH", help="What DVC tracks in it; else `data`.", show_default=False)
+    str,
+    typer.Option(
+        "--data-path", metavar="PATH", help="Path that DVC tracks in it; by default `data`.", show_default=False
+    ),
 ]
 Source = Annotated[
     str,
     typer.Option(
-        "--data-source", metavar="NAME", help="`digits`, `shapes`, or a path in the pods.", show_default=False
+        "--data-source",
+        metavar="NAME",
+        help="Data in place of a repository: `digits`, `shapes`, or a path in the pods.",
+        show_default=False,
     ),
 ]
 Gpu = Annotated[
-    str, typer.Option("--gpu", metavar="KIND=COUNT", help="Such as nvidia.com/gpu=1; else none.", show_default=False)
+    str,
+    typer.Option(
+        "--gpu",
+        metavar="KIND=COUNT",
+        help="GPUs of train, such as nvidia.com/gpu=1; by default none.",
+        show_default=False,
+    ),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, also those with a known result.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, those with a known result too.")]
 
 
 def connected(host: str, token: str, cookie: str, namespace: str) -> Kfp:

@@ -26,9 +26,15 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def schedule(
     host: shared.Host = "",
     cron: Annotated[
-        str, typer.Option("--cron", metavar="EXPR", help='Such as "0 3 * * *", UTC.', show_default=False)
+        str,
+        typer.Option(
+            "--cron", metavar="EXPR", help='Times of the runs, such as "0 3 * * *", in UTC.', show_default=False
+        ),
     ] = "",
-    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Such as 6h or 30m.", show_default=False)] = "",
+    every: Annotated[
+        str,
+        typer.Option("--every", metavar="TIME", help="Time between two runs, such as 6h or 30m.", show_default=False),
+    ] = "",
     when_data_changed: Annotated[
         bool,
         typer.Option(
@@ -36,7 +42,9 @@ def schedule(
             help="Stay, look at the repository --every so often, and start a run when DVC's hash of the data is new.",
         ),
     ] = False,
-    name: Annotated[str, typer.Option("--name", help="Of the schedule; the one of this name is replaced.")] = "gapgate",
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Name of the schedule; the one of this name is replaced.")
+    ] = "gapgate",
     show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
     delete: Annotated[
         str, typer.Option("--delete", metavar="NAME", help="End a schedule; its runs stay.", show_default=False)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gapgate.text import percent
 from serving.client.prediction import Row
 
 HEAD = 20
@@ -75,7 +76,7 @@ class Summary:
             table.add_column("", justify="right")
         for row in self._head:
             ranked = list(row.probabilities.items())[: 1 + has_rivals]
-            cells = [cell for name, value in ranked for cell in (Text(name), Text(f"{value:.1%}"))]
+            cells = [cell for name, value in ranked for cell in (Text(name), Text(percent(value)))]
             for cell in cells[2:]:
                 cell.stylize("dim")
             table.add_row(Text(_end_of(row.file, file_width)), *cells)
@@ -88,7 +89,7 @@ class Summary:
         table.add_column("share", justify="right")
         total = sum(self._classes.values())
         for name, count in sorted(self._classes.items(), key=lambda item: (-item[1], item[0])):
-            table.add_row(Text(name), f"{count:,}", f"{count / total:.1%}")
+            table.add_row(Text(name), f"{count:,}", percent(count / total))
         return table
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from components.catalog import STEPS
 from components.platform.tracking.spool import Event
 
+MARKS = {"": "[green]✓[/]", "pass": "[green]✓[/]", "fail": "[red]✗[/]", "undecided": "[yellow]?[/]"}
+"""Verdict of a step → the mark before its line; of a step without one that it ended well."""
+_LEVELS = "▁▂▃▄▅▆▇█"
 _WIDTH = max(len(name) for name in STEPS)
 
 
@@ -27,12 +31,14 @@ class TerminalDisplay:
             BarColumn(bar_width=30),
             TextColumn("{task.fields[counted]}"),
             TextColumn("{task.fields[note]}"),
+            TextColumn("[cyan]{task.fields[curve]}[/]"),
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._running: TaskID | None = None
         self._started_at = time.time()
         self._shown_tenth = 0
+        self._losses: list[float] = []
 
     @contextmanager
     def live(self, run: str) -> Iterator[None]:
@@ -42,13 +48,17 @@ class TerminalDisplay:
             yield
 
     def show(self, event: Event) -> None:
-        """Show one event; metrics, params, tags and files are ignored."""
+        """Show one event; params, tags, files, and metrics but the training loss are ignored."""
         if event["kind"] == "started":
             self._started(event)
         elif event["kind"] == "progress":
             self._counted(event)
+        elif event["kind"] == "metrics" and "train/loss" in event["values"]:
+            self._losses.append(event["values"]["train/loss"])
+            if self._running is not None:
+                self._progress.update(self._running, curve=curve(self._losses))
         elif event["kind"] == "finished":
-            self._ended(event, "[green]✓[/]", escape(event["summary"]))
+            self._ended(event, MARKS[event.get("verdict", "")], escape(event["summary"]))
             for line in event.get("notes", ()):
                 self.note(line)
         elif event["kind"] == "failed":
@@ -61,7 +71,8 @@ class TerminalDisplay:
     def _started(self, event: Event) -> None:
         self._started_at = event["time"]
         self._shown_tenth = 0
-        self._running = self._progress.add_task(event["step"], total=None, counted="", note="")
+        self._losses.clear()
+        self._running = self._progress.add_task(event["step"], total=None, counted="", note="", curve="")
 
     def _counted(self, event: Event) -> None:
         done, total = event["done"], event["total"]
@@ -82,5 +93,20 @@ class TerminalDisplay:
             self._progress.remove_task(self._running)
             self._running = None
         seconds = event["time"] - self._started_at
-        line = f"{mark} {event['step']:<{_WIDTH}} [dim]{seconds:6.1f} s[/]  {text}"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"{mark} {event['step']:<{_WIDTH}} {seconds:6.1f} s  {text}", soft_wrap=True, highlight=False
+            )
+            return
+        line = Table.grid(padding=(0, 1))
+        for width in (1, _WIDTH, 8):
+            line.add_column(min_width=width, justify="right" if width == 8 else "left")
+        line.add_row(mark, event["step"], f"[dim]{seconds:.1f} s[/]", f" {text}")
+        self.console.print(line)
+
+
+def curve(values: Sequence[float], width: int = 12) -> str:
+    """The last `width` values as blocks, from the lowest to the highest of all."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1
+    return "".join(_LEVELS[round((value - low) / span * (len(_LEVELS) - 1))] for value in values[-width:])

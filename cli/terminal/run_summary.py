@@ -11,9 +11,10 @@ from rich.table import Table
 
 from components.platform.tracking import mlflow_runs
 from gapgate import artifacts
+from gapgate.text import number, percent
 from pipelines.local.runner import RunResult
 
-_COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
+COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
 
 
 def print_summary(console: Console, result: RunResult) -> None:
@@ -24,7 +25,7 @@ def print_summary(console: Console, result: RunResult) -> None:
         console.print(_accuracies(artifacts.read_json(result.outputs["evaluation"] / "evaluation.json")))
         console.print(_checks(artifacts.read_json(result.outputs["certificate"] / "certificate.json")))
         for name, text in _places(result):
-            console.print(f"{name:<10}  {text}", soft_wrap=True, highlight=False)
+            console.print(f"{name:<7} {text}", soft_wrap=True, highlight=False)
     if result.tracking_notice:
         console.print(f"[yellow]{escape(result.tracking_notice)}[/]", soft_wrap=True)
     if result.failure:
@@ -34,7 +35,8 @@ def print_summary(console: Console, result: RunResult) -> None:
             console.print(f"[red]{escape(result.failure['message'])}[/]", soft_wrap=True)
         console.print(f"the log is {relative(result.context.folder / 'log.txt')}", soft_wrap=True)
     elif result.exit_code == 3:
-        console.print(f"[red bold]{escape(gate_reason(result))}[/]", soft_wrap=True)
+        verdict = artifacts.read_json(result.outputs["certificate"] / "certificate.json")["verdict"]
+        console.print(f"[{COLOURS[verdict]} bold]gate {verdict}[/]: registered without alias, not packaged")
     if "certificate" in result.outputs:
         _print_advice(console, artifacts.read_json(result.outputs["certificate"] / "advice.json", []))
 
@@ -44,16 +46,9 @@ def _print_advice(console: Console, advice: list) -> None:  # type: ignore[type-
         return
     console.print("\n[bold]what now[/], the largest expected effect first")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for number, one in enumerate(advice, start=1):
-        table.add_row(f"{number}.", f"[bold]{one['cause']}[/]", escape(one["text"]))
+    for place, one in enumerate(advice, start=1):
+        table.add_row(f"{place}.", f"[bold]{one['cause']}[/]", escape(one["text"]))
     console.print(table)
-
-
-def gate_reason(result: RunResult) -> str:
-    """Reasons of the checks that did not pass, in one line."""
-    certificate = artifacts.read_json(result.outputs["certificate"] / "certificate.json")
-    reasons = "; ".join(check["reason"] for check in certificate["checks"] if check["verdict"] != "pass")
-    return f"gate {certificate['verdict']}: {reasons}. Registered without alias, not packaged."
 
 
 def relative(path: Path) -> str:
@@ -69,24 +64,24 @@ def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
     names = {"test": "held-out"} if is_folded else {}
     for split in ("train", "val", "test"):
         row = evaluation["accuracy"][split]
-        interval = f"{row['low']:.2%} to {row['high']:.2%}"
-        table.add_row(f"{names.get(split, split)} accuracy", f"{row['value']:.2%}", interval, f"{row['num_images']:,}")
+        interval = f"{percent(row['low'])} to {percent(row['high'])}"
+        table.add_row(f"{names.get(split, split)} accuracy", percent(row["value"]), interval, f"{row['num_images']:,}")
     gap = evaluation["gap"]
-    table.columns[2].header = f"{gap['confidence_level']:.0%} interval"
+    table.columns[2].header = f"{percent(gap['confidence_level'], 0)} interval"
     table.add_row(
         f"[bold]gap, train − {names.get('test', 'test')}[/]",
-        f"[bold]{gap['points']:.2f} points[/]",
-        f"{gap['low']:.2f} to {gap['high']:.2f}",
+        f"[bold]{number(gap['points'])} points[/]",
+        f"{number(gap['low'])} to {number(gap['high'])}",
     )
     return table
 
 
 def _checks(certificate: dict) -> Table:  # type: ignore[type-arg]
-    colour = _COLOURS[certificate["verdict"]]
+    colour = COLOURS[certificate["verdict"]]
     table = Table(box=None, pad_edge=False, show_header=False, title_justify="left")
     table.title = f"[bold]gate: [{colour}]{certificate['verdict']}[/][/]"
     for check in certificate["checks"]:
-        colour = _COLOURS[check["verdict"]]
+        colour = COLOURS[check["verdict"]]
         table.add_row(f"[{colour}]{check['verdict']}[/]", check["name"], escape(check["reason"]))
     return table
 
@@ -103,8 +98,8 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
         version = f"{registration['name']} version {registration['version']}"
         yield "model", f"{version}, {alias}: {escape(decision['reason'])}"
     yield "report", relative(result.context.folder / "report.html")
-    if path := mlflow_runs.run_path(result.context):
-        yield "MLflow run", f"{path} in `gapgate ui`"
+    if url := mlflow_runs.run_url(result.context):
+        yield "MLflow", url if mlflow_runs.is_server() else f"`gapgate ui` serves the run at\n{url}"
     if "bento" in outputs:
         yield "Bento", relative(result.context.folder / "model.bento")
     if registration:

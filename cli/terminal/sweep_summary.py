@@ -39,8 +39,8 @@ def print_summary(console: Console, sweep: Sweep, command: str) -> None:
     # Said beside the best, whose lead may be chance.
     rivals = f"; val does not tell {len(sweep.rivals)} more from it" if sweep.rivals else ""
     places = {"best on val": f"{sweep.best.label}{rivals}", "report": relative(sweep.context.folder / "sweep.html")}
-    if path := mlflow_runs.run_path(sweep.context):
-        places["MLflow run"] = f"{path} in `gapgate ui`"
+    if url := mlflow_runs.run_url(sweep.context):
+        places["MLflow run"] = url if mlflow_runs.is_server() else f"{url} (`gapgate ui` serves it)"
     for name, text in (places | {"for good": command}).items():
         console.print(f"{name:<11}  {escape(text)}", soft_wrap=True, highlight=False)
     if sweep.notice:

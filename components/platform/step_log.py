@@ -1,7 +1,7 @@
 """The log of a step that runs alone, as in a pod: lines that begin with `gapgate:`, for people and `gapgate submit`.
 
-gapgate: train: epoch 3/20, val 93.1 %; 1 min 20 s left
-gapgate: train: done in 94.2 s: 20 epochs, 12,345 parameters, val accuracy 97.2%
+gapgate: train: epoch 3/20, loss 0.214, val 93.1 %; 1 min 20 s left
+gapgate: train: done in 94.2 s: 20 epochs, 12,345 parameters, val 97.2 %
 gapgate: gate:   pass  max_gap_points  the gap is 1.20 points
 gapgate: ingest: git cannot get data at 3f2a1b of https://git.example/a: the connection is refused; tried again in 5 s
 gapgate: train: error (exit code 2): batch_size 4096 is larger than the 1,203 training images

@@ -54,6 +54,8 @@ class Decoded(NamedTuple):
     """Sum of the squared values of each channel, (C,)."""
     reason: str
     """Reason why the image cannot be used, with the remedy; empty for a usable image."""
+    form: str = ""
+    """Pillow's name of the file's format; empty for an array."""
 
 
 @dataclass(slots=True)
@@ -87,14 +89,16 @@ class Decoder:
             return Decoded(row, None, None, None, (), (), str(error.advised(_REMEDIES)))
         if isinstance(stored, Image.Image):
             (width, height), pixels = stored.size, self.transform.apply_to_image(stored)
+            form = stored.format or ""
         else:
             (height, width), pixels = stored.shape[:2], self.transform.apply(stored)
+            form = ""
         pixels = np.ascontiguousarray(pixels)
         # pwrite may write less than asked when the disk fills up (pwrite(2)), and only the next call would then fail.
         if os.pwrite(self._file, pixels.data, self.offset + row * pixels.nbytes) != pixels.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         sums, squares = channel_sums(pixels)
-        return Decoded(row, content_hash(stored), width, height, sums, squares, "")
+        return Decoded(row, content_hash(stored), width, height, sums, squares, "", form)
 
 
 def content_hash(stored: Pixels) -> str:

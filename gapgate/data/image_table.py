@@ -29,6 +29,7 @@ CREATE TABLE images (
     width INTEGER, height INTEGER,    -- as stored, in pixels
     sum0 INTEGER, sum1 INTEGER, sum2 INTEGER,             -- of each channel's values in images.npy
     square0 INTEGER, square1 INTEGER, square2 INTEGER,    -- of their squares
+    form TEXT,                        -- Pillow's name of the file's format; empty for an array
     bond TEXT,                        -- found group or near-duplicates that the image belongs to; null without one
     unit TEXT,                        -- what is split as one: the group, or the content
     split TEXT,
@@ -72,10 +73,20 @@ class Index:
         """Add the results of decoding; images with a reason become quarantined."""
         self._db.executemany(
             "UPDATE images SET hash = ?, width = ?, height = ?, sum0 = ?, sum1 = ?, sum2 = ?, "
-            "square0 = ?, square1 = ?, square2 = ?, reason = ?, "
+            "square0 = ?, square1 = ?, square2 = ?, form = ?, reason = ?, "
             "split = CASE ? WHEN '' THEN NULL ELSE 'quarantined' END WHERE row = ?",
             (
-                (d.content_hash, d.width, d.height, *_three(d.sums), *_three(d.squares), d.reason, d.reason, d.row)
+                (
+                    d.content_hash,
+                    d.width,
+                    d.height,
+                    *_three(d.sums),
+                    *_three(d.squares),
+                    d.form,
+                    d.reason,
+                    d.reason,
+                    d.row,
+                )
                 for d in decoded
             ),
         )

@@ -20,8 +20,8 @@ from gapgate.artifacts import write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
-from gapgate.data.depth import depth_of, white_of
-from gapgate.data.formats import SERVED_PIXELS
+from gapgate.data.depth import highest_of, white_of
+from gapgate.data.formats import FORMATS, MAX_PIXELS
 from gapgate.data.image_table import Index
 from gapgate.data.leaks.bonds import MAX_COMPARED, Bonds, bind
 from gapgate.data.partition import Partition, partition
@@ -77,8 +77,8 @@ def preprocess(
         left_out: name and reason of each file that ingest could not take; they count as images that cannot be used.
 
     Raises:
-        DataError: the source cannot be used, more than `max_rejects` images cannot be used, or a class has fewer images
-            than `min_class_images` in a split.
+        DataError: the source cannot be used, more than `max_rejects` images cannot be used, a class has fewer images
+            than `min_class_images` in a split, or fewer than two classes have training images.
         StorageError: too little disk space for `images.npy`.
     """
     # Inside `out_dir`, which has room for the data set; the system's temporary folder is often small, or memory.
@@ -100,6 +100,7 @@ def preprocess(
             bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)
             how = partition(index, settings)
             class_counts = _class_counts(index, source.class_names, settings.min_class_images)
+            _refuse_untrainable(index, class_counts, left_out)
             _write(out_dir, index, source, transform, network, how, bonds, class_counts, left_out)
     return Splits.open(out_dir)
 
@@ -110,7 +111,7 @@ def _with_white(source: Source, index: Index, num_images: int, max_pixels: int) 
         return source
     reader, every = source.reader, max(1, num_images // PROBED_IMAGES)
     locators = (locator for (locator,) in index.lines("SELECT locator FROM images WHERE row % ? = 0", every))
-    white, note = white_of(depth_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
+    white, note = white_of(highest_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
     return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note])))
 
 
@@ -153,12 +154,29 @@ def _create_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> i
 def _refuse_rejects(index: Index, max_rejects: int, left_out: Sequence[Mapping[str, str]]) -> None:
     rejects = index.one("SELECT COUNT(*) FROM images WHERE split = 'quarantined'") + len(left_out)
     if rejects > max_rejects:
-        first = [(each["name"], each["reason"]) for each in left_out]
-        first += index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
-        examples = ", ".join(f"{name} ({reason})" for name, reason in first[:3])
         raise DataError(
-            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {examples}; "
+            f"{rejects:,} images cannot be used, preprocess.max_rejects={max_rejects}: {_rejected(index, left_out)}; "
             "mend or remove them, or raise preprocess.max_rejects"
+        )
+
+
+def _rejected(index: Index, left_out: Sequence[Mapping[str, str]]) -> str:
+    """The first images that cannot be used, with their reasons."""
+    first = [(each["name"], each["reason"]) for each in left_out]
+    first += index.lines("SELECT id, reason FROM images WHERE split = 'quarantined' ORDER BY row LIMIT 3")
+    return ", ".join(f"{name} ({reason})" for name, reason in first[:3])
+
+
+def _refuse_untrainable(
+    index: Index, class_counts: Mapping[str, list[int]], left_out: Sequence[Mapping[str, str]]
+) -> None:
+    trained = sum(count > 0 for count in class_counts["train"])
+    if trained < 2:
+        left = "images of one class alone are" if trained else "no image is"
+        rejected = _rejected(index, left_out)
+        raise DataError(
+            f"{left} left to train on, and a classifier needs two classes; add images"
+            f"{rejected and f', and mend those that cannot be used: {rejected}'}"
         )
 
 
@@ -229,19 +247,41 @@ def _write(
         "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
-        "notes": [*source.notes, *_not_served(index), *_not_compared(bonds, counts)],
+        "notes": [*source.notes, *_not_served(index), *_invisible(index, transform), *_not_compared(bonds, counts)],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
 
 
 def _not_served(index: Index) -> Iterator[str]:
-    """Say so if images are larger than the server takes."""
+    """Say so if images are larger than the server takes, or in formats that it does not take."""
     query = "SELECT COUNT(*) FROM images WHERE width * height > ? AND split IN ('train', 'val', 'test')"
-    if count := index.one(query, SERVED_PIXELS):
+    if count := index.one(query, MAX_PIXELS):
         yield (
-            f"{count:,} images have more than {SERVED_PIXELS:,} pixels, which `gapgate serve` refuses unless "
+            f"{count:,} images have more than {MAX_PIXELS:,} pixels, which `gapgate serve` refuses unless "
             "GAPGATE_MAX_PIXELS is raised; `gapgate predict` takes them"
+        )
+    query = "SELECT COUNT(*) FROM images WHERE form = ? AND split IN ('train', 'val', 'test')"
+    for form in FORMATS:
+        if not form.is_served and (count := index.one(query, form.pillow)):
+            yield (
+                f"{count:,} images are {form.name} files, which `gapgate serve` refuses unless "
+                f"GAPGATE_FORMATS=+{form.option} is set; `gapgate predict` takes them"
+            )
+
+
+def _invisible(index: Index, transform: Transform) -> Iterator[str]:
+    """Say so if images are one plain colour after the transform, as black on transparent is on black."""
+    # n Σx² = (Σx)² for the values x of a channel holds only if they are all the same.
+    num_values = transform.size_px**2
+    plain = " AND ".join(f"{num_values} * square{c} = sum{c} * sum{c}" for c in range(transform.channels))
+    where = f"FROM images WHERE {plain} AND split IN ('train', 'val', 'test')"
+    if count := index.one(f"SELECT COUNT(*) {where}"):
+        first = index.one(f"SELECT id {where} ORDER BY row LIMIT 1")
+        yield (
+            f"{count:,} images, such as {first}, are one plain colour after the transform; if they are drawn in "
+            f"{'black' if transform.fill < 128 else 'white'} on a transparent background, set preprocess.fill="
+            f"{255 if transform.fill < 128 else 0}"
         )
 
 

@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from gapgate.data.picture.modes import MAX_WHITE
 from gapgate.data.sources import Pixels, Reader
 from gapgate.data.sources.base import EncodedReader
-from gapgate.data.transform import MAX_WHITE, Transform
+from gapgate.data.transform import Transform
 from gapgate.errors import ImageError
 from gapgate.settings.sections import PreprocessSettings
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapgate.text import percent
+
 LEAST_POINTS = 0.5
 """Smallest expected effect in points that is worth a line."""
 MAX_LINES = 5
@@ -96,8 +98,8 @@ def _leak(figures: _Figures) -> Iterator[Advice]:
     counts += [f"{conflicts:,} images with two labels"] if conflicts else []
     yield Advice(
         "leak",
-        f"{share:.1%} of val and test are in another split too ({', '.join(counts)}), so the accuracy is not that on "
-        "new images: take them out, or give one folder without splits and let the pipeline split it",
+        f"{percent(share)} of val and test are in another split too ({', '.join(counts)}), so the accuracy is not "
+        "that on new images: take them out, or give one folder without splits and let the pipeline split it",
         math.inf,
     )
 
@@ -269,7 +271,7 @@ def _weak_class(figures: _Figures) -> Iterator[Advice]:
         yield Advice(
             "uneven classes",
             f"{figures.names[weakest]!r} has {support[weakest]:,} judged images, half of other classes or less, and a "
-            f"recall of {recalls.min():.1%}: add images of it, or --set train.class_weights=balanced",
+            f"recall of {percent(recalls.min())}: add images of it, or --set train.class_weights=balanced",
             50 * float(missing) / len(known),
         )
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gapgate.evidence.measures.learning_curve import Parting, in_words
 from gapgate.evidence.measures.metrics import finite
-from gapgate.text import number
+from gapgate.text import number, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = (
@@ -179,7 +179,7 @@ def _plain(value: Any) -> str:
 
 def _percent(value: float | None, decimals: int = 1) -> str:
     """Format a fraction as `91.6 %`."""
-    return "–" if value is None or finite(value) is None else f"{value * 100:.{decimals}f} %"
+    return "–" if value is None or finite(value) is None else percent(value, decimals)
 
 
 def _number(value: float | None, decimals: int = 3) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -316,7 +317,7 @@ def _check_file(path: Path, content: dict[str, Any]) -> None:
     foreign = sorted(set(map(str, content)) - set(Settings.model_fields))
     if foreign:
         raise SettingsError(
-            f"{path} has {', '.join(foreign)}, which is no section of Gapgate's settings; check the spelling, or if it "
+            f"{path} has {', '.join(foreign)}, which is no section of Gapgate's settings; {_nearest(foreign[0])} If it "
             "is another tool's file, name yours with --params (--params /dev/null for the defaults)"
         )
     try:
@@ -355,7 +356,7 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
     path = ".".join(filter(None, [prefix, *_path_of(problem, content)])) or "settings"
     kind, value = problem["type"], shorten(problem["input"])
     if kind == "extra_forbidden":
-        return f"{path} is not a setting; check its spelling"
+        return f"{path} is not a setting; {_nearest(path)}"
     if kind == "missing":
         return f"{path} is missing; give it a value"
     if kind == "value_error":
@@ -366,6 +367,19 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
     if kind == "union_tag_invalid":
         return f"{path}.type={problem['ctx']['tag']} is not one of {problem['ctx']['expected_tags']}; choose one"
     return f"{path}={value}: {_lower_first(problem['msg'])}; change it"
+
+
+def _nearest(path: str) -> str:
+    """A hint at the setting whose name is like that at the end of `path`, first of the same section."""
+    section, _, name = path.rpartition(".")
+    known = list(Settings.model_fields)
+    for at, field in Settings.model_fields.items():
+        known += [f"{at}.{each}" for each in getattr(field.annotation, "model_fields", ())]
+    like = get_close_matches(name, {each.rpartition(".")[2] for each in known}, 1)
+    found = [each for each in known if like and each.rpartition(".")[2] == like[0]]
+    if not found:
+        return "`gapgate settings` lists all"
+    return f"did you mean {max(found, key=lambda each: each.startswith(f'{section}.'))}?"
 
 
 def _path_of(problem: Any, content: Any) -> list[str]:

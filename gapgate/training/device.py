@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,3 +147,18 @@ def _cgroup_bytes() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return 1 << 62
+
+
+def _facts() -> dict[str, object]:
+    cpu, best = select("cpu"), select("auto")
+    gpu = {"name": name(best), "free_memory_bytes": free_memory_bytes(best)} if best.type == "cuda" else None
+    return {
+        "bfloat16_instructions": bfloat16_instructions(cpu),
+        "free_memory_bytes": free_memory_bytes(cpu),
+        "gpu": gpu,
+    }
+
+
+if __name__ == "__main__":
+    # For `gapgate doctor`, which asks in a process of its own.
+    print(json.dumps(_facts()))

@@ -19,6 +19,7 @@ from gapgate.evidence.measures.folds import FoldAnswers
 from gapgate.network import backbones
 from gapgate.network.backbones import Backbone
 from gapgate.settings.sections import TrainSettings
+from gapgate.text import percent
 from gapgate.tracking import NullTracker, Tracker
 from gapgate.training import device as devices
 from gapgate.training import loop, model_artifact
@@ -85,7 +86,7 @@ def _in_words(tried: Sequence[Mapping[str, Any]], kept: int, is_folded: bool) ->
     """One line on the trainings that were tried, and why one was kept; empty where there was no choice."""
     if len(tried) < 2:
         return ""
-    figures = ", ".join(f"{one['architecture']} {one['accuracy']:.1%} (loss {one['loss']:.3f})" for one in tried)
+    figures = ", ".join(f"{one['architecture']} {percent(one['accuracy'])} (loss {one['loss']:.3f})" for one in tried)
     return f"tried on {'the held-out folds' if is_folded else 'val'}: {figures}; kept {tried[kept]['architecture']}"
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
+from gapgate.text import percent
 from gapgate.tracking import Tracker
 from gapgate.training import batches, checkpoint
 from gapgate.training.augmentation.policy import Operation
@@ -153,7 +154,7 @@ def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int,
     metrics["train/learning_rate"] = figures["learning_rate"]
     metrics["train/images_per_s"] = len(train_data) / train_s
     tracker.metrics({**metrics, **_system_facts(learner.device)}, step=epoch)
-    note = f"epoch {epoch}/{epochs}, val {100 * val_accuracy:.1f} %"
+    note = f"epoch {epoch}/{epochs}, loss {train_loss:.3f}, val {percent(val_accuracy)}"
     tracker.progress(epoch * steps, epochs * steps, "batches", note)
     return {"epoch": epoch, **figures}
 

@@ -64,7 +64,10 @@ class _Shown:
                 self._event("started", name, step.started)
             self._states[name] = step.state
             if step.state == "SUCCEEDED":
-                self._event("finished", name, step.ended, summary=self._summary(status, name))
+                summary = self._summary(status, name)
+                # The gate's summary begins with its verdict.
+                verdict = summary.partition(":")[0] if name == "gate" and ":" in summary else ""
+                self._event("finished", name, step.ended, summary=summary, verdict=verdict)
             elif step.state == "FAILED":
                 self.failure = failure_of(self._kfp, status)
                 self._event("failed", name, step.ended, message=self.failure.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -14,14 +15,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
-from components.platform.tracking.spool import Event, Reader
-from gapgate import artifacts, summed_json
+from components.platform.tracking.spool import Event, Reader, Spool
+from gapgate import artifacts, fork_server, summed_json
 from gapgate.descendants import children, kill_descendants
 from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
 from gapgate.settings.sections import Settings
@@ -31,6 +32,15 @@ _SEND_EVERY_S = 2.0
 ARTIFACTS = "artifacts"
 """Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_IMPORTED = [
+    *(f"components.{name}" for name in STEPS),
+    # What evaluate, register and package import where they need it: 2 s of processor time.
+    "pyarrow.dataset",
+    "sklearn.metrics",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+]
+"""Modules that the steps share by forks of one server, in the order in which they are needed."""
 RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
 """Kind of artifact → the file in it that people open."""
 
@@ -57,21 +67,24 @@ class RunResult:
         return 0 if verdict == "pass" else 3
 
 
-def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False) -> RunResult:
-    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress.
+def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False, title: str = "") -> RunResult:
+    """Compile the pipeline, execute it in subprocesses or in containers, and show its progress; `title` is the name of
+    the run in MLflow.
 
     Raises:
         StorageError: the workspace cannot be written.
         SettingsError: no Docker engine answers, or an image is not there.
         TrackingRefusedError: the MLflow experiment was deleted.
     """
-    mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
-    context = RunContext.new(settings.tracking.experiment)
-    with _runner(settings, context, in_containers) as runner:
-        return _run(settings, context, display, runner)
+    # First, so that the modules of the steps are imported while this process imports its own.
+    with contextlib.nullcontext() if in_containers else fork_server.running(_IMPORTED):
+        mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
+        context = RunContext.new(settings.tracking.experiment)
+        with _runner(settings, context, in_containers) as runner:
+            return _run(settings, context, display, runner, title)
 
 
-def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
+def _run(settings: Settings, context: RunContext, display: Display, runner: Any, title: str) -> RunResult:
     with storage_errors(context.folder):
         context.folder.mkdir(parents=True)
     with context.alive():  # until the result is written: without both, it is taken for one that was killed
@@ -79,6 +92,8 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any)
             artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
             context.spool.mkdir()  # after the settings: a spool without them is that of a DVC stage, which has no end
             (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
+        if title:
+            Spool(context.spool, "run").tags({"mlflow.runName": title})
         context.export()
         # `_followed` sends for all steps, which then end without waiting for the server.
         os.environ[DRAINED_VARIABLE] = "1"
@@ -177,7 +192,7 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
     with (
         # Line by line, so that the log of a killed run is whole.
         (context.folder / "log.txt").open("w", buffering=1) as log,
-        contextlib.redirect_stdout(log),
+        contextlib.redirect_stdout(_Uncoloured(log)),
         warnings.catch_warnings(),
     ):
         # KFP warns of any image that has no "python" in its name, and of its own use of deprecated modules.
@@ -189,9 +204,21 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
-            # KFP colours its messages, also where they go to a file.
             return " ".join(_COLOURS.sub("", str(error)).split())
     return ""
+
+
+class _Uncoloured(io.TextIOBase):
+    """A text file without the colours that KFP gives its messages, also where they go to a file."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(_COLOURS.sub("", text))
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from gapgate.hidden import is_hidden
 BATCH_SIZE = 64
 
 _SUFFIXES = formats.suffixes(formats.FORMATS)
-"""Suffixes of the formats that `serving.http.inputs` reads."""
+"""Suffixes of the formats that training reads, as `Local` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +82,23 @@ class Answerer(Protocol):
         ...
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Return the files among `paths` and all image files in the folders among them, each once, a folder's by name.
+def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files among `paths` and all image files in the folders among them, each once, a folder's by name; and
+    the files in the folders that are no images.
 
-    Folders are read with their subfolders; hidden files and what systems leave behind are left out.
+    Folders are read with their subfolders; hidden files and what systems leave behind are left out. A file without a
+    suffix is an image if it begins like one.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
     """
     paths = list(paths)
     found: dict[Path, None] = {}
+    skipped: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            found |= dict.fromkeys(_images_below(path))
+            for file in _files_below(path):
+                (found if _is_image(file) else skipped)[file] = None
         elif path.exists():
             found[path] = None
         else:
@@ -102,7 +106,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     if not found:
         listed = ", ".join(map(str, paths))
         raise DataError(f"there is no image in {listed}; files count that end in {', '.join(sorted(_SUFFIXES))}")
-    return list(found)
+    return list(found), [file for file in skipped if file not in found]
 
 
 def predict(answerer: Answerer, files: Iterable[Path]) -> Iterator[list[Row]]:
@@ -139,6 +143,7 @@ class Local:
             SettingsError: an option in the environment has an invalid value.
         """
         from gapgate.cpu_quota import available_cpus
+        from serving.guard.image_guard import Limits
         from serving.model.predictor import Predictor
         from serving.options import Options
 
@@ -148,7 +153,7 @@ class Local:
         options = Options.from_environment()
         # The files are the user's own: without a limit of theirs, whatever training takes is taken.
         has_limit = "max_pixels" in options.model_fields_set
-        self._max_pixels = options.max_pixels if has_limit else predictor.transform.max_pixels
+        self._limits = Limits(options.max_pixels if has_limit else predictor.transform.max_pixels, formats=None)
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
 
@@ -185,7 +190,7 @@ class Local:
         from serving.http.inputs import Upload, decode_all
 
         uploads = [Upload(data) for data in images]
-        decoded = decode_all(self._predictor, uploads, self._max_pixels, cancelled=lambda: False)
+        decoded = decode_all(self._predictor, uploads, self._limits, cancelled=lambda: False)
         pixels = [found for found in decoded if isinstance(found, np.ndarray)]
         probabilities = self._predictor.probabilities(np.stack(pixels)) if pixels else None
         ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
@@ -206,12 +211,20 @@ def name_of(file: Path) -> str:
     return os.fsencode(file).decode(errors="replace")
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
-            if is_hidden(name) or os.path.splitext(name)[1].lower() not in _SUFFIXES:  # noqa: PTH122
-                continue
             path = Path(parent, name)
-            if path.is_file() or path.is_symlink():  # opening a pipe waits for its writer
+            if not is_hidden(name) and (path.is_file() or path.is_symlink()):  # opening a pipe waits for its writer
                 yield path
+
+
+def _is_image(file: Path) -> bool:
+    if file.suffix:
+        return file.suffix.lower() in _SUFFIXES
+    try:
+        with file.open("rb") as opened:
+            return formats.format_of(opened.read(formats.HEAD_BYTES)) is not None
+    except OSError:
+        return False

@@ -195,14 +195,14 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
-<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/static/page.css">
-<link rel="stylesheet" href="/static/docs.css">
+<link rel="icon" href="static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="static/page.css">
+<link rel="stylesheet" href="static/docs.css">
 </head>
 <body class="reading">
 <header class="top">
-  <a class="brand" href="/"><img src="/static/icon.svg" alt="" width="24" height="24">Gapgate</a>
-  <nav aria-label="Documentation"><a href="/">Try it</a><a href="/docs.json">OpenAPI</a></nav>
+  <a class="brand" href="./"><img src="static/icon.svg" alt="" width="24" height="24">Gapgate</a>
+  <nav aria-label="Documentation"><a href="./">Try it</a><a href="docs.json">OpenAPI</a></nav>
 </header>
 <main class="docs">
 <h1>{title}</h1>

@@ -13,11 +13,16 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
-from gapgate.data.formats import FORMATS
+from gapgate.data.formats import FORMATS, HEAD_BYTES, Format, format_of
+from gapgate.data.picture.opening import unknown_format
 from gapgate.errors import ImageError, ImageFault
+from serving.guard.memory import Memory
 from serving.guard.tiff_guard import check_exif, check_tiff, too_costly, too_many
 
+SERVED = tuple(form for form in FORMATS if form.is_served)
+"""Formats that a server takes unless an option says otherwise."""
 MAX_CHUNKS = 10_000
 """Chunks of a PNG or WebP file; libpng writes pixels by 8 KiB, 10 MB in 1,300. 830,000 empty ones took 3.6 s."""
 MAX_EXTRA_CHUNKS = 1_000
@@ -36,8 +41,6 @@ MAX_BLOCKS = 10_000
 """Blocks of a GIF file before its first image; each has up to 255 bytes. 5 million took 1.6 s and 430 MB."""
 MAX_RLE_PIXELS = 2**20
 """Pixels of a BMP file with run-length encoding, which Pillow decodes in Python: 50 megapixels took 10 s."""
-MAX_PPM_HEADER_BYTES = 1_024
-"""Bytes of a PPM file's header with its comments, which Pillow reads one by one: 10 MB of spaces took 19 s."""
 MAX_PPM_PIXELS = 2**16
 """Pixels of a PPM file that Pillow decodes in Python: one in decimal digits, or with another maximum than 255 or 65535.
 Four times as many took 0.8 s."""
@@ -45,19 +48,37 @@ MAX_PPM_COMMENTS = 100
 """Comments between the digits of a PPM file; each of them copies the rest of a block of 1 MiB."""
 
 
-def check(data: bytes) -> None:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits on image files."""
+
+    max_pixels: int
+    formats: tuple[Format, ...] | None = SERVED
+    """Formats that are taken; None for files of the user's own (`check`)."""
+    memory: Memory | None = None
+    """Budget for large images; None: no bound."""
+
+
+def check(data: bytes, served: tuple[Format, ...] | None = SERVED) -> None:
     """Refuse a file that takes long or much memory to decode, or even to open.
 
+    `served` are the formats that a server takes; None for files of the user's own: then TIFF files are not checked.
+
     Raises:
-        ImageError: the file has none of the formats that a server takes, or exceeds a limit.
+        ImageError: the file has none of the formats, or exceeds a limit.
     """
-    for signature, examine in _EXAMINERS:
-        if data.startswith(signature):
-            with suppress(struct.error, IndexError):  # the file ends early, for Pillow as well
-                examine(data)
-            return
-    formats = ", ".join(form.name for form in FORMATS)
-    raise ImageError(ImageFault.UNKNOWN_FORMAT, f"not an image in one of the formats {formats}")
+    form = format_of(data)
+    if form is None:
+        raise unknown_format(served or FORMATS)
+    if served is not None and form not in served:
+        reason, remedy = f"a {form.name} file, which this server does not take", "save it as PNG or JPEG"
+        raise ImageError(
+            ImageFault.UNSUPPORTED, reason, f"{remedy}, or set GAPGATE_FORMATS=+{form.option} for the server"
+        )
+    examine = _EXAMINERS.get(form.name)
+    if examine and not (served is None and examine is check_tiff):
+        with suppress(struct.error, IndexError):  # the file ends early, for Pillow as well
+            examine(data)
 
 
 _PNG_CHUNK = struct.Struct(">I4s").unpack_from  # bytes of the data, name
@@ -249,6 +270,7 @@ def _check_bmp(data: bytes) -> None:
 
 
 _PPM_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]")
+# Bitmaps (1 and 4) have no maximum; for the others it must stand here, since a comment without end can precede it.
 _PPM_HEADER = re.compile(rb"P([1-6])\s+(\d{1,10})\s+(\d{1,10})(?:\s+(\d{1,5}))?\s")
 _PPM_IN_DIGITS = b"123"
 _PPM_MAXIMA_IN_C = {b"5": (b"255", b"65535"), b"6": (b"255",)}
@@ -257,10 +279,11 @@ _PPM_MAXIMA_IN_C = {b"5": (b"255", b"65535"), b"6": (b"255",)}
 
 def _check_ppm(data: bytes) -> None:
     """Check the header of a PPM, PGM or PBM file, and what it makes Pillow do (Netpbm: ppm(5), pgm(5), pbm(5))."""
-    head = _PPM_HEADER.match(_PPM_COMMENT.sub(b" ", data[:MAX_PPM_HEADER_BYTES]))
-    if head is None:
-        if len(data) > MAX_PPM_HEADER_BYTES:
-            raise too_costly(f"its header has no end within {MAX_PPM_HEADER_BYTES:,} bytes")
+    head = _PPM_HEADER.match(_PPM_COMMENT.sub(b" ", data[:HEAD_BYTES]))
+    if head is None or (head[4] is None and head[1] not in b"14"):
+        # Pillow reads the header with its comments byte by byte: 10 MB of spaces took 19 s.
+        if len(data) > HEAD_BYTES:
+            raise too_costly(f"its header has no end within {HEAD_BYTES:,} bytes")
         return
     kind, width, height, maximum = head.groups()
     pixels = int(width) * int(height)
@@ -271,14 +294,13 @@ def _check_ppm(data: bytes) -> None:
         raise too_many("comments", MAX_PPM_COMMENTS)
 
 
-_EXAMINERS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", _check_png),
-    (b"\xff\xd8\xff", _check_jpeg),
-    (b"GIF8", _check_gif),
-    (b"RIFF", _check_webp),
-    (b"BM", _check_bmp),
-    *((signature, check_tiff) for signature in (b"II*\0", b"MM\0*", b"II+\0")),
-    *((b"P%d" % kind, _check_ppm) for kind in range(1, 7)),
-)
-"""First bytes of a file → its check. Other formats are refused. A big-endian BigTIFF is not here, because Pillow
-reads it as a classic TIFF."""
+_EXAMINERS: dict[str, Callable[[bytes], None]] = {
+    "PNG": _check_png,
+    "JPEG": _check_jpeg,
+    "GIF": _check_gif,
+    "WEBP": _check_webp,
+    "BMP": _check_bmp,
+    "PPM": _check_ppm,
+    "TIFF": check_tiff,
+}
+"""Name of a format → its check. For AVIF and HEIC the limit of pixels is all."""

@@ -1,77 +1,70 @@
 """Checks of TIFF directories, in TIFF files and in the EXIF data of other formats, for `serving.guard.image_guard`:
-refuse those on which Pillow or libtiff would spend much time or memory."""
+refuse all but plain TIFF files, and those on which Pillow would spend much time or memory."""
 
 from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import chain
 
 from gapgate.errors import ImageError, ImageFault
 
 MAX_TAGS = 1_000
 """Tags in a directory of a TIFF file or of EXIF data; a raw photo has 150. 65,535 took 0.7 s."""
 MAX_VALUES = 10_000
-"""Fractions of one tag, and numbers of all tags of an EXIF directory together. 1.2 million fractions took 17 s."""
+"""Numbers in the directories behind the first; Pillow makes an object of each. 1.2 million fractions took 17 s."""
 MAX_LISTED_VALUES = 200_000
-"""Integers of one tag; the palette of a 16-bit TIFF file has 3 · 65,536."""
-MAX_PARTS = 65_536
-"""Strips or tiles of a TIFF file: 7,000 x 7,000 pixels by 32 x 32 are 48,000. 1.2 million took 12 s and 400 MB."""
-MAX_PART_BYTES = 200_000_000
-"""Bytes of one decoded strip or tile: 50 megapixels of 4 bytes. libtiff allocates memory for a whole one."""
-MIN_TILE_PIXELS = 2_048 * 2_048
-"""Pixels of a tile above which it may cover at most twice the image. A file of 156 bytes took 1.6 GB."""
+"""Numbers in the first directory; the palette of a 16-bit TIFF file has 3 · 65,536."""
+MAX_STRIPS = 65_536
+"""Strips of a TIFF file. 1.2 million took 12 s and 400 MB."""
 
-_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-"""Integer types of TIFF → their letters in `struct`."""
+_NUMBERS = {1: "B", 3: "H", 4: "I"}
+"""Unsigned types of TIFF → their letters in `struct`."""
 _TEXTS, _FRACTIONS = (1, 2, 7), (5, 10)
-"""Types that Pillow keeps as bytes, and fractions, of which Pillow makes one Python object for each value."""
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _ROWS, _PLANES = 256, 257, 258, 262, 277, 278, 284
-_TILE_WIDTH, _TILE_HEIGHT, _STRIP_OFFSETS, _TILE_OFFSETS = 322, 323, 273, 324
-_YCBCR = 6  # a value of the tag for the photometric interpretation
+"""Types that Pillow keeps as bytes, and fractions, which take 20 times as long as whole numbers."""
+_WIDTH, _HEIGHT, _STRIPS, _ROWS = 256, 257, 273, 278
+_TILES = (322, 323, 324, 325)
 _DIRECTORIES = (0x8769, 0x8825, 0xA005)
 """Tags with the offset of another directory that Pillow reads: EXIF, GPS, interoperability."""
-_LAYOUT = (_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _ROWS, _PLANES, _TILE_WIDTH, _TILE_HEIGHT)
-_UNIQUE = frozenset((*_LAYOUT, _STRIP_OFFSETS, _TILE_OFFSETS, *_DIRECTORIES))
-"""Tags that must not occur twice: this check could look at another value than libtiff uses."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tag:
-    """An entry of a TIFF directory."""
-
-    kind: int
-    """Type of the values, 1 to 18."""
-    count: int
-    """Number of values."""
-    place: int
-    """Offset in the file of the values, or of their offset if they do not fit into the entry."""
+_PLAIN = {
+    258: ("{} bits a sample", {8, 16}, 1),
+    259: ("compression {}", {1, 5, 8, 32_946}, 1),  # none, LZW, deflate and its older number
+    262: ("photometric interpretation {}", {0, 1, 2, 3}, 0),  # white or black is zero, RGB, palette
+    277: ("{} samples a pixel", {1, 2, 3, 4}, 1),
+    284: ("planar configuration {}", {1}, 1),
+    317: ("predictor {}", {1, 2}, 1),
+    339: ("sample format {} (floating-point or signed)", {1, 4}, 1),  # unsigned, undefined
+}
+"""Tag → its words for a message, the values that are taken, and the default (TIFF 6.0, sections 3 to 6, 13, 14, 19)."""
+_REMEDY = "save it as PNG, or as TIFF of one page, with 8 or 16 bits, uncompressed or with LZW or deflate"
 
 
 class _Directory:
-    """The tags of a TIFF directory, classic (TIFF 6.0, section 2) or BigTIFF (as libtiff defines it)."""
+    """The tags of a directory, classic (TIFF 6.0, section 2) or BigTIFF (as libtiff defines it)."""
 
     def __init__(self, data: bytes | memoryview, start: int | None = None) -> None:
         self._data = data
         self._order = ">" if bytes(data[:2]) == b"MM" else "<"
         # The number behind the byte order is 42, or 43 in a BigTIFF. Pillow too finds 43 in little-endian order only.
-        self._is_big = data[2] == 43
+        is_big = data[2] == 43
         # An entry is tag, type, count and a value or offset: 2 + 2 + 4 + 4 bytes, in a BigTIFF 2 + 2 + 8 + 8.
-        number, entry = ("Q", "HHQ") if self._is_big else ("H", "HHI")
+        number, entry, step = ("Q", "HHQQ", 20) if is_big else ("H", "HHII", 12)
         if start is None:
-            (start,) = self._unpack("Q" if self._is_big else "I", 8 if self._is_big else 4)
+            (start,) = self._unpack("Q" if is_big else "I", 8 if is_big else 4)
         (num_tags,) = self._unpack(number, start)
         if num_tags > MAX_TAGS:
             raise too_many("tags", MAX_TAGS)
-        self.tags: dict[int, _Tag] = {}
-        place = start + struct.calcsize(number)
-        value_at, step = (12, 20) if self._is_big else (8, 12)
+        self.tags: dict[int, tuple[int, int, int]] = {}
+        """Tag → type, number of values, and the place of the entry."""
+        self.is_clear = True
+        """False if a tag occurs twice: this check could look at another value than libtiff uses."""
+        first = start + struct.calcsize(number)
+        self.end = first + step * num_tags
         # A directory may end early with the file; the entries that are there count.
-        for at in range(place, min(place + step * num_tags, len(data) - step + 1), step):
-            tag, kind, count = self._unpack(entry, at)
-            if tag in self.tags and tag in _UNIQUE:
-                raise _corrupt(f"tag {tag} twice")
-            self.tags.setdefault(tag, _Tag(kind, count, at + value_at))
+        for place in range(first, min(self.end, len(data) - step + 1), step):
+            tag, kind, count, _ = self._unpack(entry, place)
+            self.is_clear &= tag not in self.tags
+            self.tags.setdefault(tag, (kind, count, place))
 
     def _unpack(self, layout: str, place: int) -> tuple[int, ...]:
         # Offsets come from the file: `unpack_from` would count a negative one from the end, and raise OverflowError for
@@ -80,38 +73,38 @@ class _Directory:
             raise struct.error
         return struct.unpack_from(self._order + layout, self._data, place)
 
-    def number(self, tag: int, default: int) -> int:
-        """Return the largest of the first 16 values of `tag`; `default` if the tag is missing.
+    def values(self, tag: int, default: int) -> tuple[int, ...]:
+        """Return the first 16 values of a tag in a classic directory.
 
         Raises:
-            ImageError: the tag is not an integer.
-            struct.error: the file ends before the values.
+            struct.error: the file ends before the values, or they are no whole numbers.
         """
         if tag not in self.tags:
-            return default
-        found = self.tags[tag]
-        if found.kind not in _NUMBERS or not found.count:
-            raise _corrupt(f"tag {tag} is no number")
-        # 16, because the bits of a pixel are a value for each sample; a list of a million would take its time here too.
-        layout = f"{min(found.count, 16)}{_NUMBERS[found.kind]}"
-        place = found.place
-        # Values that fit into the 4 or 8 bytes of the entry stand there; else it holds their offset.
-        if struct.calcsize(f"={found.count}{_NUMBERS[found.kind]}") > (8 if self._is_big else 4):
-            (place,) = self._unpack("Q" if self._is_big else "I", place)
-        return max(self._unpack(layout, place))
+            return (default,)
+        kind, count, place = self.tags[tag]
+        if kind not in _NUMBERS or not count:
+            raise struct.error
+        # Values that fit into the 4 bytes of the entry stand there; else it holds their offset.
+        place += 8
+        if struct.calcsize(f"={min(count, 16)}{_NUMBERS[kind]}") > 4:
+            (place,) = self._unpack("I", place)
+        return self._unpack(f"{min(count, 16)}{_NUMBERS[kind]}", place)
 
-    def num_values(self, tag: int) -> int:
-        """Return how many numbers Pillow would make of `tag`."""
-        found = self.tags.get(tag)
-        return found.count if found and found.kind not in _TEXTS else 0
+    def next(self) -> int:
+        """Return the offset of the directory of the next page; 0 if there is none."""
+        return self._unpack("I", self.end)[0]
+
+    def num_values(self) -> int:
+        """Return how many numbers Pillow would make of the tags; a fraction counts as 20."""
+        return sum(count * (20 if kind in _FRACTIONS else kind not in _TEXTS) for kind, count, _ in self.tags.values())
 
     def further(self) -> list[_Directory]:
         """Return the directories that this one refers to; those that cannot be read are left out, as in Pillow."""
         found = []
         for tag in _DIRECTORIES:
             with suppress(struct.error):
-                if tag in self.tags and self.tags[tag].kind in _NUMBERS:
-                    found.append(_Directory(self._data, self.number(tag, 0)))
+                if tag in self.tags:
+                    found.append(_Directory(self._data, self.values(tag, 0)[0]))
         return found
 
 
@@ -125,46 +118,37 @@ def check_exif(data: memoryview) -> None:
 
 
 def check_tiff(data: bytes) -> None:
-    """Check the first directory of a TIFF file: the memory that libtiff allocates and the values that Pillow reads."""
+    """Refuse a TIFF file of more than one page, or of a kind that programs for photos do not write."""
+    if data[2] == 43 or data[3] == 43:
+        raise _unsupported("64-bit offsets (BigTIFF)")
     try:
         directory = _Directory(data)
-        _check_parts(directory)
+        if not directory.is_clear:
+            raise ImageError(ImageFault.DAMAGED, "the image is corrupt: a tag occurs twice")
+        for tag, (words, allowed, default) in _PLAIN.items():
+            for value in directory.values(tag, default):
+                if value not in allowed:
+                    raise _unsupported(words.format(value))
+        if directory.tags.keys() & set(_TILES):
+            raise _unsupported("tiles")
+        if directory.next():
+            raise _unsupported("several pages")
+        width, height, rows = (directory.values(tag, 0)[0] for tag in (_WIDTH, _HEIGHT, _ROWS))
     except (struct.error, IndexError):  # unlike EXIF data, a file is useless without its directory
         raise ImageError(ImageFault.TRUNCATED, "the image is truncated") from None
-    for tag, found in directory.tags.items():
-        if directory.num_values(tag) > (MAX_VALUES if found.kind in _FRACTIONS else MAX_LISTED_VALUES):
-            raise too_costly(f"{found.count:,} values of tag {tag} are too many")
+    if not width or not height:
+        raise ImageError(ImageFault.DAMAGED, f"the image is corrupt: {width} x {height} pixels")
+    # The number that the size asks for, and the number of offsets in the file: either costs time. No RowsPerStrip is
+    # one strip for the whole image.
+    if max(-(-height // rows) if rows else 1, directory.tags.get(_STRIPS, (0, 0, 0))[1]) > MAX_STRIPS:
+        raise too_many("strips", MAX_STRIPS)
+    if directory.num_values() > MAX_LISTED_VALUES:
+        raise too_many("values", MAX_LISTED_VALUES)
     # Two levels: the file names the EXIF directory, and that one the directory of interoperability.
-    for further in directory.further():
-        for last in (further, *further.further()):
-            if sum(map(last.num_values, last.tags)) > MAX_VALUES:
-                raise too_many("values in the EXIF data", MAX_VALUES)
-
-
-def _check_parts(directory: _Directory) -> None:
-    """Check the number and size of strips (TIFF 6.0, section 3) and tiles (section 15)."""
-    width, height = directory.number(_WIDTH, 0), directory.number(_HEIGHT, 0)
-    if width <= 0 or height <= 0:
-        raise _corrupt(f"{width} x {height} pixels")
-    # In separate planes (PlanarConfiguration 2) a part holds one sample of each pixel, and there are parts for each.
-    samples, are_planes = max(1, directory.number(_SAMPLES, 1)), directory.number(_PLANES, 1) == 2
-    pixel_bits = max(1, directory.number(_BITS, 1)) * (1 if are_planes else samples)
-    if directory.number(_PHOTOMETRIC, 0) == _YCBCR:
-        pixel_bits = max(32, pixel_bits)  # decoded to RGBA
-    # RowsPerStrip may be 2 ** 32 - 1, its default: one strip for the whole image.
-    parts = [(width, min(height, directory.number(_ROWS, height)))]
-    if {_TILE_WIDTH, _TILE_HEIGHT} & directory.tags.keys():
-        parts.append((directory.number(_TILE_WIDTH, width), directory.number(_TILE_HEIGHT, height)))
-    for part_width, part_height in parts:
-        if part_width <= 0 or part_height <= 0:
-            raise _corrupt(f"tiles of {part_width} x {part_height} pixels")
-        pixels = part_width * part_height
-        if pixels > max(MIN_TILE_PIXELS, 2 * width * height) or pixels * pixel_bits > 8 * MAX_PART_BYTES:
-            raise too_costly(f"tiles of {part_width} x {part_height} pixels are too large")
-        # The number that the sizes ask for, and the number of offsets in the file: either costs time.
-        num_parts = -(-width // part_width) * -(-height // part_height) * (samples if are_planes else 1)
-        if max(num_parts, *map(directory.num_values, (_STRIP_OFFSETS, _TILE_OFFSETS))) > MAX_PARTS:
-            raise too_many("strips or tiles", MAX_PARTS)
+    further = directory.further()
+    for inner in chain(further, *(each.further() for each in further)):
+        if inner.num_values() > MAX_VALUES:
+            raise too_many("values in the EXIF data", MAX_VALUES)
 
 
 def too_many(what: str, most: int) -> ImageError:
@@ -177,5 +161,5 @@ def too_costly(reason: str, remedy: str = "") -> ImageError:
     return ImageError(ImageFault.TOO_COSTLY, reason, remedy)
 
 
-def _corrupt(what: str) -> ImageError:
-    return ImageError(ImageFault.DAMAGED, f"the image is corrupt: {what}")
+def _unsupported(what: str) -> ImageError:
+    return ImageError(ImageFault.UNSUPPORTED, f"a TIFF file with {what}, which the server does not take", _REMEDY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 from functools import lru_cache
 
@@ -11,6 +12,8 @@ from gapgate.errors import ServeError
 from serving.http.request import Request
 from serving.http.responses import ApiError
 from serving.options import Options, is_loopback, variable
+
+logger = logging.getLogger("gapgate.serving")
 
 
 def authorize(request: Request) -> None:
@@ -28,10 +31,10 @@ def authorize(request: Request) -> None:
     if not options.api_keys:
         # A proxy on this machine has the loopback address too; its headers show that the client is elsewhere. A page
         # whose name was rebound to 127.0.0.1 comes from here, but the browser sends that name as `Host`.
-        came_directly = not (request.header("forwarded") or request.header("x-forwarded-for"))
-        if came_directly and _is_here(request.client_host) and _is_here(request.header("host")):
+        host = _PORT.sub("", request.header("host"))
+        if not _came_by_proxy(request) and _is_here(request.client_host) and _is_here(host):
             return
-        message = f"only this machine is answered while {variable('api_keys')} is not set"
+        message = f"only this machine is answered, and no proxy, while {variable('api_keys')} is not set"
         raise ApiError(403, "loopback_only", message)
     scheme, _, bearer = request.header("authorization").partition(" ")
     given = bearer.strip() if scheme.lower() == "bearer" else request.header("x-api-key")
@@ -60,7 +63,7 @@ def check_address(host: str, options: Options) -> None:
     Raises:
         ServeError: the address is open to other machines; the message gives the remedies.
     """
-    if options.api_keys or options.allow_anonymous or is_loopback(host):
+    if options.answers_all or is_loopback(host):
         return
     raise ServeError(
         f"--host {host} is open to other machines and no key is set; set {variable('api_keys')}, "
@@ -68,11 +71,39 @@ def check_address(host: str, options: Options) -> None:
     )
 
 
+def warn_of_proxies(options: Options) -> None:
+    """Log what a server without keys cannot tell."""
+    if not options.answers_all:
+        logger.info(
+            "no key is set: only this machine is answered. Requests that show a proxy are refused, but one on this "
+            "machine that speaks HTTP/1.1 and adds no header looks like you; set %s before you put one in front",
+            variable("api_keys"),
+        )
+
+
+def _came_by_proxy(request: Request) -> bool:
+    """True if a request has the header of a proxy, or is of HTTP/1.0, which nginx speaks to servers unless told
+    otherwise: its plain `proxy_pass` adds no header at all."""
+    return request.http_version == "1.0" or any(
+        name in _PROXY_HEADERS or name.startswith((b"x-forwarded", b"x-original-")) for name in request.headers
+    )
+
+
 @lru_cache(maxsize=64)
 def _is_here(host: str) -> bool:
-    """True if an address or a Host header names this machine; an empty one does."""
-    return not host or is_loopback(_PORT.sub("", host))
+    """True if an address or a name is that of this machine; an empty one is, as of a Unix socket."""
+    return not host or is_loopback(host)
 
 
-_PORT = re.compile(r":[0-9]+$")
+_PORT = re.compile(r"(?<=[^:]):[0-9]+$")
+"""Port behind a host in the `Host` header; `::1` has none."""
+_PROXY_HEADERS = frozenset(
+    (
+        *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-proxyuser-ip", b"client-ip"),
+        *(b"cf-connecting-ip", b"cf-ray", b"true-client-ip", b"fastly-client-ip", b"fly-client-ip", b"cdn-loop"),
+        *(b"x-envoy-external-address", b"x-envoy-expected-rq-timeout-ms", b"x-appengine-user-ip", b"x-azure-clientip"),
+        *(b"x-arr-clientcert", b"x-scheme", b"x-nginx-proxy"),
+    )
+)
+"""Headers by which proxies and clouds name the client or themselves; and all of x-forwarded-* and x-original-*."""
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from gapgate.data.formats import format_of
 from gapgate.errors import ImageError, ImageFault
 from serving.guard import image_guard
+from serving.guard.image_guard import Limits
+from serving.guard.memory import bytes_to_decode
 from serving.http.form import FormFile
-from serving.http.request import FORM_TYPE, IMAGE_TYPES, OTHER_IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.http.request import FILES_TYPES, FORM_TYPE, IMAGE_TYPES, JSON_TYPE, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.http.responses import ApiError
 from serving.http.work import Cancelled, Work
 from serving.model.predictor import Predictor
@@ -53,41 +57,49 @@ class Upload:
 
 
 async def read_upload(request: Request) -> Upload:
-    """Receive the image of a request: its body, the form's field `image`, or the form's only file.
+    """Receive the image of a request: its body, the form's field `image`, or the only file of a form or of JSON.
 
     Raises:
         ApiError: 415, another content type; 400, there is no image or more than one; and those of `Request.body`.
     """
     content_type = request.content_type
-    if content_type == FORM_TYPE:
+    if content_type in FILES_TYPES:
         data = _one_of(await request.files(MAX_FORM_FILES))
-    elif content_type in (*IMAGE_TYPES, *OTHER_IMAGE_TYPES, TENSOR_TYPE):
+    elif content_type in KNOWN_IMAGE_TYPES or content_type == TENSOR_TYPE:
         data = await request.body()
     else:
-        raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE))
+        raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
     if not data:
         raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
-    return Upload(data, is_tensor=content_type == TENSOR_TYPE)
+    return _upload(data, content_type)
 
 
 async def read_uploads(request: Request, max_files: int) -> list[Upload]:
-    """Receive the files of a form, or one upload that is a tensor of several images.
+    """Receive the files of a form or of JSON, or one upload that is a tensor of several images.
 
     Raises:
         ApiError: those of `read_upload`; 413, more than `max_files` files.
     """
     content_type = request.content_type
-    if content_type == FORM_TYPE:
+    if content_type in FILES_TYPES:
         uploads = [Upload(file.data, filename=file.filename) for file in await request.files(max_files)]
     elif content_type == TENSOR_TYPE:
-        uploads = [Upload(await request.body(), is_tensor=True)]
+        uploads = [_upload(await request.body(), content_type)]
         if not uploads[0].data:
             raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     else:
-        raise _unsupported(content_type, (FORM_TYPE, TENSOR_TYPE))
+        raise _unsupported(content_type, (FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
     if not uploads:
         raise ApiError(400, "missing_image", _NO_FILE)
     return uploads
+
+
+def _upload(data: bytes, content_type: str) -> Upload:
+    """Return a body. Bytes of no declared type are what some clients send of an image file (aiohttp, Azure): those that
+    begin like one are one, since no tensor begins so by chance."""
+    # FF D8 FF FF can be two pink pixels; after FF D8 FF of a JPEG file comes another byte.
+    is_file = format_of(data) is not None and not data.startswith(b"\xff\xd8\xff\xff")
+    return Upload(data, is_tensor=content_type == TENSOR_TYPE and not is_file)
 
 
 def _one_of(files: list[FormFile]) -> bytes:
@@ -111,14 +123,16 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
         if len(images) > 1:
             raise ApiError(400, "wrong_shape", f"{len(images)} images came; send one, or all to /v1/predict/batch")
         return images
-    max_pixels = request.options.max_pixels
+    limits = work.limits
     try:
         # Two limits: the size of the file bounds the time to open it, the number of pixels the time to decode it, and
         # that number is known only after opening.
         if len(upload.data) > INLINE_BYTES:
-            pixels = await work.in_thread(request, lambda _: predictor.pixels(_open(predictor, upload, max_pixels)))
-        elif (image := _open(predictor, upload, max_pixels)).width * image.height > INLINE_PIXELS:
-            pixels = await work.in_thread(request, lambda _: predictor.pixels(image))
+            pixels = await work.in_thread(
+                request, lambda _: _pixels(predictor, _open(predictor, upload, limits), limits)
+            )
+        elif (image := _open(predictor, upload, limits)).width * image.height > INLINE_PIXELS:
+            pixels = await work.in_thread(request, lambda _: _pixels(predictor, image, limits))
         else:
             pixels = predictor.pixels(image)
         return pixels[np.newaxis]
@@ -127,7 +141,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
 
 
 def decode_all(
-    predictor: Predictor, uploads: list[Upload], max_pixels: int, cancelled: Cancelled
+    predictor: Predictor, uploads: list[Upload], limits: Limits, cancelled: Cancelled
 ) -> list[NDArray[np.uint8] | ImageError]:
     """Decode each image file to (H, W, C) uint8, or return its error; stop early if nobody waits any more."""
     decoded: list[NDArray[np.uint8] | ImageError] = []
@@ -135,13 +149,13 @@ def decode_all(
         if cancelled():
             break
         try:
-            decoded.append(predictor.pixels(_open(predictor, upload, max_pixels)))
+            decoded.append(_pixels(predictor, _open(predictor, upload, limits), limits))
         except ImageError as error:
             decoded.append(error.advised(_REMEDIES))
     return decoded
 
 
-def _open(predictor: Predictor, upload: Upload, max_pixels: int) -> Image.Image:
+def _open(predictor: Predictor, upload: Upload, limits: Limits) -> Image.Image:
     """Open an image file up to its size.
 
     Raises:
@@ -149,8 +163,19 @@ def _open(predictor: Predictor, upload: Upload, max_pixels: int) -> Image.Image:
     """
     if not upload.data:
         raise ImageError(ImageFault.EMPTY, _EMPTY)
-    image_guard.check(upload.data)  # before Pillow sees the file: for some, opening is what takes long
-    return predictor.open(upload.data, max_pixels)
+    image_guard.check(upload.data, limits.formats)  # before Pillow sees the file: for some, opening is what takes long
+    return predictor.open(upload.data, limits.max_pixels)
+
+
+def _pixels(predictor: Predictor, image: Image.Image, limits: Limits) -> NDArray[np.uint8]:
+    """Decode an image of `_open` to (H, W, C) uint8.
+
+    Raises:
+        ImageError: the error of `Predictor.pixels`, or it takes more memory than there is.
+        ApiError: 429, others are being decoded, and both do not fit into memory.
+    """
+    with limits.memory.held(bytes_to_decode(image)) if limits.memory else nullcontext():
+        return predictor.pixels(image)
 
 
 def from_tensor(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:

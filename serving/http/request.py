@@ -6,20 +6,34 @@ import asyncio
 import re
 import uuid
 from functools import cached_property
+from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
 
 from gapgate.data.formats import FORMATS
-from serving.http.form import FormError, FormFile, TooManyFilesError, parse_files
+from serving.http.form import (
+    FormError,
+    FormFile,
+    TooManyFilesError,
+    parse_files,
+    parse_json_files,
+    parse_pickled_files,
+)
 from serving.http.responses import ApiError
 from serving.options import Options
 
 FORM_TYPE = "multipart/form-data"
+JSON_TYPE = "application/json"
+PICKLE_TYPE = "application/vnd.bentoml+pickle"
+FILES_TYPES = (FORM_TYPE, JSON_TYPE, PICKLE_TYPE)
+"""Types of bodies that hold files."""
 TENSOR_TYPE = "application/octet-stream"
-IMAGE_TYPES = tuple(form.media_type for form in FORMATS)
-OTHER_IMAGE_TYPES = tuple(name for form in FORMATS for name in form.other_media_types)
-"""Other names for formats of `IMAGE_TYPES` that some clients send, such as `image/jpg`."""
+IMAGE_TYPES = tuple(form.media_type for form in FORMATS if form.is_served)
+"""Media types that every server takes."""
+KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_type, *form.other_media_types))
+"""Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
+file itself."""
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -42,7 +56,10 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.path_parameter = ""
+        """The part of the path that stands for the parameter of its route; empty if the route has none."""
         self.scheme: str = scope["scheme"]
+        self.http_version: str = scope.get("http_version", "1.1")
         self.client_host: str = scope["client"][0] if scope.get("client") else ""
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.options = options
@@ -50,6 +67,10 @@ class Request:
         self._receive = receive
         self._buffered = buffered
         self._body_read = False
+        self.received = 0
+        """Bytes of the body that have arrived."""
+        self.notes: dict[str, Any] = {}
+        """What the handlers tell the log: model, receipt, class, error."""
         # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -63,7 +84,8 @@ class Request:
 
     def header(self, name: str) -> str:
         """Return the value of a header; empty if it is missing."""
-        return self.headers.get(name.encode(), b"").decode("latin-1")
+        # White space around a value is no part of it (RFC 9110, 5.5); httptools leaves that behind it.
+        return self.headers.get(name.encode(), b"").decode("latin-1").strip(" \t")
 
     @cached_property
     def _query(self) -> dict[str, list[str]]:
@@ -173,6 +195,7 @@ class Request:
                 chunk = message.get("body", b"")
                 chunks.append(chunk)
                 size += len(chunk)
+                self.received = size
                 self._buffered.used += len(chunk)
                 # A chunked body announces no length, so its bytes are counted.
                 if size > limit:
@@ -206,13 +229,18 @@ class Request:
             pass
 
     async def files(self, max_files: int) -> list[FormFile]:
-        """Receive the files of a form.
+        """Receive the files of a body of one of `FILES_TYPES`.
 
         Raises:
             ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
         """
+        body = await self.body()
         try:
-            return parse_files(self.header("content-type"), await self.body(), max_files)
+            if self.content_type == JSON_TYPE:
+                return parse_json_files(body, max_files)
+            if self.content_type == PICKLE_TYPE:
+                return parse_pickled_files(body, max_files)
+            return parse_files(self.header("content-type"), body, max_files)
         except TooManyFilesError as error:
             raise ApiError(413, "too_many_images", f"{error}; send fewer at a time") from None
         except FormError as error:

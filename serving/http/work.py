@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from prometheus_client import Gauge
 
+from serving.guard.image_guard import Limits
+from serving.guard.memory import Memory
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError
 from serving.options import Options
@@ -25,8 +27,9 @@ class Work:
     A request takes its slot once its body is whole, so slow uploads hold none.
     """
 
-    def __init__(self, options: Options, in_progress: Gauge) -> None:
+    def __init__(self, options: Options, in_progress: Gauge, memory: Memory) -> None:
         """Make the slots and threads that `options` gives; the gauge `in_progress` shows how many slots are taken."""
+        self.limits = Limits(options.max_pixels, options.served, memory)
         # No lock: only the event loop counts.
         self.in_progress = 0
         self._gauge = in_progress

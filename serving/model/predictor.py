@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
-from gapgate.data.transform import Transform, load_image, read_header
+from gapgate.data.picture.opening import load_image, read_header
+from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, GateError, ImageError, ImageFault
 from gapgate.evidence.sealed import seal
 from gapgate.evidence.sealed.golden import check_golden

@@ -8,12 +8,15 @@ those that ended. A single worker counts in its own memory, which takes a third 
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections import Counter as CountOf
 from collections.abc import Iterable, Iterator
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -112,8 +115,35 @@ class _ModelCollector(Collector):
         yield GaugeMetricFamily("gapgate_model_refused", "1 where the alias names a version that is refused.", refused)
 
 
+class _ProcessCollector(Collector):
+    """Series process_* as of other servers, added up over the workers; the limit of open files is that of one."""
+
+    def collect(self) -> Iterator[Metric]:
+        totals: dict[str, Metric] = {}
+        for pid in _workers():
+            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                for sample in metric.samples:
+                    if (total := totals.get(metric.name)) is None:
+                        totals[metric.name] = metric
+                        continue
+                    (so_far,) = total.samples
+                    merge = min if metric.name in ("process_start_time_seconds", "process_max_fds") else operator.add
+                    total.samples = [so_far._replace(value=merge(so_far.value, sample.value))]
+        yield from totals.values()
+
+
+def _workers() -> list[int]:
+    """Process ids of the workers, which are the children of this one's parent if there are several."""
+    parent = os.getppid()
+    if os.environ.get(DIRECTORY):
+        with suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [os.getpid()]
+
+
 def _model_registry(models: Models) -> CollectorRegistry:
     registry = CollectorRegistry()
+    registry.register(_ProcessCollector())
     registry.register(_ModelCollector(models))
     return registry
 

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from gapgate import __version__
+
 COMMANDS = [
     "",
     "run",
@@ -26,6 +28,8 @@ COMMANDS = [
     "logs",
     "cancel",
     "compile",
+    "settings",
+    "doctor",
 ]
 
 
@@ -42,3 +46,8 @@ def test_help_imports_no_platform_and_no_torch(command):
     done = subprocess.run([sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_the_version_is_printed():
+    done = subprocess.run([sys.executable, "-c", "from cli import main; main()", "--version"], capture_output=True)
+    assert done.stdout.decode() == f"gapgate {__version__}\n"

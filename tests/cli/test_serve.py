@@ -103,6 +103,15 @@ def test_a_version_is_served_by_its_number_and_nothing_outlives_a_kill(workspace
         assert serving.end(signal.SIGKILL) == -signal.SIGKILL
 
 
+def test_a_terminal_that_closes_ends_it_whole_and_no_log_is_kept(workspace, tmp_path):
+    with Serving(workspace, TMPDIR=str(tmp_path), GAPGATE_ACCESS_LOG="true") as serving:
+        assert serving.version() == "1"
+        wait_for(lambda: any("POST /v1/predict" in line for line in serving.log))
+        assert not list(tmp_path.rglob("*.log"))
+        assert serving.end(signal.SIGHUP) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_server_that_ends_by_itself_is_said(workspace, tmp_path):
     with Serving(workspace, TMPDIR=str(tmp_path)) as serving:
         server = next(process for process in serving.family if process.ppid() == serving.process.pid)

@@ -29,6 +29,13 @@ def test_an_image_has_the_versions_of_the_project(name: str) -> None:
     assert pins(LOCKS[name]) <= pins(ROOT / "requirements.lock")
 
 
+def test_what_a_run_installs_has_the_versions_that_are_tested_and_no_tools_of_tests() -> None:
+    runtime = pins(ROOT / "runtime.lock")
+    assert runtime <= pins(ROOT / "requirements.lock")
+    assert pins(LOCKS["train"]) <= runtime
+    assert not {pin.partition("==")[0] for pin in runtime} & {"pytest", "playwright", "schemathesis", "mypy", "ruff"}
+
+
 def test_step_is_train_without_torch() -> None:
     added = {pin.partition("==")[0] for pin in pins(LOCKS["train"]) - pins(LOCKS["step"])}
     assert pins(LOCKS["step"]) < pins(LOCKS["train"])

@@ -24,6 +24,6 @@ def workspace(new_workspace, empty_store):
 def digits_run(tmp_path_factory):
     """One whole run on digits with the project's own settings: its workspace and what it printed."""
     workspace = Workspace(tmp_path_factory.mktemp("digits"))
-    done = workspace.gapgate("run", "digits", "--params", ROOT / "params.yaml")
+    done = workspace.gapgate("run", "digits", "--params", ROOT / "params.yaml", "--name", "the first")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return workspace, done.stdout

@@ -40,9 +40,15 @@ def test_the_table_names_everything_that_the_run_made(digits_run):
 def test_accuracy_and_gap_are_those_of_the_evaluation(digits_run):
     workspace, printed = digits_run
     evaluation = artifacts.read_json(workspace.one("*/artifacts/*/evaluate/evaluation/evaluation.json"))
-    assert f"{evaluation['accuracy']['test']['value']:.2%}" in printed
-    assert f"{evaluation['gap']['points']:.2f} points" in printed
+    assert f"test accuracy          {evaluation['accuracy']['test']['value']:.1%}".replace("%", " %") in printed
+    assert f"{evaluation['gap']['points']:.1f} points" in printed
     assert evaluation["accuracy"]["test"]["value"] >= 0.98
+
+
+def test_the_log_is_plain_text(digits_run):
+    workspace, _ = digits_run
+    assert "finished with status" in workspace.one("*/log.txt").read_text()
+    assert "\x1b" not in workspace.one("*/log.txt").read_text()
 
 
 def test_every_artifact_verifies_and_the_chain_is_whole(digits_run):
@@ -90,7 +96,7 @@ def test_mlflow_holds_metrics_tags_and_the_report(digits_run):
     state = artifacts.read_json(workspace.one("*/spool/mlflow.json"))
     client = mlflow.MlflowClient(f"sqlite:///{workspace.folder}/.gapgate/mlflow.db")
     run = client.get_run(state["run_id"])
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "the first")
     assert len(client.get_metric_history(state["run_id"], "val/accuracy")) == 20
     assert {"gap/points", "test/accuracy", "data/test_images"} <= set(run.data.metrics)
     assert {"data.dvc_hash", "splits.digest", "code.revision", "gate.verdict", "seed", "receipt"} <= set(run.data.tags)
@@ -183,7 +189,7 @@ def test_a_gate_that_does_not_pass_ends_with_3_and_nothing_is_packaged(workspace
     done = workspace.gapgate("run", "digits", *QUICK, "--set", "gate.max_gap_points=-50")
     assert done.returncode == 3
     assert "gate fail: gap" in done.stdout
-    assert "Registered without alias, not packaged" in done.stdout
+    assert "registered without alias, not packaged" in done.stdout
     assert not list((workspace.folder / ".gapgate").glob("runs/*/artifacts/*/package"))
     listed = workspace.gapgate("models").stdout
     assert "fail" in listed

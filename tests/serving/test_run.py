@@ -55,7 +55,7 @@ def test_sigterm_ends_the_server_which_leaves_no_process_and_nothing_in_the_home
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
         assert ended(family)
-        with pytest.raises(ServeError, match="ended with code"):
+        with pytest.raises(ServeError, match="the server ended, as it was told to by a signal"):
             server.wait_ready()
         assert list(home.iterdir()) == []
     finally:

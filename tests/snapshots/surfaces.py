@@ -1,4 +1,4 @@
-"""The surfaces that others build on, as they are now: the service's description and the compiled pipeline.
+"""The surfaces that others build on, as they are now: the service's description, the compiled pipeline, the settings.
 
 What changes with each commit or machine is taken out: versions of packages, and the tags of the images that are built
 of this code.
@@ -18,16 +18,17 @@ from unittest.mock import patch
 import yaml
 from kfp import compiler
 
+from gapgate.settings import described
 from pipelines.graph import training_pipeline
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
 from serving.description import openapi
 from serving.http.lookups import card
+from serving.http.routes import ROUTES
 from serving.model.predictor import Predictor
 from serving.options import Options
 from tests.golden.stored import unpacked_package
 
-FOLDER = Path(__file__).parent
 ROOT = Path(__file__).parents[2]
 IMAGES = {"GAPGATE_STEP_IMAGE": "gapgate/step:TAG", "GAPGATE_TRAIN_IMAGE": "gapgate/train:TAG"}
 REWRITE = "python -m tests.snapshots"
@@ -38,7 +39,7 @@ def openapi_json() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         found = card(Predictor.load(unpacked_package(Path(scratch))), Options())
     found = found.model_copy(update={"versions": {"python": "VERSION"}})
-    described = openapi.spec(found)
+    described = openapi.spec(ROUTES, found)
     described["info"]["version"] = "VERSION"
     return json.dumps(described, indent=1, ensure_ascii=False) + "\n"
 
@@ -76,8 +77,9 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Readable.add_representer(str, _text)
 
 SURFACES: dict[str, Callable[[], str]] = {
-    "openapi.json": openapi_json,
-    "pipeline.local.yaml": local_pipeline,
-    "pipeline.cluster.yaml": cluster_pipeline,
+    "tests/snapshots/openapi.json": openapi_json,
+    "tests/snapshots/pipeline.local.yaml": local_pipeline,
+    "tests/snapshots/pipeline.cluster.yaml": cluster_pipeline,
+    "docs/settings.md": described.markdown,
 }
-"""Name of a snapshot → what it is now."""
+"""File, from the root of the repository → its content as the code is now."""

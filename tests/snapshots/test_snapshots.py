@@ -1,4 +1,5 @@
-"""The service's description and the compiled pipeline, held against their snapshots: a change of either must be meant.
+"""The service's description, the compiled pipeline and the page of settings, held against their snapshots: a change
+must be meant.
 
 Clients are generated from the one, and a cluster keeps copies of the other. `python -m tests.snapshots` writes the
 files anew; the commit then shows the change to whoever reviews it.
@@ -10,14 +11,14 @@ from difflib import unified_diff
 
 import pytest
 
-from tests.snapshots.surfaces import FOLDER, REWRITE, SURFACES
+from tests.snapshots.surfaces import REWRITE, ROOT, SURFACES
 
 SHOWN_LINES = 60
 
 
 @pytest.mark.parametrize("name", SURFACES)
 def test_the_surface_is_as_its_snapshot(name: str) -> None:
-    stored, present = (FOLDER / name).read_text(), SURFACES[name]()
+    stored, present = (ROOT / name).read_text(), SURFACES[name]()
     if stored != present:
         difference = list(unified_diff(stored.splitlines(), present.splitlines(), "snapshot", "present", lineterm=""))
         left = f"\n... and {len(difference) - SHOWN_LINES} lines more" if len(difference) > SHOWN_LINES else ""
@@ -30,4 +31,4 @@ def test_a_snapshot_is_the_same_at_another_commit_and_version(name: str, monkeyp
     monkeypatch.setenv("GAPGATE_CODE_REVISION", "0123456789abcdef")
     monkeypatch.setattr("gapgate.__version__", "99.0.0")
     monkeypatch.setattr("pipelines.container_images.__version__", "99.0.0")
-    assert SURFACES[name]() == (FOLDER / name).read_text()
+    assert SURFACES[name]() == (ROOT / name).read_text()

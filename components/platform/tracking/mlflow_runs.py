@@ -231,10 +231,22 @@ def run_id(context: RunContext) -> str:
     return str(read_state(context.spool).get("run_id", ""))
 
 
-def run_path(context: RunContext) -> str:
-    """Path of the run's page below the address of the MLflow UI; empty before the first contact."""
+UI_PORT = 5000
+"""Port on which `gapgate ui` shows the workspace's own store, unless another is asked for."""
+
+
+def run_url(context: RunContext) -> str:
+    """URL of the run's page in the UI of the tracking server, or in `gapgate ui`; empty before the first contact."""
     state = read_state(context.spool)
-    return f"#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if state else ""
+    if not state:
+        return ""
+    server = tracking_uri() if is_server() else f"http://127.0.0.1:{UI_PORT}"
+    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+
+
+def is_server() -> bool:
+    """True if the tracking store is a server, and not the workspace's own file."""
+    return tracking_uri().startswith(("http://", "https://"))
 
 
 def refuse_deleted_experiment(name: str) -> None:

@@ -75,10 +75,10 @@ class Spool:
         """Report a passing fault, and that the step tries again in `seconds`."""
         self._write("waiting", message=message, seconds=seconds)
 
-    def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+    def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = (), verdict: str = "") -> None:
         """Report that the step ended well; `summary` is one line for people, `notes` and `details` are more of them,
-        and the terminal shows no details."""
-        self._write("finished", summary=summary, details=list(details), notes=list(notes))
+        and the terminal shows no details. `verdict` is that on the model, if the step judges it."""
+        self._write("finished", summary=summary, details=list(details), notes=list(notes), verdict=verdict)
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
         """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""

@@ -47,9 +47,9 @@ class TensorBoardSpool(Spool):
             with contextlib.redirect_stdout(None):  # tensorboardX prints the name of each node
                 self._writer.add_onnx_graph(model)
 
-    def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+    def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = (), verdict: str = "") -> None:
         self._close()
-        super().finished(summary, details, notes)
+        super().finished(summary, details, notes, verdict)
 
     def failed(self, message: str, exit_code: int, trace: str = "") -> None:
         self._close()

@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from gapgate.data.transform import FORMATS
-from gapgate.errors import SettingsError
+from gapgate.data.picture.opening import read_header
+from gapgate.errors import ImageError, SettingsError
 
 BURST_SECONDS = 5
 """Longest time between two photos of one burst."""
@@ -25,7 +25,7 @@ MIN_SERIES = 5
 MAX_STEP = 60
 """Mean step of the numbers in a series: a frame every two seconds of a video with 30 a second. Wider numbers are those
 of a catalogue."""
-_EXIF_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".png")
+_EXIF_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".png", ".heic", ".avif")
 _NUMBERED = re.compile(r"(.*\D)(\d+)$")  # a name of digits alone is a number, not a series
 _GROUP_COLUMNS = (
     "group",
@@ -119,12 +119,12 @@ def read_shots(root: Path, locators: Iterable[tuple[int, str]]) -> Iterator[tupl
 def _shot(path: Path) -> Shot | None:
     try:
         # The header alone is read here; the pixels are decoded by now, and an unreadable file has no shot.
-        with Image.open(path, formats=FORMATS) as image:
+        with read_header(path, max_pixels=2**62) as image:
             exif = image.getexif()
             taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
             camera = f"{exif.get(ExifTags.Base.Make, '')} {exif.get(ExifTags.Base.Model, '')}".strip(" \0")
             return Shot(camera, datetime.strptime(taken.strip(" \0"), "%Y:%m:%d %H:%M:%S")) if taken else None
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError):
+    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, ImageError):
         return None
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.data.formats import FORMATS, suffixes
-from gapgate.data.transform import MAX_WHITE, open_image
+from gapgate.data.picture.modes import MAX_WHITE
+from gapgate.data.picture.opening import open_image
 from gapgate.errors import ImageError, ImageFault
 
 Pixels = NDArray[np.uint8] | Image.Image

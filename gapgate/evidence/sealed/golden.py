@@ -1,8 +1,8 @@
 """Golden images: pictures inside the package with the logits that they gave when it was made.
 
 A server runs them before it is ready. They exercise the parts in which two machines may differ: the decoders and
-conversions of Pillow (EXIF orientation, palette, transparency, CMYK, 16 bits, WebP), the resizing, and ONNX Runtime.
-The pictures are drawn from a seed; no training image is among them.
+conversions of Pillow (EXIF orientation, palette, transparency, CMYK, 16 bits, profiles, WebP), the resizing, and ONNX
+Runtime. The pictures are drawn from a seed; no training image is among them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gapgate.artifacts import write_json
 from gapgate.data.formats import FORMATS
+from gapgate.data.picture.colour import DISPLAY_P3, matrix_profile
 from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, ImageError
 from gapgate.onnx.classifier import Classifier
@@ -168,6 +169,11 @@ def _cmyk_jpeg(picture: Image.Image) -> bytes:
     return _encoded(picture.convert("CMYK"), "JPEG", quality=90)
 
 
+def _display_p3_jpeg(picture: Image.Image) -> bytes:
+    """JPEG file with the colour profile of a phone."""
+    return _encoded(picture, "JPEG", quality=90, icc_profile=matrix_profile(DISPLAY_P3, 2.2))
+
+
 def _webp(picture: Image.Image) -> bytes:
     return _encoded(picture, "WEBP", quality=90)
 
@@ -181,6 +187,7 @@ def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
 _ENCODERS: dict[str, Callable[[Image.Image], bytes]] = {
     "alpha.png": _alpha_png,
     "cmyk.jpg": _cmyk_jpeg,
+    "display-p3.jpg": _display_p3_jpeg,
     "gray16.png": _gray16_png,
     "odd.png": _png,
     "orientation.jpg": _turned_jpeg,

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.artifacts import write_text
-from gapgate.data.transform import on_background, open_image
+from gapgate.data.formats import MAX_PIXELS
+from gapgate.data.picture.modes import on_background
+from gapgate.data.picture.opening import open_image
 from gapgate.errors import DataError, SettingsError, storage_errors
 from gapgate.onnx.feature_maps import MAX_LAYERS, first_filters
 from gapgate.onnx.graph import Stage, both_sides, graph_layers, size_in_words
@@ -29,7 +31,6 @@ MAX_SIDE_PX = 128
 """Longest side of an image that is shown with a classical kernel: single pixels can still be made out."""
 _MIN_SIDE_PX = 4
 """Least side of an image: a 3×3 kernel and a 2×2 pool leave one value of it."""
-_MAX_PIXELS = 50_000_000
 _WHITE = 255
 
 
@@ -37,9 +38,9 @@ def gray_image(data: bytes) -> NDArray[np.uint8]:
     """Read an image file in gray, upright and in its own proportions: (H, W) uint8 with sides up to `MAX_SIDE_PX`.
 
     Raises:
-        ImageError: the errors of `gapgate.data.transform.open_image`.
+        ImageError: the errors of `gapgate.data.picture.opening.open_image`.
     """
-    picture = on_background(open_image(data, max_pixels=_MAX_PIXELS), _WHITE).convert("L")
+    picture = on_background(open_image(data, max_pixels=MAX_PIXELS), _WHITE).convert("L")
     picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 

@@ -34,14 +34,14 @@ export async function call(path, { image, signal } = {}) {
   throw new ApiError(response.status, answer?.error ?? unknown);
 }
 
-export const model = () => call("/v1/model");
-export const predict = (image, signal) => call("/v1/predict?top_k=5", { image, signal });
-export const similar = (image, signal) => call("/v1/similar?k=10", { image, signal });
-export const receipt = (digest, signal) => call(`/v1/receipts/${digest}`, { signal });
+export const model = () => call("v1/model");
+export const predict = (image, signal) => call("v1/predict?top_k=5", { image, signal });
+export const similar = (image, signal) => call("v1/similar?k=10", { image, signal });
+export const receipt = (digest, signal) => call(`v1/receipts/${digest}`, { signal });
 
 export function explain(image, signal, { className = "", featureMaps = false } = {}) {
   const query = new URLSearchParams();
   if (className) query.set("class", className);
   if (featureMaps) query.set("feature_maps", "true");
-  return call(`/v1/explain?${query}`, { image, signal });
+  return call(`v1/explain?${query}`, { image, signal });
 }

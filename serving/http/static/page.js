@@ -115,7 +115,27 @@ async function showFeatureMaps() {
   if (shown) find("maps").focus(); // the button that had it is gone
 }
 
-function takeFile(file) {
+// What this browser can show and the server does not take (AVIF, HEIC, TIFF) is turned into PNG; else the file itself,
+// and the server says what to do. The browser makes it upright and sRGB, as the server does with other files.
+async function accepted(file, limit) {
+  const takes = state.card?.input.content_types;
+  const kind = file.type || `image/${file.name.split(".").pop().toLowerCase()}`; // not every system knows HEIC
+  if (!takes || takes.includes(kind) || !/^image\/(avif|hei[cf]|tiff?)$/.test(kind)) return file;
+  try {
+    const bitmap = await createImageBitmap(file);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    const encoded = (...how) => new Promise((resolve) => canvas.toBlob(resolve, ...how));
+    let blob = await encoded("image/png");
+    if (blob.size > limit) blob = await encoded("image/jpeg", 0.95);
+    return new File([blob], `${file.name}.${blob.type.slice(6)}`, { type: blob.type });
+  } catch {
+    return file;
+  }
+}
+
+async function takeFile(file) {
   if (!file) return;
   find("source-file").checked = true;
   switchSource();
@@ -137,8 +157,9 @@ function takeFile(file) {
     find("drop-text").textContent = "This browser has no preview of the file";
   };
   const limit = state.card?.input.max_body_bytes ?? Infinity;
-  if (file.size > limit) refuse(file, limit);
-  else answer(file);
+  const sent = await accepted(file, limit);
+  if (sent.size > limit) refuse(sent, limit);
+  else answer(sent);
 }
 
 // Servers close the connection on a body that is too large, and browsers then hide the answer.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gapgate.data.decoding import content_hash
-from gapgate.data.transform import load_image, read_header
+from gapgate.data.picture.opening import load_image, read_header
 
 BYTES = np.arange(48, dtype=np.uint8)
 

@@ -4,38 +4,40 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gapgate.data.depth import Depth, depth_of, white_of
+from gapgate.data.depth import highest_of, white_of
+from gapgate.data.picture.opening import open_image
 from gapgate.data.preprocess import preprocess
-from gapgate.data.transform import Transform, open_image
+from gapgate.data.transform import Transform
 from gapgate.settings.sections import PreprocessSettings
 
 
 @pytest.mark.parametrize(
-    ("depths", "white", "says_so"),
+    ("highest", "white", "says_so"),
     [
         ([], 65_535, False),
         ([None], 65_535, False),
-        ([Depth(0, 40_000), Depth(0, 3_000)], 65_535, False),
-        ([Depth(0, 3_000), None, Depth(0, 700)], 4_095, True),
-        ([Depth(0, 4_096)], 16_383, True),
-        ([Depth(0, 255)], 255, True),
-        ([Depth(4_095, 700)], 4_095, False),
-        ([Depth(1_023, 3_000)], 4_095, True),
+        ([40_000, 3_000], 65_535, False),
+        ([3_000, None, 700], 4_095, True),
+        ([4_096], 16_383, True),
+        ([255], 255, True),
+        ([70_000], 65_535, False),
     ],
 )
-def test_white_is_what_the_files_say_or_the_next_usual_depth(depths, white, says_so):
-    found, note = white_of(depths)
+def test_white_is_the_next_usual_depth(highest, white, says_so):
+    found, note = white_of(highest)
     assert found == white
     assert bool(note) == says_so
 
 
-def test_a_tiff_file_says_how_far_its_values_go(tmp_path):
+def test_a_tiff_file_that_says_how_far_its_values_go_does_not_count_for_the_others(tmp_path):
     image = Image.fromarray(np.full((4, 4), 700, np.uint16))
     image.save(tmp_path / "said.tif", tiffinfo={281: (4_095,)})
     image.save(tmp_path / "silent.tif")
     image.convert("I").convert("L").save(tmp_path / "gray.png")
-    depths = [depth_of(lambda name=name: tmp_path / name, 100) for name in ("said.tif", "silent.tif", "gray.png")]
-    assert depths == [Depth(4_095, 700), Depth(0, 700), None]
+    image.save(tmp_path / "wrong.tif", tiffinfo={281: (255,)})
+    names = ("said.tif", "silent.tif", "gray.png", "wrong.tif")
+    assert [highest_of(lambda name=name: tmp_path / name, 100) for name in names] == [None, 700, None, 700]
+    assert open_image(tmp_path / "said.tif", max_pixels=100).getpixel((0, 0)) == 44  # 255 · 700 / 4,095 = 43.6
 
 
 @pytest.mark.parametrize(("white", "value", "gray"), [(4_095, 4_095, 255), (4_095, 2_048, 128), (4_095, 9_000, 255)])

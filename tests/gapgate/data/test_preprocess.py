@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gapgate.data import decoding
+from gapgate.data.formats import FORMATS, listed
 from gapgate.data.preprocess import preprocess
 from gapgate.data.sources import write_builtin
 from gapgate.data.splits import SPLIT_NAMES
@@ -261,7 +262,7 @@ def test_unreadable_images_are_quarantined_by_name_and_reason(run):
     reasons = {entry["name"]: entry["reason"] for entry in splits.info["quarantined"]}
     assert reasons == {
         "a/00.png": "the image is truncated; copy the whole file again",
-        "b/01.png": "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
+        "b/01.png": f"not an image in one of the formats {listed(FORMATS)}; save it as PNG or JPEG",
         "b/huge.png": "101 x 100 pixels exceed the limit of 10,000 pixels; "
         "make it smaller, or raise preprocess.max_pixels",
     }
@@ -282,6 +283,21 @@ def test_more_rejects_than_allowed_fail_and_leave_nothing_behind(run):
 
 
 # Errors
+
+
+@pytest.mark.parametrize(
+    ("readable", "left"), [((), "no image is left to train on"), (("a",), "images of one class alone are left")]
+)
+def test_images_that_leave_fewer_than_two_classes_to_train_on_are_refused_with_their_reasons(run, readable, left):
+    for name in ("a", "b"):
+        (run.data / name).mkdir()
+        for number in range(4):
+            if name in readable:
+                Image.new("RGB", (20, 20), (60 * number, 0, 9)).save(run.data / name / f"{number}.png")
+            else:
+                (run.data / name / f"{number}.png").write_text("no image")
+    with pytest.raises(DataError, match=rf"^{left}.*[ab]/0\.png \(not an image"):
+        run()
 
 
 def test_a_class_that_is_missing_in_a_split_is_named(run):
@@ -351,3 +367,31 @@ def test_splits_json_is_readable_on_its_own(digits, run):
     assert {name: sum(counts) for name, counts in info["class_counts"].items()} == {
         n: info["counts"][n] for n in SPLIT_NAMES
     }
+
+
+def test_black_on_transparent_is_named_with_the_remedy_that_shows_it(run):
+    for label in "ab":
+        (run.data / label).mkdir(parents=True)
+        for number in range(15):
+            drawn = np.zeros((8, 8, 4), np.uint8)
+            drawn[..., 3] = noise(1, seed=number + ord(label))[0]
+            Image.fromarray(drawn).save(run.data / label / f"{number}.png")
+    (note,) = [note for note in run(val_fraction=0.2).info["notes"] if "plain colour" in note]
+    assert note.startswith("30 images, such as a/0.png, are one plain colour") or "such as a/" in note
+    assert note.endswith("set preprocess.fill=255")
+    shutil.rmtree(run.out)
+    run.out.mkdir()
+    splits = run(val_fraction=0.2, fill=255)
+    assert not [note for note in splits.info["notes"] if "plain colour" in note]
+    assert splits.images.min(axis=(1, 2, 3)).max() < 200
+
+
+def test_formats_that_the_service_refuses_are_named(run):
+    write_photos(run.data, 20)
+    for number in range(3):
+        Image.fromarray(noise(1, seed=99 + number, shape=(12, 20, 3))[0]).save(run.data / "a" / f"x{number}.tif")
+    notes = run(val_fraction=0.2).info["notes"]
+    assert (
+        "3 images are TIFF files, which `gapgate serve` refuses unless GAPGATE_FORMATS=+tiff is set; `gapgate predict` "
+        "takes them"
+    ) in notes

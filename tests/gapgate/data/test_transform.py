@@ -10,7 +10,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from pydantic import ValidationError
 
-from gapgate.data.transform import Transform, load_image, on_background, open_image, read_header
+from gapgate.data.picture.modes import on_background
+from gapgate.data.picture.opening import load_image, open_image, read_header
+from gapgate.data.transform import Transform
 from gapgate.errors import ArtifactError, ImageError, ImageFault
 from tests.processor_time import processor_s
 

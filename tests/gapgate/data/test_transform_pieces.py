@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gapgate.data import transform
-from gapgate.data.transform import Transform, on_background, open_image
+from gapgate.data.picture.modes import on_background
+from gapgate.data.picture.opening import open_image
+from gapgate.data.transform import Transform
 from gapgate.errors import ImageError
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapgate.data.formats import FORMATS, listed
 from gapgate.data.preprocess import preprocess
 from gapgate.errors import IMAGE_REMEDIES, ImageError, ImageFault
 from gapgate.settings.sections import PreprocessSettings
 from serving.client.prediction import Local, find_images, predict
+from serving.guard.image_guard import SERVED, Limits
 from serving.http.inputs import Upload, decode_all
 from serving.model.predictor import Predictor
 
@@ -65,8 +67,8 @@ CASES = {
     "other": Case(
         ImageFault.UNKNOWN_FORMAT,
         b"%PDF-1.7",
-        "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
-        "not an image in one of the formats PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM; save it as PNG or JPEG",
+        f"not an image in one of the formats {listed(SERVED)}; save it as PNG or JPEG",
+        f"not an image in one of the formats {listed(FORMATS)}; save it as PNG or JPEG",
     ),
     "cut": Case(
         ImageFault.TRUNCATED,
@@ -83,20 +85,34 @@ CASES = {
     "large": Case(
         ImageFault.TOO_MANY_PIXELS,
         png(8000, 8000),
-        "8000 x 8000 pixels exceed the limit of 25,000,000 pixels; send a smaller image",
+        "8000 x 8000 pixels exceed the limit of 50,000,000 pixels; send a smaller image",
         "8000 x 8000 pixels exceed the limit of 50,000,000 pixels; make it smaller, or raise preprocess.max_pixels",
     ),
     "bomb": Case(
         ImageFault.TOO_MANY_PIXELS,
         png(20_000, 20_000),
-        "more pixels than the limit of 25,000,000 pixels; send a smaller image",
+        "more pixels than the limit of 50,000,000 pixels; send a smaller image",
         "more pixels than the limit of 50,000,000 pixels; make it smaller, or raise preprocess.max_pixels",
     ),
     "float": Case(
         ImageFault.NO_FIXED_RANGE,
         saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"),
+        "a TIFF file, which this server does not take; save it as PNG or JPEG, "
+        "or set GAPGATE_FORMATS=+tiff for the server",
         "floating-point pixels have no fixed range; save the image with 8 or 16 bits",
-        "floating-point pixels have no fixed range; save the image with 8 or 16 bits",
+    ),
+    "twelve": Case(
+        ImageFault.UNSUPPORTED,
+        # The precision stands behind the marker of the frame and its length.
+        saved(NOISE, "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"),
+        "this JPEG file cannot be read: cannot handle 12-bit layers; save it as PNG or JPEG with 8 bits",
+        "this JPEG file cannot be read: cannot handle 12-bit layers; save it as PNG or JPEG with 8 bits",
+    ),
+    "eight bytes": Case(
+        ImageFault.TRUNCATED,
+        b"\x89PNG\r\n\x1a\n",
+        "the image is truncated; send the whole file",
+        "the image is truncated; copy the whole file again",
     ),
     "chunks": Case(
         ImageFault.TOO_COSTLY,
@@ -149,15 +165,17 @@ def test_the_server_says_what_to_do_about_a_tensor(client: httpx.Client) -> None
 def test_predict_says_what_to_do_about_a_file(unpacked: Path, folder: Path) -> None:
     files = [folder / f"{name}.png" for name in CASES]
     rows = [row for rows in predict(Local(unpacked, top_k=1), files) for row in rows]
-    # Training's limit, not the server's.
-    expected = {name: case.sent.replace("25,000,000", "50,000,000") for name, case in CASES.items()}
+    # Training's formats, not the server's.
+    expected = {name: case.sent for name, case in CASES.items()}
+    expected["other"] = CASES["other"].kept
+    expected["float"] = CASES["float"].kept
     assert {Path(row.file).stem: row.error for row in rows} == expected
 
 
 def test_predict_takes_what_training_takes(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "small.ppm")
     Image.new("1", (7000, 7000)).save(tmp_path / "49-megapixels.png")
-    files = find_images([tmp_path])
+    files, _ = find_images([tmp_path])
     assert [row.error for rows in predict(Local(unpacked, top_k=1), files) for row in rows] == ["", ""]
     monkeypatch.setenv("GAPGATE_MAX_PIXELS", "1000")
     (large, small) = [row.error for rows in predict(Local(unpacked, top_k=1), files) for row in rows]
@@ -186,7 +204,7 @@ def test_preprocess_says_what_to_do_about_a_file(tmp_path: Path, folder: Path) -
 @pytest.mark.parametrize("name", FILES)
 def test_an_error_carries_its_kind(unpacked: Path, name: str) -> None:
     upload = Upload(CASES[name].data or b"")
-    (found,) = decode_all(Predictor.load(unpacked), [upload], 25_000_000, cancelled=lambda: False)
+    (found,) = decode_all(Predictor.load(unpacked), [upload], Limits(50_000_000, formats=None), cancelled=lambda: False)
     assert isinstance(found, ImageError)
     assert found.kind == CASES[name].kind
 

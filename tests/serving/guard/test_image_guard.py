@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, features
 
+from gapgate.data.formats import FORMATS
 from gapgate.data.transform import Transform
 from gapgate.errors import ImageError
-from serving.guard.image_guard import check
+from serving.guard.image_guard import Limits, check
 from serving.http import inputs
 from serving.model.predictor import Predictor
 from tests.processor_time import processor_s
@@ -46,7 +47,7 @@ IMAGE = Image.merge("RGB", [Image.radial_gradient("L").resize((28, 28)).rotate(a
 
 def answer(data: bytes) -> Any:
     """What the server computes of an upload."""
-    return PREDICTOR.pixels(inputs._open(PREDICTOR, inputs.Upload(data), 50_000_000))
+    return PREDICTOR.pixels(inputs._open(PREDICTOR, inputs.Upload(data), Limits(50_000_000, FORMATS)))
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -191,6 +192,11 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "TIFF, strips of one pixel": lambda: tiff(
         GRAY | {256: (4, 1, 1), 257: (4, 1, 1_000_000), 273: listed(10**6, 8), 278: (4, 1, 1), 279: listed(10**6, 1)}
     ),
+    "TIFF, fax of 24 million rows": lambda: tiff(
+        GRAY
+        | STRIP
+        | {256: (4, 1, 1), 257: (4, 1, 24_000_000), 258: (3, 1, 1), 259: (3, 1, 3), 278: (4, 1, 24_000_000)}
+    ),
     "TIFF, 49 MP of 32 bytes a pixel": lambda: tiff(
         GRAY | STRIP | {256: (4, 1, 7_000), 257: (4, 1, 7_000), 258: (3, 1, 64), 277: (3, 1, 4), 278: (4, 1, 7_000)}
     ),
@@ -226,7 +232,7 @@ def test_an_attack_costs_less_than_a_photograph_and_no_memory(name: str, honest_
     tracemalloc.stop()
     assert peak_bytes < 2_000_000
     with pytest.raises(ImageError) as guarded:
-        check(data)
+        check(data, FORMATS)
     assert str(error.value) == str(guarded.value)
     assert "\n" not in str(guarded.value)
 
@@ -234,7 +240,7 @@ def test_an_attack_costs_less_than_a_photograph_and_no_memory(name: str, honest_
 def test_the_guard_costs_less_than_half_of_what_a_small_file_costs() -> None:
     for format in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"):
         data = saved(IMAGE, format)
-        guard_s = min(processor_s(lambda data=data: check(data)) for _ in range(200))  # type: ignore[misc]
+        guard_s = min(processor_s(lambda data=data: check(data, FORMATS)) for _ in range(200))  # type: ignore[misc]
         whole_s = min(processor_s(lambda data=data: answer(data)) for _ in range(200))  # type: ignore[misc]
         assert guard_s < whole_s / 2, format  # an eighth for JPEG and TIFF, a fortieth for the others
 
@@ -270,16 +276,14 @@ def written() -> Iterator[tuple[str, bytes]]:
             yield f"GIF {mode}", saved(image.convert(mode), "GIF", comment=b"c" * 50_000)
             yield f"BMP {mode}", saved(image.convert(mode), "BMP")
         yield "GIF frames", saved(image.convert("P"), "GIF", loop=0, duration=40, transparency=3, **frames)
-        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd", "jpeg", "webp"):
-            for mode in ("L", "RGB", "RGBA", "CMYK"):
-                for options in ({}, {"tiffinfo": {278: 1}}, {"exif": tags, "icc_profile": profile}, {"big_tiff": True}):
-                    with suppress(OSError, ValueError, KeyError):  # what this build of libtiff does not write
-                        yield (
-                            f"TIFF {compression} {mode} {[*options]}",
-                            saved(image.convert(mode), "TIFF", compression=compression, **options),
-                        )
-        for compression in ("group3", "group4", "tiff_ccitt"):
-            yield f"TIFF {compression}", saved(image.convert("1"), "TIFF", compression=compression)
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"):
+            for mode in ("L", "LA", "P", "RGB", "RGBA", "I;16"):
+                for options in ({}, {"tiffinfo": {278: 1}}, {"exif": tags, "icc_profile": profile}):
+                    whole = image.convert("L").convert("I") if mode == "I;16" else image
+                    yield (
+                        f"TIFF {compression} {mode} {[*options]}",
+                        saved(whole.convert(mode), "TIFF", compression=compression, **options),
+                    )
 
 
 def test_what_pillow_writes_is_never_refused() -> None:
@@ -287,7 +291,7 @@ def test_what_pillow_writes_is_never_refused() -> None:
     number = 0
     for name, data in written():
         try:
-            check(data)
+            check(data, FORMATS)
         except ImageError as error:
             pytest.fail(f"{name}: {error}")
         number += 1
@@ -311,16 +315,6 @@ def test_a_video_behind_a_photo_counts_no_scans() -> None:
     assert answer(saved(IMAGE, "JPEG", progressive=True) + video).shape == (28, 28, 3)
 
 
-def test_a_tile_may_be_larger_than_its_image() -> None:
-    check(tiff(GRAY | TILE | {322: (4, 1, 2_048), 323: (4, 1, 2_048)}))
-
-
-@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
-def test_every_kind_of_tiff_is_answered(order: str, big: bool) -> None:
-    offset = {273: (4, 1, 16 if big else 8)}
-    assert answer(tiff(GRAY | STRIP | offset, order, big)).shape == (28, 28, 3)
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]), st.data())
 def test_damage_raises_nothing_but_image_error(format: str, data: st.DataObject) -> None:
@@ -328,7 +322,7 @@ def test_damage_raises_nothing_but_image_error(format: str, data: st.DataObject)
     for _ in range(data.draw(st.integers(0, 4))):
         file[data.draw(st.integers(0, min(len(file), 400) - 1))] = data.draw(st.integers(0, 255))
     with suppress(ImageError):
-        check(bytes(file[: data.draw(st.integers(0, len(file)))]))
+        check(bytes(file[: data.draw(st.integers(0, len(file)))]), FORMATS)
 
 
 @settings(max_examples=200, deadline=None)
@@ -340,21 +334,21 @@ def test_damage_raises_nothing_but_image_error(format: str, data: st.DataObject)
 )
 def test_any_bytes_raise_nothing_but_image_error(signature: bytes, rest: bytes) -> None:
     with suppress(ImageError):
-        check(signature + rest)
+        check(signature + rest, FORMATS)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "I;16"])
 def test_ppm_files_of_every_kind_pass(mode: str) -> None:
     check(saved(Image.new(mode, (3000, 2000)), "PPM"))
     check(b"P3 # in digits\n2 # wide\n1\n255\n" + b"1 2 3 4 5 6\n")
-    check(b"P6 9")  # the rest is missing, as Pillow will say
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"P6" + b" " * 10_000_000, "its header has no end within 1,024 bytes"),
-        (b"P5#" + b"x" * 10_000_000, "its header has no end"),
+        (b"P6" + b" " * 10_000_000, "not an image in one of the formats"),
+        (b"P5#" + b"x" * 10_000_000, "not an image in one of the formats"),
+        (b"P5 1 1 #" + b"x" * 10_000_000, "its header has no end within 1,024 bytes"),
         (b"P3 512 512 255\n" + b"1 " * 786_432, "262,144 pixels are too many for this kind of PPM"),
         (b"P6 1024 1024 100\n" + bytes(3 * 2**20), "1,048,576 pixels are too many for this kind of PPM"),
         (b"P2 9 9 255\n" + b"#\n" * 1_000_000, "more than 100 comments"),
@@ -375,7 +369,7 @@ def test_a_file_cannot_write_to_the_log() -> None:
     data = png(chunk(b"acTL", bytes(8)), chunk(b"eXIf", exif(900, 4, 2**30)))
     program = (
         "import sys, warnings\nfrom serving.http import inputs\n"
-        "from gapgate.data.transform import load_image, read_header\n"
+        "from gapgate.data.picture.opening import load_image, read_header\n"
         "load_image(read_header(sys.stdin.buffer.read(), max_pixels=10**6))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, check=True)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import re
 import shutil
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.types import ASGIApp
 
 from gapgate.errors import ServeError, SettingsError
 from serving.http.access import check_address
 from serving.http.app import create_app
 from serving.model.predictor import Predictor
-from serving.options import Options, is_loopback, table, variable
+from serving.options import Options, is_loopback, table, unknown, variable
 from tests.serving import packaged
 from tests.serving.packaged import picture
 
@@ -113,6 +118,47 @@ def test_a_key_lets_anybody_in_and_other_keys_do_not(package_dir: Path, header: 
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+def test_white_space_around_a_key_is_no_part_of_it(package_dir: Path) -> None:
+    called = started(package_dir, api_keys=(HASH,))
+    for value in (f"{KEY} ", f"{KEY}\t", f" {KEY}"):
+        assert ask(called, "GET", "/v1/model", headers={"x-api-key": value}).status_code == 200
+
+
+def test_below_a_path_everything_works_whether_the_proxy_takes_it_off_or_not(package_dir: Path) -> None:
+    called = started(package_dir, root_path="/classifier", allow_anonymous=True)
+    for path in ("/", "/docs", "/docs.json", "/static/page.js", "/v1/model"):
+        assert ask(called, "GET", f"/classifier{path}").text == ask(called, "GET", path).text
+    moved = ask(called, "GET", "/classifier")
+    assert (moved.status_code, moved.headers["location"]) == (308, "/classifier/")
+    assert ask(called, "GET", "/classifierx").status_code == 404
+    for page in ("/classifier/", "/classifier/docs"):
+        links = re.findall(r'(?:href|src)="([^"]*)"', ask(called, "GET", page).text)
+        assert "static/page.css" in links
+        assert not [link for link in links if link.startswith("/")]
+    for given, scheme in ({"x-forwarded-proto": "https"}, "https"), ({"x-forwarded-proto": "<b>"}, "http"):
+        (server,) = ask(called, "GET", "/docs.json", headers=given).json()["servers"]
+        assert server["url"] == f"{scheme}://127.0.0.1/classifier"
+    assert Options.from_environment({"GAPGATE_ROOT_PATH": "classifier/"}).root_path == "/classifier"
+
+
+def test_a_variable_that_nothing_reads_is_named_with_the_one_that_is_meant() -> None:
+    assert unknown({"GAPGATE_WORKER": "2", "GAPGATE_WORKERS": "2", "GAPGATE_HOME": "/x", "HOME": "/y"}) == [
+        "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?"
+    ]
+
+
+def test_every_variable_of_the_project_is_known() -> None:
+    root = Path(__file__).parents[3]
+    sources = [
+        path
+        for part in ("gapgate", "components", "pipelines", "cli", "serving")
+        for path in (root / part).rglob("*.py")
+    ]
+    names = {name for path in sources for name in re.findall(r"GAPGATE_[A-Z_]*[A-Z]", path.read_text())}
+    assert len(names) > 20
+    assert unknown(dict.fromkeys(names, "1")) == []
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs.json", "/static/page.css", "/livez", "/readyz"])
 def test_pages_and_probes_need_no_key(package_dir: Path, path: str) -> None:
     called = started(package_dir, api_keys=(HASH,))
@@ -122,7 +168,8 @@ def test_pages_and_probes_need_no_key(package_dir: Path, path: str) -> None:
 def test_without_keys_only_this_machine_is_answered(package_dir: Path) -> None:
     called = started(package_dir)
     assert ask(called, "GET", "/v1/model", client="127.0.0.9").status_code == 200
-    assert ask(called, "GET", "/v1/model", client="::ffff:127.0.0.1").status_code == 200
+    for client in ("::ffff:127.0.0.1", "::1"):
+        assert ask(called, "GET", "/v1/model", client=client).status_code == 200
     response = ask(called, "GET", "/v1/model", client="203.0.113.7")
     assert (response.status_code, code(response)) == (403, "loopback_only")
     everybody = started(package_dir, allow_anonymous=True)
@@ -222,11 +269,33 @@ def test_an_explanation_comes_in_the_form_that_the_client_prefers(
 
 def test_what_came_through_a_proxy_or_by_another_name_is_not_this_machine(package_dir: Path) -> None:
     called = started(package_dir)
-    for headers in ({"x-forwarded-for": "127.0.0.1"}, {"forwarded": "for=127.0.0.1"}, {"host": "evil.example:3000"}):
-        response = ask(called, "GET", "/v1/model", headers=headers)
-        assert (response.status_code, code(response)) == (403, "loopback_only")
-    for host in ("localhost:3000", "[::1]:3000", "127.0.0.1"):
-        assert ask(called, "GET", "/v1/model", headers={"host": host}).status_code == 200
+    for name in (
+        *(
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "forwarded",
+            "x-real-ip",
+            "via",
+            "x-original-uri",
+        ),
+        *("cf-connecting-ip", "true-client-ip", "x-envoy-external-address", "X-Client-IP"),
+    ):
+        response = ask(called, "GET", "/v1/model", headers={name: "127.0.0.1"})
+        assert (response.status_code, code(response)) == (403, "loopback_only"), name
+    assert ask(called, "GET", "/v1/model", headers={"host": "evil.example:3000"}).status_code == 403
+    for host in (
+        "localhost:3000",
+        "[::1]:3000",
+        "127.0.0.1",
+        "LOCALHOST",
+        "localhost.:80",
+        "ip6-localhost",
+        "a.localhost",
+    ):
+        assert ask(called, "GET", "/v1/model", headers={"host": host}).status_code == 200, host
+    for host in ("localhost.example", "127.0.0.1.example", "1", "::2", "[::2]:3000"):
+        assert ask(called, "GET", "/v1/model", headers={"host": host}).status_code == 403, host
 
 
 def test_keys_beside_a_word_that_nobody_needs_one_are_refused() -> None:
@@ -244,3 +313,57 @@ def test_a_receipt_outlives_its_model_and_changed_files(package_dir: Path, tmp_p
     app.context.models.switch(Predictor.load(other))
     assert ask(called, "GET", "/v1/model").json()["receipt"] != digest
     assert ask(called, "GET", f"/v1/receipts/{digest}").json() == before
+
+
+def test_bytes_without_a_type_that_begin_like_an_image_file_are_that_file(client: httpx.Client) -> None:
+    size = 16 * 16
+    stream = io.BytesIO()
+    Image.effect_noise((40, 40), 50).save(stream, "PNG")
+    whole = stream.getvalue()
+    # A text makes the length that of whole tensors.
+    text = b"Comment\0" + b"x" * (-(len(whole) + 12 + 8) % size)
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    data = whole[:-12] + chunk + whole[-12:]
+    assert len(data) % size == 0
+    octets = {"content-type": "application/octet-stream"}
+    alone = client.post("/v1/predict", content=data, headers=octets)
+    assert (
+        alone.json()["probabilities"] == client.post("/v1/predict", content=data, headers=PNG).json()["probabilities"]
+    )
+    (only,) = client.post("/v1/predict/batch", content=data, headers=octets).json()["results"]
+    assert only["probabilities"] == alone.json()["probabilities"]
+    cut = client.post("/v1/predict", content=data[:size], headers=octets)
+    assert (cut.status_code, code(cut)) == (400, "invalid_image")
+    for tensor in (b"BM", b"P5", b"\xff\xd8\xff\xff"):
+        assert client.post("/v1/predict", content=tensor.ljust(size), headers=octets).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF"])
+def test_a_format_is_served_where_the_option_adds_it(package_dir: Path, form: str) -> None:
+    data, name = picture(16, 16, form), f"image/{form.lower()}"
+    refused = ask(started(package_dir), "POST", "/v1/predict", content=data, headers={"content-type": name})
+    assert (refused.status_code, code(refused)) == (400, "invalid_image")
+    assert f"GAPGATE_FORMATS=+{form.lower()}" in refused.json()["error"]["message"]
+    called = started(package_dir, formats=(f"+{form.lower()}",))
+    assert ask(called, "POST", "/v1/predict", content=data, headers={"content-type": name}).status_code == 200
+    assert name in ask(called, "GET", "/v1/model").json()["input"]["content_types"]
+    assert ask(called, "POST", "/v1/predict", content=picture(16, 16), headers=PNG).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "png jpeg webp bmp gif ppm"),
+        ("+tiff, +avif", "png jpeg webp bmp gif ppm tiff avif"),
+        ("png jpeg", "png jpeg"),
+        ("png +tiff", "png tiff"),
+    ],
+)
+def test_formats_are_added_with_a_plus_and_replaced_without(text: str, names: str) -> None:
+    served = Options.from_environment({"GAPGATE_FORMATS": text}).served
+    assert " ".join(form.option for form in served) == names
+
+
+def test_an_unknown_format_is_refused_with_those_there_are() -> None:
+    with pytest.raises(SettingsError, match="GAPGATE_FORMATS names jpg; it takes png, jpeg, webp"):
+        Options.from_environment({"GAPGATE_FORMATS": "jpg"})

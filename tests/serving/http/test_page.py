@@ -62,6 +62,17 @@ def test_a_chosen_file_gets_the_answer_of_the_api(page: Any, server: Server, ima
     assert page.inner_text("#file-note") == "picture.png · 40 × 30 px"
 
 
+def test_what_only_the_browser_reads_is_sent_as_png(page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "phone.avif"
+    path.write_bytes(picture(60, 40, "AVIF"))
+    page.set_input_files("#file", path)
+    wait_for_answers(page)
+    assert page.locator("#answer .problem").count() == 0
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x20ftypheic" + bytes(100))
+    page.set_input_files("#file", tmp_path / "phone.heic")
+    playwright.expect(page.locator("#answer .problem")).to_contain_text("a HEIC file, which this server does not take")
+
+
 def test_the_heat_map_is_that_of_the_class_that_is_picked(page: Any, image: Path) -> None:
     page.set_input_files("#file", image)
     wait_for_answers(page)

@@ -73,3 +73,11 @@ def test_random_paths_make_no_series(client: httpx.Client) -> None:
     assert total(after, "gapgate_requests_total", route="unmatched") > total(
         before, "gapgate_requests_total", route="unmatched"
     )
+
+
+def test_the_process_series_are_those_of_both_workers(client: httpx.Client) -> None:
+    found = series(client)
+    assert total(found, "process_resident_memory_bytes") > 2 * 30 * 2**20
+    assert total(found, "process_cpu_seconds_total") > 0
+    assert total(found, "process_open_fds") > 10
+    assert len([name for name, _ in found if name == "process_start_time_seconds"]) == 1

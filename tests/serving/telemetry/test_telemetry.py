@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -53,7 +55,9 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
 
 def attributes(span: Any) -> dict[str, Any]:
     return {
-        pair.key: pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value
+        pair.key: pair.value.int_value
+        if pair.value.HasField("int_value")
+        else [each.string_value for each in pair.value.array_value.values] or pair.value.string_value
         for pair in span.attributes
     }
 
@@ -76,7 +80,8 @@ def test_each_request_is_a_span_that_continues_the_callers_trace(
     assert [attributes(span)["http.response.status_code"] for span in asked] == [200, 400, 404]
     assert asked[0].trace_id.hex() == TRACE
     assert asked[0].parent_span_id.hex() == PARENT
-    assert attributes(asked[0])["gapgate.request_id"] == answer["request_id"]
+    assert attributes(asked[0])["http.response.header.x_request_id"] == [answer["request_id"]]
+    assert attributes(asked[0])["http.route"] == "/v1/predict"
 
 
 def test_a_collector_that_is_away_costs_no_answer(bento: Artifact, tmp_path: Path) -> None:
@@ -89,13 +94,41 @@ def test_a_collector_that_is_away_costs_no_answer(bento: Artifact, tmp_path: Pat
 
 
 def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> None:
-    with serve(bento.path / "model.bento", work_dir=tmp_path, environment={"GAPGATE_ACCESS_LOG": "true"}) as server:
+    environment = {"GAPGATE_ACCESS_LOG": "true", "GAPGATE_FORMATS": "+tiff", "GAPGATE_WORKER": "2"}
+    damaged = bytearray(picture(200, 900, "TIFF"))  # libtiff writes a line for each row of some
+    for place in range(100, len(damaged) - 400, 5):
+        damaged[place] ^= 0x55
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment=environment) as server:
         server.wait_ready()
-        httpx.post(f"{server.url}/v1/predict", content=b"x", headers={**PNG, "x-request-id": "r-1"})
+        predict = f"{server.url}/v1/predict"
+        httpx.post(predict, content=b"x", headers={**PNG, "x-request-id": "r-1"})
+        httpx.post(predict, content=bytes(damaged), headers={"content-type": "image/tiff"})
+        image = picture(16, 16)
+        answer = httpx.post(predict, content=image, headers={**PNG, "x-request-id": "r-2"})
+        process = psutil.Process(server.process.pid)
+        for each in (process, *process.children()):
+            each.send_signal(signal.SIGHUP)
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert all({"time", "level", "pid", "message"} <= set(line) for line in lines)
     (asked,) = (line for line in lines if line.get("request_id") == "r-1")
-    assert (asked["message"], asked["status"]) == ("POST /v1/predict", 400)
+    assert (asked["message"], asked["status"], asked["error"]) == ("POST /v1/predict", 400, "invalid_image")
+    (answered,) = (line for line in lines if line.get("request_id") == "r-2")
+    found = answer.json()
+    assert {
+        name: answered[name] for name in ("client", "class", "receipt", "model", "received_bytes", "sent_bytes")
+    } == {
+        "client": "127.0.0.1",
+        "class": found["class"],
+        "receipt": found["receipt"],
+        "model": f"{found['model']['name']}/{found['model']['version']}",
+        "received_bytes": len(image),
+        "sent_bytes": len(answer.content),
+    }.items()
+    assert answered["milliseconds"] > 0
+    told = [line["message"] for line in lines]
+    assert "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?" in told
+    assert any("one on this machine that speaks HTTP/1.1 and adds no header looks like you" in line for line in told)
 
 
 def test_the_log_can_be_text(bento: Artifact, tmp_path: Path) -> None:

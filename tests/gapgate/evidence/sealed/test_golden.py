@@ -18,7 +18,16 @@ from gapgate.onnx.classifier import Classifier
 from tests.gapgate.onnx_models import write_cnn, write_linear
 
 GRAY, COLOUR = Transform(size_px=28, mode="gray"), Transform(size_px=24, mode="rgb", fit="crop", resample="lanczos")
-NAMES = {"alpha.png", "cmyk.jpg", "gray16.png", "odd.png", "orientation.jpg", "palette.png", "picture.webp"}
+NAMES = {
+    "alpha.png",
+    "cmyk.jpg",
+    "display-p3.jpg",
+    "gray16.png",
+    "odd.png",
+    "orientation.jpg",
+    "palette.png",
+    "picture.webp",
+}
 NUM_CLASSES = 10
 
 

@@ -1,0 +1,42 @@
+"""`gapgate settings`: every setting with its values, default and meaning."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from gapgate.errors import SettingsError
+
+
+def settings(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="[NAME]", help="A setting, a section, or the beginning of names.", show_default=False),
+    ] = "",
+) -> None:
+    """List the settings of `params.yaml` and `--set`: values, default and meaning."""
+    from gapgate.settings.described import groups
+
+    console = Console(highlight=False)
+    found = groups()
+    shown = [
+        (group, [setting for setting in group.settings if setting.name.startswith(name)])
+        for group in found
+        if not name or group.name.startswith(name) or any(setting.name.startswith(name) for setting in group.settings)
+    ]
+    if not shown:
+        known = [setting.name for group in found for setting in group.settings]
+        like = get_close_matches(name, known, 3)
+        hint = f"did you mean {' or '.join(like)}?" if like else "without a name all are listed"
+        raise SettingsError(f"there is no setting {name}; {hint}")
+    for group, members in shown:
+        console.print(f"\n[bold]{group.name}[/]  {escape(group.meaning)}")
+        for setting in members:
+            default = f", by default {escape(setting.default)}" if setting.default else ", must be given"
+            console.print(Padding(f"[cyan]{setting.name}[/]  {escape(setting.values)}{default}", (0, 0, 0, 2)))
+            console.print(Padding(f"[dim]{escape(setting.meaning)}[/]", (0, 0, 0, 6)))

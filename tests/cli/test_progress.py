@@ -1,0 +1,43 @@
+"""The display of a run on the terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cli.terminal.progress import TerminalDisplay, curve
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mark"),
+    [("pass", "\x1b[32m✓"), ("fail", "\x1b[31m✗"), ("undecided", "\x1b[33m?"), ("", "\x1b[32m✓")],
+)
+def test_the_mark_before_a_step_is_that_of_its_verdict(verdict: str, mark: str) -> None:
+    written = io.StringIO()
+    display = TerminalDisplay(Console(file=written, force_terminal=True, color_system="standard"))
+    display.show({"kind": "started", "step": "gate", "time": 1.0})
+    display.show({"kind": "finished", "step": "gate", "time": 2.0, "summary": "words", "notes": [], "verdict": verdict})
+    assert mark in written.getvalue()
+    assert written.getvalue().count("✓") + written.getvalue().count("✗") + written.getvalue().count("?") == 1
+
+
+def test_a_training_shows_loss_and_curve() -> None:
+    written = io.StringIO()
+    display = TerminalDisplay(Console(file=written, force_terminal=True, width=100))
+    with display.live("r"):
+        display.show({"kind": "started", "step": "train", "time": 1.0})
+        for epoch, loss in enumerate([2.0, 1.0, 0.0], start=1):
+            display.show({"kind": "metrics", "step": "train", "at": epoch, "values": {"train/loss": loss}})
+        note = "epoch 3/3, loss 0.000, val 90.0 %"
+        display.show({"kind": "progress", "step": "train", "done": 3, "total": 3, "unit": "batches", "note": note})
+        display._progress.refresh()
+    assert note in written.getvalue()
+    assert "█▅▁" in written.getvalue()
+
+
+def test_a_curve_spans_all_values_and_shows_the_last() -> None:
+    assert curve([0.0, 7.0, 3.5]) == "▁█▅"
+    assert curve([8.0, *range(8)], width=8) == "▁▂▃▄▅▅▆▇"
+    assert curve([1.0, 1.0]) == "▁▁"
