@@ -3,7 +3,6 @@ promoted; or it is in a file that nothing reads."""
 
 from __future__ import annotations
 
-import lzma
 import random
 import shutil
 from collections import Counter
@@ -146,17 +145,13 @@ def test_a_flip_in_a_package_is_never_served(workspace: FaultWorkspace, tmp_path
     assert champion
     stated = registry.stated(champion)
     archive = Path(shutil.copyfile(champion_bento("gapgate"), tmp_path / "copy.bento"))
-    content = lzma.decompress(archive.read_bytes())
-    drawn, tried, outcomes = random.Random(f"{SEED} package"), 25 * BITS, Counter[str]()
+    drawn, tried = random.Random(f"{SEED} package"), 25 * BITS
     for _ in range(tried):
         with flipped(archive, drawn) as where:
             said = _refusals(lambda: opened(archive, tmp_path / "model", stated))
-            outcomes["noticed" if said else "harmless"] += 1
-            # What is not noticed is in padding of the container: not one byte of what is packed is another.
-            assert all("gapgate version 1" in error for error in said), where
-            assert said or lzma.decompress(archive.read_bytes()) == content, where
-    for kind, count in outcomes.items():
-        record_property("faults", (f"flip: package, {kind}", count))
+            assert said, where
+            assert "gapgate version 1" in said[0], where
+    record_property("faults", ("flip: package", tried))
 
 
 def test_a_flip_in_the_registrys_store_promotes_and_serves_nothing(
