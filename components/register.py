@@ -13,7 +13,7 @@ from components.platform.tracking import mlflow_runs
 from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
-from gapgate.artifacts import Artifact, code_revision
+from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError
 from gapgate.evidence.sealed.receipt import Receipt, verify
 from gapgate.settings.sections import RegistrySettings
@@ -35,7 +35,8 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     lineage = artifacts.lineage(inputs)
     context = RunContext.current() or RunContext.new()
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
-    tracker.tags({"code.revision": code_revision()})
+    # Of the process that trained, not of this one: `gapgate sync` may register later, with other code.
+    tracker.tags({"code.revision": inputs["model"].manifest.code_revision})
     # The MLflow run may not exist yet: it is made on the first contact with the server.
     run_id = mlflow_runs.send(context)
     registry = Registry()
@@ -70,7 +71,11 @@ def _version(
     if found := registry.made_of(name, identity):
         return found
     figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
-    tags = identity | {"gapgate.verdict": verdict, "gapgate.run": context.name, _CODE_TAG: code_revision()}
+    tags = identity | {
+        "gapgate.verdict": verdict,
+        "gapgate.run": context.name,
+        _CODE_TAG: inputs["model"].manifest.code_revision,
+    }
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
     model_id = mlflow_runs.log_model(context, inputs["model"].path / "model.onnx")
@@ -115,7 +120,7 @@ def _receipt(version: Version, inputs: Mapping[str, Artifact], verdict: str) -> 
         run=version.tags["gapgate.run"],
         tracking_run=version.run_id,
         data=splits.read_json("dataset.json"),
-        code_revision=version.tags.get(_CODE_TAG, code_revision()),
+        code_revision=version.tags.get(_CODE_TAG, model.manifest.code_revision),
         image_digest=model.manifest.image_digest,
         verdict=verdict,
         figures=evaluation.read_json("metrics.json"),

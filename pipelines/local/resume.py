@@ -14,7 +14,7 @@ from components.platform.tracking.spool import Reader, end_lines
 from components.platform.workspace import runs_dir
 from gapgate import artifacts, summed_json
 from gapgate.errors import ArtifactError, GapgateError, TrackingError
-from pipelines.local.runner import mark_unregistrable, outputs_of, resume_registration
+from pipelines.local.runner import SETTINGS, mark_unregistrable, outputs_of, resume_registration
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def close_killed() -> list[str]:
     for context in pending_runs():
         context.remove_scratch()
         # A run that never reached the server has nothing to close; a stage of DVC has no settings, and no end either.
-        is_ours = (context.folder / "settings.json").exists() and not (context.folder / "result.json").exists()
+        is_ours = (context.folder / SETTINGS).exists() and not (context.folder / "result.json").exists()
         if is_ours and (context.spool / mlflow_runs.STATE).exists():
             settle(context)
             closed.append(context.name)
@@ -75,8 +75,11 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
     context.remove_scratch()
     has_result = (context.folder / "result.json").exists()
     result = _read(context.folder / "result.json", ("exit_code",), aside)
-    has_settings = (context.folder / "settings.json").exists()
-    settings = _read(context.folder / "settings.json", ("tracking",), aside, result.get("settings", ""))
+    has_settings = (context.folder / SETTINGS).exists()
+    sha256 = result.get("settings", "")
+    settings = _read(context.folder / SETTINGS, ("tracking",), aside, sha256) or _read(
+        context.spool / SETTINGS, ("tracking",), aside, sha256
+    )
     _read(context.spool / mlflow_runs.STATE, ("run_id", "experiment_id", "offsets"), aside)
     aside += [f"{context.spool / name} has damaged lines, which are left out" for name in _damaged(context)]
     if settings:
@@ -92,12 +95,12 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
 
 def _register(context: RunContext, settings: dict[str, Any]) -> str:
     if not settings:
-        place = context.folder / "settings.json"
+        place = context.folder / SETTINGS
         raise ArtifactError(f"{place} was damaged, so its model cannot be registered; run again")
     if "certificate" not in outputs_of(context):
         mark_unregistrable(context)
         return "sent, but its artifacts are gone, so its model cannot be registered; run again"
-    resume_registration(context)
+    resume_registration(context, settings)
     return "sent, registered"
 
 

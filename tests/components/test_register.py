@@ -293,3 +293,18 @@ def test_a_receipt_that_the_workspace_does_not_have_is_in_the_registry(
         RegistryError, match=f"no receipt 000000 in {receipts_dir()} and sqlite.*; name the registry in"
     ):
         receipt("000000")
+
+
+def test_the_receipt_names_the_code_that_trained_and_not_that_which_registers(
+    registry: Registry, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for process in ("trains", "registers"):
+        monkeypatch.setenv("GAPGATE_CODE_REVISION", process)
+        artifacts.code_revision.cache_clear()
+        made[process] = register(made["trains"]) if process == "registers" else make("r1")
+    artifacts.code_revision.cache_clear()
+    assert made["registers"].read_json("receipt.json")["code_revision"] == "trains"
+    assert registry.find(NAME, "1").tags["gapgate.code_revision"] == "trains"
+    mlflow_runs.send(RunContext("r1"))
+    assert run_of("r1").data.tags["code.revision"] == "trains"

@@ -54,7 +54,7 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:
         return None
-    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
         raise DataError(f"{file} is not a DVC file; write it again with `gapgate data add SOURCE`") from None
 
 

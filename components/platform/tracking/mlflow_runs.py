@@ -18,11 +18,11 @@ from filelock import FileLock
 
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
-from components.platform.tracking.spool import KEPT, Event, Reader
-from components.platform.workspace import home, local_store, tracking_uri
+from components.platform.tracking.local_store import open_local_store
+from components.platform.tracking.spool import KEPT, Event, Reader, place_of
+from components.platform.workspace import artifacts_dir, is_local, tracking_uri
 from gapgate import summed_json
 from gapgate.errors import TrackingError, TrackingRefusedError
-from gapgate.files import whole_file
 from gapgate.tracking import ADVICE_TAG
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def client() -> MlflowClient:
     # After the import of mlflow, which configures its own loggers.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if tracking_uri() == f"sqlite:///{local_store()}":
-        _make_local_store()
+    if is_local():
+        open_local_store()
     mlflow.set_tracking_uri(tracking_uri())
     return mlflow.MlflowClient()
 
@@ -75,20 +75,6 @@ def without_retries() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
-def _make_local_store() -> None:
-    """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
-    once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
-    import mlflow
-
-    home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home() / "mlflow.lock"):
-        if local_store().exists():
-            return
-        with whole_file(local_store()) as fresh:
-            fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
-            mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
 
 
 @contextmanager
@@ -143,7 +129,7 @@ def send(context: RunContext) -> str:
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             send_values(mlflow_client, state["run_id"], events)
-            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            files = [(place_of(event, spool), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
                 # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
                 if path.exists():
@@ -299,7 +285,7 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
 
 def _deleted(name: str, number: str) -> TrackingRefusedError:
     # A server's address is in the user's environment, and may hold a password; the local store's is not.
-    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if tracking_uri() == f"sqlite:///{local_store()}" else ""
+    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if is_local() else ""
     return TrackingRefusedError(
         f"the MLflow experiment {name!r} was deleted; bring it back with "
         f"`{store}mlflow experiments restore --experiment-id {number}`, "
@@ -320,7 +306,7 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
             raise _deleted(name, found.experiment_id)
         return str(found.experiment_id)
     # For a local store MLflow would otherwise make `mlruns/` in the current folder.
-    location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
+    location = artifacts_dir().as_uri() if tracking_uri().startswith("sqlite:") else None
     try:
         kind = {
             "mlflow.experimentKind": "custom_model_development"

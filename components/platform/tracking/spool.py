@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.platform.workspace import home
 from gapgate.text import redacted
 
 Event = dict[str, Any]
@@ -62,7 +63,12 @@ class Spool:
             kept = self.folder / KEPT / self.step / folder / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, kept))
-        self._write("file", path=str(path.absolute()), folder=folder)
+        path = path.absolute()
+        # Inside the workspace relative to the spool, so that a workspace can be moved before this is sent.
+        is_inside = path.is_relative_to(home())
+        self._write(
+            "file", path=os.path.relpath(path, self.folder.absolute()) if is_inside else str(path), folder=folder
+        )
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self._write("progress", done=done, total=total, unit=unit, note=note)
@@ -90,6 +96,11 @@ class Spool:
         line = redacted(json.dumps(event))
         os.write(self._file, _summed(line.encode()) + b"\n")
         self._show(json.loads(line))
+
+
+def place_of(file: Event, spool: Path) -> Path:
+    """The absolute path of the file that an event of a spool reports."""
+    return Path(os.path.normpath(spool.absolute() / file["path"]))
 
 
 @dataclass
@@ -148,7 +159,7 @@ def _event(line: bytes) -> Event | None:
         return None
     try:
         found = json.loads(event + b"}" if has_sum else line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
         return None

@@ -77,8 +77,12 @@ def test_a_registration_that_failed_for_a_passing_reason_is_made_though_its_repo
     assert mlflow_runs.is_sent(context)
     # It waits, so nothing of it is freed.
     assert [run.name for run in old_runs(0)] == []
+    # The settings are there twice.
+    shutil.copy(context.folder / "settings.json", context.spool)
+    (context.folder / "settings.json").write_text("{")
     sync()
-    assert "r1: sent, registered" in capsys.readouterr().out
+    assert "r1: sent, registered" in (said := capsys.readouterr().out)
+    assert "settings.json was damaged" in said
     champion = Registry().champion("gapgate")
     assert champion is not None
     assert champion.run_id == mlflow_runs.run_id(context)
