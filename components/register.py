@@ -14,6 +14,7 @@ from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, 
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.errors import ArtifactError
 from gapgate.evidence.sealed.receipt import Receipt, verify
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
@@ -27,7 +28,8 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
 
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
-        ArtifactError: the inputs are not of one chain, such as an evaluation of another model.
+        ArtifactError: the inputs are not of one chain, such as an evaluation of another model; or the receipt of an
+            earlier run is damaged.
         RegistryError: the receipt of an earlier run is not in the artifact store.
     """
     lineage = artifacts.lineage(inputs)
@@ -85,7 +87,15 @@ def _version(
 
 def _kept(registry: Registry, version: Version) -> Receipt | None:
     """The receipt of a version whose registration was completed."""
-    return verify(registry.receipt(version), version.receipt) if version.receipt else None
+    if not version.receipt:
+        return None
+    try:
+        return verify(registry.receipt(version), version.receipt)
+    except (ArtifactError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"the receipt of {version} in the artifact store is damaged: {reason}; bring its file back"
+        ) from None
 
 
 def _decided(registry: Registry, version: Version, context: RunContext) -> dict[str, Any]:

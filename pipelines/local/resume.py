@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
-from components.platform.tracking.spool import Reader
+from components.platform.tracking.spool import Reader, end_lines
 from components.platform.workspace import runs_dir
-from gapgate import artifacts
+from gapgate import artifacts, summed_json
 from gapgate.errors import ArtifactError, GapgateError, TrackingError
 from pipelines.local.runner import SETTINGS, mark_unregistrable, outputs_of, resume_registration
 
@@ -34,13 +35,15 @@ def pending_runs() -> list[RunContext]:
 
 
 def close_killed() -> list[str]:
-    """Close the MLflow runs of this workspace whose process is gone as KILLED; returns their names.
+    """Remove the temporary files of this workspace's runs whose process is gone, and close their MLflow runs as KILLED;
+    returns the names of those that were closed.
 
     Raises:
         TrackingError: the server does not answer; call again later.
     """
     closed = []
     for context in pending_runs():
+        context.remove_scratch()
         # A run that never reached the server has nothing to close; a stage of DVC has no settings, and no end either.
         is_ours = (context.folder / SETTINGS).exists() and not (context.folder / "result.json").exists()
         if is_ours and (context.spool / mlflow_runs.STATE).exists():
@@ -70,12 +73,13 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
     """
     aside = [] if aside is None else aside
     context.remove_scratch()
-    has_settings = (context.folder / SETTINGS).exists()
-    settings = _read(context.folder / SETTINGS, ("tracking",), aside) or _read(
-        context.spool / SETTINGS, ("tracking",), aside
-    )
     has_result = (context.folder / "result.json").exists()
-    result = _read(context.folder / "result.json", ("exit_code", "failure", "outputs"), aside)
+    result = _read(context.folder / "result.json", ("exit_code",), aside)
+    has_settings = (context.folder / SETTINGS).exists()
+    sha256 = result.get("settings", "")
+    settings = _read(context.folder / SETTINGS, ("tracking",), aside, sha256) or _read(
+        context.spool / SETTINGS, ("tracking",), aside, sha256
+    )
     _read(context.spool / mlflow_runs.STATE, ("run_id", "experiment_id", "offsets"), aside)
     aside += [f"{context.spool / name} has damaged lines, which are left out" for name in _damaged(context)]
     if settings:
@@ -102,9 +106,7 @@ def _register(context: RunContext, settings: dict[str, Any]) -> str:
 
 def _waits(context: RunContext) -> bool:
     try:
-        return not mlflow_runs.is_sent(context) or _unregistered(
-            artifacts.read_json(context.folder / "result.json", {})
-        )
+        return not mlflow_runs.is_sent(context) or _unregistered(summed_json.read(context.folder / "result.json"))
     except (ArtifactError, KeyError, TypeError, AttributeError):  # a damaged file
         return True
 
@@ -113,14 +115,15 @@ def _unregistered(result: dict[str, Any]) -> bool:
     return (result.get("failure") or {}).get("exit_code") == TrackingError.exit_code
 
 
-def _read(path: Path, names: tuple[str, ...], aside: list[str]) -> dict[str, Any]:
-    """The content of a JSON file with the entries `names`; empty if there is none, or if it is damaged."""
-    try:
-        found: Any = artifacts.read_json(path, {})
-    except (ArtifactError, UnicodeDecodeError):
-        found = None
-    if found == {} or (isinstance(found, dict) and set(names) <= set(found)):
-        return dict(found)
+def _read(path: Path, names: tuple[str, ...], aside: list[str], sha256: str = "") -> dict[str, Any]:
+    """The content of a JSON file with the entries `names`, and with this sha256 where one is given; empty if there is
+    none, or if it is damaged."""
+    if not path.exists():
+        return {}
+    with suppress(ArtifactError, UnicodeDecodeError):
+        found = summed_json.read(path)
+        if set(names) <= set(found) and sha256 in ("", artifacts.sha256_file(path)):
+            return found
     damaged = path.with_name(f"{path.name}.damaged")
     path.replace(damaged)
     aside.append(f"{path} was damaged and is set aside as {damaged.name}")
@@ -128,6 +131,7 @@ def _read(path: Path, names: tuple[str, ...], aside: list[str]) -> dict[str, Any
 
 
 def _damaged(context: RunContext) -> list[str]:
+    end_lines(context.spool)
     reader = Reader(context.spool)
     for _ in reader.read():
         pass

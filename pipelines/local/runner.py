@@ -22,7 +22,7 @@ from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Event, Reader, Spool
-from gapgate import artifacts, fork_server
+from gapgate import artifacts, fork_server, summed_json
 from gapgate.descendants import children, kill_descendants
 from gapgate.errors import GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
@@ -87,25 +87,28 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
     with contextlib.nullcontext() if in_containers else fork_server.running(IMPORTED):
         mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
         context = RunContext.new(settings.tracking.experiment)
+        with _runner(settings, context, in_containers) as runner:
+            return _run(settings, context, display, runner, title)
+
+
+def _run(settings: Settings, context: RunContext, display: Display, runner: Any, title: str) -> RunResult:
+    with storage_errors(context.folder):
+        context.folder.mkdir(parents=True)
+    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        with storage_errors(context.folder):
+            artifacts.write_json(context.folder / SETTINGS, settings.model_dump(mode="json"))
+            context.spool.mkdir()  # after the settings: a spool without them is that of a DVC stage, which has no end
+            # Twice, since a registration may wait for it for days.
+            artifacts.write_json(context.spool / SETTINGS, settings.model_dump(mode="json"))
+            (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
+            _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
+            sync(_reserve(context))
         if title:
             Spool(context.spool, "run").tags({"mlflow.runName": title})
-        with _runner(settings, context, in_containers) as runner:
-            return _run(settings, context, display, runner)
-
-
-def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
-    with storage_errors(context.folder):
-        context.spool.mkdir(parents=True, exist_ok=True)
-        (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
-        for folder in (context.folder, context.spool):  # twice, since a registration may wait for it for days
-            artifacts.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
-        _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
-        sync(_reserve(context))
-    context.export()
-    # `_followed` sends for all steps, which then end without waiting for the server.
-    os.environ[DRAINED_VARIABLE] = "1"
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
-    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        context.export()
+        # `_followed` sends for all steps, which then end without waiting for the server.
+        os.environ[DRAINED_VARIABLE] = "1"
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
         return _worked(settings, context, display, runner)
 
 
@@ -181,8 +184,8 @@ def mark_unregistrable(context: RunContext) -> None:
     """
     mlflow_runs.finish(context, succeeded=False)
     path = context.folder / "result.json"
-    result = artifacts.read_json(path)
-    artifacts.write_json(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
+    result = summed_json.read(path)
+    summed_json.write(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
 
 
 @contextlib.contextmanager
@@ -325,6 +328,12 @@ def outputs_of(context: RunContext) -> dict[str, Path]:
     return found
 
 
+def settings_digest(context: RunContext) -> str:
+    """sha256 (hex) of the file with a run's settings, which its result keeps; empty where there is none."""
+    places = (context.folder / SETTINGS, context.spool / SETTINGS)
+    return next((artifacts.sha256_file(place) for place in places if place.exists()), "")
+
+
 def _link_results(result: RunResult) -> None:
     """Link the files that people open into the run's folder, under short names.
 
@@ -358,8 +367,9 @@ def _write_result(result: RunResult) -> None:
         "failure": result.failure,
         "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
         "ended_at": time.time(),
+        "settings": settings_digest(result.context),
     }
     # Written last: a run without a result was killed.
     with storage_errors(result.context.folder):
         _reserve(result.context).unlink(missing_ok=True)
-        artifacts.write_json(result.context.folder / "result.json", content)
+        summed_json.write(result.context.folder / "result.json", content)

@@ -161,6 +161,14 @@ def test_another_run_finds_the_version_of_its_model_that_a_killed_run_has_left(
     assert registry.receipt(registry.find(NAME, "1")) == second.read_json("receipt.json")
 
 
+def test_a_damaged_receipt_of_an_earlier_run_is_named(registry: Registry, make: Callable[..., Made]) -> None:
+    register(make("r1"))
+    (kept,) = (receipts_dir().parent / "mlartifacts").rglob("receipt.json")
+    kept.write_text(kept.read_text().replace('"pass"', '"fail"'))
+    with pytest.raises(ArtifactError, match="the receipt of animals version 1 in the artifact store is damaged"):
+        register(make("r2"))
+
+
 def test_a_version_whose_mlflow_run_was_deleted_does_not_count(registry: Registry, make: Callable[..., Made]) -> None:
     """Its package could not be read."""
     register(make("r1"))

@@ -21,7 +21,7 @@ from components.platform.run_context import RunContext
 from components.platform.tracking.local_store import open_local_store
 from components.platform.tracking.spool import KEPT, Event, Reader, place_of
 from components.platform.workspace import artifacts_dir, is_local, tracking_uri
-from gapgate.artifacts import read_json, write_json
+from gapgate import summed_json
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.tracking import ADVICE_TAG
 
@@ -125,7 +125,7 @@ def send(context: RunContext) -> str:
             if not state.get("run_id"):
                 # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
-                write_json(spool / STATE, state)
+                summed_json.write(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             send_values(mlflow_client, state["run_id"], events)
@@ -136,7 +136,7 @@ def send(context: RunContext) -> str:
                     mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
             # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
-            write_json(spool / STATE, state)
+            summed_json.write(spool / STATE, state)
             for path, _ in files:
                 # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
@@ -166,7 +166,7 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     with away_errors():
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+    summed_json.write(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
 def log_model(context: RunContext, file: Path) -> str:
@@ -388,9 +388,12 @@ def _with_advice(note: str, advice: str) -> str:
 
 
 def read_state(spool: Path) -> dict[str, Any]:
-    """What a spool records of its MLflow run; empty before the first contact."""
-    state: dict[str, Any] = read_json(spool / STATE, {})
-    return state
+    """What a spool records of its MLflow run; empty before the first contact.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    return summed_json.read(spool / STATE)
 
 
 @contextmanager
