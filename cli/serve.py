@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli.options import DEFAULT_MODEL, Port, find_champion, status
+from cli.terminal.console import Console
 from gapgate.errors import GateError, RegistryError, SettingsError, TrackingError
 
 _REGISTRY = "models:/"

@@ -18,11 +18,11 @@ from filelock import FileLock
 
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
-from components.platform.tracking.spool import KEPT, Event, Reader
-from components.platform.workspace import home, local_store, tracking_uri
-from gapgate.artifacts import read_json, write_json
+from components.platform.tracking.local_store import open_local_store
+from components.platform.tracking.spool import KEPT, Event, Reader, place_of
+from components.platform.workspace import artifacts_dir, is_local, tracking_uri
+from gapgate import summed_json
 from gapgate.errors import TrackingError, TrackingRefusedError
-from gapgate.files import whole_file
 from gapgate.tracking import ADVICE_TAG
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def client() -> MlflowClient:
     # After the import of mlflow, which configures its own loggers.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if tracking_uri() == f"sqlite:///{local_store()}":
-        _make_local_store()
+    if is_local():
+        open_local_store()
     mlflow.set_tracking_uri(tracking_uri())
     return mlflow.MlflowClient()
 
@@ -75,20 +75,6 @@ def without_retries() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
-def _make_local_store() -> None:
-    """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
-    once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
-    import mlflow
-
-    home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home() / "mlflow.lock"):
-        if local_store().exists():
-            return
-        with whole_file(local_store()) as fresh:
-            fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
-            mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
 
 
 @contextmanager
@@ -139,18 +125,18 @@ def send(context: RunContext) -> str:
             if not state.get("run_id"):
                 # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
-                write_json(spool / STATE, state)
+                summed_json.write(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             send_values(mlflow_client, state["run_id"], events)
-            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            files = [(place_of(event, spool), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
                 # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
                 if path.exists():
                     mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
             # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
-            write_json(spool / STATE, state)
+            summed_json.write(spool / STATE, state)
             for path, _ in files:
                 # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
@@ -180,7 +166,7 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     with away_errors():
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+    summed_json.write(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
 def log_model(context: RunContext, file: Path) -> str:
@@ -299,7 +285,7 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
 
 def _deleted(name: str, number: str) -> TrackingRefusedError:
     # A server's address is in the user's environment, and may hold a password; the local store's is not.
-    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if tracking_uri() == f"sqlite:///{local_store()}" else ""
+    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if is_local() else ""
     return TrackingRefusedError(
         f"the MLflow experiment {name!r} was deleted; bring it back with "
         f"`{store}mlflow experiments restore --experiment-id {number}`, "
@@ -320,7 +306,7 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
             raise _deleted(name, found.experiment_id)
         return str(found.experiment_id)
     # For a local store MLflow would otherwise make `mlruns/` in the current folder.
-    location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
+    location = artifacts_dir().as_uri() if tracking_uri().startswith("sqlite:") else None
     try:
         kind = {
             "mlflow.experimentKind": "custom_model_development"
@@ -402,9 +388,12 @@ def _with_advice(note: str, advice: str) -> str:
 
 
 def read_state(spool: Path) -> dict[str, Any]:
-    """What a spool records of its MLflow run; empty before the first contact."""
-    state: dict[str, Any] = read_json(spool / STATE, {})
-    return state
+    """What a spool records of its MLflow run; empty before the first contact.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    return summed_json.read(spool / STATE)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ have 512 bytes, or 1,536 for a long name. Before Python 3.11.10 it searches a he
 (CVE-2024-6232): 16 KiB of digits took 0.5 s, 60 KiB 6.5 s."""
 _MAX_HEADERS_BYTES = 2**21
 """Most bytes of the headers of all members, so at most 4,096 members; ours have about 20 kB."""
+_END_BYTES = 1024
+"""Zero bytes at the end of a tar (POSIX.1-1988)."""
 _MAX_DEPTH = 32
 """Most folders in a name. `shutil.rmtree` is recursive: at a depth of about a thousand it fails and removes nothing."""
 _SHOWN_CHARACTERS = 80
@@ -94,6 +96,10 @@ def _extract(bento_path: Path, folder: Path, wanted: PurePosixPath, max_bytes: i
                     if member.isreg() and name.is_relative_to(wanted):
                         inside = member.replace(name=name.relative_to(wanted).as_posix(), deep=False)
                         _write(archive, inside, folder)
+                # To tarfile a file that is cut within a header ends well.
+                file.seek(-min(_END_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
+                if file.read(_END_BYTES) != bytes(_END_BYTES):
+                    raise EOFError("it ends too early")
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

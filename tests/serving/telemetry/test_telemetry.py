@@ -124,7 +124,7 @@ def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> 
         "model": f"{found['model']['name']}/{found['model']['version']}",
         "received_bytes": len(image),
         "sent_bytes": len(answer.content),
-    }.items()
+    }
     assert answered["milliseconds"] > 0
     told = [line["message"] for line in lines]
     assert "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?" in told
