@@ -17,7 +17,7 @@ from gapgate.report.html import render
 from pipelines.local.outputs import outputs_of
 
 REPORT = "report.html"
-_NEEDED = ("certificate", "evaluation")
+_NEEDED = ("evaluation", "certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,28 @@ class Reported:
         }
 
     def html(self) -> str:
-        """The report, with all that is known by now in its head."""
-        evaluation, certificate = (self.read(kind, f"{kind}.json") for kind in ("evaluation", "certificate"))
+        """The report, with all that is known by now in its head.
+
+        Raises:
+            ArtifactError: a file is missing or damaged.
+        """
+        evaluation, certificate = (self._needed(kind) for kind in _NEEDED)
         advice = self.read("certificate", "advice.json", [])
         return render(evaluation, self.outputs["evaluation"] / "figures", certificate, advice, self.known)
 
+    def _needed(self, kind: str) -> Any:
+        content = self.read(kind, f"{kind}.json")
+        if content is None:
+            raise ArtifactError(f"{self.outputs[kind] / kind}.json is missing; run it again")
+        return content
+
     def side(self) -> Side:
-        """This run as one side of a comparison."""
-        evaluation = self.read("evaluation", "evaluation.json")
+        """This run as one side of a comparison.
+
+        Raises:
+            ArtifactError: a file is missing or damaged.
+        """
+        evaluation, certificate = (self._needed(kind) for kind in _NEEDED)
         of_inputs = {name: (each or {}).get("settings") for name, each in (evaluation.get("inputs") or {}).items()}
         settings = artifacts.read_json(self.folder / "settings.json", of_inputs)
         predictions = self.outputs["evaluation"] / "predictions.parquet"
@@ -65,7 +79,7 @@ class Reported:
             known=self.known,
             settings=settings,
             evaluation=evaluation,
-            certificate=self.read("certificate", "certificate.json"),
+            certificate=certificate,
             predictions=predictions,
             splits=self.outputs.get("splits", self.folder / "splits"),
         )
@@ -110,6 +124,7 @@ def _checked(found: Reported) -> Reported:
 
 def write(found: Reported, place: Path) -> None:
     """Write a run's report to `place`; a link that was there is replaced, not followed."""
+    page = found.html()
     if place.is_symlink():
         place.unlink()
-    artifacts.write_text(place, found.html())
+    artifacts.write_text(place, page)
