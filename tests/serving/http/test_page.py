@@ -119,6 +119,17 @@ def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_w
     page.close()
 
 
+def test_a_sample_of_the_documentation_is_copied_by_a_button(browser: Any, server: Server) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{server.url}/docs")
+    figure = page.locator("#predict figure, section figure").first
+    figure.get_by_role("button", name="Copy").click()
+    playwright.expect(figure.get_by_role("button")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == figure.locator("code").inner_text()
+    context.close()
+
+
 def test_the_empty_page_has_an_example_to_try(page: Any, server: Server) -> None:
     expected = predicted(server, httpx.get(f"{server.url}/static/example.png").content)
     page.click("text=Try an example")
