@@ -14,8 +14,9 @@ _CODE_LINE = re.compile(r"- `(\w+)`: (.*)")  # as `serving.description.openapi` 
 
 
 def render(spec: Json, options_table: Sequence[tuple[str, str, str]]) -> str:
-    """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`; `/static/docs.js` adds buttons to
-    copy.
+    """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`.
+
+    `/static/docs.js` adds buttons to copy.
 
     Args:
         spec: the description from `serving.description.openapi.spec`.
