@@ -9,11 +9,12 @@ from typing import Any
 from components import promotion
 from components.facts import Facts
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_model, mlflow_runs
 from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
+from gapgate.data.splits import Splits
 from gapgate.evidence.sealed.receipt import Receipt, verify
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
@@ -56,7 +57,8 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
         summary=f"{version}, {alias or 'no alias'}: {decision['reason']}" if decision else str(version),
         details=[f"receipt {receipt.digest}"],
         tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
-        files={"receipt.json": "receipt"},
+        # `keep` has uploaded it, unless the version is of another run.
+        files={} if version.run_id == run_id else {"receipt.json": "receipt"},
     )
 
 
@@ -71,7 +73,9 @@ def _version(
     tags = identity | {"gapgate.verdict": verdict, "gapgate.run": context.name, _CODE_TAG: code_revision()}
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
-    model_id = mlflow_runs.log_model(context, inputs["model"].path / "model.onnx")
+    splits = Splits.open(inputs["splits"].path)
+    example = splits.images[splits.rows("test")[0]]
+    model_id = mlflow_model.log_model(context, inputs["model"].path, name, example)
     registry.name(name)
     with registry.exclusive(name):
         # Again: another process may register the same model at the same moment.

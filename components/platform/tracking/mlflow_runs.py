@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -181,38 +180,6 @@ def send_and_mark(context: RunContext, status: Status) -> None:
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
     write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
-
-
-def log_model(context: RunContext, file: Path) -> str:
-    """Log an ONNX file as a model of a run that was begun by `send`; returns the model's id.
-
-    Raises:
-        TrackingError: the server does not answer.
-    """
-    import mlflow.onnx
-    import onnx
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    state = read_state(context.spool)
-    run = state["run_id"]
-    with away_errors(), tempfile.TemporaryDirectory() as folder:
-        mlflow_client = client()
-        # In the place of `mlflow.onnx.log_model`, which makes seven requests more (MLflow 3.17).
-        made = mlflow_client.create_logged_model(state["experiment_id"], "model", run)
-        mlflow.onnx.save_model(
-            onnx.load(file),
-            f"{folder}/model",
-            mlflow_model=Model(run_id=run, model_id=made.model_id),
-            # MLflow's default writes a second file of weights.
-            save_as_external_data=False,
-            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
-        )
-        mlflow_client.log_model_artifacts(made.model_id, f"{folder}/model")
-        mlflow_client.finalize_logged_model(made.model_id, "READY")
-        # So that the run's page shows the model.
-        mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
-    return str(made.model_id)
 
 
 def is_sent(context: RunContext) -> bool:
