@@ -16,9 +16,18 @@ from gapgate import artifacts
 from gapgate.artifacts import Artifact, code_revision
 from gapgate.data.splits import Splits
 from gapgate.evidence.sealed.receipt import Receipt, verify
+from gapgate.report.note import note
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
+_MODEL = """An image classifier that Gapgate trains. Only a version that passed its gate is `champion`, which is what
+`gapgate serve` and `gapgate predict` answer with.
+
+```python
+mlflow.pyfunc.load_model("models:/{name}@champion").predict(["image.png"])
+```
+"""
+"""Description of a registered model, in Markdown."""
 _CODE_TAG = "gapgate.code_revision"
 
 
@@ -69,17 +78,27 @@ def _version(
     identity = {"gapgate.model": inputs["model"].digest, "gapgate.certificate": inputs["certificate"].digest}
     if found := registry.made_of(name, identity):
         return found
-    figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
+    metrics = inputs["evaluation"].read_json("metrics.json")
+    figures = {key: f"{value}" for key, value in metrics.items()}
     tags = identity | {"gapgate.verdict": verdict, "gapgate.run": context.name, _CODE_TAG: code_revision()}
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
     splits = Splits.open(inputs["splits"].path)
     example = splits.images[splits.rows("test")[0]]
-    model_id = mlflow_model.log_model(context, inputs["model"].path, name, example)
-    registry.name(name)
+    model_id = mlflow_model.log_model(context, inputs["model"].path, name, example, metrics)
+    registry.name(name, _MODEL.format(name=name))
+    description = mlflow_runs.linked(_note(inputs), context)
     with registry.exclusive(name):
         # Again: another process may register the same model at the same moment.
-        return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags)
+        return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags, description)
+
+
+def _note(inputs: Mapping[str, Artifact]) -> str:
+    evaluation, advice = (
+        artifacts.read_json(inputs[kind].path / f"{name}.json", default)
+        for kind, name, default in (("evaluation", "evaluation", {}), ("certificate", "advice", []))
+    )
+    return note(evaluation, inputs["certificate"].read_json("certificate.json"), advice)
 
 
 def _kept(registry: Registry, version: Version) -> Receipt | None:

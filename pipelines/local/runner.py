@@ -115,7 +115,7 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
     if result.failure is None and (crash or "certificate" not in result.outputs):
         message = crash or "the run ended without a certificate"
         result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
-    result.tracking_notice = _close(context, succeeded=result.failure is None and result.exit_code == 0)
+    result.tracking_notice = _close(context, succeeded=result.failure is None)
     _write_result(result)
     return result
 
@@ -141,7 +141,7 @@ def resume_registration(context: RunContext) -> RunResult:
         execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
-    mlflow_runs.finish(context, succeeded=result.exit_code == 0)
+    mlflow_runs.finish(context, succeeded=True)
     _link_results(result)
     _write_result(result)
     return result

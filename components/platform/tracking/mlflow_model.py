@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -35,18 +36,21 @@ _REFUSED = re.compile(r"[/:.%\"']")
 """Characters that a registered model may have in its name and a logged model may not."""
 
 
-def log_model(context: RunContext, folder: Path, name: str, example: NDArray[np.uint8]) -> str:
+def log_model(
+    context: RunContext, folder: Path, name: str, example: NDArray[np.uint8], figures: Mapping[str, float]
+) -> str:
     """Log the model of a run that was begun by `send`; returns the logged model's id.
 
     Args:
         folder: the model's artifact.
         name: its name on MLflow's pages.
         example: an image (H, W, C) to try it with.
+        figures: its headline figures; `test_accuracy` is one of the split `test`.
 
     Raises:
         TrackingError: the server does not answer.
     """
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, Metric
 
     state = read_state(context.spool)
     run = state["run_id"]
@@ -59,6 +63,13 @@ def log_model(context: RunContext, folder: Path, name: str, example: NDArray[np.
         mlflow_client.finalize_logged_model(made.model_id, "READY")
         # So that the run's page shows the model.
         mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+        metrics = []
+        for key, value in figures.items():
+            split, _, figure = key.partition("_")
+            data, digest = (state.get("datasets") or {}).get(split, (None, None))
+            of = {"model_id": made.model_id, "dataset_name": data, "dataset_digest": digest}
+            metrics.append(Metric(f"model/{split}_{figure}", value, int(time.time() * 1000), 0, **of))
+        mlflow_client.log_batch(run, metrics)
     return str(made.model_id)
 
 
