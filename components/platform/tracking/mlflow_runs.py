@@ -23,7 +23,7 @@ from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.tracking.mlflow_tables import TABLES_TAG, with_tables
 from components.platform.tracking.spool import KEPT, Event, Reader
-from components.platform.workspace import home, local_store, tracking_uri
+from components.platform.workspace import home, local_store, runs_dir, tracking_uri
 from gapgate.artifacts import code_revision, read_json, write_json
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.files import whole_file
@@ -224,6 +224,15 @@ def run_url(context: RunContext) -> str:
         return ""
     server = tracking_uri() if is_server() else f"http://127.0.0.1:{UI_PORT}"
     return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+
+
+def experiment_url(server: str) -> str:
+    """URL of the list of runs in the experiment of this workspace's newest run, in the UI of `server`."""
+    spools = sorted(runs_dir().glob(f"*/spool/{STATE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = next((state["experiment_id"] for path in spools if (state := read_state(path.parent))), "")
+    # Without the type the page begins with traces of language models.
+    place = f"/{found}/runs?workflowType=machine_learning" if found else ""
+    return f"{server.rstrip('/')}/#/experiments{place}"
 
 
 def is_server() -> bool:
