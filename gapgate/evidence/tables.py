@@ -1,7 +1,7 @@
 """Tables of an evaluation for trackers: classes, worst errors, labels in doubt, and the answers to test images.
 
 tables/*.json       columns and a row for each entry, in the form of MLflow's tables
-classes.json        class → its figures, for `dvc metrics`
+classes.json        recall and gap of each class, for `dvc metrics`
 answers.csv         label and answer of each test image, for the confusion matrix of `dvc plots`
 """
 
@@ -24,7 +24,8 @@ FOLDER = "tables"
 NAMES = ("classes", "worst_errors", "suspects")
 MAX_ERRORS = 1000
 """Largest number of rows in the table of errors; `predictions.parquet` has all answers."""
-_FIGURES = ("recall", "precision", "f1", "gap_points")
+
+_COLUMNS = ("name", "support", "recall", "precision", "f1", "gap_points", "gap_low", "gap_high")
 
 
 def write_tables(folder: Path, evaluation: Mapping[str, Any], test: Predictions, splits: Splits) -> None:
@@ -35,7 +36,7 @@ def write_tables(folder: Path, evaluation: Mapping[str, Any], test: Predictions,
     _write(
         folder / FOLDER / "classes.json",
         ["class", "test images", "recall", "precision", "f1", "gap, points", "gap, low", "gap, high"],
-        [[row[key] for key in ("name", "support", *_FIGURES, "gap_low", "gap_high")] for row in rows],
+        [[row[key] for key in _COLUMNS] for row in rows],
     )
     worst = confident_mistakes(test, MAX_ERRORS)
     ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"].take(test.rows[worst]).to_pylist()
@@ -57,7 +58,8 @@ def write_tables(folder: Path, evaluation: Mapping[str, Any], test: Predictions,
             for one in evaluation["suspects"]["images"]
         ],
     )
-    write_json(folder / "classes.json", {row["name"]: {key: row[key] for key in _FIGURES} for row in rows})
+    figures = ("recall", "gap_points")
+    write_json(folder / "classes.json", {key: {row["name"]: row[key] for row in rows} for key in figures})
     with (folder / "answers.csv").open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(["label", "answer"])
