@@ -68,7 +68,7 @@ def test_a_version_that_passed_has_no_alias_before_it_is_packaged(
     (logged,) = mlflow_runs.client().search_logged_models([run_of("r1").info.experiment_id])
     figures = {each.key: (each.value, each.dataset_name) for each in logged.metrics}
     assert logged.name == NAME
-    assert figures["model/test_accuracy"] == (packaged.FIGURES["test_accuracy"], "animals, test, 12 images")
+    assert figures["test/accuracy"] == (packaged.FIGURES["test_accuracy"], "animals, test, 12 images")
     assert run_of("r1").info.status == "RUNNING"
 
 

@@ -153,8 +153,13 @@ def test_mlflows_pages_show_a_run_its_data_its_pictures_and_its_model(repository
     page.get_by_text("Gate: pass").first.wait_for()
     page.get_by_text("gap, train − test").first.wait_for()
     page.get_by_text("data, test").first.wait_for()
+    # Charts that are out of sight have no content, and those of images are the last.
+    page.set_viewport_size({"width": 1600, "height": 6500})
     page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}/model-metrics")
     page.get_by_text("worst errors").first.wait_for()
     page.get_by_text("augmentation").first.wait_for()
+    page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}/artifacts/tables/classes.json")
+    page.get_by_text("View as table").first.wait_for()
+    page.get_by_text("gap, low").first.wait_for()
     page.goto(f"{server}/#/models/gapgate/versions/1")
     page.get_by_text("Gate: pass").first.wait_for()

@@ -67,8 +67,10 @@ def log_model(
         for key, value in figures.items():
             split, _, figure = key.partition("_")
             data, digest = (state.get("datasets") or {}).get(split, (None, None))
+            # The names that the evaluation has given: a figure of its own would be a chart of its own.
+            group = f"eval_{split}" if split in ("train", "val") else split
             of = {"model_id": made.model_id, "dataset_name": data, "dataset_digest": digest}
-            metrics.append(Metric(f"model/{split}_{figure}", value, int(time.time() * 1000), 0, **of))
+            metrics.append(Metric(f"{group}/{figure}", value, int(time.time() * 1000), 0, **of))
         mlflow_client.log_batch(run, metrics)
     return str(made.model_id)
 

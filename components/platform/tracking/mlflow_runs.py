@@ -213,6 +213,8 @@ def run_id(context: RunContext) -> str:
     return str(read_state(context.spool).get("run_id", ""))
 
 
+_TRAINING = "?workflowType=machine_learning"
+"""End of a page's URL without which MLflow shows what belongs to language models."""
 UI_PORT = 5000
 """Port on which `gapgate ui` shows the workspace's own store, unless another is asked for."""
 
@@ -223,15 +225,14 @@ def run_url(context: RunContext) -> str:
     if not state:
         return ""
     server = tracking_uri() if is_server() else f"http://127.0.0.1:{UI_PORT}"
-    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}{_TRAINING}"
 
 
 def experiment_url(server: str) -> str:
     """URL of the list of runs in the experiment of this workspace's newest run, in the UI of `server`."""
     spools = sorted(runs_dir().glob(f"*/spool/{STATE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     found = next((state["experiment_id"] for path in spools if (state := read_state(path.parent))), "")
-    # Without the type the page begins with traces of language models.
-    place = f"/{found}/runs?workflowType=machine_learning" if found else ""
+    place = f"/{found}/runs{_TRAINING}" if found else ""
     return f"{server.rstrip('/')}/#/experiments{place}"
 
 
