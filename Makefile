@@ -23,9 +23,10 @@ BUILD_SECRETS = $(if $(SSL_CERT_FILE),--secret id=ca$(comma)src=$(SSL_CERT_FILE)
 comma := ,
 
 DATA ?= .
+SEED ?= $(shell date +%s)
 NEEDS_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
 
-.PHONY: demo test test-cluster check mutants install bench recipes ablation images tag lock clean
+.PHONY: demo test test-cluster check faults mutants install bench recipes ablation images tag lock clean
 
 # Without what only tests need, unless that is there already.
 demo: $(if $(wildcard .venv/.installed),install,.venv/.demo)  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image; TORCH=cpu for torch without CUDA
@@ -43,6 +44,9 @@ check: install  ## lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: install  ## every crash test of tests/faults, of which `make test` runs a sample, and their tally; SEED=N repeats one
+	GAPGATE_FAULTS=all GAPGATE_FAULTS_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 2 --dist loadgroup
 
 mutants: install  ## put small faults into the core modules and print the share that their tests miss; MODULES=files
 	$(BIN)/python -m tests.mutants $(MODULES)

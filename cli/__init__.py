@@ -8,16 +8,16 @@ import locale
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli import data, doctor, look, predict, run, serve, settings, sweep, versions, workspace
 from cli.cluster import commands, schedule
+from cli.terminal.console import Console
 from gapgate import __version__
-from gapgate.errors import GapgateError
+from gapgate.errors import GapgateError, fault_of_machine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -95,10 +95,18 @@ def main() -> None:
     try:
         app()
     except GapgateError as error:
-        # Escaped: a message may hold brackets, as of a list, which rich would take for markup.
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _end(error)
     except BrokenPipeError:
         # The reader has gone (`gapgate runs | head`). Python flushes stdout again at its end, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if fault := fault_of_machine(error):
+            _end(fault)
+        raise
+
+
+def _end(error: GapgateError) -> NoReturn:
+    # Escaped: a message may hold brackets, as of a list, which rich would take for markup.
+    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    sys.exit(error.exit_code)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.options import LabelColumn, PathColumn, settings_here, with_columns
+from cli.terminal.console import Console
 from gapgate.settings.sections import Reading
 from gapgate.text import printable
 

@@ -7,8 +7,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from rich.console import Console
-
+from cli.terminal.console import Console
 from gapgate.data.splits import Splits
 from gapgate.data.tiles import png
 from pipelines.local.bentos import champion_bento

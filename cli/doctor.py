@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from cli.options import status
+from cli.terminal.console import Console
 from gapgate import __version__
 from gapgate.errors import GapgateError
 from gapgate.text import redacted

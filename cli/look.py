@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, find_champion, status
+from cli.terminal.console import Console
 from gapgate.errors import (
     ArtifactError,
     DataError,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from cli.terminal.console import Console
 from gapgate.errors import TrackingError
 from gapgate.settings.sections import Settings, load
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli.options import DEFAULT_MODEL, find_champion, status
+from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cli.terminal.console import Console
 from gapgate import artifacts
 from gapgate.errors import GapgateError
 from pipelines.trials.recipe_results import RESULTS, ablation_plans, measure, read_results, recipe_plans

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli.options import (
@@ -23,6 +22,7 @@ from cli.options import (
     with_columns,
     with_source,
 )
+from cli.terminal.console import Console
 from gapgate.errors import GapgateError
 
 
@@ -62,8 +62,8 @@ def run(
     name_settings(console, params)
     try:
         result = run_pipeline(settings, TerminalDisplay(console), in_containers=runner == "docker", title=name)
-    except KeyboardInterrupt:
-        console.print("interrupted; a training goes on from its last epoch when you run it again")
+    except KeyboardInterrupt as interrupt:
+        console.print(f"interrupted; {interrupt or 'a training goes on from its last epoch'} when you run it again")
         # 128 + SIGINT, as shells report it.
         raise typer.Exit(130) from None
     print_summary(console, result)

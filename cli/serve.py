@@ -8,14 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from cli.options import DEFAULT_MODEL, Port, find_champion, status
+from cli.terminal.console import Console
 from gapgate.errors import GateError, RegistryError, SettingsError, TrackingError
 
 _REGISTRY = "models:/"
@@ -173,8 +174,10 @@ def _serve(
     with start(
         archive, host=host, port=port, uds=uds, work_dir=work / "server", environment=environment, relay=relay
     ) as server:
-        with status("starting the server"):
-            server.wait_ready()
+        # A model of the registry may be large, and the registry slow or away; the server goes on asking.
+        followed = bool(environment["GAPGATE_MODEL"])
+        with status(f"fetching {what}" if followed else "starting the server"):
+            server.wait_ready(inf if followed else 60.0)
         header = "-H 'X-API-Key: KEY' " if has_keys else ""
         console = Console(soft_wrap=True, highlight=False)
         console.print(f"[bold]serving {escape(what)}[/] at {uds or server.url}  (Ctrl-C stops it)")

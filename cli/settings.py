@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 
 

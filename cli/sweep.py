@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from cli.options import Overrides, Params, Source, name_settings, settings_here, with_source
+from cli.terminal.console import Console
 from gapgate.settings.sections import Settings
 from gapgate.text import redacted
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
+from cli.terminal.console import Console
 from gapgate.errors import ArtifactError, RegistryError, ServeError
 from gapgate.text import number, percent
 

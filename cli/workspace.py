@@ -6,11 +6,11 @@ import webbrowser
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from cli.options import Port, close_killed_runs
+from cli.terminal.console import Console
 from gapgate.errors import RegistryError, TrackingError
 from gapgate.text import redacted
 

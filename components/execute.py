@@ -27,7 +27,7 @@ from components.tries import AtOnce, Patient
 from gapgate import artifacts, fork_server
 from gapgate.artifacts import Artifact
 from gapgate.descendants import end_with
-from gapgate.errors import GapgateError, SettingsError, TrackingError
+from gapgate.errors import GapgateError, SettingsError, TrackingError, fault_of_machine
 from gapgate.settings.base import Section
 from gapgate.settings.sections import DataSettings, parse
 from gapgate.tracking import NullTracker, Tracker
@@ -185,8 +185,11 @@ def _report(
     except GapgateError as error:
         spool.failed(str(error), tries.exit_code(error))
         raise
-    # A fault of the code, not of the user: the traceback goes with it.
     except Exception as error:
+        if fault := fault_of_machine(error):
+            spool.failed(str(fault), fault.exit_code)
+            raise fault from error
+        # A fault of the code: the traceback goes with it.
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
         raise
 

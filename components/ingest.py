@@ -12,6 +12,7 @@ from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.sources.classes import reading_of
 from gapgate.settings.sections import DataSettings, Reading
+from gapgate.text import printable
 from gapgate.tracking import Tracker
 
 
@@ -56,7 +57,9 @@ def _ingest(
         dvc_workspace.restore(root, settings.path)
     left_out = dvc_data.stage(str(root / settings.path), files, link=True, reading=reading)
     # The staged files are hashed, not the workspace, where a file may be added between the two reads.
-    status = dvc_workspace.compare(files, root, settings.path)
+    only = files / Path(settings.path).name
+    is_single_file = only.is_file() and list(files.rglob("*")) == [only]  # which is pinned by its own hash
+    status = dvc_workspace.compare(only if is_single_file else files, root, settings.path)
     facts = {"source": settings.path, "dvc_hash": status.hash, "dirty": status.is_dirty, "revision": "workspace"}
     return facts, left_out, _differences(status, settings.path)
 
@@ -72,5 +75,5 @@ def _differences(status: dvc_workspace.Status, path: str) -> list[str]:
 def _notes(left_out: list[dict[str, str]]) -> list[str]:
     if not left_out:
         return []
-    first = ", ".join(f"{each['name']} ({each['reason']})" for each in left_out[:3])
+    first = ", ".join(f"{printable(each['name'])} ({each['reason']})" for each in left_out[:3])
     return [f"{len(left_out):,} files are left out: {first}{', …' if len(left_out) > 3 else ''}"]

@@ -13,8 +13,9 @@ from components.platform.tracking import mlflow_model, mlflow_runs
 from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
-from gapgate.artifacts import Artifact, code_revision
+from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
+from gapgate.errors import ArtifactError
 from gapgate.evidence.sealed.receipt import Receipt, verify
 from gapgate.report.note import note
 from gapgate.settings.sections import RegistrySettings
@@ -37,13 +38,15 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
 
     Raises:
         TrackingError: the registry does not answer; the step can be run again later.
-        ArtifactError: the inputs are not of one chain, such as an evaluation of another model.
+        ArtifactError: the inputs are not of one chain, such as an evaluation of another model; or the receipt of an
+            earlier run is damaged.
         RegistryError: the receipt of an earlier run is not in the artifact store.
     """
     lineage = artifacts.lineage(inputs)
     context = RunContext.current() or RunContext.new()
     verdict = inputs["certificate"].read_json("certificate.json")["verdict"]
-    tracker.tags({"code.revision": code_revision()})
+    # Of the process that trained, not of this one: `gapgate sync` may register later, with other code.
+    tracker.tags({"code.revision": inputs["model"].manifest.code_revision})
     # The MLflow run may not exist yet: it is made on the first contact with the server.
     run_id = mlflow_runs.send(context)
     registry = Registry()
@@ -80,7 +83,11 @@ def _version(
         return found
     metrics = inputs["evaluation"].read_json("metrics.json")
     figures = {key: f"{value}" for key, value in metrics.items()}
-    tags = identity | {"gapgate.verdict": verdict, "gapgate.run": context.name, _CODE_TAG: code_revision()}
+    tags = identity | {
+        "gapgate.verdict": verdict,
+        "gapgate.run": context.name,
+        _CODE_TAG: inputs["model"].manifest.code_revision,
+    }
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
     splits = Splits.open(inputs["splits"].path)
@@ -103,7 +110,15 @@ def _note(inputs: Mapping[str, Artifact]) -> str:
 
 def _kept(registry: Registry, version: Version) -> Receipt | None:
     """The receipt of a version whose registration was completed."""
-    return verify(registry.receipt(version), version.receipt) if version.receipt else None
+    if not version.receipt:
+        return None
+    try:
+        return verify(registry.receipt(version), version.receipt)
+    except (ArtifactError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"the receipt of {version} in the artifact store is damaged: {reason}; bring its file back"
+        ) from None
 
 
 def _decided(registry: Registry, version: Version, context: RunContext) -> dict[str, Any]:
@@ -128,7 +143,7 @@ def _receipt(version: Version, inputs: Mapping[str, Artifact], verdict: str) -> 
         run=version.tags["gapgate.run"],
         tracking_run=version.run_id,
         data=splits.read_json("dataset.json"),
-        code_revision=version.tags.get(_CODE_TAG, code_revision()),
+        code_revision=version.tags.get(_CODE_TAG, model.manifest.code_revision),
         image_digest=model.manifest.image_digest,
         verdict=verdict,
         figures=evaluation.read_json("metrics.json"),

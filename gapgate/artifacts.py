@@ -253,7 +253,7 @@ def read_json(path: Path, default: Any = _NO_DEFAULT) -> Any:
         if default is _NO_DEFAULT:
             raise
         return default
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON ({error}); run the step that makes it again") from None
 
 

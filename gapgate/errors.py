@@ -10,6 +10,7 @@ ends with the class's exit code.
     ├── ImageError        one image that cannot be used, with the kind of its fault
     ├── ArtifactError     a directory that is incomplete, of another kind, or changed since it was written
     ├── StorageError      a full disk, no permission
+    ├── MemoryLackError (1) less memory than the work needs
     ├── AcceleratorError  a requested device that this process does not see
     ├── RegistryError     a model name, version or alias that is not there
     ├── ServeError        a server that does not start
@@ -23,26 +24,28 @@ ends with the class's exit code.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from gapgate.text import redacted
+from gapgate.text import printable, redacted
 
 PASSING_EXIT_CODE = 75
 """Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line, without the secrets of the URLs in it."""
+    """A mistake or a lack that the user can mend; its text is one line that steers no terminal, without
+    the secrets of the URLs in it."""
 
     exit_code = 2
     is_passing = False
     """True if the same call may succeed a minute later, without anybody's doing."""
 
     def __str__(self) -> str:
-        return redacted(super().__str__())
+        return printable(redacted(super().__str__()))
 
 
 class SettingsError(GapgateError):
@@ -106,7 +109,7 @@ class ImageError(GapgateError):
         self.remedy = remedy or IMAGE_REMEDIES[kind]
 
     def __str__(self) -> str:
-        return f"{self.reason}; {self.remedy}"
+        return printable(f"{self.reason}; {self.remedy}")
 
     def advised(self, remedies: Mapping[ImageFault, str]) -> ImageError:
         """The same error with the remedy that fits where it is reported."""
@@ -119,6 +122,12 @@ class ArtifactError(GapgateError):
 
 class StorageError(GapgateError):
     """A disk that is full, or a place that may not be written."""
+
+
+class MemoryLackError(GapgateError):
+    """Less memory or address space than the work needs."""
+
+    exit_code = 1
 
 
 class AcceleratorError(GapgateError):
@@ -164,21 +173,49 @@ class TrackingRefusedError(TrackingError):
 
 
 _STORAGE_REMEDIES = {
-    errno.ENOSPC: "the disk is full; free space or point GAPGATE_HOME at another disk",
-    errno.EDQUOT: "the disk quota is used up; free space or point GAPGATE_HOME at another disk",
-    errno.EACCES: "no permission to write there; change its owner or choose another folder",
-    errno.EPERM: "no permission to write there; change its owner or choose another folder",
+    errno.ENOSPC: "the disk is full; free space or point GAPGATE_HOME, or TMPDIR, at another disk",
+    errno.EDQUOT: "the disk quota is used up; free space or point GAPGATE_HOME, or TMPDIR, at another disk",
+    errno.EACCES: "no permission there; change its owner or choose another folder",
+    errno.EPERM: "no permission there; change its owner or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EFBIG: "the file is larger than this process may write; raise the limit (`ulimit -f`)",
     errno.ENOTDIR: "a file or a link is where a folder should be; choose another folder",
 }
+_CUT_OFF = re.compile(r"\d+ requested and \d+ written")
+"""What numpy says, without a number of the error, where an array did not fit (2.4)."""
+_NO_MEMORY = re.compile(
+    "cannot allocate memory|can't allocate memory|failed to map segment|can't start new thread", re.I
+)
+"""What the loader of libraries, torch and Python's threads say where memory or address space is short."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission below `path` into a `StorageError`; other errors pass unchanged."""
+    """Turn a full disk, a limit or a missing permission below `path` into a `StorageError`; other errors pass
+    unchanged."""
     try:
         yield
     except OSError as error:
-        if (remedy := _STORAGE_REMEDIES.get(error.errno or 0)) is None:
+        if (remedy := _remedy_of(error)) is None:
             raise
         raise StorageError(f"cannot write {error.filename or path}: {remedy}") from error
+
+
+def fault_of_machine(error: Exception) -> GapgateError | None:
+    """The error to show in the place of one that the machine gives where nobody foresaw it: a disk, a permission, a
+    limit of memory. None for a fault of the code."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        said = str(error).strip() or type(error).__name__
+        return MemoryLackError(
+            f"not enough memory ({said}); free some, raise the limit (`ulimit -v`), or lower train.batch_size"
+        )
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        return StorageError(f"{error.strerror}; free space there, or name a folder that may be written by TMPDIR")
+    remedy = _remedy_of(error) if isinstance(error, OSError) else None
+    return StorageError(f"cannot use {getattr(error, 'filename', None) or 'a file'}: {remedy}") if remedy else None
+
+
+def _remedy_of(error: OSError) -> str | None:
+    if error.errno is None and _CUT_OFF.fullmatch(str(error)):
+        return "not all of it fits; free space, or raise the limit (`ulimit -f`)"
+    return _STORAGE_REMEDIES.get(error.errno or 0)

@@ -45,9 +45,9 @@ class CallError(Exception):
 def running(modules: Sequence[str]) -> Iterator[None]:
     """Have a server while the block runs, which imports `modules` in this order; `VARIABLE` names it to children.
 
-    Where the system cannot have one, nothing happens; `is_there` says so.
+    A server that the environment names already is used. Where the system cannot have one, nothing happens.
     """
-    if not hasattr(os, "pidfd_open"):
+    if is_there() or not hasattr(os, "pidfd_open"):
         yield
         return
     name = f"gapgate-{secrets.token_hex(16)}"
@@ -78,7 +78,7 @@ def _address(name: str) -> str:
 
 def is_there() -> bool:
     """True if the environment names a server."""
-    return VARIABLE in os.environ
+    return bool(os.environ.get(VARIABLE))
 
 
 def call(function: str, arguments: Mapping[str, Any], needs: str) -> None:

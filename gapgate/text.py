@@ -9,6 +9,7 @@ _PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/?#'\"<>:@]*:)[^\s/?#'\"<>]*@"
 _IN_QUERY = re.compile(
     r"([?&][^\s=&#'\"]*(?:token|secret|password|passwd|key|sig)[^\s=&#'\"]*=)[^\s&#'\"<>]+", re.IGNORECASE
 )
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def number(value: float, form: str = "z.1f") -> str:
@@ -30,9 +31,18 @@ def shortened(text: str, max_chars: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Write line breaks, escape sequences and bytes that are no UTF-8 as backslash escapes, so that a name is one line
-    and cannot steer a terminal."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    """Write line breaks, other control characters, marks that turn the direction of writing, and bytes that are no
+    UTF-8 as backslash escapes, so that a name is one line and cannot steer a terminal."""
+    return _STEERING.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, but for line feeds and tabs, which stay."""
+    return _STEERING.sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def redacted(text: str) -> str:

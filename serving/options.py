@@ -144,7 +144,17 @@ def variable(name: str) -> str:
 _OTHERS = frozenset(
     PREFIX + name
     for name in (
-        *("API_KEY", "CLUSTER_FILE", "CODE_REVISION", "DATA", "EXPERIMENT", "HOME", "IMAGE_DIGEST", "KFP_COOKIE"),
+        *(
+            "API_KEY",
+            "CLUSTER_FILE",
+            "CODE_REVISION",
+            "DATA",
+            "EXPERIMENT",
+            "FORK_SERVER",
+            "HOME",
+            "IMAGE_DIGEST",
+            "KFP_COOKIE",
+        ),
         *("KFP_TOKEN", "NUM_GPUS", "PARENT", "PATIENCE_S", "PROMOTION_ROUNDS", "RUN", "SPOOL_IS_READ", "STEP_IMAGE"),
         *("TEST_DATA", "TRAIN_IMAGE"),
     )

@@ -9,8 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from gapgate import fork_server
+from pipelines.local.runner import IMPORTED
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_steps():
+    """One server with the modules of the steps for all runs of a session, where each run would start its own: 6 s of
+    processor time. `digits_run` in tests/end_to_end has its own."""
+    with fork_server.running(IMPORTED):
+        yield
 
 
 @pytest.fixture(scope="session")

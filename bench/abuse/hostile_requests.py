@@ -5,8 +5,10 @@ Requests of one seed are the same on every machine with the same Pillow.
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from io import BytesIO
 from random import Random
@@ -18,7 +20,12 @@ from bench.http_load import http
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP"}
 """Subtype of `image/` → Pillow's name of the format."""
-CONTENT_TYPES = [*(f"image/{name}" for name in FORMATS), "application/octet-stream", "multipart/form-data"]
+CONTENT_TYPES = [
+    *(f"image/{name}" for name in FORMATS),
+    "application/octet-stream",
+    "multipart/form-data",
+    "application/json",
+]
 PATHS = ["/v1/predict"] * 6 + ["/v1/predict/batch", "/v1/explain", "/v1/similar", "/v1/predict?top_k=3"]
 BOMB_SIDE_PX = 60_000
 """60,000² pixels are 3.6 gigapixels: 10.8 GB as RGB."""
@@ -53,6 +60,8 @@ def mutants(url: str, seed: int, tensor_bytes: int) -> Iterator[bytes]:
         content_type = rng.choice(CONTENT_TYPES)
         if content_type.startswith("multipart"):
             body, content_type = _damaged_form(rng, body)
+        elif content_type.endswith("json"):
+            body = _damaged_json(rng, body)
         elif rng.random() < 0.1:
             content_type = _text(rng)
         path = rng.choice(PATHS)
@@ -160,6 +169,15 @@ def _damaged_form(rng: Random, data: bytes) -> tuple[bytes, str]:
             body += rng.randbytes(50)
     declared = rng.choice((f"; boundary={boundary}", f"; boundary={boundary}", "", "; boundary=", "; boundary=other"))
     return bytes(body), f"multipart/form-data{declared}"
+
+
+def _damaged_json(rng: Random, data: bytes) -> bytes:
+    text = rng.choice((b64encode(data).decode(), f"data:image/png;base64,{b64encode(data).decode()}", _text(rng)))
+    value = rng.choice((text, [text] * rng.randint(0, 12), rng.randrange(10), None, {"b64": text}, [[]] * 5000))
+    body = bytearray(json.dumps({rng.choice(("image", "images", "instances", _text(rng))): value}).encode())
+    if rng.random() < 0.4:
+        body[rng.randrange(len(body))] = rng.randrange(256)
+    return bytes(body[: rng.randrange(len(body)) if rng.random() < 0.2 else len(body)])
 
 
 def _headers(rng: Random) -> str:

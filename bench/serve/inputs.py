@@ -62,7 +62,7 @@ def open_package(path: Path | None) -> Package:
         raise SystemExit(f"--package {path} is missing; `gapgate run` makes one")
     bento_folder = FOLDER / "bento"
     shutil.rmtree(bento_folder, ignore_errors=True)
-    with tarfile.open(archive, "r:xz") as tar:
+    with tarfile.open(archive) as tar:
         tar.extractall(bento_folder, filter="data")
     return Package(bento_folder / "src/model", archive.resolve(), bento_folder)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,8 +29,10 @@ from cli.cluster.options import (
     namespace_of,
 )
 from cli.options import Overrides, Params, settings_of, status
+from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
+from gapgate.text import printable_lines
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
@@ -169,7 +170,7 @@ def logs(
 
     found = kfp.find_run(run)
     for text in read_log(kfp, found.run_id, step, whole=everything, is_followed=is_followed):
-        typer.echo(text, nl=False)
+        typer.echo(printable_lines(text), nl=False)
 
 
 def cancel(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp

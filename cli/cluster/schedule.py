@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.cluster import options as shared
 from cli.cluster.commands import start_changed
 from cli.options import Overrides, Params, settings_of, status
+from cli.terminal.console import Console
 from gapgate.errors import ClusterAwayError, ClusterError, DataError, SettingsError
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gapgate.text import percent
+from cli.terminal.console import Console
+from gapgate.text import percent, printable
 from serving.client.prediction import Row
 
 HEAD = 20
@@ -54,7 +54,7 @@ class Summary:
             console.print(f"\n[red]no answer to {self.num_errors:,} of {self.num_images:,}:[/]", highlight=False)
             for row in self._errors:
                 # In a pipe each error stays one line, whatever its length.
-                console.print(Text(f"  {row.file}: {row.error}"), soft_wrap=not console.is_terminal)
+                console.print(Text(printable(f"  {row.file}: {row.error}")), soft_wrap=not console.is_terminal)
             if self.num_errors > len(self._errors):
                 console.print(f"  [dim]… and {self.num_errors - len(self._errors):,} more[/]", highlight=False)
         console.print()
@@ -76,10 +76,10 @@ class Summary:
             table.add_column("", justify="right")
         for row in self._head:
             ranked = list(row.probabilities.items())[: 1 + has_rivals]
-            cells = [cell for name, value in ranked for cell in (Text(name), Text(percent(value)))]
+            cells = [cell for name, value in ranked for cell in (Text(printable(name)), Text(percent(value)))]
             for cell in cells[2:]:
                 cell.stylize("dim")
-            table.add_row(Text(_end_of(row.file, file_width)), *cells)
+            table.add_row(Text(_end_of(printable(row.file), file_width)), *cells)
         return table
 
     def _counts(self) -> Table:
@@ -89,7 +89,7 @@ class Summary:
         table.add_column("share", justify="right")
         total = sum(self._classes.values())
         for name, count in sorted(self._classes.items(), key=lambda item: (-item[1], item[0])):
-            table.add_row(Text(name), f"{count:,}", percent(count / total))
+            table.add_row(Text(printable(name)), f"{count:,}", percent(count / total))
         return table
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cli.terminal.console import Console
 from components.catalog import STEPS
 from components.platform.tracking.spool import Event
+from gapgate.text import printable
 
 MARKS = {"": "[green]✓[/]", "pass": "[green]✓[/]", "fail": "[red]✗[/]", "undecided": "[yellow]?[/]"}
 """Verdict of a step → the mark before its line; of a step without one that it ended well."""
@@ -58,15 +60,15 @@ class TerminalDisplay:
             if self._running is not None:
                 self._progress.update(self._running, curve=curve(self._losses))
         elif event["kind"] == "finished":
-            self._ended(event, MARKS[event.get("verdict", "")], escape(event["summary"]))
+            self._ended(event, MARKS[event.get("verdict", "")], escape(printable(event["summary"])))
             for line in event.get("notes", ()):
                 self.note(line)
         elif event["kind"] == "failed":
-            self._ended(event, "[red]✗[/]", f"[red]{escape(event['message'])}[/]")
+            self._ended(event, "[red]✗[/]", f"[red]{escape(printable(event['message']))}[/]")
 
     def note(self, text: str) -> None:
         """Show a line beside the events."""
-        self.console.print(f"  {escape(text)}", soft_wrap=True, highlight=False)
+        self.console.print(f"  {escape(printable(text))}", soft_wrap=True, highlight=False)
 
     def _started(self, event: Event) -> None:
         self._started_at = event["time"]
@@ -78,8 +80,8 @@ class TerminalDisplay:
         done, total = event["done"], event["total"]
         counted = f"{done:,}/{total:,} {event['unit']}"
         if self._running is not None:
-            note = {"note": event["note"]} if event["note"] else {}
-            self._progress.update(self._running, total=total, completed=done, counted=counted, **note)
+            fields: dict[str, Any] = {"note": escape(printable(event["note"]))} if event["note"] else {}
+            self._progress.update(self._running, total=total, completed=done, counted=counted, **fields)
         if self.console.is_terminal:
             return
         # Without a bar, as in a CI log, ten lines of a training are enough.

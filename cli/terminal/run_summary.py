@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.terminal.console import Console
 from components.platform.tracking import mlflow_runs
 from gapgate import artifacts
 from gapgate.text import number, percent

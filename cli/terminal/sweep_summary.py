@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from cli.terminal.console import Console
 from cli.terminal.run_summary import relative
 from components.platform.tracking import mlflow_runs
 from pipelines.trials.sweep import Cell, Sweep

@@ -59,9 +59,10 @@ class RunContext:
     def make_scratch(self) -> str:
         """Make a folder for the temporary files of this run and its steps; the run's folder has a link to it."""
         # Not in the run's folder: the address of a socket in it may have 107 characters.
-        made = tempfile.mkdtemp(prefix=_SCRATCH_PREFIX)
-        self._scratch.symlink_to(made)
-        return made
+        place = Path(tempfile.gettempdir(), f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}")
+        self._scratch.symlink_to(place)  # first: of a process that is killed in between no folder is left
+        place.mkdir(0o700)
+        return str(place)
 
     def remove_scratch(self) -> None:
         """Remove that folder, where there is one."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.platform.tracking.spool import Event
+from gapgate.text import printable
 
 PREFIX = "gapgate:"
 _EVERY_S = 10.0
@@ -63,7 +64,7 @@ class StepLog:
 
     def _print(self, text: str) -> None:
         # Flushed, since Python buffers what goes into a pipe, and a log is read while the step works.
-        print(f"{PREFIX} {self._step}:{text}", flush=True)
+        print(f"{PREFIX} {self._step}:{printable(text)}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)

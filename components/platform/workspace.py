@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 from components.platform import credentials
+from gapgate.errors import StorageError
 
 
 def home() -> Path:
@@ -58,13 +60,38 @@ def local_store() -> Path:
     return home() / "mlflow.db"
 
 
+def artifacts_dir() -> Path:
+    """Folder of the artifacts of that store."""
+    return home() / "mlartifacts"
+
+
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, without the user and password of a server, or the workspace's own store."""
+    """`MLFLOW_TRACKING_URI`, without the user and password of a server, or the workspace's own store.
+
+    Raises:
+        StorageError: the workspace has a place that MLflow's SQLite store cannot have.
+    """
     credentials.take_from_tracking()
     # `or`: an empty variable means not set.
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local_store()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local_uri()
+
+
+def _local_uri() -> str:
+    place = str(local_store())
+    # SQLAlchemy 2.1 reads it as a URL, 2.0 as it is; MLflow makes the folder of the unread one in both.
+    if "?" in place or unquote(place) != place:
+        raise StorageError(
+            f"MLflow cannot keep its database in {home()}: a ? or % in the name has another meaning in a URL; "
+            "choose another folder by GAPGATE_HOME"
+        )
+    return f"sqlite:///{place}"
+
+
+def is_local() -> bool:
+    """True if the tracking store is the workspace's own file."""
+    return tracking_uri() == f"sqlite:///{local_store()}"
 
 
 def has_store() -> bool:
     """True if there is a tracking store to ask: a server, or the workspace's own file."""
-    return tracking_uri() != f"sqlite:///{local_store()}" or local_store().exists()
+    return not is_local() or local_store().exists()

@@ -35,16 +35,39 @@ _Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FA
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
+_MAX_VALUES = 100_000
+"""Values in a document, those under an alias counted each time: a few lines of aliases make billions."""
+
+
 def read_yaml(text: str | bytes, name: str) -> Any:
     """The content of a YAML document; `name` stands for it in the error.
 
     Raises:
-        SettingsError: not YAML.
+        SettingsError: not YAML, or too deep or large for settings.
     """
     try:
-        return yaml.load(text, _Loader)
+        content = yaml.load(text, _Loader)
+        num_values = _count(content, {})
     except yaml.YAMLError as error:
         raise SettingsError(f"{name} is not YAML: {one_line(error)}") from None
+    except ValueError as error:  # a number or a date that Python does not take
+        raise SettingsError(f"{name} has a value that cannot be read: {one_line(error)}") from None
+    except RecursionError:
+        raise SettingsError(f"{name} is nested too deeply for settings") from None
+    if num_values > _MAX_VALUES:
+        raise SettingsError(f"{name} has more than {_MAX_VALUES:,} values; no settings have so many")
+    return content
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Values in a document; `known` has those of the lists and mappings that were counted."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MAX_VALUES + 1  # of one that holds itself
+        values = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(each, known) for each in values)
+    return known[id(value)]
 
 
 def apply(content: dict[str, Any], override: str, defaults: Mapping[str, Any]) -> None:

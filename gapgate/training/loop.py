@@ -12,7 +12,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -150,13 +150,19 @@ def _epoch(learner: Learner, train_data: Batches, val_data: Batches, epoch: int,
         "val_accuracy": val_accuracy,
         "learning_rate": learner.learning_rate(first_step + steps - 1, steps),
     }
-    metrics = {name.replace("_", "/", 1): value for name, value in figures.items() if name != "learning_rate"}
-    metrics["train/learning_rate"] = figures["learning_rate"]
-    metrics["train/images_per_s"] = len(train_data) / train_s
-    tracker.metrics({**metrics, **_system_facts(learner.device)}, step=epoch)
+    speed = {"train/images_per_s": len(train_data) / train_s}
+    tracker.metrics(metrics_of(figures) | speed | _system_facts(learner.device), step=epoch)
     note = f"epoch {epoch}/{epochs}, loss {train_loss:.3f}, val {percent(val_accuracy)}"
     tracker.progress(epoch * steps, epochs * steps, "batches", note)
     return {"epoch": epoch, **figures}
+
+
+def metrics_of(figures: Mapping[str, float]) -> dict[str, float]:
+    """An epoch of the history as metrics, `train/loss` and so on."""
+    metrics = {name.replace("_", "/", 1): value for name, value in figures.items()}
+    metrics["train/learning_rate"] = metrics.pop("learning/rate")
+    metrics.pop("epoch", None)
+    return metrics
 
 
 def _resume(checkpoint_dir: Path, identity: str, learner: Learner, tracker: Tracker) -> Progress:

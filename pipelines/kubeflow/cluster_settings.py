@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from components.catalog import RESOLVE, TASKS
 from gapgate.errors import SettingsError
 from gapgate.settings.base import Count, Section
+from gapgate.settings.overrides import read_yaml
 from gapgate.settings.sections import parse
 from gapgate.text import redacted
 from pipelines.container_images import built
@@ -148,11 +148,9 @@ class ClusterSettings(Section):
             SettingsError: it is missing, not YAML, or has an unknown name or a value out of range.
         """
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = read_yaml(path.read_bytes(), str(path)) or {}
         except OSError as error:
             raise SettingsError(f"cannot read {path}: {error.strerror}; name the file with --cluster") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         return parse(cls, content, path.name)
 
     @field_validator("tracking_uri")

@@ -13,6 +13,8 @@ network, no capability and no workspace, so the run would fail, not run unlocked
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,13 @@ from serving.options import is_loopback
 _OUT_OF_MEMORY = "the container was killed, out of memory; give Docker more, or lower train.batch_size"
 _REMOTE = ("AWS_", "AZURE_", "GOOGLE_", "GIT_", "DVC_")
 """Beginnings of the variables that DVC remotes and git repositories take their credentials from."""
+
+_REMOVE = """
+import contextlib, docker, sys
+sys.stdin.read()
+with contextlib.closing(docker.from_env()) as client, contextlib.suppress(docker.errors.APIError):
+    client.containers.get(sys.argv[1]).remove(force=True)
+"""
 
 
 @contextmanager
@@ -167,6 +176,7 @@ class _Containers:
         container = self.client.containers.create(
             image=image, command=command, volumes={**volumes, **self.steps.volumes(step)}, **arguments | own
         )
+        watcher = _removed_after_this_process(container.id)
         try:
             container.start()
             for line in container.logs(stream=True):
@@ -178,6 +188,16 @@ class _Containers:
             return _Ended(status)
         finally:
             container.remove(force=True)
+            watcher.communicate()
+
+
+def _removed_after_this_process(container: str) -> subprocess.Popen[bytes]:
+    """A process that removes a container as soon as this one has ended, however it did: a container is a child of
+    Docker's engine, and a step without its run would go on to register and promote."""
+    # The pipe closes with this process; a session of its own, so that what kills this one's group spares it.
+    return subprocess.Popen(
+        [sys.executable, "-c", _REMOVE, container], stdin=subprocess.PIPE, start_new_session=True, close_fds=True
+    )
 
 
 @dataclass(frozen=True, slots=True)

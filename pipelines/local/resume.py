@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
-from components.platform.tracking.spool import Reader
+from components.platform.tracking.spool import Reader, end_lines
 from components.platform.workspace import runs_dir
-from gapgate import artifacts
+from gapgate import artifacts, summed_json
 from gapgate.errors import ArtifactError, GapgateError, TrackingError
-from pipelines.local.runner import mark_unregistrable, outputs_of, resume_registration
+from pipelines.local.runner import SETTINGS, mark_unregistrable, outputs_of, resume_registration
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,17 @@ def pending_runs() -> list[RunContext]:
 
 
 def close_killed() -> list[str]:
-    """Close the MLflow runs of this workspace whose process is gone as KILLED; returns their names.
+    """Remove the temporary files of this workspace's runs whose process is gone, and close their MLflow runs as KILLED;
+    returns the names of those that were closed.
 
     Raises:
         TrackingError: the server does not answer; call again later.
     """
     closed = []
     for context in pending_runs():
+        context.remove_scratch()
         # A run that never reached the server has nothing to close; a stage of DVC has no settings, and no end either.
-        is_ours = (context.folder / "settings.json").exists() and not (context.folder / "result.json").exists()
+        is_ours = (context.folder / SETTINGS).exists() and not (context.folder / "result.json").exists()
         if is_ours and (context.spool / mlflow_runs.STATE).exists():
             settle(context)
             closed.append(context.name)
@@ -70,10 +73,13 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
     """
     aside = [] if aside is None else aside
     context.remove_scratch()
-    has_settings = (context.folder / "settings.json").exists()
-    settings = _read(context.folder / "settings.json", ("tracking",), aside)
     has_result = (context.folder / "result.json").exists()
-    result = _read(context.folder / "result.json", ("exit_code", "failure", "outputs"), aside)
+    result = _read(context.folder / "result.json", ("exit_code",), aside)
+    has_settings = (context.folder / SETTINGS).exists()
+    sha256 = result.get("settings", "")
+    settings = _read(context.folder / SETTINGS, ("tracking",), aside, sha256) or _read(
+        context.spool / SETTINGS, ("tracking",), aside, sha256
+    )
     _read(context.spool / mlflow_runs.STATE, ("run_id", "experiment_id", "offsets"), aside)
     aside += [f"{context.spool / name} has damaged lines, which are left out" for name in _damaged(context)]
     if settings:
@@ -90,20 +96,18 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
 
 def _register(context: RunContext, settings: dict[str, Any]) -> str:
     if not settings:
-        place = context.folder / "settings.json"
+        place = context.folder / SETTINGS
         raise ArtifactError(f"{place} was damaged, so its model cannot be registered; run again")
     if "certificate" not in outputs_of(context):
         mark_unregistrable(context)
         return "sent, but its artifacts are gone, so its model cannot be registered; run again"
-    resume_registration(context)
+    resume_registration(context, settings)
     return "sent, registered"
 
 
 def _waits(context: RunContext) -> bool:
     try:
-        return not mlflow_runs.is_sent(context) or _unregistered(
-            artifacts.read_json(context.folder / "result.json", {})
-        )
+        return not mlflow_runs.is_sent(context) or _unregistered(summed_json.read(context.folder / "result.json"))
     except (ArtifactError, KeyError, TypeError, AttributeError):  # a damaged file
         return True
 
@@ -112,14 +116,15 @@ def _unregistered(result: dict[str, Any]) -> bool:
     return (result.get("failure") or {}).get("exit_code") == TrackingError.exit_code
 
 
-def _read(path: Path, names: tuple[str, ...], aside: list[str]) -> dict[str, Any]:
-    """The content of a JSON file with the entries `names`; empty if there is none, or if it is damaged."""
-    try:
-        found: Any = artifacts.read_json(path, {})
-    except (ArtifactError, UnicodeDecodeError):
-        found = None
-    if found == {} or (isinstance(found, dict) and set(names) <= set(found)):
-        return dict(found)
+def _read(path: Path, names: tuple[str, ...], aside: list[str], sha256: str = "") -> dict[str, Any]:
+    """The content of a JSON file with the entries `names`, and with this sha256 where one is given; empty if there is
+    none, or if it is damaged."""
+    if not path.exists():
+        return {}
+    with suppress(ArtifactError, UnicodeDecodeError):
+        found = summed_json.read(path)
+        if set(names) <= set(found) and sha256 in ("", artifacts.sha256_file(path)):
+            return found
     damaged = path.with_name(f"{path.name}.damaged")
     path.replace(damaged)
     aside.append(f"{path} was damaged and is set aside as {damaged.name}")
@@ -127,6 +132,7 @@ def _read(path: Path, names: tuple[str, ...], aside: list[str]) -> dict[str, Any
 
 
 def _damaged(context: RunContext) -> list[str]:
+    end_lines(context.spool)
     reader = Reader(context.spool)
     for _ in reader.read():
         pass

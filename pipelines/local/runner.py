@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,17 +22,24 @@ from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Event, Reader, Spool
-from gapgate import artifacts, fork_server
+from gapgate import artifacts, fork_server, summed_json
 from gapgate.descendants import children, kill_descendants
-from gapgate.errors import GapgateError, RegistryError, TrackingError, storage_errors
+from gapgate.errors import GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
+from gapgate.files import sync
 from gapgate.settings.sections import Settings
+from gapgate.text import printable, redacted, shortened
 from pipelines.display import Display
 
+SETTINGS = "settings.json"
+LOG = "log.txt"
+_SAID = re.compile(r" {4}\w")
 _SEND_EVERY_S = 2.0
+_RESERVED_BYTES = 64 * 1024
+"""Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
 ARTIFACTS = "artifacts"
 """Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_IMPORTED = [
+IMPORTED = [
     *(f"components.{name}" for name in STEPS),
     # What evaluate, register and package import where they need it: 2 s of processor time.
     "pyarrow.dataset",
@@ -77,58 +84,80 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
         TrackingRefusedError: the MLflow experiment was deleted.
     """
     # First, so that the modules of the steps are imported while this process imports its own.
-    with contextlib.nullcontext() if in_containers else fork_server.running(_IMPORTED):
+    with contextlib.nullcontext() if in_containers else fork_server.running(IMPORTED):
         mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
         context = RunContext.new(settings.tracking.experiment)
+        with _runner(settings, context, in_containers) as runner:
+            return _run(settings, context, display, runner, title)
+
+
+def _run(settings: Settings, context: RunContext, display: Display, runner: Any, title: str) -> RunResult:
+    with storage_errors(context.folder):
+        context.folder.mkdir(parents=True)
+    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        with storage_errors(context.folder):
+            artifacts.write_json(context.folder / SETTINGS, settings.model_dump(mode="json"))
+            context.spool.mkdir()  # after the settings: a spool without them is that of a DVC stage, which has no end
+            # Twice, since a registration may wait for it for days.
+            artifacts.write_json(context.spool / SETTINGS, settings.model_dump(mode="json"))
+            (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
+            _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
+            sync(_reserve(context))
         if title:
             Spool(context.spool, "run").tags({"mlflow.runName": title})
-        with _runner(settings, context, in_containers) as runner:
-            return _run(settings, context, display, runner)
-
-
-def _run(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
-    with storage_errors(context.folder):
-        context.spool.mkdir(parents=True, exist_ok=True)
-        (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
-        artifacts.write_json(context.folder / "settings.json", settings.model_dump(mode="json"))
-    context.export()
-    # `_followed` sends for all steps, which then end without waiting for the server.
-    os.environ[DRAINED_VARIABLE] = "1"
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
-    with context.alive():  # until the result is written: without both, it is taken for one that was killed
+        context.export()
+        # `_followed` sends for all steps, which then end without waiting for the server.
+        os.environ[DRAINED_VARIABLE] = "1"
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
         return _worked(settings, context, display, runner)
 
 
 def _worked(settings: Settings, context: RunContext, display: Display, runner: Any) -> RunResult:
-    result = RunResult(context)
+    result, crash = RunResult(context), ""
     try:
         with display.live(context.name), _followed(context, display, result), _scratch(context):
             crash = _execute(settings, context, runner)
+    except StorageError as error:
+        result.failure = result.failure or _failure(error)
     except KeyboardInterrupt:
         with contextlib.suppress(GapgateError):
             mlflow_runs.send_and_mark(context, "KILLED")
-        raise
+        is_trained = "model" in outputs_of(context)
+        raise KeyboardInterrupt(
+            "its trained model is used" if is_trained else "a training goes on from its last epoch"
+        ) from None
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
-    _link_results(result)
+    try:
+        _link_results(result)
+    except StorageError as error:
+        result.failure = result.failure or _failure(error)
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
-        message = crash or "the run ended without a certificate"
-        result.failure = {"step": "pipeline", "message": message, "exit_code": 1, "trace": ""}
+        result.failure = _failure(crash or "the run ended without a certificate")
     result.tracking_notice = _close(context, succeeded=result.failure is None)
     _write_result(result)
     return result
 
 
-def resume_registration(context: RunContext) -> RunResult:
-    """Register and package a run that ended while the tracking server was away.
+def _failure(reason: str | GapgateError) -> Event:
+    """The `failed` event of a run that ended outside its steps."""
+    exit_code = reason.exit_code if isinstance(reason, GapgateError) else 1
+    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": ""}
+
+
+def _reserve(context: RunContext) -> Path:
+    return context.folder / "reserve"
+
+
+def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> RunResult:
+    """Register and package a run that ended while the tracking server was away; `settings` are those of the run.
 
     Raises:
         TrackingError: the server still does not answer.
     """
     context.export()
     os.environ[DRAINED_VARIABLE] = "1"  # else each step sends the spool too, and closes the run
-    settings = artifacts.read_json(context.folder / "settings.json")
     outputs = outputs_of(context)
     # The folder of the pipeline run that KFP made; `outputs_of` looks for the new artifacts there.
     root = outputs["certificate"].parent.parent
@@ -155,8 +184,8 @@ def mark_unregistrable(context: RunContext) -> None:
     """
     mlflow_runs.finish(context, succeeded=False)
     path = context.folder / "result.json"
-    result = artifacts.read_json(path)
-    artifacts.write_json(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
+    result = summed_json.read(path)
+    summed_json.write(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
 
 
 @contextlib.contextmanager
@@ -180,7 +209,11 @@ def _runner(settings: Settings, context: RunContext, in_containers: bool) -> Ite
 
 
 def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
-    """Run the compiled graph; returns KFP's error message, or an empty string if the graph ended well."""
+    """Run the compiled graph; returns KFP's error message, or an empty string if the graph ended well.
+
+    Raises:
+        StorageError: the log, or what KFP keeps beside it, cannot be written.
+    """
     from kfp import compiler, components, local
 
     from pipelines.container_images import built, kind_of
@@ -188,8 +221,9 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
 
     compiled = context.folder / "pipeline.yaml"
     with (
+        storage_errors(context.folder),
         # Line by line, so that the log of a killed run is whole.
-        (context.folder / "log.txt").open("w", buffering=1) as log,
+        (context.folder / LOG).open("w", buffering=1) as log,
         contextlib.redirect_stdout(_Uncoloured(log)),
         warnings.catch_warnings(),
     ):
@@ -202,8 +236,16 @@ def _execute(settings: Settings, context: RunContext, runner: Any) -> str:
         try:
             components.load_component_from_file(str(compiled))(**arguments(settings))
         except RuntimeError as error:
-            return " ".join(_COLOURS.sub("", str(error)).split())
+            said = " ".join(_COLOURS.sub("", str(error)).split())
+            return f"{said} {_last_words(context)}".strip()
     return ""
+
+
+def _last_words(context: RunContext) -> str:
+    """The last line that a step wrote into the log, where KFP indents it: the reason of one that died without a word
+    of its own, such as one that was refused memory."""
+    said = [line for line in (context.folder / LOG).read_text(errors="replace").splitlines() if _SAID.match(line)]
+    return f"Its last line: {printable(said[-1].strip())}" if said else ""
 
 
 class _Uncoloured(io.TextIOBase):
@@ -238,7 +280,8 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
     def send() -> None:
         # In a thread of its own: a call to a server that is away takes 15 s or more, and the display must not wait.
         while not stop.wait(_SEND_EVERY_S):
-            with contextlib.suppress(TrackingError):
+            # Whatever it is, `_close` meets it again at the end of the run, and says it.
+            with contextlib.suppress(Exception):
                 mlflow_runs.send(context)
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
@@ -285,15 +328,26 @@ def outputs_of(context: RunContext) -> dict[str, Path]:
     return found
 
 
+def settings_digest(context: RunContext) -> str:
+    """sha256 (hex) of the file with a run's settings, which its result keeps; empty where there is none."""
+    places = (context.folder / SETTINGS, context.spool / SETTINGS)
+    return next((artifacts.sha256_file(place) for place in places if place.exists()), "")
+
+
 def _link_results(result: RunResult) -> None:
-    """Link the files that people open into the run's folder, under short names."""
-    for kind, name in RESULT_FILES.items():
-        if kind in result.outputs:
-            place = result.context.folder / name
+    """Link the files that people open into the run's folder, under short names.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    folder = result.context.folder
+    with storage_errors(folder):
+        for kind in RESULT_FILES.keys() & result.outputs.keys():
+            name = RESULT_FILES[kind]
             # `resume_registration` links a second time.
-            place.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
             # Relative, so that the workspace can be moved.
-            place.symlink_to((result.outputs[kind] / name).relative_to(result.context.folder))
+            (folder / name).symlink_to((result.outputs[kind] / name).relative_to(folder))
 
 
 def _close(context: RunContext, *, succeeded: bool) -> str:
@@ -301,6 +355,9 @@ def _close(context: RunContext, *, succeeded: bool) -> str:
         mlflow_runs.finish(context, succeeded=succeeded)
     except GapgateError as error:
         return str(error)
+    except Exception as error:  # of MLflow or its database: the result is written all the same
+        said = fault_of_machine(error) or shortened(printable(redacted(f"{type(error).__name__}: {error}")), 200)
+        return f"the tracking store fails ({said}); `gapgate sync` sends the rest later"
     return ""
 
 
@@ -310,7 +367,9 @@ def _write_result(result: RunResult) -> None:
         "failure": result.failure,
         "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
         "ended_at": time.time(),
+        "settings": settings_digest(result.context),
     }
     # Written last: a run without a result was killed.
     with storage_errors(result.context.folder):
-        artifacts.write_json(result.context.folder / "result.json", content)
+        _reserve(result.context).unlink(missing_ok=True)
+        summed_json.write(result.context.folder / "result.json", content)

@@ -11,9 +11,12 @@ from typing import IO, Any
 
 from gapgate.errors import SettingsError
 from gapgate.files import whole_file
+from gapgate.text import printable
 from serving.client.prediction import Row
 
 Write = Callable[[list[Row]], None]
+_FORMULA = ("=", "+", "-", "@")
+"""Beginnings of a formula (OWASP, "CSV Injection"); tab and line break, which are others, are escaped."""
 _ROW_GROUP = 50_000
 """Rows of a Parquet row group. A group for each batch of 64 would fill the file with metadata."""
 
@@ -21,7 +24,8 @@ _ROW_GROUP = 50_000
 @contextmanager
 def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
     """Write CSV (RFC 4180, but with line feeds alone): file, class, confidence, class_2, confidence_2, ..., error,
-    model, version, receipt."""
+    model, version, receipt. A text that a spreadsheet would take for a formula has an apostrophe before it, and control
+    characters are escaped."""
     writer = csv.writer(file, lineterminator="\n")
     rivals = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("class", "confidence")]
     writer.writerow(["file", "class", "confidence", *rivals, "error", "model", "version", "receipt"])
@@ -31,9 +35,16 @@ def csv_to(file: IO[str], top_k: int) -> Iterator[Write]:
             ranked = [cell for pair in row.probabilities.items() for cell in pair]
             # Errors, and models with fewer classes than `top_k`, leave cells empty: each row has all columns.
             ranked += [""] * (2 * top_k - len(ranked))
-            writer.writerow([row.file, *ranked, row.error, row.model, row.version, row.receipt])
+            cells = [row.file, *ranked, row.error, row.model, row.version, row.receipt]
+            writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
 
     yield write
+
+
+def _harmless(text: str) -> str:
+    """A text that steers no terminal, and that a spreadsheet shows instead of computing it."""
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
 @contextmanager

@@ -201,6 +201,8 @@ class Local:
 def read(file: Path) -> bytes | str:
     """Return the content of a file, or the reason why it cannot be read."""
     try:
+        if file.exists() and not file.is_file():  # opening a pipe waits for its writer
+            return str(ImageError(ImageFault.UNREADABLE, "is a pipe or a device", "give a file"))
         return file.read_bytes()
     except OSError as error:
         return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror or error}"))

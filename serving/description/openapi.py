@@ -1,5 +1,4 @@
-"""OpenAPI 3.1 description of the service, from the models in `serving.description.schema` and the table in
-`serving.http.routes`."""
+"""OpenAPI 3.1 description of the service, from the models in `serving.description.schema` and the table of routes."""
 
 from __future__ import annotations
 
@@ -11,20 +10,22 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json
 
 import gapgate
 from serving.description.openapi_examples import example, samples
-from serving.description.schema import Answer, ErrorAnswer, ModelCard
-from serving.http.routes import ERRORS, ROUTES, Route
+from serving.description.route import ERRORS, Route
+from serving.description.schema import Answer, ErrorAnswer, InferenceError, ModelCard
 
 Json = dict[str, Any]
 
 FORM = "multipart/form-data"
+JSON = "application/json"
 TENSOR = "application/octet-stream"
 BINARY: Json = {"type": "string", "format": "binary"}
 
 
-def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json:
+def spec(routes: tuple[Route, ...], card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json:
     """Describe a server.
 
     Args:
+        routes: all routes of the application.
         card: the answer of `GET /v1/model`, with the classes, the shape of an image and the limits.
         url: `http://host:port` as the client sees it, for the commands to paste; empty: relative addresses.
         keys_required: True if the server is configured with keys.
@@ -36,13 +37,14 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
             "version": gapgate.__version__,
             "description": f"Classifies images with the certified model `{card.name}`, version {card.version}. Every "
             "answer carries an `X-Request-ID`; every answer from 400 up is "
-            '`{"error": {"code", "message", "request_id"}}`. Another address gets 404 `not_found`, another method 405 '
+            '`{"error": {"code", "message", "request_id"}}`, below `/v2` '
+            '`{"error", "code", "request_id"}`. Another address gets 404 `not_found`, another method 405 '
             "`method_not_allowed`, a parameter that is none of its route's 422 `invalid_parameter`.",
         },
         "servers": [{"url": url or "/"}],
-        "paths": _paths(card, url, keys_required),
+        "paths": _paths(routes, card, url, keys_required),
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(routes),
             "headers": _HEADERS,
             **({"securitySchemes": _SECURITY_SCHEMES} if keys_required else {}),
         },
@@ -50,9 +52,9 @@ def spec(card: ModelCard, *, url: str = "", keys_required: bool = False) -> Json
     }
 
 
-def _paths(card: ModelCard, url: str, keys_required: bool) -> Json:
+def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: bool) -> Json:
     paths: Json = {}
-    for route in (route for route in ROUTES if route.is_described):
+    for route in (route for route in routes if route.is_described):
         operation: Json = {
             "operationId": route.name,
             "summary": route.summary,
@@ -81,18 +83,19 @@ def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
             _query("class", classes, "The class to explain; else the most probable."),
             _query("feature_maps", {"type": "boolean", "default": False}, "Whether to add what each layer computes."),
         ]
-    if route.name == "receipt":
-        parameters.append(
-            {
-                "name": "digest",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
-                "description": "The `receipt` of a prediction.",
-                "example": card.receipt,
-            }
-        )
+    if "{digest}" in route.path:
+        digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+        parameters.append(_in_path("digest", digest, "The `receipt` of a prediction.", card.receipt))
+    if "{name}" in route.path:
+        # With keys the page is open all the same, and the name can be confidential.
+        name: Json = {"type": "string"} if secret else {"type": "string", "enum": [card.name]}
+        parameters.append(_in_path("name", name, "Name of the model, as `/v1/model` gives it.", card.name))
     return parameters
+
+
+def _in_path(name: str, schema: Json, description: str, example: str) -> Json:
+    shown = {"schema": schema, "description": description, "example": example}
+    return {"name": name, "in": "path", "required": True, **shown}
 
 
 def _query(name: str, schema: Json, description: str) -> Json:
@@ -108,12 +111,56 @@ def _bodies(route: Route, card: ModelCard) -> Json:
         form = _form("image", BINARY | {"description": "The image file."})
         form["encoding"] = {"image": {"contentType": ", ".join(types)}}
         tensor = BINARY | {"description": f"{num_bytes:,} bytes: {pixels}.", "minLength": num_bytes}
-        return {**{name: {"schema": BINARY} for name in types}, FORM: form, TENSOR: {"schema": tensor}}
-    files = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": card.input.max_batch}
+        base64 = _form("image", _BASE64 | {"description": "The image file."})
+        return {**{name: {"schema": BINARY} for name in types}, FORM: form, JSON: base64, TENSOR: {"schema": tensor}}
+    if route.images == "tensors":
+        return {JSON: {"schema": _inference(card, num_bytes)}}
+    many = {"minItems": 1, "maxItems": card.input.max_batch}
+    files = {"type": "array", "items": BINARY, **many}
+    texts = {"type": "array", "items": _BASE64, **many, "description": "The image files."}
     text = f"n x {num_bytes:,} bytes: n images of {pixels}; n is at most {card.input.max_batch:,}."
     return {
         FORM: _form("images", files | {"description": "The image files; the name of each field is free."}),
+        JSON: _form("images", texts),
         TENSOR: {"schema": BINARY | {"description": text, "minLength": num_bytes}},
+    }
+
+
+def _inference(card: ModelCard, num_bytes: int) -> Json:
+    """Return the schema of a request for inference with one image."""
+    shape = [1, card.input.height, card.input.width, card.input.channels]
+    image = {
+        "name": {"type": "string"},
+        "datatype": {"const": "UINT8"},
+        "shape": {"const": shape},
+        "data": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 255},
+            "minItems": num_bytes,
+            "maxItems": num_bytes,
+        },
+    }
+    output = {"name": {"enum": ["probabilities", "class"]}}
+    return {
+        "type": "object",
+        "description": f"One input; here an image as {num_bytes:,} numbers, {shape} in one list.",
+        "properties": {
+            "id": {"type": "string", "description": "Text that the answer repeats."},
+            "inputs": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 1,
+                "items": {"type": "object", "properties": image, "required": list(image)},
+                "description": "The images.",
+            },
+            "outputs": {
+                "type": "array",
+                "maxItems": 2,
+                "items": {"type": "object", "properties": output, "required": list(output)},
+                "description": "The outputs to answer with; none: all.",
+            },
+        },
+        "required": ["inputs"],
     }
 
 
@@ -137,14 +184,15 @@ def _responses(route: Route, card: ModelCard) -> Json:
         phrase = HTTPStatus(status).phrase
         response = responses.setdefault(str(status), {"description": phrase, "headers": _headers(status)})
         response["description"] += f"\n- `{code}`: {meaning}"
-        response["content"] = {"application/json": {"schema": _reference(ErrorAnswer)}}
+        error = InferenceError if route.is_inference else ErrorAnswer
+        response["content"] = {JSON: {"schema": _reference(error)}}
     return responses
 
 
 def _content_schema(content_type: str, model: type[Answer] | None) -> Json:
     if model:
         return _reference(model)
-    return {"type": "object"} if content_type == "application/json" else {"type": "string"}
+    return {"type": "object"} if content_type == JSON else {"type": "string"}
 
 
 def _reference(model: type[Answer]) -> Json:
@@ -165,8 +213,10 @@ class _Untitled(GenerateJsonSchema):
 
 
 @cache
-def _schemas() -> Json:
-    models = {model for route in ROUTES for model in route.answers.values() if model} | {ErrorAnswer}
+def _schemas(routes: tuple[Route, ...]) -> Json:
+    described = (route for route in routes if route.is_described)
+    models: set[type[Answer]] = {model for route in described for model in route.answers.values() if model}
+    models |= {ErrorAnswer, InferenceError}
     mode: JsonSchemaMode = "serialization"
     ordered = sorted(models, key=lambda model: model.__name__)
     _, found = models_json_schema(
@@ -178,6 +228,7 @@ def _schemas() -> Json:
     return definitions
 
 
+_BASE64: Json = {"type": "string", "contentEncoding": "base64"}
 _HEADERS: Json = {
     "X-Request-ID": {
         "description": "The request's own `X-Request-ID`, or one made for it; the server's log has it.",

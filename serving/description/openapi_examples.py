@@ -13,6 +13,11 @@ from serving.description.schema import (
     Gap,
     Gate,
     Health,
+    InferenceAnswer,
+    InferenceHealth,
+    InferenceModel,
+    InferenceServer,
+    InferenceTensor,
     ModelCard,
     Neighbour,
     Neighbours,
@@ -50,9 +55,10 @@ def without_secrets(card: ModelCard) -> ModelCard:
 
 def example(model: type[Answer], operation: str, card: ModelCard) -> dict[str, Any]:
     """Return an answer of type `model` to `operation`, with this server's classes, model and receipt."""
-    answer = (
-        _answers(card)[model] if model is not Health else Health(status="ready" if operation == "ready" else "live")
-    )
+    answers = _answers(card)
+    if operation in ("live", "inferenceLive"):
+        answers |= {Health: Health(status="live"), InferenceHealth: InferenceHealth(live=True)}
+    answer = answers[model]
     return answer.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -96,8 +102,22 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
             lineage={"model": {"kind": "model", "inputs": {"splits": card.training_data}}},
             package=card.package,
         ),
+        Health(status="ready"),
+        InferenceHealth(ready=True),
+        InferenceServer(name="gapgate", version="0.2.0", extensions=["binary_tensor_data"]),
+        InferenceModel.of(card.name, card.version, _shape(card), len(card.classes)),
+        InferenceAnswer(
+            model_name=card.name,
+            model_version=card.version,
+            parameters={"receipt": card.receipt},
+            outputs=[InferenceTensor(name="class", datatype="BYTES", shape=[1], data=card.classes[:1])],
+        ),
     ]
     return {type(answer): answer for answer in answers}
+
+
+def _shape(card: ModelCard) -> tuple[int, int, int]:
+    return card.input.height, card.input.width, card.input.channels
 
 
 def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
@@ -108,7 +128,7 @@ def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -
     as_png = "-H 'Content-Type: image/png' --data-binary @-"
     as_tensor = "-H 'Content-Type: application/octet-stream' --data-binary @-"
     num_bytes = card.input.height * card.input.width * card.input.channels
-    address = url + path.format(digest=card.receipt)
+    address = url + path.format(digest=card.receipt, name=card.name)
     if method == "get":
         return [_shell("As it is", f"{curl} {address}")]
     if path == "/v1/predict/batch":
@@ -116,6 +136,11 @@ def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -
             _shell("Two raw tensors (black)", f"head -c {2 * num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
             _shell("Your own files", f"{curl} -F images=@a.png -F images=@b.jpg {address}"),
         ]
+    as_json = f"-H 'Content-Type: application/json' --data-binary @- {address}"
+    if path.endswith("/infer"):
+        tensor = '{"name": "images", "datatype": "BYTES", "shape": [1], "data": ["&"]}'
+        wrapped = f"base64 -w0 | sed 's#.*#{{\"inputs\": [{tensor}]}}#'"
+        return [_shell("An example image", f"{picture} {wrapped} |\n  {curl} {as_json}")]
     made = [
         _shell("An example image", f"{picture}\n  {curl} {as_png} {address}"),
         _shell("Your own file", f"{curl} -F image=@photo.jpg {address}"),
@@ -126,6 +151,7 @@ def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -
     if path == "/v1/predict":
         return [
             *made,
+            _shell("As base64 in JSON", f'{picture} base64 -w0 | sed \'s#.*#{{"image": "&"}}#\' |\n  {curl} {as_json}'),
             _shell("A raw tensor (black)", f"head -c {num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
         ]
     return made

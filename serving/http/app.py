@@ -8,27 +8,27 @@ here, because Starlette's routing and its two middlewares took a third of the ti
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.description.schema import Health
+from serving.description.route import INFERENCE, Route
 from serving.guard.memory import Memory
-from serving.http import endpoints, lookups, pages
 from serving.http.access import authorize
 from serving.http.endpoints import Context
 from serving.http.request import Buffered, ClientGoneError, Request
-from serving.http.responses import ApiError, Response, error_response, json_response
-from serving.http.routes import ROUTES, Route
+from serving.http.responses import ApiError, Response, error_response
+from serving.http.routes import ROUTES
 from serving.http.work import Work
 from serving.model.models import Models
 from serving.options import Options
-from serving.telemetry import tracing
-from serving.telemetry.metrics import CONTENT_TYPE, UNMATCHED, Metrics
+from serving.telemetry.metrics import UNMATCHED, Metrics
+from serving.telemetry.tracing import traced
 
 logger = logging.getLogger("gapgate.serving")
 
@@ -38,43 +38,10 @@ LINGER_S = 2.0
 """Seconds for which the rest of a refused request is received and thrown away, so that the client gets the reason."""
 
 
-async def live(context: Context, request: Request) -> Response:
-    """Answer `GET /livez`: the process answers."""
-    return json_response(Health(status="live"))
-
-
-async def ready(context: Context, request: Request) -> Response:
-    """Answer `GET /readyz`: the model passed its checks, and the server is not ending."""
-    if context.work.draining:
-        raise ApiError(503, "not_ready", "the server is ending")
-    context.models.require()
-    return json_response(Health(status="ready"))
-
-
-async def metrics(context: Context, request: Request) -> Response:
-    """Answer `GET /metrics`."""
-    return Response(context.metrics.text(), content_type=CONTENT_TYPE)
-
-
-_RESPOND: dict[str, Callable[[Context, Request], Awaitable[Response]]] = {
-    "predict": endpoints.predict,
-    "predictBatch": endpoints.predict_batch,
-    "explain": endpoints.explain,
-    "similar": endpoints.similar,
-    "model": lookups.model_card,
-    "receipt": lookups.receipt,
-    "live": live,
-    "ready": ready,
-    "metrics": metrics,
-    "page": pages.index,
-    "docs": pages.docs,
-    "openapi": pages.openapi,
-    "static": pages.static,
-}
-"""Name of a route → its handler."""
 _BY_PATH = {route.path: route for route in ROUTES}
-_BY_PARENT = {route.path.rpartition("/")[0]: route for route in ROUTES if route.path.endswith("}")}
-"""Path without its last part → route, for routes whose last part is a parameter."""
+_WITH_PARAMETER = [route for route in ROUTES if "{" in route.path]
+_PATTERN = re.compile("|".join(re.sub(r"\{\w+\}", "([^/]+)", route.path) for route in _WITH_PARAMETER))
+"""Paths with a parameter: one group for each route, which holds the parameter and tells the route."""
 
 
 class App:
@@ -86,8 +53,8 @@ class App:
         self.options = options
         models = Models(options, package)
         figures = Metrics(models)
-        self.context = Context(models, Work(options, figures.in_progress, memory), figures)
-        self.tracing = tracing.from_environment()
+        self.context = Context(models, Work(options, figures.in_progress, memory), figures, ROUTES)
+        self.send_spans: Callable[[], None] = lambda: None
         self._buffered = Buffered(options.max_buffered_bytes)
 
     def start(self) -> None:
@@ -98,7 +65,7 @@ class App:
         """Stop the model's watcher, the threads and the tracing."""
         self.context.models.stop()
         self.context.work.close()
-        self.tracing.stop()
+        self.send_spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -116,24 +83,23 @@ class App:
             moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
             return await _write(send, moved, request, close=self.context.work.draining)
         request.path = below_root
-        # The template, never the path, goes into spans and metrics: random paths must not make new series.
-        template, route = _match(request.path)
-        with self.tracing.span(request, template) as set_status:
-            try:
-                response = await self._respond(request, route)
-            except ApiError as error:
-                request.notes["error"] = error.code
-                response = error_response(error, request.id)
-            except ClientGoneError:  # nothing to send, but the request is counted
-                self._count(request, template, CLIENT_GONE, 0, begun)
-                return
-            except Exception as error:
-                logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
-                # The answer tells nothing of the error: its text could show data or paths of the server.
-                request.notes["error"] = "internal"
-                problem = ApiError(500, "internal", "the server failed; its log has the request id")
-                response = error_response(problem, request.id)
-            set_status(response.status)
+        route, request.path_parameter = _match(request.path)
+        template = route.path if route else UNMATCHED
+        is_inference = request.path.startswith(INFERENCE)
+        try:
+            response = await self._respond(request, route)
+        except ApiError as error:
+            request.notes["error"] = error.code
+            response = error_response(error, request.id, inference=is_inference)
+        except ClientGoneError:  # nothing to send, but the request is counted
+            self._count(request, template, CLIENT_GONE, 0, begun)
+            return
+        except Exception as error:
+            logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
+            # The answer tells nothing of the error: its text could show data or paths of the server.
+            request.notes["error"] = "internal"
+            problem = ApiError(500, "internal", "the server failed; its log has the request id")
+            response = error_response(problem, request.id, inference=is_inference)
         await _write(send, response, request, close=self.context.work.draining)
         self._count(request, template, response.status, len(response.body), begun)
 
@@ -148,7 +114,7 @@ class App:
         if not route.is_open:
             authorize(request)
             request.check_names(route.parameters)
-        return await _RESPOND[route.name](self.context, request)
+        return await route.respond(self.context, request)
 
     def _count(self, request: Request, template: str, status: int, sent: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
@@ -180,13 +146,15 @@ class App:
 def create_app(options: Options, package: Path, memory: Memory | None = None) -> tuple[App, ASGIApp]:
     """Return the application and the callable for an ASGI server.
 
-    Both are the same, unless pages of other origins may call it: then Starlette's CORS middleware is around it.
+    Both are the same, unless requests are traced or pages of other origins may call it: then OpenTelemetry's and
+    Starlette's CORS middleware are around it.
     """
     app = App(options, package, memory or Memory())
+    called, app.send_spans = traced(app, lambda path: _template(_below(path, options.root_path) or path))
     if not options.cors_origins:
-        return app, app
+        return app, called
     behind = CORSMiddleware(
-        app,
+        called,
         allow_origins=options.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
@@ -203,11 +171,20 @@ def _below(path: str, root: str) -> str | None:
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _match(path: str) -> tuple[str, Route | None]:
-    """Return the template of a path and its route; `UNMATCHED` and None for an unknown path."""
-    parent, _, name = path.rpartition("/")
-    route = _BY_PATH.get(path) or (_BY_PARENT.get(parent) if name else None)
-    return (route.path, route) if route else (UNMATCHED, None)
+def _match(path: str) -> tuple[Route | None, str]:
+    """Return the route of a path, None for an unknown one, and the parameter in it."""
+    if route := _BY_PATH.get(path):
+        return route, ""
+    if found := _PATTERN.fullmatch(path):
+        number = found.lastindex or 0
+        return _WITH_PARAMETER[number - 1], found[number]
+    return None, ""
+
+
+def _template(path: str) -> str:
+    """Return the template of a path; never the path itself: random paths must not make new series."""
+    route, _ = _match(path)
+    return route.path if route else UNMATCHED
 
 
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:

@@ -17,7 +17,7 @@ from serving.guard import image_guard
 from serving.guard.image_guard import Limits
 from serving.guard.memory import bytes_to_decode
 from serving.http.form import FormFile
-from serving.http.request import FORM_TYPE, IMAGE_TYPES, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.http.request import FILES_TYPES, FORM_TYPE, IMAGE_TYPES, JSON_TYPE, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.http.responses import ApiError
 from serving.http.work import Cancelled, Work
 from serving.model.predictor import Predictor
@@ -57,38 +57,38 @@ class Upload:
 
 
 async def read_upload(request: Request) -> Upload:
-    """Receive the image of a request: its body, the form's field `image`, or the form's only file.
+    """Receive the image of a request: its body, the form's field `image`, or the only file of a form or of JSON.
 
     Raises:
         ApiError: 415, another content type; 400, there is no image or more than one; and those of `Request.body`.
     """
     content_type = request.content_type
-    if content_type == FORM_TYPE:
+    if content_type in FILES_TYPES:
         data = _one_of(await request.files(MAX_FORM_FILES))
     elif content_type in KNOWN_IMAGE_TYPES or content_type == TENSOR_TYPE:
         data = await request.body()
     else:
-        raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, TENSOR_TYPE))
+        raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
     if not data:
         raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     return _upload(data, content_type)
 
 
 async def read_uploads(request: Request, max_files: int) -> list[Upload]:
-    """Receive the files of a form, or one upload that is a tensor of several images.
+    """Receive the files of a form or of JSON, or one upload that is a tensor of several images.
 
     Raises:
         ApiError: those of `read_upload`; 413, more than `max_files` files.
     """
     content_type = request.content_type
-    if content_type == FORM_TYPE:
+    if content_type in FILES_TYPES:
         uploads = [Upload(file.data, filename=file.filename) for file in await request.files(max_files)]
     elif content_type == TENSOR_TYPE:
         uploads = [_upload(await request.body(), content_type)]
         if not uploads[0].data:
             raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     else:
-        raise _unsupported(content_type, (FORM_TYPE, TENSOR_TYPE))
+        raise _unsupported(content_type, (FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
     if not uploads:
         raise ApiError(400, "missing_image", _NO_FILE)
     return uploads

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from serving.description.schema import Gap, InputContract, ModelCard
 from serving.http.endpoints import Context
-from serving.http.request import FORM_TYPE, TENSOR_TYPE, Request
+from serving.http.request import FORM_TYPE, JSON_TYPE, TENSOR_TYPE, Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.model.predictor import Predictor
 from serving.options import Options
@@ -49,7 +49,7 @@ def _input_contract(predictor: Predictor, options: Options) -> InputContract:
         width=width,
         channels=channels,
         mode=predictor.transform.mode,
-        content_types=[*(form.media_type for form in options.served), FORM_TYPE, TENSOR_TYPE],
+        content_types=[*(form.media_type for form in options.served), FORM_TYPE, JSON_TYPE, TENSOR_TYPE],
         max_body_bytes=options.max_body_bytes,
         max_pixels=min(options.max_pixels, predictor.transform.max_pixels),
         max_batch=options.max_batch,
@@ -66,7 +66,7 @@ async def receipt(context: Context, request: Request) -> Response:
     """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
     # The prefix may be left out.
-    hexadecimal = request.path.rpartition("/")[2].removeprefix("sha256:")
+    hexadecimal = request.path_parameter.removeprefix("sha256:")
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:
         message = f"no receipt {hexadecimal[:80]} here; this server's model has {predictor.receipt}"

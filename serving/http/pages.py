@@ -13,12 +13,13 @@ from typing import Any
 from serving import options
 from serving.description import docs as documentation
 from serving.description import openapi as description
+from serving.description.bentoml_schema import schema
 from serving.description.openapi_examples import without_secrets
 from serving.http.access import is_authorized
 from serving.http.endpoints import Context
 from serving.http.lookups import card
 from serving.http.request import Request
-from serving.http.responses import ApiError, Response
+from serving.http.responses import ApiError, Response, json_response
 
 STATIC = Path(__file__).with_name("static")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,260}")
@@ -35,7 +36,7 @@ async def index(context: Context, request: Request) -> Response:
 
 async def static(context: Context, request: Request) -> Response:
     """Answer `GET /static/{file}`."""
-    return _file(request, request.path.rpartition("/")[2])
+    return _file(request, request.path_parameter)
 
 
 async def docs(context: Context, request: Request) -> Response:
@@ -49,6 +50,11 @@ async def openapi(context: Context, request: Request) -> Response:
     return Response(json.dumps(_spec(context, request), indent=1).encode())
 
 
+async def bentoml_schema(context: Context, request: Request) -> Response:
+    """Answer `GET /schema.json`."""
+    return json_response(schema(context.routes))
+
+
 def _spec(context: Context, request: Request) -> dict[str, Any]:
     # The headers are the client's and go into commands to paste, so only characters of an address are let through.
     host = request.header("host")
@@ -56,6 +62,7 @@ def _spec(context: Context, request: Request) -> dict[str, Any]:
     scheme = forwarded if forwarded in ("http", "https") else request.scheme
     found = card(context.models.require(), request.options)
     return description.spec(
+        context.routes,
         found if is_authorized(request) else without_secrets(found),
         url=f"{scheme}://{host}{request.options.root_path}" if _HOST.fullmatch(host) else "",
         keys_required=bool(request.options.api_keys),

@@ -12,11 +12,22 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope
 
 from gapgate.data.formats import FORMATS
-from serving.http.form import FormError, FormFile, TooManyFilesError, parse_files
+from serving.http.form import (
+    FormError,
+    FormFile,
+    TooManyFilesError,
+    parse_files,
+    parse_json_files,
+    parse_pickled_files,
+)
 from serving.http.responses import ApiError
 from serving.options import Options
 
 FORM_TYPE = "multipart/form-data"
+JSON_TYPE = "application/json"
+PICKLE_TYPE = "application/vnd.bentoml+pickle"
+FILES_TYPES = (FORM_TYPE, JSON_TYPE, PICKLE_TYPE)
+"""Types of bodies that hold files."""
 TENSOR_TYPE = "application/octet-stream"
 IMAGE_TYPES = tuple(form.media_type for form in FORMATS if form.is_served)
 """Media types that every server takes."""
@@ -45,6 +56,8 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.path_parameter = ""
+        """The part of the path that stands for the parameter of its route; empty if the route has none."""
         self.scheme: str = scope["scheme"]
         self.http_version: str = scope.get("http_version", "1.1")
         self.client_host: str = scope["client"][0] if scope.get("client") else ""
@@ -216,13 +229,18 @@ class Request:
             pass
 
     async def files(self, max_files: int) -> list[FormFile]:
-        """Receive the files of a form.
+        """Receive the files of a body of one of `FILES_TYPES`.
 
         Raises:
             ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
         """
+        body = await self.body()
         try:
-            return parse_files(self.header("content-type"), await self.body(), max_files)
+            if self.content_type == JSON_TYPE:
+                return parse_json_files(body, max_files)
+            if self.content_type == PICKLE_TYPE:
+                return parse_pickled_files(body, max_files)
+            return parse_files(self.header("content-type"), body, max_files)
         except TooManyFilesError as error:
             raise ApiError(413, "too_many_images", f"{error}; send fewer at a time") from None
         except FormError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from serving.description.schema import ErrorAnswer, Problem
+from serving.description.schema import ErrorAnswer, InferenceError, Problem
 
 JSON = "application/json"
 
@@ -47,7 +47,8 @@ def json_response(content: BaseModel | Mapping[str, Any]) -> Response:
     return Response(to_json(content, by_alias=True, exclude_none=True) + b"\n")
 
 
-def error_response(error: ApiError, request_id: str) -> Response:
-    """Return a JSON response for an error."""
-    body = ErrorAnswer(error=error.problem(request_id)).model_dump_json().encode() + b"\n"
-    return Response(body, error.status, headers=error.headers)
+def error_response(error: ApiError, request_id: str, *, inference: bool = False) -> Response:
+    """Return a JSON response for an error, with `inference` in the form of the Open Inference Protocol."""
+    problem = error.problem(request_id)
+    answer = InferenceError.of(problem) if inference else ErrorAnswer(error=problem)
+    return Response(answer.model_dump_json().encode() + b"\n", error.status, headers=error.headers)

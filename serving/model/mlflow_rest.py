@@ -1,28 +1,25 @@
-"""Client for a few GET requests to an MLflow server, on the standard library: a Bento's environment has no mlflow."""
+"""Client for a few GET requests to an MLflow server, on httpx: a Bento's environment has no mlflow."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import ssl
-import urllib.error
-import urllib.request
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import httpx
 
 from gapgate.errors import ArtifactError, RegistryError, SettingsError, TrackingError, storage_errors
 from serving.options import is_loopback
 
-_CHUNK_BYTES = 2**20
-_MAX_JSON_BYTES = 16 * 2**20
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """MLflow's error codes for something that does not exist; for an alias it is the second, with status 400."""
 _API = "api/2.0/mlflow/"
+_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 
 class MlflowRest:
@@ -40,11 +37,16 @@ class MlflowRest:
                 f"MLFLOW_TRACKING_URI={shown} is not the address of a server; a model is followed over http or "
                 "https: start `mlflow server` and give its address"
             )
-        self._timeout_s = timeout_s
-        self._headers = _authorization(parts.username, parts.password)
-        # For a proxy, 127.0.0.1 is the proxy's machine. urllib asks it even so, unless `no_proxy` has the address.
-        proxies = urllib.request.ProxyHandler({} if is_loopback(parts.hostname or "") else None)
-        self._opener = urllib.request.build_opener(proxies, _SameHost)
+        self._client = httpx.Client(
+            auth=_credentials(parts.username, parts.password),
+            timeout=timeout_s,
+            follow_redirects=True,
+            event_hooks={"response": [_stay]},
+            # For a proxy, 127.0.0.1 is the proxy's machine.
+            trust_env=not is_loopback(parts.hostname or ""),
+            # A poll is longer than the time for which MLflow's server keeps a connection.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def get(self, path: str, /, **query: str) -> dict[str, Any]:
         """Return the answer of the REST API at `path`, such as `runs/get`.
@@ -54,7 +56,7 @@ class MlflowRest:
             TrackingError: the server does not answer, or not as an MLflow server does.
         """
         with self._answer(_API + path, query) as answer:
-            body = answer.read(_MAX_JSON_BYTES)
+            body = answer.read()
         try:
             content: dict[str, Any] = json.loads(body)
         except ValueError:
@@ -64,76 +66,103 @@ class MlflowRest:
     def download(self, run_id: str, path: str, target: Path, *, max_bytes: int) -> int:
         """Write the artifact `path` of a run to `target`; return its number of bytes.
 
+        A download that is cut off goes on from where it was, for as long as that brings more of the file.
+
         Raises:
             ArtifactError: the artifact has more than `max_bytes`.
             RegistryError: the run has no such artifact.
             StorageError: the disk is full.
-            TrackingError: the server does not answer, or stops in the middle.
+            TrackingError: the server does not answer, or stops in the middle again and again.
         """
-        written = 0
-        with self._answer("get-artifact", {"run_id": run_id, "path": path}) as answer, storage_errors(target):
-            with target.open("wb") as file:
-                while chunk := answer.read(_CHUNK_BYTES):
-                    written += len(chunk)
-                    if written > max_bytes:
-                        raise ArtifactError(f"{path} of run {run_id} has more than the limit of {max_bytes:,} bytes")
-                    file.write(chunk)
-            # The rest of Content-Length: at an early end `read(n)` gives b"", where `read()` raises IncompleteRead.
-            missing = answer.length or 0
-        if missing:
-            raise TrackingError(f"{self.address} stopped {missing:,} bytes before the end of {path}; it is tried again")
-        return written
+        with storage_errors(target), target.open("wb") as file:
+            best, tag, missing = 0, "", 1
+            while missing:
+                # `If-Range`: if the file is another one by now, it comes from its beginning.
+                headers = {"Range": f"bytes={best}-", "If-Range": tag} if best and tag else {}
+                with self._answer("get-artifact", {"run_id": run_id, "path": path}, headers) as answer:
+                    if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                        file.seek(0)
+                        file.truncate()
+                    tag = answer.headers.get("etag", "")
+                    missing = self._receive(answer, file, max_bytes, f"{path} of run {run_id}")
+                if missing and file.tell() <= best:
+                    text = f"{self.address} stopped {missing:,} bytes before the end of {path}; it is tried again"
+                    raise TrackingError(text)
+                best = file.tell()
+            return best
+
+    def _receive(self, answer: httpx.Response, file: IO[bytes], max_bytes: int, what: str) -> int:
+        """Write the body of an answer; return how many bytes of it did not come."""
+        missing = int(answer.headers.get("content-length", 0))
+        try:
+            for chunk in answer.iter_raw():  # by a chunk size httpx would keep back, and lose, what came before a cut
+                if file.tell() + len(chunk) > max_bytes:
+                    raise ArtifactError(f"{what} has more than the limit of {max_bytes:,} bytes")
+                file.write(chunk)
+                missing -= len(chunk)
+        except httpx.TransportError:
+            return max(missing, 1)
+        return max(missing, 0)
 
     @contextmanager
-    def _answer(self, path: str, query: dict[str, str]) -> Iterator[HTTPResponse]:
-        request = urllib.request.Request(f"{self.address}/{path}?{urlencode(query)}", headers=self._headers)
+    def _answer(
+        self, path: str, query: dict[str, str], headers: dict[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
+        # A compressed file would have another length than it says.
+        headers = {"Accept-Encoding": "identity", **(headers or {})}
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as answer:
+            with self._client.stream("GET", f"{self.address}/{path}", params=query, headers=headers) as answer:
+                if answer.is_error:
+                    raise self._refusal(answer)
                 yield answer
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error) from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise TrackingError(f"{self.address} does not answer ({text}); it is tried again") from None
+        except httpx.RequestError as error:
+            reason = _ERRNO.sub("", str(error)) or type(error).__name__
+            raise TrackingError(f"{self.address} does not answer ({reason}); it is tried again") from None
 
-    def _refusal(self, error: urllib.error.HTTPError) -> RegistryError | TrackingError:
+    def _refusal(self, answer: httpx.Response) -> RegistryError | TrackingError:
         """Return the error that an answer with an error status stands for, in one line."""
-        with error:
-            body = error.read(4096)  # enough for a message, and a foreign server cannot send without end
+        body = next(answer.iter_bytes(4096), b"")  # enough for a message, and a foreign server cannot send without end
         try:
             content = json.loads(body)
             code, said = str(content["error_code"]), str(content["message"])
         except (ValueError, KeyError, TypeError):
             code, said = "", body.decode(errors="replace")
-        said = " ".join(said.split())[:200] or str(error.reason)
+        said = " ".join(said.split())[:200] or answer.reason_phrase
         if code in _ABSENT:
             return RegistryError(f"{self.address}: {said}")
-        if error.code == 401:
+        if answer.status_code == 401:
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             return TrackingError(f"{self.address} answers 401 ({said}); {remedy}")
-        if error.code == 404:
+        if answer.status_code == 404:
             return TrackingError(f"{self.address} answers 404; is it the address of an MLflow server?")
-        return TrackingError(f"{self.address} answers {error.code} ({said}); it is tried again")
+        return TrackingError(f"{self.address} answers {answer.status_code} ({said}); it is tried again")
 
 
-class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Handler that follows a redirect only to the same scheme, host and port, so that credentials go nowhere else."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
-            raise urllib.error.URLError(f"it redirects to {urlsplit(newurl).netloc}; give that address if it is meant")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+def _stay(answer: httpx.Response) -> None:
+    """Refuse a redirect to another scheme, host or port: credentials go nowhere else."""
+    if answer.has_redirect_location:
+        there, here = answer.url.join(answer.headers["location"]), answer.url
+        if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+            text = f"it redirects to {there.netloc.decode()}; give that address if it is meant"
+            raise httpx.UnsupportedProtocol(text)
 
 
-def _authorization(username: str | None, password: str | None) -> dict[str, str]:
+class _Bearer(httpx.Auth):
+    """Authentication by a token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def _credentials(username: str | None, password: str | None) -> httpx.Auth | None:
     # A password goes before a token, as in MLflow's own client.
     username = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(username or "")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(password or "")
     if username and password:
-        pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-        return {"Authorization": f"Basic {pair}"}
+        return httpx.BasicAuth(username, password)
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    return _Bearer(token) if token else None

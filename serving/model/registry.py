@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, TrackingError
 from gapgate.evidence.sealed import seal
 from gapgate.evidence.sealed.archive import unpack_model
-from gapgate.evidence.sealed.package import DIGEST_TAG, RUN_DIGEST_TAG, Stated, check
+from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG, RUN_DIGEST_TAG, Stated, check
 from serving.model.mlflow_rest import MlflowRest
 from serving.model.package_cache import PackageCache
 
@@ -68,11 +68,13 @@ class Resolved:
     """Digest of the package, `sha256:<hex>`; empty until the version is packaged."""
     package_bytes: int | None
     """Size of the archive; 0 if the artifact store does not give it, None if there is no archive."""
+    archive_sha256: str = ""
+    """Sha256 (hex) of the archive; empty for a version of before 0.3."""
 
     def is_package(self, other: Resolved | None) -> bool:
         """True if both are the same package of the same version with the same verdict and receipt."""
-        # The run and the size of the archive do not change what is served: the digest covers its content.
-        said = [replace(each, run_id="", package_bytes=None) for each in (self, other) if each]
+        # The run and the archive do not change what is served: the digest covers its content.
+        said = [replace(each, run_id="", archive_sha256="", package_bytes=None) for each in (self, other) if each]
         return len(said) == 2 and said[0] == said[1]
 
     @property
@@ -90,7 +92,7 @@ class Resolved:
     @property
     def stated(self) -> Stated:
         """What the package has to prove."""
-        return Stated(self.name, self.version, self.receipt, self.package_digest)
+        return Stated(self.name, self.version, self.receipt, self.package_digest, self.archive_sha256)
 
     def __str__(self) -> str:
         return str(self.stated)
@@ -220,6 +222,7 @@ class MlflowRegistry:
             verdict=tags.get("gapgate.verdict", ""),
             receipt=tags.get("gapgate.receipt", ""),
             package_digest=digest,
+            archive_sha256=tags.get(ARCHIVE_TAG, ""),
             package_bytes=sizes.get(ARCHIVE),
         )
 
@@ -250,7 +253,7 @@ class MlflowRegistry:
         if resolved.package_bytes and got_bytes != resolved.package_bytes:
             raise TrackingError(f"{ARCHIVE} of run {resolved.run_id} is still growing; it is tried again")
         try:
-            unpack_model(archive, folder)
+            unpack_model(archive, folder, sha256=resolved.archive_sha256)
             digest = seal.verify(folder)
         except ArtifactError as error:
             raise ArtifactError(str(error).replace(f"{folder.parent}/", "")) from None  # that place is no more

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from components.execute import make
@@ -82,3 +83,15 @@ def test_writing_into_the_source_afterwards_is_noticed(repository, tmp_path):
         file.write("\n")
     with pytest.raises(ArtifactError, match="was changed"):
         artifacts.load(tmp_path / "dataset", "dataset", verify_trees=True)
+
+
+def test_a_pinned_file_is_clean_with_its_own_hash_and_dirty_when_it_was_changed(repository, tmp_path):
+    np.savez(repository / "a.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4) % 2)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "a.npz"], cwd=repository, check=True)
+    found = facts(tmp_path / "first", path="a.npz")
+    assert (found["dirty"], found["dvc_hash"]) == (False, dvc_data.pin_of(repository, "a.npz").hash)
+    with (repository / "a.npz").open("ab") as file:
+        file.write(b"x")
+    found = facts(tmp_path / "second", path="a.npz")
+    assert found["dirty"] is True
+    assert found["dvc_hash"] != dvc_data.pin_of(repository, "a.npz").hash

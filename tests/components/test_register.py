@@ -171,6 +171,14 @@ def test_another_run_finds_the_version_of_its_model_that_a_killed_run_has_left(
     assert registry.receipt(registry.find(NAME, "1")) == second.read_json("receipt.json")
 
 
+def test_a_damaged_receipt_of_an_earlier_run_is_named(registry: Registry, make: Callable[..., Made]) -> None:
+    register(make("r1"))
+    (kept,) = (receipts_dir().parent / "mlartifacts").rglob("receipt.json")
+    kept.write_text(kept.read_text().replace('"pass"', '"fail"'))
+    with pytest.raises(ArtifactError, match="the receipt of animals version 1 in the artifact store is damaged"):
+        register(make("r2"))
+
+
 def test_a_version_whose_mlflow_run_was_deleted_does_not_count(registry: Registry, make: Callable[..., Made]) -> None:
     """Its package could not be read."""
     register(make("r1"))
@@ -295,3 +303,18 @@ def test_a_receipt_that_the_workspace_does_not_have_is_in_the_registry(
         RegistryError, match=f"no receipt 000000 in {receipts_dir()} and sqlite.*; name the registry in"
     ):
         receipt("000000")
+
+
+def test_the_receipt_names_the_code_that_trained_and_not_that_which_registers(
+    registry: Registry, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for process in ("trains", "registers"):
+        monkeypatch.setenv("GAPGATE_CODE_REVISION", process)
+        artifacts.code_revision.cache_clear()
+        made[process] = register(made["trains"]) if process == "registers" else make("r1")
+    artifacts.code_revision.cache_clear()
+    assert made["registers"].read_json("receipt.json")["code_revision"] == "trains"
+    assert registry.find(NAME, "1").tags["gapgate.code_revision"] == "trains"
+    mlflow_runs.send(RunContext("r1"))
+    assert run_of("r1").data.tags["code.revision"] == "trains"

@@ -1,12 +1,17 @@
 """train, on the splits and the policy of the golden artifacts."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
+
 from components.execute import make
+from components.platform.run_context import RunContext
 from gapgate import artifacts
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
 from gapgate.training import checkpoint
+from tests.gapgate.digit_splits import Recorder
 from tests.golden.stored import SCHEMA_1
 
 
@@ -21,3 +26,44 @@ def test_a_damaged_checkpoint_costs_a_line_and_not_the_training(tmp_path: Path, 
     assert len(made.read_json("history.json")) == 1
     assert not (tmp_path / "checkpoints").exists()
     assert make("train", settings, inputs, tmp_path / "again", NullTracker())[1].notes == []
+
+
+@pytest.mark.parametrize(
+    ("left", "is_used"),
+    [
+        ("nothing", True),
+        ("a failure", True),
+        ("a good end", False),
+        ("a process at work", False),
+        ("other settings", False),
+        ("a damaged model", False),
+        ("other code", False),
+    ],
+)
+def test_the_finished_model_of_an_interrupted_run_is_used_and_the_message_names_the_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, is_used: bool
+) -> None:
+    inputs = {kind: artifacts.load(SCHEMA_1 / kind, kind) for kind in ("splits", "policy")}
+    settings = TrainSettings(architecture="softmax", epochs=1, batch_size=16, accelerator="cpu", num_threads=1)
+    interrupted = RunContext("r1")
+    place = interrupted.folder / "artifacts" / "g" / "train" / "model"
+    monkeypatch.setenv(artifacts.RUN_VARIABLE, "r1")
+    first, _ = make("train", settings, inputs, place, NullTracker())
+    if left in ("a failure", "a good end"):
+        failure = {"exit_code": 1} if left == "a failure" else None
+        artifacts.write_json(interrupted.folder / "result.json", {"failure": failure})
+    if left == "other settings":
+        settings = settings.model_copy(update={"seed": 7})
+    if left == "a damaged model":
+        (place / "model.onnx").write_bytes(b"half")
+    if left == "other code":
+        monkeypatch.setattr(artifacts, "code_revision", lambda: "another")
+    monkeypatch.setenv(artifacts.RUN_VARIABLE, "r2")
+    tracker = Recorder()
+    with interrupted.alive() if left == "a process at work" else nullcontext():
+        made, facts = make("train", settings, inputs, tmp_path / "model", tracker)
+    assert (facts.notes == ["the model of run r1 is used, which ended after its training"]) == is_used
+    assert (made.digest == first.digest) == (left != "other settings")
+    assert made.manifest.run == "r2"
+    assert "train/loss" in tracker.epochs[1]
+    assert ("train/images_per_s" in tracker.epochs[1]) != is_used

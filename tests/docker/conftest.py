@@ -58,7 +58,7 @@ def build(engine: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Bui
     def make(target: str) -> Image:
         tag = run("make", "--silent", "tag")
         with FileLock(Path(tempfile.gettempdir()) / "gapgate-images.lock"):  # test processes take turns
-            base = f"BASE_IMAGE={_base_image(engine, run)}"
+            base = f"BASE_IMAGE={base_image(engine)}"
             run("make", f"image-{target}", f"TAG={tag}", base, "BUILD_OPTIONS=--network host")
         return engine.images.get(f"gapgate/{target}:{tag}")
 
@@ -86,9 +86,11 @@ def train_image(engine: DockerClient, build: Build) -> Image:
     return build("train")
 
 
-def _base_image(engine: DockerClient, run: Callable[..., str]) -> str:
+def base_image(engine: DockerClient) -> str:
+    """The name of python:3.11-slim where the engine has it, else of a base made from Debian's packages."""
     try:
         engine.images.get("python:3.11-slim")
         return "python:3.11-slim"
     except ImageNotFound:
-        return run("infra/docker/base")
+        made = subprocess.run(["infra/docker/base"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=1200)
+        return made.stdout.strip()

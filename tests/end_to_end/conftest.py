@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from gapgate import fork_server
 from tests.end_to_end.workspace import ROOT, Workspace
 
 
@@ -24,6 +25,8 @@ def workspace(new_workspace, empty_store):
 def digits_run(tmp_path_factory):
     """One whole run on digits with the project's own settings: its workspace and what it printed."""
     workspace = Workspace(tmp_path_factory.mktemp("digits"))
-    done = workspace.gapgate("run", "digits", "--params", ROOT / "params.yaml", "--name", "the first")
+    # As a user has it: with a fork server of its own.
+    command = ("run", "digits", "--params", ROOT / "params.yaml", "--name", "the first")
+    done = workspace.gapgate(*command, **{fork_server.VARIABLE: ""})
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return workspace, done.stdout

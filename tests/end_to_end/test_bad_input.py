@@ -1,5 +1,6 @@
 """A user's mistake is one line that names it, exit code 2, and nothing half-written."""
 
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.workspace import QUICK
+from tests.golden.stored import SCHEMA_1
+from tests.mounts import mounted
 
 
 def make_images(folder, classes=("a", "b"), count=40):
@@ -192,16 +195,6 @@ def test_a_run_that_cannot_be_done_says_why_and_leaves_no_model(workspace):
     assert not list(workspace.folder.glob(".gapgate/runs/*/artifacts/*/train/model*"))
 
 
-def mounted(folder, *options):
-    """A real file system in memory, or a skipped test."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.fixture
 def closed_disk(tmp_path):
     yield from mounted(tmp_path / "closed", "ro")
@@ -229,3 +222,40 @@ def test_a_full_disk(workspace, small_disk):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "disk is full" in done.stdout + done.stderr
     assert not list(small_disk.glob("home/runs/*/artifacts/*/*/*partial*"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "kib", "code", "words"),
+    [("-f", 20, 2, "raise the limit (`ulimit -f`)"), ("-v", 1_500_000, 1, "not enough memory")],
+)
+def test_a_limit_of_the_shell_is_said_in_one_line(new_workspace, limit, kib, code, words):
+    """A step alone: the file of images is the first that is larger; torch, which policies need, is the largest part."""
+    step = "ingest" if limit == "-f" else "augment"
+    shutil.copytree(SCHEMA_1 / "splits", new_workspace.folder / "artifacts" / "splits")
+    command = new_workspace.command("step", step, "--set", "data.source=digits")
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit {limit} {kib}; exec "$@"', "limited", *command],
+        cwd=new_workspace.folder,
+        env=new_workspace.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert [path.name for path in (new_workspace.folder / "artifacts").iterdir()] == ["splits"]
+
+
+def test_a_home_of_somebody_else_is_one_line(workspace, closed_disk):
+    home = closed_disk / "home"
+    assert subprocess.run(["mount", "-o", "remount,rw", str(closed_disk)]).returncode == 0
+    shutil.copytree(workspace.folder / ".gapgate", home)
+    (home / "runs" / "r1" / "spool").mkdir(parents=True)
+    (home / "runs" / "r1" / "alive.lock").touch()
+    assert subprocess.run(["mount", "-o", "remount,ro", str(closed_disk)]).returncode == 0
+    for command in (("run", "digits"), ("sync",), ("models",)):
+        done = workspace.gapgate(*command, GAPGATE_HOME=str(home))
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "cannot use" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1

@@ -41,6 +41,11 @@ fork_server.call("called:stay", {"path": sys.argv[1]}, needs="called")
 """
 
 
+@pytest.fixture(autouse=True)
+def no_other_server(monkeypatch):
+    monkeypatch.delenv(fork_server.VARIABLE, raising=False)
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     (tmp_path / "called.py").write_text(MODULE)
@@ -82,6 +87,13 @@ def test_calls_share_one_import_and_have_the_files_folder_and_variables_of_their
     assert told[0][3] != told[1][3]
     assert (tmp_path / "imports.txt").read_text().split() == [str(server)]
     assert capfd.readouterr().err == "said\nsaid\n"
+
+
+def test_a_server_inside_another_is_that_one(server):
+    before = children(os.getpid())
+    with fork_server.running(["called"]):
+        assert children(os.getpid()) == before
+    assert fork_server.is_there()
 
 
 def test_an_exception_is_named_and_its_traceback_goes_to_the_caller(server, capfd):

@@ -29,6 +29,8 @@ def test_a_text_is_shortened_to_exactly_the_characters_it_may_have() -> None:
 
 def test_a_name_is_one_line_that_cannot_steer_a_terminal() -> None:
     assert printable("été 猫\n\x1b[31m\udce9") == "été 猫\\n\\x1b[31m\\udce9"
+    assert printable("\x9b2J\u202e\u2028") == "\\x9b2J\\u202e\\u2028"
+    assert str(DataError("no \x1b[2J\n")) == "no \\x1b[2J\\n"
 
 
 @pytest.mark.parametrize(

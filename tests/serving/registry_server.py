@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from gapgate import artifacts, child_server
 from gapgate.evidence.sealed import seal
+from gapgate.evidence.sealed.package import ARCHIVE_TAG
 from gapgate.evidence.sealed.receipt import Receipt
-from serving.model.stored_xz import StoredXz
 
 ALIAS = "champion"
 
@@ -110,7 +110,9 @@ class Publisher:
         """A version with its package; not promoted."""
         version = self.register(verdict=verdict)
         folder = self.make_package(version, change, source)
-        self.log_archive(version, pack(folder, self._scratch / version))
+        archive = pack(folder, self._scratch / version)
+        self.log_archive(version, archive)
+        self.client.set_model_version_tag(self.name, version, ARCHIVE_TAG, artifacts.sha256_file(archive))
         self.log_digest(version, seal.verify(folder))
         return version
 
@@ -126,7 +128,7 @@ def pack(folder: Path, place: Path, extra: Callable[[tarfile.TarFile], None] = l
     """`place/model.bento` with `folder` as its model, as `serving.bento` packs it, and what `extra` adds."""
     place.mkdir(parents=True, exist_ok=True)
     archive = place / "model.bento"
-    with archive.open("wb") as file, StoredXz(file) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+    with tarfile.open(archive, "w:") as tar:
         tar.add(folder, "src/model")
         extra(tar)
     return archive
@@ -134,11 +136,12 @@ def pack(folder: Path, place: Path, extra: Callable[[tarfile.TarFile], None] = l
 
 @contextmanager
 def proxy(
-    server: RegistryServer, *, authorization: str = "", redirect_to: str = "", cut_bytes: int = 0
+    server: RegistryServer, *, authorization: str = "", redirect_to: str = "", cut_bytes: int = 0, stop_bytes: int = 0
 ) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """An HTTP server before `server`: its address, and the headers of each request that it got.
 
-    It asks for `authorization`, or redirects all to `redirect_to`, or leaves out the last `cut_bytes` of files.
+    It asks for `authorization`, redirects all to `redirect_to`, leaves out the last `cut_bytes` of files, or closes
+    the connection after `stop_bytes` of them.
     """
     seen: list[dict[str, str]] = []
     target = urlsplit(server.url)
@@ -151,11 +154,15 @@ def proxy(
             if authorization and self.headers.get("Authorization") != authorization:
                 return self._send(401, b"You are not authenticated")
             connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=10)
-            connection.request("GET", self.path)
+            passed_on = {name: self.headers[name] for name in ("Range", "If-Range") if name in self.headers}
+            connection.request("GET", self.path, headers=passed_on)
             answer = connection.getresponse()
             body = answer.read()
             connection.close()
-            self._send(answer.status, body, cut=cut_bytes if "get-artifact" in self.path else 0)
+            cut = 0
+            if "get-artifact" in self.path:
+                cut = max(len(body) - stop_bytes, 0) if stop_bytes else cut_bytes
+            self._send(answer.status, body, cut=cut, ETag=answer.headers.get("ETag", ""))
             return None
 
         def _send(self, status: int, body: bytes, cut: int = 0, **headers: str) -> None:

@@ -24,6 +24,7 @@ from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline
 from serving.description import openapi
 from serving.http.lookups import card
+from serving.http.routes import ROUTES
 from serving.model.predictor import Predictor
 from serving.options import Options
 from tests.golden.stored import unpacked_package
@@ -38,7 +39,7 @@ def openapi_json() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         found = card(Predictor.load(unpacked_package(Path(scratch))), Options())
     found = found.model_copy(update={"versions": {"python": "VERSION"}})
-    described = openapi.spec(found)
+    described = openapi.spec(ROUTES, found)
     described["info"]["version"] = "VERSION"
     return json.dumps(described, indent=1, ensure_ascii=False) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:
         return None
-    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
         raise DataError(f"{file} is not a DVC file; write it again with `gapgate data add SOURCE`") from None
 
 
@@ -129,22 +129,24 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
         # The revision is read without a checkout, so a repository on this machine stays as it is.
         fs = DVCFileSystem(repository, rev=revision or None)
         repo = fs.repo
+    # What is wrong in the cache is taken from the remote.
+    caches = {"md5": repo.cache.local, "md5-dos2unix": repo.cache.legacy}
     with dvc_errors(where, repo):
         info = fs.info(path)
-        name = "" if info["type"] == "directory" else Path(path).name
-        source = path if name else f"{path}/"  # the folder's content, not the folder
-        fs.get(source, str(target), recursive=True)
         commit = repo.get_rev()
         wanted = tracked(fs, path)
-        wrong = _differing(target, wanted or {}, name)
-        # What was wrong in the cache is taken from the remote.
-        caches = {"md5": repo.cache.local, "md5-dos2unix": repo.cache.legacy}
-        if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
-            fs.get(source, str(target), recursive=True)
-            wrong = _differing(target, wanted or {}, name)
     if wanted is None:
         repo.drop_data_index()  # where DVC keeps the list, for the next call too
         raise wrong_content(where, ["the list of the files"])
+    pinned = [(caches[algorithm], value) for algorithm, value in wanted.values()]
+    with dvc_errors(where, repo, lambda: [value for cache, value in pinned if not cache.exists(value)]):
+        name = "" if info["type"] == "directory" else Path(path).name
+        source = path if name else f"{path}/"  # the folder's content, not the folder
+        fs.get(source, str(target), recursive=True)
+        wrong = _differing(target, wanted, name)
+        if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
+            fs.get(source, str(target), recursive=True)
+            wrong = _differing(target, wanted, name)
     if wrong:
         raise wrong_content(where, list(wrong))
     return str(info.get("dvc_info", {}).get("md5") or dvc_hash(target)), str(commit)
@@ -164,11 +166,13 @@ def wrong_content(where: object, names: Sequence[str]) -> DataError:
 
 
 @contextmanager
-def dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
-    """Turn what git and DVC raise into a `DataError`; `repo` is the opened repository, where its remote is asked."""
+def dvc_errors(what: object, repo: Any = None, missing: Callable[[], Sequence[str]] = tuple) -> Iterator[None]:
+    """Turn what git and DVC raise into a `DataError`; `repo` is the opened repository, where its remote is asked, and
+    `missing` gives the hashes that the cache does not have."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
+    from dvc_objects.errors import ObjectFormatError
 
     # They print a hint on `git add`, what a remote does not have, and that DVC leaves its sessions open.
     for name in ("dvc", "dvc_data", "aiohttp_retry"):
@@ -178,8 +182,11 @@ def dvc_errors(what: object, repo: Any = None) -> Iterator[None]:
     except NotDvcRepoError:
         raise no_repository(what) from None
     except Exception as error:
-        found = dvc_faults.remote_fault(error, what, repo) if repo else dvc_faults.git_fault(error, what)
-        if found is None and isinstance(error, DataIndexDirError):
+        absent = missing()
+        found = dvc_faults.remote_fault(error, what, repo, absent) if repo else dvc_faults.git_fault(error, what)
+        if found is None and isinstance(error, ObjectFormatError):
+            found = wrong_content(what, ["the list of the files"])
+        if found is None and (absent or isinstance(error, DataIndexDirError)):
             found = DataError(f"the DVC remote does not have the files of {what}; run `dvc push` where they are")
         if found is None and not isinstance(error, (DvcException, SCMError, FileNotFoundError)):
             raise

@@ -7,15 +7,18 @@ the network libraries, tell a wrong password from a server that is down.
 from __future__ import annotations
 
 import errno
+import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gapgate.errors import DataError, RemoteAwayError
 
 _AWAY = ("408", "429", "500", "502", "503", "504", "InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout")
+_ASKED = 3
+"""Objects for which a remote is asked once more."""
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 _BROKEN = ("ServerDisconnectedError", "ClientPayloadError", "IncompleteRead", "HangupException")
 _GIT_STATUS = re.compile(r"unexpected http resp (\d+)")
@@ -47,14 +50,14 @@ def git_fault(error: BaseException, what: object) -> DataError | None:
     return _fault(error, f"git cannot get {what}", _GIT)
 
 
-def remote_fault(error: BaseException, what: object, repo: Any) -> DataError | None:
-    """The reason why the DVC remote of an opened repository does not give `what`; None if neither the chain of `error`
-    nor the remote tells, as where it does not have the files."""
+def remote_fault(error: BaseException, what: object, repo: Any, missing: Sequence[str] = ()) -> DataError | None:
+    """The reason why the DVC remote of an opened repository does not give `what`, of which the objects `missing` are
+    wanted; None if neither the chain of `error` nor the remote tells, as where it does not have the files."""
     begin = f"the DVC remote does not give {what}"
     found = _fault(error, begin, _REMOTE)
     # DVC begins with HEAD, and S3's answer to that has no body, so no reason; of a pull it keeps no cause at all.
     if found is None or any(_code(cause) in ("400", "403") for cause in _chain(error)):
-        found = _fault(_refusal(repo), begin, _REMOTE) or found
+        found = _fault(_refusal(repo, missing), begin, _REMOTE) or found
     return found
 
 
@@ -113,16 +116,24 @@ def _code(cause: BaseException) -> str:
     return names.get(name, "")
 
 
-def _refusal(repo: Any) -> BaseException | None:
-    """The error with which the remote of a DVC repository answers a GET request; None if it gives the file."""
-    try:
-        store = repo.cloud.get_remote_odb()
-        path = store.oid_to_path("0" * 32)
-        if hasattr(store.fs.fs, "call_s3"):  # its `cat_file` begins with HEAD too
-            bucket, _, key = path.partition("/")
-            store.fs.fs.call_s3("get_object", Bucket=bucket, Key=key)
-        else:
-            store.fs.fs.cat_file(path)
-    except Exception as error:
-        return error
-    return None
+def _refusal(repo: Any, missing: Sequence[str]) -> BaseException | None:
+    """The error with which the remote of a DVC repository answers a GET request for one of the objects `missing`, or
+    for one that there is not."""
+    error: BaseException | None = None
+    asked = [*missing[:_ASKED], "0" * 32]
+    for value in asked:
+        try:
+            store = repo.cloud.get_remote_odb()
+            path = store.oid_to_path(value)
+            if hasattr(store.fs.fs, "call_s3"):  # its `cat_file` begins with HEAD too
+                bucket, _, key = path.partition("/")
+                store.fs.fs.call_s3("get_object", Bucket=bucket, Key=key)
+            content = store.fs.fs.cat_file(path)
+            if value.endswith(".dir"):  # DVC keeps a list of files only after all of them
+                listed = [entry["md5"] for entry in json.loads(content)]
+                asked[-1:-1] = [each for each in listed if not repo.cache.local.exists(each)][:_ASKED]
+        except Exception as refusal:
+            if _fault(refusal, "", _REMOTE):
+                return refusal
+            error = refusal
+    return error

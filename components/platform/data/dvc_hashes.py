@@ -4,6 +4,7 @@ earlier."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,9 +51,13 @@ def dvc_hash(path: Path) -> str:
 def cached(out: Any) -> Hashes | None:
     """The hashes of a pinned folder or file by DVC's cache, which holds the list of a folder's files; None if it does
     not, or another list. `out` is DVC's output."""
+    from dvc_objects.errors import ObjectFormatError
+
     if not out.hash_info.isdir:
         return Hashes(out.hash_info.value, {"": out.hash_info.value})
-    tree = out.get_obj()
+    tree = None
+    with suppress(ObjectFormatError):
+        tree = out.get_obj()
     if tree is None:
         return None
     tree.digest()  # it takes the hash from the list's own name, which the content need not have

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _pull(pin: Pin, repo: Any, file: Path, fresh: Path) -> None:
     target = str(file.absolute())
     if repo is None:
         raise no_repository(target)
-    with dvc_errors(target, repo):
+    with dvc_errors(target, repo, partial(_absent, pin, repo, target)):
         wrong = _fill(pin, repo, target, fresh)
         if wrong:
             repo.fetch([target])
@@ -150,7 +151,14 @@ def _pull(pin: Pin, repo: Any, file: Path, fresh: Path) -> None:
     if wrong:
         error = wrong_content(file.with_suffix(""), wrong)
         # DVC tells nothing where the remote refuses.
-        raise dvc_faults.remote_fault(error, target, repo) or error
+        raise dvc_faults.remote_fault(error, target, repo, _absent(pin, repo, target)) or error
+
+
+def _absent(pin: Pin, repo: Any, target: str) -> list[str]:
+    """Hashes of the pinned files that DVC's cache does not have; of the list of the files, where that is missing."""
+    out = repo.stage.load_one(target).outs[0]
+    wanted = cached(out)
+    return [value for value in wanted.files.values() if not out.cache.exists(value)] if wanted else [pin.hash]
 
 
 def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.platform.tracking.mlflow_runs import away_errors, client, without_retries
 from components.platform.tracking.promotion_lock import Held, promotion_lock
-from gapgate.artifacts import read_json
+from gapgate.artifacts import read_json, sha256_file
 from gapgate.errors import GateError, RegistryError, TrackingError
-from gapgate.evidence.sealed.package import DIGEST_TAG, RUN_DIGEST_TAG, Passed, Stated, opened
+from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG, RUN_DIGEST_TAG, Passed, Stated, opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -156,7 +156,8 @@ class Registry:
         with away_errors():
             # For servers of versions before 0.3.
             self._client.set_tag(version.run_id, RUN_DIGEST_TAG, digest)
-        self.keep(version, archive, {DIGEST_TAG: digest})
+        # The digest last: with it the package counts as there.
+        self.keep(version, archive, {ARCHIVE_TAG: sha256_file(archive), DIGEST_TAG: digest})
 
     def bento(self, version: Version, folder: Path) -> Path:
         """Download a version's Bento into `folder`; what is in it is not checked.
@@ -181,7 +182,7 @@ class Registry:
                 digest = self._client.get_run(version.run_id).data.tags.get(RUN_DIGEST_TAG, "")
         if not digest:
             raise RegistryError(f"{version} has no package; run its model again, or promote another version")
-        return Stated(version.name, version.version, version.receipt, digest)
+        return Stated(version.name, version.version, version.receipt, digest, version.tags.get(ARCHIVE_TAG, ""))
 
     def package(self, version: Version, folder: Path) -> Passed:
         """Download the package of a version into `folder`, and verify it.

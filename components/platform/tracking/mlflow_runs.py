@@ -21,12 +21,13 @@ from filelock import FileLock
 
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
+from components.platform.tracking.local_store import open_local_store
 from components.platform.tracking.mlflow_tables import TABLES_TAG, with_tables
-from components.platform.tracking.spool import KEPT, Event, Reader
-from components.platform.workspace import home, local_store, runs_dir, tracking_uri
-from gapgate.artifacts import code_revision, read_json, write_json
-from gapgate.errors import TrackingError, TrackingRefusedError
-from gapgate.files import whole_file
+from components.platform.tracking.spool import KEPT, Event, Reader, place_of
+from components.platform.workspace import artifacts_dir, is_local, runs_dir, tracking_uri
+from gapgate import summed_json
+from gapgate.artifacts import code_revision
+from gapgate.errors import ArtifactError, TrackingError, TrackingRefusedError
 from gapgate.report.note import HEADING
 from gapgate.text import redacted
 from gapgate.tracking import NOTE_TAG
@@ -71,8 +72,8 @@ def client() -> MlflowClient:
     # After the import of mlflow, which configures its own loggers.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if tracking_uri() == f"sqlite:///{local_store()}":
-        _make_local_store()
+    if is_local():
+        open_local_store()
     mlflow.set_tracking_uri(tracking_uri())
     return mlflow.MlflowClient()
 
@@ -87,20 +88,6 @@ def without_retries() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
-def _make_local_store() -> None:
-    """Make the local database if there is none; it appears under its name only when whole, also when two runs begin at
-    once or one is killed. MLflow takes seconds to make it and cannot open one that is half made."""
-    import mlflow
-
-    home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home() / "mlflow.lock"):
-        if local_store().exists():
-            return
-        with whole_file(local_store()) as fresh:
-            fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
-            mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
 
 
 @contextmanager
@@ -151,21 +138,21 @@ def send(context: RunContext) -> str:
             if is_new := not state.get("run_id"):
                 # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
-                write_json(spool / STATE, state)
+                summed_json.write(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
             state["datasets"] = _send_data(mlflow_client, state, events)
             send_values(mlflow_client, state["run_id"], events, is_new=is_new)
-            _send_images(mlflow_client, state["run_id"], events)
-            files = [(Path(event["path"]), event["folder"]) for event in events if event["kind"] == "file"]
+            _send_images(mlflow_client, state["run_id"], spool, events)
+            files = [(place_of(event, spool), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
                 # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
                 if path.exists():
                     mlflow_client.log_artifact(state["run_id"], str(path), folder or None)
             # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
-            write_json(spool / STATE, state)
-            for path in [Path(event["path"]) for event in events if event["kind"] in ("file", "image")]:
+            summed_json.write(spool / STATE, state)
+            for path in [place_of(event, spool) for event in events if event["kind"] in ("file", "image")]:
                 # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
                     path.unlink(missing_ok=True)
@@ -194,7 +181,7 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     with away_errors():
         client().set_terminated(run, status)
     # The last write: until then `gapgate sync` takes the run for unfinished and closes it again.
-    write_json(context.spool / STATE, read_state(context.spool) | {"ended": True})
+    summed_json.write(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
 def is_sent(context: RunContext) -> bool:
@@ -231,7 +218,11 @@ def run_url(context: RunContext) -> str:
 def experiment_url(server: str) -> str:
     """URL of the list of runs in the experiment of this workspace's newest run, in the UI of `server`."""
     spools = sorted(runs_dir().glob(f"*/spool/{STATE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    found = next((state["experiment_id"] for path in spools if (state := read_state(path.parent))), "")
+    found = ""
+    for path in spools:
+        with suppress(ArtifactError):  # a damaged record is mended by `gapgate sync`
+            found = str(read_state(path.parent)["experiment_id"])
+            break
     place = f"/{found}/runs{_TRAINING}" if found else ""
     return f"{server.rstrip('/')}/#/experiments{place}"
 
@@ -291,7 +282,7 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
 
 def _deleted(name: str, number: str) -> TrackingRefusedError:
     # A server's address is in the user's environment, and may hold a password; the local store's is not.
-    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if tracking_uri() == f"sqlite:///{local_store()}" else ""
+    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if is_local() else ""
     return TrackingRefusedError(
         f"the MLflow experiment {name!r} was deleted; bring it back with "
         f"`{store}mlflow experiments restore --experiment-id {number}`, "
@@ -312,7 +303,7 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
             raise _deleted(name, found.experiment_id)
         return str(found.experiment_id)
     # For a local store MLflow would otherwise make `mlruns/` in the current folder.
-    location = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:") else None
+    location = artifacts_dir().as_uri() if tracking_uri().startswith("sqlite:") else None
     try:
         kind = {
             "mlflow.experimentKind": "custom_model_development"
@@ -395,14 +386,14 @@ def _send_data(mlflow_client: MlflowClient, state: dict[str, Any], events: Itera
     return known
 
 
-def _send_images(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
+def _send_images(mlflow_client: MlflowClient, run: str, spool: Path, events: Iterable[Event]) -> None:
     """Upload the images of `events` as MLflow's pages show them, beside each other and by step."""
     from PIL import Image
 
     for event in events:
         # As with files, an artifact may be gone.
-        if event["kind"] == "image" and Path(event["path"]).exists():
-            with Image.open(event["path"]) as image:
+        if event["kind"] == "image" and place_of(event, spool).exists():
+            with Image.open(place_of(event, spool)) as image:
                 at = int(event["time"] * 1000)
                 mlflow_client.log_image(run, image, key=event["key"], step=event["at"], timestamp=at, synchronous=True)
 
@@ -465,9 +456,12 @@ def _linked(note: str, experiment: str, run: str) -> str:
 
 
 def read_state(spool: Path) -> dict[str, Any]:
-    """What a spool records of its MLflow run; empty before the first contact."""
-    state: dict[str, Any] = read_json(spool / STATE, {})
-    return state
+    """What a spool records of its MLflow run; empty before the first contact.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    return summed_json.read(spool / STATE)
 
 
 @contextmanager

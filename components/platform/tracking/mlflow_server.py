@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from components.platform.workspace import home, tracking_uri
+from components.platform.workspace import artifacts_dir, tracking_uri
 from gapgate import child_server
 from gapgate.errors import ServeError
 
@@ -28,7 +28,7 @@ _TIED = (
 def command(port: int) -> list[str]:
     """Arguments after the Python executable that start the server on a loopback port."""
     # One worker, not MLflow's four: one person looks at one SQLite file.
-    store = ["--backend-store-uri", tracking_uri(), "--default-artifact-root", (home() / "mlartifacts").as_uri()]
+    store = ["--backend-store-uri", tracking_uri(), "--default-artifact-root", artifacts_dir().as_uri()]
     return ["-m", "mlflow", "server", *store, "--host", child_server.LOOPBACK, "--port", str(port), "--workers", "1"]
 
 

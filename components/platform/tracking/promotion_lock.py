@@ -22,7 +22,7 @@ from filelock import FileLock
 from components.platform.tracking.mlflow_runs import away_errors
 from components.platform.workspace import home
 from gapgate.artifacts import digest_of, write_text
-from gapgate.errors import TrackingError
+from gapgate.errors import TrackingError, TrackingRefusedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,11 +63,11 @@ class Held:
             # Of those that choose still, the number is 0: it may become lower than this one.
             mine = (self._number, self._key)
             before = {key: value for key, value in tickets.items() if (_number(value), key) < mine}
+            before = self._without_abandoned(before, seen)
             if not before or time.monotonic() - self._written_at > _RENEWED_S:
                 self._renew()
             if not before:
                 return
-            self._remove_abandoned(before, seen)
             time.sleep(_POLL_S * len(before))  # who is far behind asks the server less often
 
     def check(self) -> None:
@@ -95,15 +95,26 @@ class Held:
         if time.monotonic() - self._written_at > 1:
             self._write()
 
-    def _remove_abandoned(self, tickets: dict[str, str], seen: dict[str, tuple[str, float]]) -> None:
-        """Remove those of `tickets` that are of this workspace or have not changed for a minute; `seen` keeps each
-        value with the time when it was seen first."""
+    def _without_abandoned(self, tickets: dict[str, str], seen: dict[str, tuple[str, float]]) -> dict[str, str]:
+        """Remove those of `tickets` that are of this workspace or have not changed for a minute, and return the others;
+        `seen` keeps each value with the time when it was seen first.
+
+        Raises:
+            TrackingError: one of another workspace cannot be removed, so that its process may still hold the lock.
+        """
+        others = {}
         for key, value in tickets.items():
             if seen.get(key, ("",))[0] != value:
                 seen[key] = value, time.monotonic()
-            if key.startswith(self._own) or time.monotonic() - seen[key][1] > _ABANDONED_S:
-                with suppress(TrackingError):  # another process removes it at the same moment
+            if key.startswith(self._own):
+                with suppress(TrackingError):  # it holds nobody up in any case
                     self._remove(key)
+            elif time.monotonic() - seen[key][1] > _ABANDONED_S:
+                with suppress(TrackingRefusedError):  # another process has removed it
+                    self._remove(key)
+            else:
+                others[key] = value
+        return others
 
     def _write(self) -> None:
         self._beat += 1

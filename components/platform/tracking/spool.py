@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.platform.workspace import home
 from gapgate.text import redacted
 
 Event = dict[str, Any]
@@ -45,9 +47,7 @@ class Spool:
         self._keep_files = keep_files
         self._show = show
         self._file = os.open(folder / f"{step}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # ends the half line of a try that was killed; else the next event joins it
+        _end_line(self._file)  # of a try that was killed; else the next event joins it
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self._write("metrics", values={name: float(value) for name, value in values.items()}, at=step)
@@ -70,7 +70,9 @@ class Spool:
             kept = self.folder / KEPT / self.step / folder / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, kept))
-        return str(path.absolute())
+        path = path.absolute()
+        # Inside the workspace relative to the spool, so that a workspace can be moved before this is sent.
+        return os.path.relpath(path, self.folder.absolute()) if path.is_relative_to(home()) else str(path)
 
     def data(self, source: str, digest: str, num_images: Mapping[str, int], classes: Sequence[str]) -> None:
         """Report the data set: its place, its DVC hash, the images of each split and the names of the classes."""
@@ -100,8 +102,13 @@ class Spool:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}
         # One unbuffered write in O_APPEND mode: lines of two processes never mix, and a killed step loses no event.
         line = redacted(json.dumps(event))
-        os.write(self._file, (line + "\n").encode())
+        os.write(self._file, _summed(line.encode()) + b"\n")
         self._show(json.loads(line))
+
+
+def place_of(file: Event, spool: Path) -> Path:
+    """The absolute path of the file that an event of a spool reports."""
+    return Path(os.path.normpath(spool.absolute() / file["path"]))
 
 
 @dataclass
@@ -147,13 +154,43 @@ _CONTENT = {
 """Kind of event → what it has beside kind, step and time."""
 
 
+_SUM = b', "crc32": "'
+
+
+def _summed(event: bytes) -> bytes:
+    """An event, a JSON object, with the sum of its bytes as its last entry: a flipped bit is no other figure."""
+    return event[:-1] + _SUM + b'%08x"}' % zlib.crc32(event)
+
+
 def _event(line: bytes) -> Event | None:
-    """The event in a line; None if it is none."""
+    """The event in a line; None if it is none, or was changed. One that a version before 0.3 wrote has no sum."""
+    event, has_sum, _ = line.rstrip(b"\n").rpartition(_SUM)
+    if has_sum and _summed(event + b"}") != line.rstrip(b"\n"):
+        return None
     try:
-        event = json.loads(line)
-    except ValueError:
+        found = json.loads(event + b"}" if has_sum else line)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
         return None
-    needed = _CONTENT.get(event["kind"], set()) | {"step", "time"}
-    return event if needed <= set(event) and isinstance(event.get("values", {}), dict) else None
+    needed = _CONTENT.get(found["kind"], set()) | {"step", "time"}
+    # Without a sum, nothing more: a bit may have flipped in the name of the sum.
+    is_whole = needed <= set(found) and (has_sum or set(found) <= needed | {"kind", "notes"})
+    return found if is_whole and isinstance(found.get("values", {}), dict) else None
+
+
+def end_lines(folder: Path) -> None:
+    """End the last line of each file in a spool that no process writes any more, so that it is read, or counts as
+    damaged."""
+    for path in folder.glob("*.jsonl"):
+        file = os.open(path, os.O_RDWR | os.O_APPEND)
+        try:
+            _end_line(file)
+        finally:
+            os.close(file)
+
+
+def _end_line(file: int) -> None:
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        os.write(file, b"\n")

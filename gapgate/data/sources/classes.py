@@ -14,6 +14,7 @@ from gapgate.data.sources.base import Record, Source, ordered_classes
 from gapgate.errors import DataError
 from gapgate.settings.overrides import read_yaml
 from gapgate.settings.sections import DataSettings, Reading
+from gapgate.text import printable
 
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
@@ -62,7 +63,8 @@ def name_classes(source: Source, reading: Reading) -> Source:
     numbers), and ask about names that only look the same.
 
     Raises:
-        DataError: a class has no name in `class_names`, or two look alike and `alike_classes` is `ask`.
+        DataError: a class has no name in `class_names`, two look alike and `alike_classes` is `ask`, or a name has
+            control characters, which would steer the terminals and pages that show it.
     """
     given = reading.class_names
     names = [unicodedata.normalize("NFC", name).strip() for name in source.class_names]
@@ -79,6 +81,11 @@ def name_classes(source: Source, reading: Reading) -> Source:
                 "--set data.alike_classes=merge (or keep)"
             )
         names = [merged.get(name, name) for name in names]
+    if steering := [name for name in names if printable(name) != name]:
+        raise DataError(
+            f"the class name {steering[0]!r} has a line break or another control character; rename the class, or give "
+            "it a name by data.class_names"
+        )
     if tuple(names) == source.class_names:
         return source
     return _renamed(source, names, tuple(given.values() if isinstance(given, Mapping) else given))

@@ -194,7 +194,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if not isinstance(row := json.loads(line), dict):
                     raise DataError(f"{path}, line {number} is no JSON object; write one a line")
                 yield row
-    except ValueError as error:  # of JSON and of Unicode
+    except (ValueError, RecursionError) as error:  # of JSON and of Unicode
         raise DataError(f"{path} is not JSON lines in UTF-8 ({error}); write one object a line") from None
 
 

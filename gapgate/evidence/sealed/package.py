@@ -19,6 +19,8 @@ from gapgate.evidence.sealed.receipt import verify as verify_receipt
 
 DIGEST_TAG = "gapgate.package"
 """Tag of a model version with the digest of its package."""
+ARCHIVE_TAG = "gapgate.archive"
+"""Tag of a model version with the sha256 (hex) of the archive of its package; versions of before 0.3 have none."""
 RUN_DIGEST_TAG = "package.digest"
 """Tag of an MLflow run with the digest of the package that it made; versions of before 0.3 have this one alone."""
 
@@ -33,6 +35,8 @@ class Stated:
     """Digest of the receipt, `sha256:…`."""
     package: str
     """Digest of the package, `sha256:…`."""
+    archive: str
+    """Sha256 (hex) of the archive; empty for a version of before 0.3."""
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"
@@ -75,7 +79,7 @@ def opened(archive: Path, folder: Path, stated: Stated) -> Passed:
         GateError: the certificate in it does not pass.
     """
     try:
-        unpack_model(archive, folder)
+        unpack_model(archive, folder, sha256=stated.archive)
         found = seal.verify(folder)
     except ArtifactError as error:
         said = str(error).replace(f"{folder}/", "").replace(str(archive), archive.name)

@@ -100,3 +100,34 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path, content, word):
 def test_a_settings_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"nowhere\.yaml.*--params"):
         load(tmp_path / "nowhere.yaml")
+
+
+_ALIASES = "\n".join(f"  - &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("train: " + "[" * 3000, "nested too deeply"),
+        ("train: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deeply"),
+        (f"train:\n  architecture:\n  - &a0 [x, x]\n{_ALIASES}\n", "more than 100,000 values"),
+        ("train:\n  architecture: &a [*a]\n", "more than 100,000 values"),
+        (f"train: {{epochs: {'9' * 5000}}}", "4300 digits"),
+        (f"train: {{epochs: 0x{'f' * 5000}}}", "4300 digits"),
+        ("train: {epochs: 2026-13-45}", "month must be in 1..12"),
+        ('train: {"\\e[31mx\\ny": 1}', r"train.\x1b[31mx\ny is not a setting"),
+    ],
+)
+def test_a_hostile_settings_file_is_one_line(tmp_path, content, words):
+    file = tmp_path / "params.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])
+def test_a_hostile_value_of_set_is_one_line(value):
+    with pytest.raises(SettingsError):
+        load(None, [f"train.epochs={value}"])

@@ -17,6 +17,7 @@ from torch.nn import functional
 from gapgate.data.splits import Splits
 from gapgate.errors import AcceleratorError, SettingsError
 from gapgate.settings.sections import TrainSettings
+from gapgate.text import percent
 from gapgate.training import batches
 from gapgate.training import device as devices
 from gapgate.training.augmentation import policy
@@ -337,8 +338,8 @@ def test_the_tracker_hears_of_every_epoch_and_of_the_last_batch(splits, tmp_path
     assert tracker.epochs[3]["val/accuracy"] == history[2]["val_accuracy"]
     assert tracker.epochs[3]["train/learning_rate"] == history[2]["learning_rate"]
     assert tracker.epochs[3]["train/images_per_s"] > 0
-    percent = f"{100 * history[2]['val_accuracy']:.1f}"
-    assert tracker.steps[-1] == (15, 15, "batches", f"epoch 3/3, val {percent} %")
+    loss, accuracy = history[2]["train_loss"], percent(history[2]["val_accuracy"])
+    assert tracker.steps[-1] == (15, 15, "batches", f"epoch 3/3, loss {loss:.3f}, val {accuracy}")
 
 
 def test_a_batch_larger_than_the_training_set_is_the_training_set(splits, tmp_path):

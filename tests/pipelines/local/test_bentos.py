@@ -43,7 +43,7 @@ def test_the_bento_is_the_champions_whatever_lies_in_the_folder_that_its_tag_nam
     found.unlink()
     (stored,) = home.glob(f"mlartifacts/{champion.run_id}/artifacts/package/model.bento")
     stored.write_bytes(places["r2"].read_bytes())
-    with pytest.raises(ArtifactError, match=r"the package of animals version 1 is sha256:\w+, not sha256:"):
+    with pytest.raises(ArtifactError, match=r"version 1 is damaged: model\.bento has the sha256 \w+, not "):
         champion_bento(NAME)
 
 

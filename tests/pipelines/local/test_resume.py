@@ -15,10 +15,13 @@ from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
+from gapgate import summed_json
 from gapgate.artifacts import read_json, write_json
+from gapgate.errors import ArtifactError
 from gapgate.settings.sections import Settings
 from pipelines.local import resume
 from pipelines.local.cleaning import old_runs
+from pipelines.local.runner import settings_digest
 from tests.serving import packaged
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
@@ -74,8 +77,12 @@ def test_a_registration_that_failed_for_a_passing_reason_is_made_though_its_repo
     assert mlflow_runs.is_sent(context)
     # It waits, so nothing of it is freed.
     assert [run.name for run in old_runs(0)] == []
+    # The settings are there twice.
+    shutil.copy(context.folder / "settings.json", context.spool)
+    (context.folder / "settings.json").write_text("{")
     sync()
-    assert "r1: sent, registered" in capsys.readouterr().out
+    assert "r1: sent, registered" in (said := capsys.readouterr().out)
+    assert "settings.json was damaged" in said
     champion = Registry().champion("gapgate")
     assert champion is not None
     assert champion.run_id == mlflow_runs.run_id(context)
@@ -135,6 +142,27 @@ def test_what_is_still_unsent_gives_exit_code_4_and_the_others_go_on(
     assert status(other) == "FINISHED"
 
 
+def test_a_sweep_is_sent_as_it_ended(ended: Callable[..., RunContext]) -> None:
+    """Its result has an exit code alone."""
+    context = ended("r1")
+    write_json(context.folder / "result.json", {"exit_code": 0})
+    assert resume.settle(context) == "sent"
+    assert status(context) == "FINISHED"
+    assert (context.folder / "result.json").exists()
+
+
+def test_a_model_is_registered_under_no_other_settings_than_its_run_had(ended: Callable[..., RunContext]) -> None:
+    context = ended("r1", 4)
+    unregistered(context)
+    settings = context.folder / "settings.json"
+    result = read_json(context.folder / "result.json") | {"settings": settings_digest(context)}
+    summed_json.write(context.folder / "result.json", result)
+    settings.write_text(settings.read_text().replace('"model_name": "gapgate"', '"model_name": "gapgatd"'))
+    with pytest.raises(ArtifactError, match=r"settings\.json was damaged"):
+        resume.settle(context)
+    assert Registry().names() == []
+
+
 def test_a_killed_run_is_closed_as_killed_by_the_next_command_and_nothing_else_is(
     ended: Callable[..., RunContext],
 ) -> None:
@@ -143,8 +171,10 @@ def test_a_killed_run_is_closed_as_killed_by_the_next_command_and_nothing_else_i
     Spool(stage.spool, "train").metrics({"train/loss": 0.5}, 1)
     for context in (killed, alive, stage):
         mlflow_runs.send(context)
+    temporary = [Path(context.make_scratch()) for context in (killed, alive, unsent)]
     with alive.alive():
         assert resume.close_killed() == ["r1"]
+        assert [place.exists() for place in temporary] == [False, True, False]
     assert [status(each) for each in (killed, alive, stage)] == ["KILLED", "RUNNING", "RUNNING"]
     assert not (unsent.spool / "mlflow.json").exists()
     assert resume.close_killed() == ["r2"]

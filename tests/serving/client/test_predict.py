@@ -140,13 +140,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(client: httpx.Clie
     response = client.post(PREDICT, content=bomb, headers=PNG)
     assert computed_s(server) - before_s < photograph_s
     assert_is_error(response, 400, "invalid_image")
-    assert "25,000,000" in response.json()["error"]["message"]
+    assert "50,000,000" in response.json()["error"]["message"]
 
 
 def test_a_request_without_an_image_is_the_clients_error(client: httpx.Client) -> None:
     assert_is_error(client.post(PREDICT, headers=PNG), 400, "missing_image")
     assert_is_error(client.post(PREDICT, files={"image": ("a.png", b"")}), 400, "missing_image")
-    assert_is_error(client.post(PREDICT, files={"image": (None, b"a field, not a file")}), 400, "missing_image")
+    # A part without a file name is taken for the image: urllib3 and requests send such parts.
+    assert_is_error(client.post(PREDICT, files={"image": (None, b"a field, not a file")}), 400, "invalid_image")
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])
@@ -155,7 +156,7 @@ def test_a_broken_form_is_the_clients_error(client: httpx.Client, content_type: 
     assert_is_error(response, 400, "bad_request")
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "image/svg+xml", ""])
+@pytest.mark.parametrize("content_type", ["text/csv", "text/plain", "image/svg+xml", ""])
 def test_another_content_type_is_refused_with_the_accepted_ones(client: httpx.Client, content_type: str) -> None:
     response = client.post(PREDICT, content=b"{}", headers={"content-type": content_type})
     assert_is_error(response, 415, "unsupported_media_type")
@@ -178,7 +179,7 @@ def test_a_body_over_the_limit_is_refused_whether_its_length_is_announced_or_not
     assert client.post(PREDICT, content=picture(16, 16), headers=PNG).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/predict/", "/v2/predict", "/static/", "/static/../app.py"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/predict/", "/v3/predict", "/static/", "/static/../app.py"])
 def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
     assert_is_error(client.get(path), 404, "not_found")
 

@@ -13,8 +13,9 @@ import pytest
 from serving import options
 from serving.description import docs, openapi
 from serving.description.openapi_examples import without_secrets
+from serving.description.route import ERRORS
 from serving.description.schema import ModelCard
-from serving.http.routes import ERRORS
+from serving.http.routes import ROUTES
 from serving.run import Server
 from tests.serving.packaged import picture
 
@@ -50,12 +51,13 @@ def assert_described(spec: dict[str, Any], response: httpx.Response, path: str) 
 
 
 def test_these_routes_are_described_and_the_open_ones_need_no_key(spec: dict[str, Any]) -> None:
-    posts = ["/v1/predict", "/v1/predict/batch", "/v1/explain", "/v1/similar"]
-    public = {"/", "/docs", "/docs.json", "/livez", "/readyz"}
-    gets = {"/v1/model", "/v1/receipts/{digest}", "/metrics"} | public
+    posts = ["/v1/predict", "/v1/predict/batch", "/v1/explain", "/v1/similar", "/v2/models/{name}/infer"]
+    public = {"/", "/docs", "/docs.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    gets = {"/v1/model", "/v1/receipts/{digest}", "/metrics", "/v2", "/v2/models/{name}", "/v2/models/{name}/ready"}
+    gets |= public
     described = {path: set(operations) for path, operations in spec["paths"].items()}
     assert described == {path: {"post"} for path in posts} | {path: {"get"} for path in gets}
-    keyed = openapi.spec(ModelCard.model_validate(example_card(spec)), keys_required=True)
+    keyed = openapi.spec(ROUTES, ModelCard.model_validate(example_card(spec)), keys_required=True)
     for path, item in keyed["paths"].items():
         for operation in item.values():
             assert (operation.get("security") == []) == (path in public)
@@ -98,7 +100,8 @@ def test_every_refusal_is_as_described(client: httpx.Client, spec: dict[str, Any
     many = [("image", (f"{index}.png", b"x")) for index in range(card["input"]["max_batch"] + 1)]
     refusals = [
         (400, "wrong_shape", client.post(path, content=b"x", headers=TENSOR)),
-        (400, "missing_image", client.post(path, files={"image": (None, b"a field")})),
+        (400, "missing_image", client.post(path, files={"text": (None, b"a field")})),
+        (400, "bad_request", client.post(path, json={"image": "no base64"})),
         (400, "bad_request", client.post(path, content=b"x", headers={"content-type": "multipart/form-data"})),
         (413, "body_too_large", client.post(path, content=bytes(limit + 1), headers=TENSOR)),
         (413, "too_many_images", client.post(path, files=many)),
@@ -116,7 +119,8 @@ def test_the_limits_of_each_parameter_are_those_of_the_server(client: httpx.Clie
     data = bytes(num_bytes["minLength"])
     seen = 0
     for path, item in spec["paths"].items():
-        for parameter in item.get("post", {}).get("parameters", []):
+        queries = [found for found in item.get("post", {}).get("parameters", []) if found["in"] == "query"]
+        for parameter in queries:
             schema = parameter["schema"]
             good, bad = {
                 "integer": lambda s: ([s["minimum"], s["maximum"]], [s["minimum"] - 1, s["maximum"] + 1, "1.5", ""]),
@@ -141,12 +145,12 @@ def test_every_schema_is_valid_and_every_example_fits_its_schema(spec: dict[str,
                 if "example" in content:
                     jsonschema_rs.validate({**content["schema"], "components": spec["components"]}, content["example"])
                     seen += 1
-    assert seen == 8
+    assert seen == 14
 
 
 def test_an_open_description_of_a_server_with_keys_tells_nothing_of_its_model(spec: dict[str, Any]) -> None:
     card = ModelCard.model_validate({**example_card(spec), "name": "secret-name", "classes": ["secret-class"]})
-    keyed = openapi.spec(without_secrets(card), keys_required=True)
+    keyed = openapi.spec(ROUTES, without_secrets(card), keys_required=True)
     page = docs.render(keyed, options.table())
     for secret in ("secret-", card.receipt, card.package, card.training_data):
         assert secret not in str(keyed)
@@ -166,7 +170,7 @@ def test_the_commands_of_the_documentation_work_as_pasted(server: Server, spec: 
                 assert (sample["source"], done.returncode) == (sample["source"], 0)
                 assert done.stdout
                 ran += 1
-    assert ran == 13
+    assert ran == 20
 
 
 def test_the_page_has_every_route_parameter_error_and_option(client: httpx.Client, spec: dict[str, Any]) -> None:
@@ -184,6 +188,6 @@ def test_the_page_has_every_route_parameter_error_and_option(client: httpx.Clien
 
 def test_names_from_data_are_text_on_the_page(spec: dict[str, Any]) -> None:
     card = ModelCard.model_validate({**example_card(spec), "name": "<b>", "classes": ["<script>alert(1)</script>"]})
-    page = docs.render(openapi.spec(card, url="http://localhost"), [("A", "<i>", "`<u>`")])
+    page = docs.render(openapi.spec(ROUTES, card, url="http://localhost"), [("A", "<i>", "`<u>`")])
     for tag in ("<b>,", "<script", "<i>", "<u>"):
         assert tag not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 from gapgate import artifacts
 from gapgate.errors import ArtifactError, RegistryError, SettingsError, TrackingError
 from gapgate.evidence.sealed import seal
+from gapgate.evidence.sealed.package import ARCHIVE_TAG
 from serving.model.registry import MlflowRegistry, ModelUri
 from serving.model.watcher import Watcher
 from tests.serving import packaged
@@ -146,6 +148,12 @@ def changed_byte(publisher: Publisher) -> str:
     return version
 
 
+def changed_archive(publisher: Publisher) -> str:
+    version = changed_byte(publisher)
+    publisher.client.set_model_version_tag(publisher.name, version, ARCHIVE_TAG, hashlib.sha256(b"").hexdigest())
+    return version
+
+
 def changed_before_packing(publisher: Publisher) -> str:
     version = publisher.register()
     folder = publisher.make_package(version)
@@ -192,7 +200,8 @@ def hostile_name(publisher: Publisher) -> str:
     [
         (failing_verdict, "the gate's verdict is fail, not pass"),
         (failing_certificate, "the certificate's verdict is undecided, not pass"),
-        (changed_byte, r"refused: model\.bento is not a Bento \(Corrupt input data\)"),
+        (changed_byte, r"refused: package/model\.onnx was changed since it was packaged"),
+        (changed_archive, r"refused: model\.bento has the sha256 [0-9a-f]{64}, not [0-9a-f]{64} as it was registered"),
         (changed_before_packing, r"refused: package/model\.onnx was changed since it was packaged"),
         (other_digest, "is sha256:[0-9a-f]{64}, not sha256:0{64} as its run says"),
         (other_receipt, "is not what was registered: the receipt's content has the digest"),
@@ -475,6 +484,13 @@ def test_an_archive_that_ends_early_is_tried_again_and_one_over_the_limit_refuse
         watcher.poll_once()
         assert "stopped 100 bytes before the end of package/model.bento" in watcher.problem
         assert (watcher.refused, served.version) == ("", None)
+    with proxy(mlflow_server, stop_bytes=100_000) as (url, seen):
+        watcher, served = watch(url, publisher, tmp_path / "stopped")
+        watcher.poll_once()
+        assert served.version == version
+        ranges = [headers["Range"] for headers in seen if "Range" in headers]
+        assert ranges[:2] == ["bytes=100000-", "bytes=200000-"][: len(ranges)]
+        assert ranges
     watcher, served = watch(mlflow_server.url, publisher, tmp_path / "limit", max_package_bytes=10_000)
     watcher.poll_once()
     assert f"version {version} is refused: package/model.bento of run" in watcher.refused

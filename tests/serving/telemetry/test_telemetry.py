@@ -55,7 +55,9 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
 
 def attributes(span: Any) -> dict[str, Any]:
     return {
-        pair.key: pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value
+        pair.key: pair.value.int_value
+        if pair.value.HasField("int_value")
+        else [each.string_value for each in pair.value.array_value.values] or pair.value.string_value
         for pair in span.attributes
     }
 
@@ -78,7 +80,8 @@ def test_each_request_is_a_span_that_continues_the_callers_trace(
     assert [attributes(span)["http.response.status_code"] for span in asked] == [200, 400, 404]
     assert asked[0].trace_id.hex() == TRACE
     assert asked[0].parent_span_id.hex() == PARENT
-    assert attributes(asked[0])["gapgate.request_id"] == answer["request_id"]
+    assert attributes(asked[0])["http.response.header.x_request_id"] == [answer["request_id"]]
+    assert attributes(asked[0])["http.route"] == "/v1/predict"
 
 
 def test_a_collector_that_is_away_costs_no_answer(bento: Artifact, tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> 
         "model": f"{found['model']['name']}/{found['model']['version']}",
         "received_bytes": len(image),
         "sent_bytes": len(answer.content),
-    }.items()
+    }
     assert answered["milliseconds"] > 0
     told = [line["message"] for line in lines]
     assert "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?" in told

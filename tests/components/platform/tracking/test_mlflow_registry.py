@@ -13,7 +13,7 @@ from components.platform.tracking.mlflow_registry import CHALLENGER, CHAMPION, P
 from components.platform.tracking.mlflow_runs import client, experiment_id
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import ArtifactError, GateError, RegistryError, TrackingError
-from gapgate.evidence.sealed.package import DIGEST_TAG
+from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG
 from gapgate.evidence.sealed.receipt import Receipt
 from gapgate.evidence.sealed.seal import seal
 from tests.serving import packaged
@@ -223,9 +223,13 @@ def test_the_package_of_another_version_is_refused(
     first, second = publish(), publish()
     stored = Path(client().download_artifacts(first.run_id, "package/model.bento"))
     client().log_artifact(second.run_id, str(stored), "package")
-    with pytest.raises(ArtifactError, match=r"the package of animals version 2 is sha256:\w+, not sha256:"):
+    with pytest.raises(
+        ArtifactError, match=r"the package of animals version 2 is damaged: model\.bento has the sha256 \w+, not "
+    ):
         promote(second)
-    registry.tag(second, {DIGEST_TAG: first.package, "gapgate.receipt": first.receipt})
+    # Whoever edits the registry's tags as well makes it the package of another version.
+    archive = registry.find(NAME, first.version).tags[ARCHIVE_TAG]
+    registry.tag(second, {ARCHIVE_TAG: archive, DIGEST_TAG: first.package, "gapgate.receipt": first.receipt})
     with pytest.raises(ArtifactError, match="the package was made for animals version 1, not for animals version 2"):
         promote(registry.find(NAME, "2"))
     assert aliases(registry) == {}

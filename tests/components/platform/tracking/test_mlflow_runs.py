@@ -22,7 +22,8 @@ from PIL import Image
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import KEPT, Spool
-from gapgate.artifacts import code_revision, read_json, write_json
+from gapgate import summed_json
+from gapgate.artifacts import code_revision
 from gapgate.errors import TrackingError, TrackingRefusedError
 from gapgate.tracking import NOTE_TAG
 from tests.pipelines.kubeflow.kfp_server import KfpServer
@@ -96,7 +97,7 @@ def test_what_is_sent_twice_after_a_kill_stands_once_in_the_run(context: RunCont
     run = mlflow_runs.send(context)
     record = context.spool / mlflow_runs.STATE
     if lost == "the offsets":
-        write_json(record, read_json(record) | {"offsets": {}})
+        summed_json.write(record, summed_json.read(record) | {"offsets": {}})
     else:
         record.unlink()
     assert mlflow_runs.send(context) == run

@@ -8,6 +8,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from components.platform.tracking import promotion_lock as locks
 from components.platform.tracking.mlflow_runs import client
@@ -50,6 +53,28 @@ def test_one_at_a_time_is_inside_and_nothing_is_left(others: Callable[[], Held])
         thread.join()
     assert most == [1] * 12
     assert tickets() == set()
+
+
+class Undeleting(MlflowClient):
+    """A client of a server that fails whenever a tag is to be removed."""
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        raise MlflowException("the server fails", INTERNAL_ERROR)
+
+
+def test_a_place_of_this_workspace_that_cannot_be_removed_holds_nobody_up(others: Callable[[], Held]) -> None:
+    others()
+    inside = threading.Event()
+
+    def enter() -> None:
+        for _ in range(2):
+            with promotion_lock(Undeleting(), NAME):
+                pass
+        inside.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    assert inside.wait(60)
+    assert len(tickets()) == 2
 
 
 def test_an_error_inside_lets_the_next_one_in(others: Callable[[], Held]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.platform.tracking.spool import KEPT, Reader, Spool
+from components.platform.tracking.spool import KEPT, Reader, Spool, end_lines
 
 WRITER = """
 import sys
@@ -145,3 +145,29 @@ def test_the_password_of_a_database_is_not_written(tmp_path):
     assert event == shown[0]
     assert event["message"] == "postgresql://me:***@db/m is away"
     assert event["trace"] == "mlflow.set_tracking_uri('postgresql://me:***@db/m')"
+
+
+def test_each_flipped_bit_of_an_event_is_noticed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "train")
+    spool.metrics({"val/accuracy": 0.93}, 1)
+    spool.finished("of one epoch", notes=["a note"])
+    path = tmp_path / "train.jsonl"
+    whole, events = path.read_bytes(), list(Reader(tmp_path).read())
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        end_lines(tmp_path)
+        reader = Reader(tmp_path)
+        found = list(reader.read())
+        assert reader.damaged == {"train.jsonl"}
+        assert len(found) < 2
+        assert all(event in events for event in found)
+
+
+def test_events_of_an_earlier_version_have_no_sum(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(
+        '{"kind": "metrics", "step": "train", "time": 1.0, "values": {"train/loss": 0.5}, "at": 1}\n'
+    )
+    (event,) = Reader(tmp_path).read()
+    assert event["values"] == {"train/loss": 0.5}

@@ -71,3 +71,15 @@ def test_a_file_of_names_that_cannot_be_used_is_explained(tmp_path):
     (tmp_path / "names.json").write_text("3")
     with pytest.raises(DataError, match="holds a int; write a list of class names"):
         read_class_names(tmp_path / "names.json")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mred", "a\tb", "a\x9b31m", "a\u202eb"])
+def test_a_name_that_would_steer_a_terminal_is_refused_in_one_line(classes, name):
+    with pytest.raises(DataError, match="control character; rename the class") as caught:
+        classes(name, "b")
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_with_marks_that_some_scripts_need_is_a_name(classes):
+    names = {"می\u200cخواهم", "猫\u3000犬"}
+    assert {name for name, _ in classes(*names)} == names

@@ -1,0 +1,81 @@
+"""A route of the service: how to answer it and what to say of it. The application, OpenAPI and the declaration for
+BentoML are all made from one table of these, `serving.http.routes`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.description.schema import Answer
+from serving.http.responses import Response
+
+INFERENCE = "/v2"
+"""Begin of the paths of the Open Inference Protocol."""
+ERRORS: dict[str, tuple[int, str]] = {
+    "invalid_image": (400, "Not an image, a damaged one, or one of too many pixels."),
+    "wrong_shape": (400, "A raw tensor of another number of bytes than whole images have."),
+    "missing_image": (400, "No image in the request."),
+    "bad_request": (400, "A form that cannot be parsed, or that holds several images where one is asked for."),
+    "unauthorized": (401, "No key, or one that is not known."),
+    "loopback_only": (403, "No key is configured, so only the server's own machine is answered."),
+    "not_found": (404, "There is nothing under this address."),
+    "no_index": (404, "The package holds no training images to compare with."),
+    "body_too_large": (413, "The body exceeds the limit."),
+    "too_many_images": (413, "More images than one request may hold."),
+    "unsupported_media_type": (415, "Another content type than the accepted ones, which `Accept-Post` lists."),
+    "invalid_parameter": (422, "A parameter out of its range or set."),
+    "overloaded": (429, "As many requests as the server takes are under way; try again after `Retry-After` seconds."),
+    "internal": (500, "The server failed; its log has the request id."),
+    "starting": (503, "The model is being loaded."),
+    "refused": (503, "The package did not prove itself; the message says why."),
+    "not_ready": (503, "The server is ending."),
+    "upload_timeout": (408, "The body did not arrive in time."),
+    "timeout": (504, "No answer was found in time."),
+}
+"""Code → HTTP status and meaning."""
+
+
+# `eq=False`: a route is itself alone, and so a key of a cache.
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A route; one that answers GET answers HEAD too."""
+
+    respond: Callable[[Any, Any], Awaitable[Response]]
+    """Handler: from a `serving.http.endpoints.Context` and a `serving.http.request.Request` to the response."""
+    method: str
+    path: str
+    name: str
+    """Name of the route, its `operationId` in OpenAPI."""
+    summary: str
+    description: str
+    answers: Mapping[str, type[Answer] | None]
+    """Content type of an answer with status 200 → its model; None if it has none."""
+    errors: tuple[str, ...]
+    """Codes in `ERRORS` of the errors that it can answer with."""
+    numbers: tuple[tuple[str, int, int, str], ...] = ()
+    """Integer query parameters, from 1 to a limit: (name, limit, default, meaning)."""
+    further_parameters: tuple[str, ...] = ()
+    """Names of the other query parameters."""
+    images: str = ""
+    """Images that the body holds: `one`, `many`, `tensors` of the Open Inference Protocol, or none if empty."""
+    is_open: bool = False
+    """True if it answers without a key."""
+    is_tagged: bool = False
+    """True if it answers 304 when the entity tag in `If-None-Match` is still valid."""
+    is_described: bool = True
+    """True if OpenAPI describes it; parts of the pages are left out."""
+
+    @property
+    def is_inference(self) -> bool:
+        """True if it is one of the Open Inference Protocol, whose errors have another form."""
+        return self.path.startswith(INFERENCE)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "HEAD") if self.method == "get" else ("POST",)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all query parameters."""
+        return (*(name for name, *_ in self.numbers), *self.further_parameters)

@@ -1,0 +1,241 @@
+"""Handlers of the Open Inference Protocol, version 2, which KServe, Triton and their clients speak: the same images and
+limits as `/v1`, in tensors as JSON or with the binary extension."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
+
+import gapgate
+from serving.description.schema import (
+    InferenceAnswer,
+    InferenceHealth,
+    InferenceModel,
+    InferenceServer,
+    InferenceTensor,
+)
+from serving.http.endpoints import Classified, Context, classify
+from serving.http.form import FormError, decode_base64, parse_json
+from serving.http.inputs import Upload, invalid_image
+from serving.http.probes import require_ready
+from serving.http.request import Request
+from serving.http.responses import ApiError, Response, json_response
+from serving.model.predictor import Predictor
+
+PROBABILITIES, CLASS = "probabilities", "class"
+JSON_LENGTH = "inference-header-content-length"
+"""Header of the binary extension: the bytes of the JSON, which the binary data follow."""
+_LENGTH = struct.Struct("<I")
+"""Length before each element of BYTES, 32 bits and little-endian."""
+
+
+class _Input(BaseModel):
+    name: str
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
+    datatype: Literal["UINT8", "BYTES"]
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class _Output(BaseModel):
+    name: Literal["probabilities", "class"]
+    parameters: dict[str, Any] = {}
+
+
+class _Inference(BaseModel):
+    id: str | None = None
+    inputs: Annotated[list[_Input], Field(min_length=1, max_length=1)]
+    outputs: Annotated[list[_Output], Field(max_length=2)] = []
+    parameters: dict[str, Any] = {}
+
+
+async def live(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/health/live`."""
+    return json_response(InferenceHealth(live=True))
+
+
+async def ready(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/health/ready`."""
+    require_ready(context)
+    return json_response(InferenceHealth(ready=True))
+
+
+async def server(context: Context, request: Request) -> Response:
+    """Answer `GET /v2`."""
+    extensions = ["binary_tensor_data"]
+    return json_response(InferenceServer(name="gapgate", version=gapgate.__version__, extensions=extensions))
+
+
+async def model(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/models/{name}`."""
+    predictor = _named(context, request)
+    shape, num_classes = predictor.classifier.image_shape, len(predictor.class_names)
+    return json_response(InferenceModel.of(predictor.model.name, predictor.model.version, shape, num_classes))
+
+
+async def model_ready(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/models/{name}/ready`."""
+    require_ready(context)
+    return json_response(InferenceHealth(name=_named(context, request).model.name, ready=True))
+
+
+async def infer(context: Context, request: Request) -> Response:
+    """Answer `POST /v2/models/{name}/infer`."""
+    shape = _named(context, request).classifier.image_shape
+    body = await request.body()
+    try:
+        asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
+        uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
+    except FormError as error:
+        raise ApiError(400, "bad_request", str(error)) from None
+    predictor = _named(context, request)
+    found = await classify(context, request, uploads, len(predictor.class_names))
+    if found.errors:  # the protocol has no place for the error of one image
+        index, problem = min(found.errors.items())
+        raise ApiError(400, "invalid_image", f"image {index}: {invalid_image(problem).message}")
+    return _answer(asked, found)
+
+
+def _named(context: Context, request: Request) -> Predictor:
+    """Return the model if it has the name in the path.
+
+    Raises:
+        ApiError: 404, it has another; 503, there is none.
+    """
+    predictor = context.models.require()
+    if request.path_parameter != predictor.model.name:
+        message = f"there is no model {request.path_parameter[:100]!r} here; this server has {predictor.model.name!r}"
+        raise ApiError(404, "not_found", message)
+    return predictor
+
+
+def _parse(request: Request, body: bytes, *, max_values: int) -> tuple[_Inference, bytes]:
+    """Return a request and the binary data after its JSON.
+
+    Raises:
+        FormError: it is no request for inference.
+    """
+    length = request.header(JSON_LENGTH) or str(len(body))
+    if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
+        raise FormError(f"Inference-Header-Content-Length: {length[:40]} is no length within the body")
+    content, binary = body[: int(length)], body[int(length) :]
+    try:
+        return _Inference.model_validate(parse_json(content, max_values=max_values)), binary
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FormError(f"{place or 'the JSON'}: {first['msg']}") from None
+
+
+def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: int) -> list[Upload]:
+    """Return the images of an input: one tensor, or image files.
+
+    Raises:
+        ApiError: 413, too many images; 400, the shape is another one.
+        FormError: the data are not as the input says.
+    """
+    count = given.shape[0] if given.shape else 0
+    if given.datatype == "UINT8" and given.shape[1:] != list(image_shape):
+        wanted = ", ".join(map(str, image_shape))
+        raise ApiError(400, "wrong_shape", f"{given.name} has the shape {given.shape}, not [n, {wanted}]")
+    if given.datatype == "BYTES" and math.prod(given.shape) != count:
+        raise ApiError(400, "wrong_shape", f"{given.name} has the shape {given.shape}; image files have [n] or [n, 1]")
+    if count < 1:
+        raise ApiError(400, "missing_image", f"{given.name} holds no image")
+    if count > limit:
+        raise ApiError(413, "too_many_images", f"{count:,} images exceed {limit:,}; send fewer at a time")
+    if given.data is None:
+        data = _binary(given, binary)
+        return [Upload(data, is_tensor=True)] if given.datatype == "UINT8" else [*_files(given.name, data, count)]
+    flat = _flat(given.data)
+    size = math.prod(given.shape)
+    if len(flat) != size:
+        raise FormError(f"{given.name} has {len(flat):,} values; its shape {given.shape} has {size:,}")
+    if given.datatype == "BYTES":
+        return [Upload(decode_base64(text, f"{given.name}[{index}]")) for index, text in enumerate(flat)]
+    try:
+        return [Upload(bytes(flat), is_tensor=True)]  # raises for what is no whole number from 0 to 255
+    except (ValueError, TypeError):
+        raise FormError(f"{given.name} has a value that is no whole number from 0 to 255") from None
+
+
+def _binary(given: _Input, binary: bytes) -> bytes:
+    size = given.parameters.get("binary_data_size")
+    if size != len(binary):
+        raise FormError(
+            f"{given.name} has neither `data` nor a `binary_data_size` of the {len(binary):,} bytes after the JSON"
+        )
+    if given.datatype == "UINT8" and size != math.prod(given.shape):
+        raise FormError(f"{given.name} has {size:,} bytes; its shape {given.shape} has {math.prod(given.shape):,}")
+    return binary
+
+
+def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
+    """Yield `count` image files, each after its length.
+
+    Raises:
+        FormError: their lengths are not those of the data.
+    """
+    offset = 0
+    for index in range(count):
+        end = offset + _LENGTH.size
+        if end <= len(data):
+            offset, end = end, end + _LENGTH.unpack_from(data, offset)[0]
+        if end > len(data):
+            raise FormError(f"{name}[{index}] has more bytes than were sent")
+        yield Upload(data[offset:end])
+        offset = end
+    if offset != len(data):
+        raise FormError(f"{name} has {len(data) - offset:,} bytes after its {count} images")
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    while data and all(isinstance(item, list) for item in data):
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _answer(asked: _Inference, found: Classified) -> Response:
+    names = found.predictor.class_names
+    rows = [[row[name] for name in names] for row in found.ranked]
+    best = [next(iter(row)) for row in found.ranked]
+    wanted = asked.outputs or [_Output(name=PROBABILITIES), _Output(name=CLASS)]
+    outputs: list[InferenceTensor] = []
+    binary: list[bytes] = []
+    for output in wanted:
+        is_class = output.name == CLASS
+        tensor = InferenceTensor(
+            name=output.name,
+            datatype="BYTES" if is_class else "FP32",
+            shape=[len(rows)] if is_class else [len(rows), len(names)],
+        )
+        if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
+            if is_class:
+                data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
+            else:
+                data = np.asarray(rows, "<f4").tobytes()
+            binary.append(data)
+            outputs.append(tensor.model_copy(update={"parameters": {"binary_data_size": len(data)}}))
+        else:
+            flat = best if is_class else [*chain.from_iterable(rows)]
+            outputs.append(tensor.model_copy(update={"data": flat}))
+    predictor = found.predictor
+    content = InferenceAnswer(
+        model_name=predictor.model.name,
+        model_version=predictor.model.version,
+        id=asked.id,
+        parameters={"receipt": predictor.receipt},
+        outputs=outputs,
+    )
+    if not binary:
+        return json_response(content)
+    head = to_json(content, by_alias=True, exclude_none=True)
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    return Response(b"".join([head, *binary]), content_type="application/octet-stream", headers=headers)
