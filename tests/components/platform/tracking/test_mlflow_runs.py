@@ -76,7 +76,7 @@ def test_what_a_step_reports_becomes_one_mlflow_run(context: RunContext, spool: 
         "report/report.html"
     ]
     assert mlflow_runs.run_id(context) == run.info.run_id
-    assert mlflow_runs.run_url(context).endswith(f"/runs/{run.info.run_id}")
+    assert mlflow_runs.run_url(context).endswith(f"/runs/{run.info.run_id}?workflowType=machine_learning")
 
 
 def test_sending_again_sends_only_what_is_new(context: RunContext, spool: Spool) -> None:
