@@ -350,7 +350,9 @@ def _origin() -> dict[str, str]:
     """Tags by which MLflow's pages show who made a run, from what code, by which command."""
     commit = code_revision().partition("+")[0]
     tags = {"mlflow.source.type": "JOB" if kfp_run.is_pod() else "LOCAL"}
-    tags["mlflow.source.name"] = redacted(" ".join(["gapgate", *sys.argv[1:]]))[:_MAX_SOURCE_CHARS]
+    # In a pod the arguments are those of KFP's launcher.
+    command = ["gapgate", *(["submit"] if kfp_run.is_pod() else sys.argv[1:])]
+    tags["mlflow.source.name"] = redacted(" ".join(command))[:_MAX_SOURCE_CHARS]
     if " " not in commit:  # else it is a version
         tags["mlflow.source.git.commit"] = commit
     with suppress(OSError, KeyError):  # a pod's user has no name
@@ -395,6 +397,7 @@ def _send_images(mlflow_client: MlflowClient, run: str, spool: Path, events: Ite
         if event["kind"] == "image" and place_of(event, spool).exists():
             with Image.open(place_of(event, spool)) as image:
                 at = int(event["time"] * 1000)
+                # Sent again after a failure, it is there twice, at one step.
                 mlflow_client.log_image(run, image, key=event["key"], step=event["at"], timestamp=at, synchronous=True)
 
 
