@@ -63,7 +63,12 @@ def describe(folder: Path) -> Facts:
         # As ingest: a run that DVC began has the Splits alone.
         tags={f"data.{name}": str(value) for name, value in dataset.items()},
         params=params,
-        data=Data(source=dataset["source"], digest=dataset["dvc_hash"], num_images=counts, classes=splits.class_names),
+        data=Data(
+            source=dataset["source"],
+            digest=dataset["dvc_hash"],
+            num_images={name: count for name, count in counts.items() if count},
+            classes=splits.class_names,
+        ),
     )
 
 

@@ -91,7 +91,8 @@ def _version(
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
     splits = Splits.open(inputs["splits"].path)
-    example = splits.images[splits.rows("test")[0]]
+    # Of val: a cross-validation has no test split.
+    example = splits.images[splits.rows("val")[0]]
     model_id = mlflow_model.log_model(context, inputs["model"].path, name, example, metrics)
     registry.name(name, _MODEL.format(name=name))
     description = mlflow_runs.linked(_note(inputs), context)
