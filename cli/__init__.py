@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
-from cli import data, doctor, look, predict, run, serve, settings, sweep, versions, workspace
+from cli import data, doctor, look, predict, reports, run, serve, settings, sweep, versions, workspace
 from cli.cluster import commands, schedule
 from cli.terminal.console import Console
 from gapgate import __version__
@@ -32,6 +32,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,
     run.step,
     sweep.sweep,
+    reports.report,
+    reports.compare,
     workspace.ui,
     serve.serve,
     predict.predict,

@@ -25,6 +25,14 @@ def percent(fraction: float, decimals: int = 1) -> str:
     return f"{number(100 * fraction, f'z.{decimals}f')} %"
 
 
+def size(num_bytes: int) -> str:
+    """Format a number of bytes, `10 MiB`; one that is no round number of KiB as bytes."""
+    for unit, of in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= of and num_bytes * 10 % of == 0:
+            return f"{num_bytes / of:g} {unit}"
+    return f"{num_bytes:,} bytes"
+
+
 def shortened(text: str, max_chars: int) -> str:
     """Shorten a text to `max_chars` characters; the last one is an ellipsis where something was cut."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gapgate.data.tiles import tile, whole_factor
+from gapgate.data.tiles import LIGHT, Colours, tile, whole_factor
 from gapgate.text import shortened
 
 MAX_CLASSES = 50
@@ -18,7 +18,6 @@ MAX_CLASSES = 50
 _TILE_PX = (64, 128)
 """Least and largest side of a tile; smaller images are enlarged by a whole factor, larger ones are shrunk."""
 _GAP_PX, _MARGIN_PX, _TEXT_PX, _SMALL_PX, _NAME_CHARS = 6, 20, 16, 12, 24
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (112, 117, 122)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class ClassSample:
     """Sample images, (H, W, C) each, C = 1 or 3."""
 
 
-def contact_sheet(samples: Sequence[ClassSample]) -> Image.Image:
+def contact_sheet(samples: Sequence[ClassSample], colours: Colours = LIGHT) -> Image.Image:
     """Draw a row for each class: its name, its counts and its sample images. Equal inputs give equal pixels."""
     shown = samples[:MAX_CLASSES]
     side = max((max(image.shape[:2]) for sample in shown for image in sample.images), default=_TILE_PX[0])
@@ -44,15 +43,15 @@ def contact_sheet(samples: Sequence[ClassSample]) -> Image.Image:
     left, step = _MARGIN_PX + label_width, tile_px + _GAP_PX
     footer = f"… and {len(samples) - len(shown)} more classes" if len(samples) > len(shown) else ""
     height = 2 * _MARGIN_PX + step * len(shown) - _GAP_PX + (_MARGIN_PX if footer else 0)
-    sheet = Image.new("RGB", (left + step * columns - _GAP_PX + _MARGIN_PX, height), _PAPER)
+    sheet = Image.new("RGB", (left + step * columns - _GAP_PX + _MARGIN_PX, height), colours.paper)
     draw = ImageDraw.Draw(sheet)
     for row, (sample, (name, counts)) in enumerate(zip(shown, labels, strict=True)):
         top = _MARGIN_PX + step * row
-        draw.text((_MARGIN_PX, top + tile_px / 2 - 1), name, _INK, text, anchor="lb")
-        draw.text((_MARGIN_PX, top + tile_px / 2 + 4), counts, _FAINT, small, anchor="lt")
+        draw.text((_MARGIN_PX, top + tile_px / 2 - 1), name, colours.ink, text, anchor="lb")
+        draw.text((_MARGIN_PX, top + tile_px / 2 + 4), counts, colours.faint, small, anchor="lt")
         for column, image in enumerate(sample.images):
             sheet.paste(tile(image, tile_px, tile_px), (left + step * column, top))
-    draw.text((_MARGIN_PX, height - _MARGIN_PX), footer, _FAINT, small, anchor="lb")
+    draw.text((_MARGIN_PX, height - _MARGIN_PX), footer, colours.faint, small, anchor="lb")
     return sheet
 
 

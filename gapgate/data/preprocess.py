@@ -30,6 +30,7 @@ from gapgate.data.set_aside import write_set_aside
 from gapgate.data.sources import Reader, Source, open_source
 from gapgate.data.sources.base import EncodedReader
 from gapgate.data.splits import SPLIT_NAMES, Splits
+from gapgate.data.tiles import save_sheets
 from gapgate.data.transform import Transform
 from gapgate.errors import DataError, StorageError
 from gapgate.settings.sections import PreprocessSettings, Reading
@@ -360,4 +361,4 @@ def _write_sheet(out_dir: Path, index: Index, class_names: tuple[str, ...], clas
         members = list(index.lines(query, bond, SHEET_IMAGES))
         title = f"group: {members[0][1].rpartition('/')[2]} …"
         samples.append(ClassSample(title, {members[0][2]: count}, [images[row] for row, _, _ in members]))
-    contact_sheet(samples).save(out_dir / "contact_sheet.png", compress_level=1)
+    save_sheets(partial(contact_sheet, samples), out_dir / "contact_sheet.png")

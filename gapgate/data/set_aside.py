@@ -1,13 +1,14 @@
 """Images that a data set has and no split: unreadable files, copies and contradictory labels, as a table and a picture.
 
 set_aside.json    columns and a row for each image, in the form of MLflow's tables
-set_aside.png     the first of them that could be decoded; missing if none could
+set_aside.png     the first of them that could be decoded, also as dark/set_aside.png; missing if none could
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gapgate.artifacts import read_json, write_json
 from gapgate.data.image_table import Index
-from gapgate.data.tiles import tile
+from gapgate.data.tiles import Colours, save_sheets, tile
 from gapgate.text import shortened
 
 TABLE, PICTURE = "set_aside.json", "set_aside.png"
@@ -27,7 +28,6 @@ MAX_PICTURES = 24
 UNUSABLE, COPY, CONFLICT = "cannot be used", "copy", "label conflict"
 
 _TILE_PX, _GAP_PX, _MARGIN_PX, _WIDTH_PX, _NAME_CHARS, _REASON_CHARS = 64, 6, 12, 760, 60, 90
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (112, 117, 122)
 
 
 class SetAside(NamedTuple):
@@ -65,7 +65,8 @@ def write_set_aside(
     write_json(folder / TABLE, {"columns": columns, "data": [each[:4] for each in listed]})
     if shown := [each for each in listed if each.row >= 0][:MAX_PICTURES]:
         images = np.load(folder / "images.npy", mmap_mode="r")
-        _sheet(shown, [images[each.row] for each in shown]).save(folder / PICTURE, compress_level=1)
+        tiles = [images[each.row] for each in shown]
+        save_sheets(partial(_sheet, shown, tiles), folder / PICTURE)
     return dict(counts)
 
 
@@ -97,18 +98,18 @@ def _all(index: Index, class_names: Sequence[str], left_out: Sequence[Mapping[st
             yield SetAside(name, class_names[label], kind, reason, row)
 
 
-def _sheet(shown: Sequence[SetAside], images: Sequence[NDArray[np.uint8]]) -> Image.Image:
+def _sheet(shown: Sequence[SetAside], images: Sequence[NDArray[np.uint8]], colours: Colours) -> Image.Image:
     """Draw a line for each image: its picture, its name with its class, and the reason."""
     text, small = ImageFont.load_default(14), ImageFont.load_default(12)
     step = _TILE_PX + _GAP_PX
-    sheet = Image.new("RGB", (_WIDTH_PX, 2 * _MARGIN_PX + step * len(shown) - _GAP_PX), _PAPER)
+    sheet = Image.new("RGB", (_WIDTH_PX, 2 * _MARGIN_PX + step * len(shown) - _GAP_PX), colours.paper)
     draw = ImageDraw.Draw(sheet)
     left = _MARGIN_PX + _TILE_PX + _MARGIN_PX
     for number, (each, image) in enumerate(zip(shown, images, strict=True)):
         top = _MARGIN_PX + step * number
         sheet.paste(tile(image, _TILE_PX, _TILE_PX), (_MARGIN_PX, top))
         middle = top + _TILE_PX / 2
-        draw.text((left, middle - 3), shortened(each.image, _NAME_CHARS), _INK, text, anchor="lb")
+        draw.text((left, middle - 3), shortened(each.image, _NAME_CHARS), colours.ink, text, anchor="lb")
         reason = shortened(f"{each.class_name}: {each.reason}", _REASON_CHARS)
-        draw.text((left, middle + 3), reason, _FAINT, small, anchor="lt")
+        draw.text((left, middle + 3), reason, colours.faint, small, anchor="lt")
     return sheet

@@ -11,7 +11,7 @@ splits.json       class names, counts, mean and std of the training pixels, imag
 transform.json    settings of the transform from an image file to a row of `images.npy` (`gapgate.data.transform`)
 dataset.json      origin of the images, with the DVC hash
 lineage.json      digest of the Dataset, and the content that it covers (see `gapgate.artifacts.lineage`)
-contact_sheet.png sample images of each class
+contact_sheet.png sample images of each class, also as dark/contact_sheet.png
 set_aside.json    images in no split and the reasons (`gapgate.data.set_aside`), with set_aside.png; missing if none
 """
 

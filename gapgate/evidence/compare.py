@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from gapgate.evidence.measures.gap import Interval
 from gapgate.onnx.classifier import Classifier, shape_text
 
 
@@ -53,22 +57,52 @@ def compare_answers(champion: Path | None, challenger: Path) -> Comparison:
     if champion is None:
         reason = "the champion's answers are not among the files of its MLflow run"
         return Comparison(comparable=False, not_worse=False, reason=reason, num_images=0)
-    old, new = _held_out(champion), _held_out(challenger)
-    # The label too: it may have been corrected since.
+    old, new = held_out(champion), held_out(challenger)
     shared = sorted(image for image in new if image in old)
     if not shared:
         reason = "no image was held out in both evaluations"
         return Comparison(comparable=False, not_worse=False, reason=reason, num_images=0)
-    olds, news = (np.array([found[image] for image in shared]) for found in (old, new))
+    olds, news = (np.array([found[image].correct for image in shared]) for found in (old, new))
     return _counted(olds, news, "images that both evaluations held out")
 
 
-def _held_out(path: Path) -> dict[tuple[str, int], bool]:
-    """Return (content hash, label) → True where the answer is right, of all held-out images."""
-    columns = ["content_hash", "label", "correct"]
+class Answer(NamedTuple):
+    """An answer to an image that was held out."""
+
+    id: str
+    row: int
+    """Row of the evaluation's splits."""
+    predicted: int
+    confidence: float
+    correct: bool
+
+
+def held_out(path: Path) -> dict[tuple[str, int], Answer]:
+    """Read (content hash, label) → answer of all held-out images of a `predictions.parquet`. The label is part of the
+    name, since it may have been corrected between two evaluations."""
+    columns = ["content_hash", "label", *Answer._fields]
     table = pq.read_table(path, columns=columns, filters=[("split", "==", "test")])
-    hashes, labels, rights = (table[name].to_pylist() for name in columns)
-    return dict(zip(zip(hashes, labels, strict=True), rights, strict=True))
+    hashes, labels, *fields = (table[name].to_pylist() for name in columns)
+    answers = (Answer(*values) for values in zip(*fields, strict=True))
+    return dict(zip(zip(hashes, labels, strict=True), answers, strict=True))
+
+
+def difference_points(only_old: int, only_new: int, num_images: int, confidence_level: float = 0.95) -> Interval:
+    """Compute the difference of two accuracies on the same images, new − old in percentage points, with its interval
+    (Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions").
+
+    Args:
+        only_old: number of images that only the old model gets right.
+        only_new: number of images that only the new model gets right.
+        num_images: number of all images.
+        confidence_level: confidence level of the interval.
+    """
+    z = NormalDist().inv_cdf((1 + confidence_level) / 2)
+    # Half a pair is added to each of the four cells, so that few images do not look certain.
+    old, new = ((count + 0.5) / (num_images + 2) for count in (only_old, only_new))
+    half = z * math.sqrt((old + new - (new - old) ** 2) / (num_images + 2))
+    low, high = max(-1.0, new - old - half), min(1.0, new - old + half)
+    return Interval(100 * (only_new - only_old) / num_images, 100 * low, 100 * high)
 
 
 def _counted(old: NDArray[np.bool_], new: NDArray[np.bool_], images: str) -> Comparison:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file
 
 from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
-from gapgate.data import set_aside
+from gapgate.data import set_aside, tiles
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
 from gapgate.evidence.measures import calibration, gap, metrics, mistakes, suspects
@@ -34,6 +35,9 @@ from gapgate.onnx.inner_layers_export import open_embedding
 from gapgate.report import figures
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker, Tracker
+
+_CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
+"""Columns of the training's history that are kept in the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,8 @@ def assess(
         "parity": parity(classifier, model.folder / "parity.safetensors", settings.batch_size),
         "learning_curve": curve,
         "parting": parts and asdict(parts),
+        "curves": [_finite_line(line) for line in history],
+        "mistakes": mistakes.shown(found["test"], splits),
         "looked_at": mistakes.find(layers, splits, found["train"], found["test"]),
         # Of folds, test is every image; val was answered by a model that stopped by it.
         "suspects": suspects.find([found["test"]] if splits.num_folds else [found["val"], found["test"]], splits),
@@ -119,6 +125,12 @@ def assess(
         "settings": settings.model_dump(mode="json"),
     }
     return evaluation, found
+
+
+def _finite_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the columns of `_CURVES` of an epoch; a loss that overflowed is no figure to judge the model by."""
+    values = {name: line.get(name) for name in _CURVES}
+    return {name: metrics.finite(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _answers(
@@ -231,7 +243,8 @@ def draw(
 ) -> None:
     """Write the figures into the new folder `folder`; a figure that this model has no data for is left out."""
     folder.mkdir()
-    figures.learning_curves(folder, read_json(model.folder / "history.json", []), evaluation["learning_curve"])
+    is_augmented = bool(evaluation["facts"]["num_operations"])
+    figures.learning_curves(folder, evaluation["curves"], evaluation["learning_curve"], is_augmented=is_augmented)
     figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
     figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
     worst = mistakes.confident_mistakes(test, settings.worst_errors)
@@ -243,8 +256,10 @@ def draw(
         test.confidence[worst],
         splits.class_names,
     )
+    tiles.save_thumbnails((splits.images[one["row"]] for one in evaluation["mistakes"]), folder / "mistakes")
     listed = evaluation["suspects"]["images"]
     doubted = [one for one in listed if one["confidence"] > one["self_confidence"]][: suspects.SHOWN_IMAGES]
+    tiles.save_thumbnails((splits.images[one["row"]] for one in doubted), folder / "suspects")
     figures.worst_errors(
         folder,
         splits.images[[one["row"] for one in doubted]] if doubted else splits.images[:0],
@@ -257,11 +272,13 @@ def draw(
     fill = read_json(model.folder / "transform.json", {}).get("fill", 0)
     drawn = mistakes.draw(evaluation["looked_at"], model.classifier, splits, fill)
     figures.looked_at(folder, drawn, splits.class_names)
+    rows = ([one.image, one.heat, *one.nearest_images] for one in drawn)
+    tiles.save_thumbnails(chain.from_iterable(rows), folder / "looked_at")
     if (filters := feature_maps.first_filters(model.graph)) is not None:
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
     figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
-    for name in ("contact_sheet.png", set_aside.PICTURE):
+    for name in ("contact_sheet.png", set_aside.PICTURE, f"dark/{set_aside.PICTURE}", "dark/contact_sheet.png"):
         if (splits.path / name).exists():
             shutil.copyfile(splits.path / name, folder / name)
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from gapgate.evidence.measures.calibration import FEW_IMAGES
 from gapgate.evidence.measures.learning_curve import WORDS, Parting, parting
 from gapgate.evidence.measures.mistakes import NUM_NEAREST, Mistake
 from gapgate.onnx.inner_layers import FeatureMaps, stretched
@@ -28,10 +29,13 @@ MAX_MAPS = 8
 """Largest number of feature maps in a row."""
 
 
-def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> None:
+def learning_curves(
+    folder: Path, history: Sequence[Mapping[str, Any]], curve: Mapping[str, Any], *, is_augmented: bool = False
+) -> None:
     """Draw loss and accuracy over the epochs; nothing without a history.
 
-    The epoch where train and validation part is marked, and the space between them from there on is shaded.
+    The legend says so if train `is_augmented`. The epoch where train and validation part is marked, and the space
+    between them from there on is shaded.
     """
     if not history:
         return
@@ -40,7 +44,8 @@ def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]], curve: M
     def paint(figure: Figure, theme: Theme) -> None:
         loss, accuracy = figure.subplots(1, 2)
         for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-            train, val = (_curve(axes, history, f"{side}_{name}", theme) for side in ("train", "val"))
+            labels = {"train": "train (augmented)" if is_augmented else "train", "val": "validation"}
+            train, val = (_curve(axes, history, f"{side}_{name}", labels[side], theme) for side in labels)
             if parts:
                 _mark(axes, parts, train, val, theme)
         if parts and parts.space_points > 0:
@@ -85,14 +90,19 @@ def confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str
 
 
 def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> None:
-    """Draw accuracy against confidence, and the number of images in each bin below."""
+    """Draw accuracy against confidence, faint for bins of few images, and the number of images in each bin below."""
     filled = [b for b in bins if b["num_images"]]
     centres = [(b["low"] + b["high"]) / 2 for b in filled]
     width = (bins[0]["high"] - bins[0]["low"]) * 0.92
 
     def paint(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.bar(centres, [b["accuracy"] for b in filled], width, color=theme.blue, label="accuracy")
+        faint = [0.35 if b["num_images"] < FEW_IMAGES else 1.0 for b in filled]
+        for few, label in ((False, "accuracy"), (True, f"of fewer than {FEW_IMAGES} images")):
+            some = [(c, b["accuracy"], a) for c, b, a in zip(centres, filled, faint, strict=True) if (a < 1) == few]
+            if some:
+                places, heights, (alpha, *_) = zip(*some, strict=True)
+                upper.bar(places, heights, width, color=theme.blue, alpha=alpha, label=label)
         upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="perfect calibration")
         upper.scatter(
             [b["confidence"] for b in filled],
@@ -210,11 +220,11 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _curve(
-    axes: Axes, history: Sequence[Mapping[str, Any]], field: str, theme: Theme
+    axes: Axes, history: Sequence[Mapping[str, Any]], field: str, label: str, theme: Theme
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Draw one curve; return its epochs and its values, (E,) each, NaN where the history has no value."""
     side, _, name = field.partition("_")
-    label, colour = ("train (augmented)", theme.blue) if side == "train" else ("validation", theme.orange)
+    colour = theme.blue if side == "train" else theme.orange
     epochs = np.array([line.get("epoch", index + 1) for index, line in enumerate(history)], np.float64)
     values = np.array([np.nan if (value := line.get(field)) is None else value for line in history], np.float64)
     axes.plot(epochs, values, color=colour, label=label, marker="o" if len(epochs) <= 30 else "", markersize=3)

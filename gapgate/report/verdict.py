@@ -1,4 +1,4 @@
-"""The gate's verdict as a page of Markdown: each check with its reason, and what to do now."""
+"""The gate's verdict for readers: a headline, and a page of Markdown with each check's reason and what to do now."""
 
 from __future__ import annotations
 
@@ -25,7 +25,42 @@ _PASSED = (
     "Nothing: the next steps register and package the model. `gapgate models` lists its version, and a service that "
     "follows the registry answers with the champion."
 )
+_FAILED = {
+    "max_gap_points": "the gap is too wide",
+    "min_test_accuracy": "too few new images are recognised",
+    "min_class_recall": "one class is recognised too rarely",
+    "max_ece": "its confidence cannot be trusted",
+    "max_parity": "the exported network answers otherwise",
+    "max_leaked_share": "images are in two splits",
+    "finite_figures": "a figure is not finite",
+}
+"""Name of a check → what its failure means, for the headline."""
 _MARKUP = re.compile(r"([\\`*_\[\]|<>~])")
+
+
+def deciding(certificate: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the check that decided: the first that failed, else the first undecided one, else the first one, which is
+    the gap's."""
+    checks = certificate["checks"]
+    return next((check for check in checks if check["verdict"] == certificate["verdict"]), None)
+
+
+def headline(certificate: Mapping[str, Any]) -> str:
+    """Say the verdict in one line."""
+    check = deciding(certificate)
+    if certificate["verdict"] == "pass":
+        return "Passed: the model holds on images it has not seen"
+    if certificate["verdict"] == "undecided":
+        return "Undecided: too few images to tell"
+    return f"Did not pass: {_FAILED.get(check['name'], check['name']) if check else 'nothing was checked'}"
+
+
+def what_now(certificate: Mapping[str, Any]) -> str:
+    """Say what to do, of the check that decided; text with settings between backticks."""
+    check = deciding(certificate)
+    if certificate["verdict"] == "pass":
+        return _PASSED
+    return UNDECIDED if certificate["verdict"] == "undecided" else REMEDIES.get(check["name"] if check else "", "")
 
 
 def markdown(certificate: Mapping[str, Any]) -> str:

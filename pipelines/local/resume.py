@@ -14,7 +14,8 @@ from components.platform.tracking.spool import Reader, end_lines
 from components.platform.workspace import runs_dir
 from gapgate import artifacts, summed_json
 from gapgate.errors import ArtifactError, GapgateError, TrackingError
-from pipelines.local.runner import SETTINGS, mark_unregistrable, outputs_of, resume_registration
+from pipelines.local.outputs import outputs_of
+from pipelines.local.runner import SETTINGS, mark_unregistrable, resume_registration
 
 
 @dataclass(frozen=True, slots=True)

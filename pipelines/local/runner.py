@@ -24,11 +24,13 @@ from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Event, Reader, Spool
 from gapgate import artifacts, fork_server, summed_json
 from gapgate.descendants import children, kill_descendants
-from gapgate.errors import GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
+from gapgate.errors import ArtifactError, GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
 from gapgate.settings.sections import Settings
 from gapgate.text import printable, redacted, shortened
 from pipelines.display import Display
+from pipelines.local import reports
+from pipelines.local.outputs import ARTIFACTS, outputs_of
 
 SETTINGS = "settings.json"
 LOG = "log.txt"
@@ -36,8 +38,6 @@ _SAID = re.compile(r" {4}\w")
 _SEND_EVERY_S = 2.0
 _RESERVED_BYTES = 64 * 1024
 """Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
-ARTIFACTS = "artifacts"
-"""Folder of a run into which KFP writes the artifacts."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 IMPORTED = [
     *(f"components.{name}" for name in STEPS),
@@ -48,8 +48,7 @@ IMPORTED = [
     "mlflow.store.model_registry.sqlalchemy_store",
 ]
 """Modules that the steps share by forks of one server, in the order in which they are needed."""
-RESULT_FILES = {"certificate": "report.html", "bento": "model.bento"}
-"""Kind of artifact → the file in it that people open."""
+_BENTO = "model.bento"
 
 
 @dataclass(slots=True)
@@ -129,7 +128,7 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
     try:
-        _link_results(result)
+        _give_results(result)
     except StorageError as error:
         result.failure = result.failure or _failure(error)
     # A step that was killed has reported no failure of its own.
@@ -171,7 +170,7 @@ def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> Run
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
     mlflow_runs.finish(context, succeeded=True)
-    _link_results(result)
+    _give_results(result)
     _write_result(result)
     return result
 
@@ -318,36 +317,29 @@ def _scratch(context: RunContext) -> Iterator[None]:
         context.remove_scratch()
 
 
-def outputs_of(context: RunContext) -> dict[str, Path]:
-    """Kind → folder of each complete artifact of a run; KFP lays them out as <pipeline run>/<step>/<kind>."""
-    found = {}
-    for step in STEPS.values():
-        manifests = (context.folder / ARTIFACTS).glob(f"*/{step.name}/{step.output}/{artifacts.MANIFEST}")
-        if manifest := next(manifests, None):
-            found[step.output] = manifest.parent
-    return found
-
-
 def settings_digest(context: RunContext) -> str:
     """sha256 (hex) of the file with a run's settings, which its result keeps; empty where there is none."""
     places = (context.folder / SETTINGS, context.spool / SETTINGS)
     return next((artifacts.sha256_file(place) for place in places if place.exists()), "")
 
 
-def _link_results(result: RunResult) -> None:
-    """Link the files that people open into the run's folder, under short names.
+def _give_results(result: RunResult) -> None:
+    """Put what people open into the run's folder: the report, with what is known by now, and a link to the Bento.
 
     Raises:
         StorageError: the disk is full.
     """
-    folder = result.context.folder
+    folder, outputs = result.context.folder, result.outputs
     with storage_errors(folder):
-        for kind in RESULT_FILES.keys() & result.outputs.keys():
-            name = RESULT_FILES[kind]
+        # One that is damaged is told by the step that reads it, and costs no registration.
+        with contextlib.suppress(ArtifactError):
+            reports.write(reports.of_run(result.context), folder / reports.REPORT)
+        if "bento" in outputs:
+            place = folder / _BENTO
             # `resume_registration` links a second time.
-            (folder / name).unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             # Relative, so that the workspace can be moved.
-            (folder / name).symlink_to((result.outputs[kind] / name).relative_to(folder))
+            place.symlink_to((outputs["bento"] / _BENTO).relative_to(folder))
 
 
 def _close(context: RunContext, *, succeeded: bool) -> str:

@@ -14,7 +14,9 @@ _CODE_LINE = re.compile(r"- `(\w+)`: (.*)")  # as `serving.description.openapi` 
 
 
 def render(spec: Json, options_table: Sequence[tuple[str, str, str]]) -> str:
-    """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`, and no script.
+    """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`.
+
+    `/static/docs.js` adds buttons to copy.
 
     Args:
         spec: the description from `serving.description.openapi.spec`.
@@ -198,6 +200,7 @@ _PAGE = """<!doctype html>
 <link rel="icon" href="static/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="static/page.css">
 <link rel="stylesheet" href="static/docs.css">
+<script type="module" src="static/docs.js"></script>
 </head>
 <body class="reading">
 <header class="top">

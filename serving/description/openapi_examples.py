@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from serving.description.schema import (
@@ -121,7 +122,8 @@ def _shape(card: ModelCard) -> tuple[int, int, int]:
 
 
 def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
-    """Return commands for a shell, in the form of the extension `x-codeSamples`: `lang`, `label`, `source`."""
+    """Return commands for a shell, and programs in Python and JavaScript for routes that take an image, in the form of
+    the extension `x-codeSamples`: `lang`, `label`, `source`."""
     key = ' -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else ""
     curl = f"curl -sS{key}"
     picture = f"curl -sS {url}/static/example.png |"
@@ -144,6 +146,7 @@ def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -
     made = [
         _shell("An example image", f"{picture}\n  {curl} {as_png} {address}"),
         _shell("Your own file", f"{curl} -F image=@photo.jpg {address}"),
+        *_programs(f"{url}/static/example.png", address, with_key=with_key),
     ]
     if path == "/v1/explain":
         source = f"{picture}\n  {curl} {as_png} -H 'Accept: image/png' -o heat.png {address}"
@@ -155,6 +158,25 @@ def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -
             _shell("A raw tensor (black)", f"head -c {num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
         ]
     return made
+
+
+def _programs(example: str, address: str, *, with_key: bool) -> Iterator[dict[str, str]]:
+    imports, header = (
+        ("import os\n\n", ', headers={"X-API-Key": os.environ["GAPGATE_API_KEY"]}') if with_key else ("", "")
+    )
+    python = f"""{imports}import httpx
+
+image = httpx.get("{example}").content  # or open("photo.jpg", "rb")
+answer = httpx.post("{address}", files={{"image": image}}{header})
+print(answer.json())"""
+    yield {"lang": "Python", "label": "Python", "source": python}
+    header = ', headers: { "X-API-Key": process.env.GAPGATE_API_KEY }' if with_key else ""
+    script = f"""const image = await (await fetch("{example}")).blob(); // or a file of an <input type="file">
+const body = new FormData();
+body.append("image", image, "photo");
+const answer = await fetch("{address}", {{ method: "POST", body{header} }});
+console.log(await answer.json());"""
+    yield {"lang": "JavaScript", "label": "JavaScript", "source": script}
 
 
 def _shell(label: str, source: str) -> dict[str, str]:

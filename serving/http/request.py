@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope
 
 from gapgate.data.formats import FORMATS
+from gapgate.text import size
 from serving.http.form import (
     FormError,
     FormFile,
@@ -248,4 +249,4 @@ class Request:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, "body_too_large", f"the body exceeds {limit:,} bytes; send a smaller image")
+    return ApiError(413, "body_too_large", f"the body exceeds {size(limit)}; send a smaller image")

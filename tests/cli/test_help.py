@@ -10,6 +10,8 @@ COMMANDS = [
     "run",
     "step",
     "sweep",
+    "report",
+    "compare",
     "ui",
     "serve",
     "predict",

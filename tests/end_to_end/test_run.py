@@ -37,6 +37,37 @@ def test_the_table_names_everything_that_the_run_made(digits_run):
         assert (workspace.folder / path).stat().st_size > 1000
 
 
+def test_the_report_names_what_is_known_after_the_gate_and_can_be_written_again(digits_run):
+    workspace, printed = digits_run
+    (receipt,) = re.findall(r"receipt (sha256:\w{64})", printed)
+    place = workspace.one("*/report.html")
+    page = place.read_text()
+    for said in ("gapgate version 1, champion", receipt, place.parent.name, "Passed: the model holds"):
+        assert said in page
+    # The artifact's own report is the same but for these lines, so that equal inputs keep equal bytes.
+    plain = workspace.one("*/artifacts/*/gate/certificate/report.html").read_text()
+    assert [line for line in page.splitlines() if line not in plain.splitlines()] == [
+        line for line in page.splitlines() if re.match(r"<div><dt>(model|run|date|code|receipt)<", line)
+    ]
+    assert receipt not in plain
+    done = workspace.gapgate("report", place.parent.name[:10], "--out", "again.html")
+    assert done.returncode == 0, done.stderr
+    assert (workspace.folder / "again.html").read_text() == page
+
+
+def test_a_run_is_compared_with_itself_and_a_run_that_is_not_there_is_named(digits_run):
+    workspace, _ = digits_run
+    name = workspace.one("*/report.html").parent.name
+    done = workspace.gapgate("compare", name, name, "--out", "both.html")
+    assert done.returncode == 0, done.stderr
+    page = (workspace.folder / "both.html").read_text()
+    assert "No difference is shown" in page
+    assert "None: both have the same settings." in page
+    done = workspace.gapgate("compare", name, "19990101")
+    assert done.returncode == 2
+    assert "no run 19990101" in done.stderr
+
+
 def test_accuracy_and_gap_are_those_of_the_evaluation(digits_run):
     workspace, printed = digits_run
     evaluation = artifacts.read_json(workspace.one("*/artifacts/*/evaluate/evaluation/evaluation.json"))

@@ -1,7 +1,7 @@
 import pytest
 
 from gapgate.errors import DataError
-from gapgate.text import number, printable, redacted, shortened
+from gapgate.text import number, printable, redacted, shortened, size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_a_name_is_one_line_that_cannot_steer_a_terminal() -> None:
 def test_the_secrets_of_urls_are_not_shown_and_never_in_an_error(text: str, shown: str) -> None:
     assert redacted(text) == shown
     assert str(DataError(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (10 * 2**20, "10 MiB"),
+        (3 * 2**19, "1.5 MiB"),
+        (2**30, "1 GiB"),
+        (4096, "4 KiB"),
+        (10_000_001, "10,000,001 bytes"),
+        (0, "0 bytes"),
+    ],
+)
+def test_a_size_is_in_the_largest_unit_in_which_it_is_round(num_bytes: int, text: str) -> None:
+    assert size(num_bytes) == text

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FEW_IMAGES = 10
+"""Number of images below which the accuracy of a bin says little: charts show it faint."""
+
 
 def reliability(
     confidence: NDArray[np.float32], correct: NDArray[np.bool_], num_bins: int = 15

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gapgate.evidence.measures.metrics import LEAST_RISE
 from gapgate.text import number
 
 LEAST_SPACE = 0.01
@@ -86,8 +87,11 @@ def in_words(parts: Parting | None, curve: Mapping[str, Any], train_settings: Ma
     """Describe the curves in sentences; `curve` is `metrics.learning_curve` of the history."""
     if curve["num_epochs"] < 2:
         return ["One epoch makes no curve: nothing is to be seen of overfitting yet."] * curve["num_epochs"]
-    said = "The accuracies have not parted: train does not end a point above validation."
-    return [_in_figures(parts) if parts else said, *_stopping(curve, train_settings)]
+    said = (
+        "During training the two accuracies have not parted: the running mean on train does not end a point above "
+        "validation."
+    )
+    return [_in_figures(parts) if parts else said, _loss_in_words(curve), *_stopping(curve, train_settings)]
 
 
 def _in_figures(parts: Parting) -> str:
@@ -98,6 +102,25 @@ def _in_figures(parts: Parting) -> str:
         f"Since epoch {parts.epoch}, {WORDS[parts.reason][0]}, train accuracy went {train} "
         f"and validation accuracy {val}: they end {abs(parts.space_points):.1f} points apart."
     )
+
+
+def _loss_in_words(curve: Mapping[str, Any]) -> str:
+    """Say where the validation loss was lowest, where it ended, and whether that is a turn."""
+    best, lowest, last = curve["best_epoch"], curve["best_val_loss"], curve["last_val_loss"]
+    if best is None:
+        return "There is no validation loss."
+    ends = f"{lowest:.3f} at its lowest, in epoch {best}, and {last:.3f} at the end"
+    if curve["gap_opens_epoch"] is not None:
+        return (
+            f"The validation loss turned after epoch {curve['gap_opens_epoch']} ({ends}): what was learned after that "
+            "did not carry over to new images."
+        )
+    if last > lowest * (1 + LEAST_RISE):
+        return (
+            f"The validation loss ends above its lowest value ({ends}). It swings too much, or too few epochs follow, "
+            "to tell a turn from noise."
+        )
+    return f"The validation loss did not turn in {curve['num_epochs']} epochs ({ends})."
 
 
 def _stopping(curve: Mapping[str, Any], train_settings: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ look-alikes, or one label is wrong.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from gapgate.onnx.occlusion import heat_pixels, occlusion
 
 MAX_MISTAKES = 6
 NUM_NEAREST = 5
+MAX_SHOWN, MAX_SHOWN_OF_PAIR = 240, 12
+"""Largest number of mistakes with a picture, in all and of one pair of classes."""
 _BLOCK_ROWS = 1000
 """Number of training images whose embeddings are in memory at a time."""
 _NUM_ALIKE = 500
@@ -55,6 +58,28 @@ def confident_mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
     """Find the `count` mistakes with the highest confidence, as indices into `test`, highest first."""
     wrong = np.flatnonzero(~test.correct)
     return wrong[np.argsort(-test.confidence[wrong], kind="stable")][:count]
+
+
+def shown(test: Predictions, splits: Splits) -> list[dict[str, Any]]:
+    """List the mistakes on test that have a picture, the most confident first, for `evaluation.json`."""
+    of_pair: Counter[tuple[int, int]] = Counter()
+    chosen = []
+    for at in confident_mistakes(test, len(test.rows)):
+        pair = (int(test.labels[at]), int(test.predicted[at]))
+        of_pair[pair] += 1
+        if of_pair[pair] <= MAX_SHOWN_OF_PAIR:
+            chosen.append(int(at))
+    ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
+    return [
+        {
+            "row": int(test.rows[at]),
+            "id": ids[int(test.rows[at])].as_py(),
+            "label": int(test.labels[at]),
+            "predicted": int(test.predicted[at]),
+            "confidence": float(test.confidence[at]),
+        }
+        for at in chosen[:MAX_SHOWN]
+    ]
 
 
 def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predictions) -> list[dict[str, Any]]:

@@ -100,19 +100,31 @@ async function answer(image) {
 }
 
 function explain(image, signal) {
-  find("maps").replaceChildren();
-  find("show-maps").hidden = false;
+  hideFeatureMaps();
   return fill("heat", () => api.explain(image, signal, { className: find("heat-class").value }), view.heatMap);
 }
 
+function hideFeatureMaps() {
+  find("maps").replaceChildren();
+  find("show-maps").textContent = "Show feature maps";
+  find("show-maps").ariaExpanded = "false";
+}
+
 async function showFeatureMaps() {
+  if (find("show-maps").ariaExpanded === "true") return hideFeatureMaps();
   const { signal } = state.requests;
   const load = () => api.explain(state.image, signal, { className: find("heat-class").value, featureMaps: true });
   const shown = await fill("heat", load, (found) => view.featureMaps(found.feature_maps ?? []), {
     target: find("maps"),
   });
-  find("show-maps").hidden = shown;
-  if (shown) find("maps").focus(); // the button that had it is gone
+  if (!shown) return;
+  find("show-maps").textContent = "Hide feature maps";
+  find("show-maps").ariaExpanded = "true";
+}
+
+async function takeExample() {
+  const file = await fetch("static/example.png");
+  takeFile(new File([await file.blob()], "example.png", { type: "image/png" }));
 }
 
 // What this browser can show and the server does not take (AVIF, HEIC, TIFF) is turned into PNG; else the file itself,
@@ -166,7 +178,7 @@ async function takeFile(file) {
 function refuse(file, limit) {
   state.requests?.abort();
   state.image = file;
-  const message = `The file has ${file.size.toLocaleString("en")} bytes; the server takes ${limit.toLocaleString("en")}.`;
+  const message = `The file is larger than the ${view.bytes(limit)} that the server takes.`;
   const problem = view.problem({ message, code: "body_too_large" }, () => find("file").click());
   problem.querySelector("button").textContent = "Choose another file";
   find("answer").querySelector(".body").replaceChildren(problem);
@@ -213,5 +225,6 @@ find("undo").addEventListener("click", () => pad.undo());
 find("clear").addEventListener("click", () => pad.clear());
 find("heat-class").addEventListener("change", () => explain(state.image, state.requests.signal));
 find("show-maps").addEventListener("click", showFeatureMaps);
+find("example").addEventListener("click", takeExample);
 switchSource();
 readModel();

@@ -18,7 +18,7 @@ export function percent(fraction) {
 
 const points = (value) => (Number.isFinite(value) ? value.toFixed(1) : "?");
 const number = (value) => value.toLocaleString("en");
-const bytes = (count) => (count >= 2 ** 20 ? `${+(count / 2 ** 20).toFixed(1)} MiB` : `${+(count / 2 ** 10).toFixed(1)} KiB`);
+export const bytes = (count) => (count >= 2 ** 20 ? `${+(count / 2 ** 20).toFixed(1)} MiB` : `${+(count / 2 ** 10).toFixed(1)} KiB`);
 const data = (type, base64) => `data:${type};base64,${base64}`;
 
 function facts(rows) {

@@ -1,9 +1,13 @@
 """The contact sheet, from images whose pixels are known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from gapgate.data.contact_sheet import MAX_CLASSES, ClassSample, contact_sheet
+from gapgate.data.tiles import save_sheets
 
 COUNTS = {"train": 12, "val": 3, "test": 1}
 
@@ -47,3 +51,11 @@ def test_a_class_without_training_images_and_a_long_name_are_drawn():
 def test_a_sheet_of_many_classes_stays_of_one_height():
     heights = [contact_sheet([sample(str(n), 9, 8, count=1) for n in range(total)]).height for total in (60, 1000)]
     assert heights[0] == heights[1] < MAX_CLASSES * 80
+
+
+def test_a_sheet_is_saved_for_light_pages_and_with_the_same_images_for_dark_ones(tmp_path):
+    save_sheets(partial(contact_sheet, [sample("a", 100)]), tmp_path / "sheet.png")
+    light, dark = (np.asarray(Image.open(tmp_path / name).convert("L")) for name in ("sheet.png", "dark/sheet.png"))
+    assert light.shape == dark.shape
+    assert (light[0, 0], dark[0, 0]) == (255, 25)
+    assert ((light == 100) & (dark == 100)).sum() > 1000

@@ -52,8 +52,9 @@ def test_each_is_listed_with_its_reason_and_shown(photos, run):
     words = set_aside.in_words(splits.info["set_aside"])
     assert words == "5 set aside (2 cannot be used, 1 copy, 2 label conflicts)"
     assert set_aside.read(splits.path, max_rows=1) == {"num_images": 5, "rows": table["data"][:1]}
-    with Image.open(splits.path / set_aside.PICTURE) as sheet:
-        assert sheet.height == pytest.approx(3 * 70, abs=30)
+    for name in (set_aside.PICTURE, f"dark/{set_aside.PICTURE}"):
+        with Image.open(splits.path / name) as sheet:
+            assert sheet.height == pytest.approx(3 * 70, abs=30)
 
 
 def test_files_that_ingest_left_out_count_as_rejects(photos, run):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gapgate.evidence.gate import judge
-from gapgate.report.verdict import REMEDIES, UNDECIDED, markdown
+from gapgate.report.verdict import REMEDIES, UNDECIDED, headline, markdown
 from gapgate.settings.sections import GateSettings
 
 PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
@@ -31,6 +31,21 @@ def test_every_check_of_the_gate_has_a_remedy() -> None:
 def test_a_remedy_names_settings_that_exist(remedy: str) -> None:
     for section, name in re.findall(r"`(\w+)\.(\w+)`", remedy):
         assert name in PARAMS[section]
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ([("max_gap_points", "pass"), ("max_ece", "pass")], "Passed: the model holds on images it has not seen"),
+        ([("max_gap_points", "undecided"), ("max_ece", "pass")], "Undecided: too few images to tell"),
+        ([("max_gap_points", "undecided"), ("max_ece", "fail")], "Did not pass: its confidence cannot be trusted"),
+        *([((name, "fail"),), "Did not pass: "] for name in REMEDIES),
+    ],
+)
+def test_the_headline_says_the_verdict_by_the_check_that_decided(checks: list[tuple[str, str]], said: str) -> None:
+    line = headline(certificate(*checks))
+    assert line.startswith(said)
+    assert "_" not in line
 
 
 def test_a_model_that_passed_is_told_where_it_is() -> None:

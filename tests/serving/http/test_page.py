@@ -113,7 +113,28 @@ def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_w
         playwright.expect(sheet).to_have_count(1)
         assert sheet.evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 3 * 14
         assert page.inner_text(".sheets figcaption") == "1 convolution: 7 maps of 14 × 14 px"
+        page.click("text=Hide feature maps")
+        playwright.expect(sheet).to_have_count(0)
+        assert page.inner_text("#show-maps") == "Show feature maps"
     page.close()
+
+
+def test_a_sample_of_the_documentation_is_copied_by_a_button(browser: Any, server: Server) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{server.url}/docs")
+    figure = page.locator("#predict figure, section figure").first
+    figure.get_by_role("button", name="Copy").click()
+    playwright.expect(figure.get_by_role("button")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == figure.locator("code").inner_text()
+    context.close()
+
+
+def test_the_empty_page_has_an_example_to_try(page: Any, server: Server) -> None:
+    expected = predicted(server, httpx.get(f"{server.url}/static/example.png").content)
+    page.click("text=Try an example")
+    wait_for_answers(page)
+    assert page.inner_text("#class") == expected["class"]
 
 
 def test_a_picture_that_is_pasted_or_dropped_is_taken(page: Any, server: Server, image: Path) -> None:
@@ -260,7 +281,10 @@ def test_a_file_over_the_limit_is_refused_before_it_is_sent(page: Any, server: S
     large.write_bytes(bytes(limit + 1))
     page.set_input_files("#file", large)
     page.wait_for_selector("#answer .problem")
-    assert f"{limit:,}" in page.inner_text("#answer .problem b")
+    said = f"{limit // 2**20} MiB"
+    assert page.inner_text("#answer .problem b") == f"The file is larger than the {said} that the server takes."
+    refused = httpx.post(f"{server.url}/v1/predict", content=bytes(limit + 1), headers={"content-type": "image/png"})
+    assert refused.json()["error"]["message"] == f"the body exceeds {said}; send a smaller image"
 
 
 def test_a_server_with_keys_gets_one_from_the_field_that_appears(

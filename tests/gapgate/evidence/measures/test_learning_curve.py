@@ -26,7 +26,11 @@ def words(lines, **settings):
 
 
 def test_a_loss_that_turned_is_where_the_curves_part():
-    (said,) = words(history(TRAIN, VAL, LOSS))
+    said, loss = words(history(TRAIN, VAL, LOSS))
+    assert loss == (
+        "The validation loss turned after epoch 4 (0.448 at its lowest, in epoch 4, and 0.700 at the end): what was "
+        "learned after that did not carry over to new images."
+    )
     assert said == (
         "Since epoch 4, where the validation loss turned, train accuracy went from 91.1 to 98.9 % (+7.8 points) "
         "and validation accuracy from 86.3 to 86.8 % (+0.5 points): they end 12.1 points apart."
@@ -53,8 +57,17 @@ def test_train_above_from_the_start_parts_at_the_first_epoch():
 
 def test_curves_that_end_together_have_not_parted():
     assert words(history([0.7, 0.8, 0.9], [0.72, 0.82, 0.895])) == [
-        "The accuracies have not parted: train does not end a point above validation."
+        "During training the two accuracies have not parted: the running mean on train does not end a point above "
+        "validation.",
+        "The validation loss did not turn in 3 epochs (0.333 at its lowest, in epoch 3, and 0.333 at the end).",
     ]
+
+
+@pytest.mark.parametrize("losses", [[2.0, 11.0, 5.0], [2.0, 11.0, 3.0, 9.0, 5.0]])
+def test_a_loss_that_ends_far_above_its_lowest_is_not_said_to_have_kept_falling(losses):
+    said = " ".join(words(history([0.5] * len(losses), [0.5] * len(losses), losses)))
+    assert "did not turn" not in said
+    assert "ends above its lowest value (2.000 at its lowest, in epoch 1, and 5.000 at the end)" in said
 
 
 def test_one_epoch_is_no_curve_and_no_history_says_nothing():
@@ -64,12 +77,12 @@ def test_one_epoch_is_no_curve_and_no_history_says_nothing():
 
 def test_early_stopping_says_which_epoch_the_model_is_of():
     lines = history(TRAIN, VAL, LOSS)
-    assert words(lines, patience=3, epochs=20)[1] == (
+    assert words(lines, patience=3, epochs=20)[2] == (
         "Early stopping ended the training after 11 epochs: the model has the weights of epoch 4, the best on "
         "validation."
     )
-    assert words(lines, patience=9, epochs=11)[1].startswith("The model has the weights of epoch 4")
-    assert len(words(lines, patience=0, epochs=11)) == 1
+    assert words(lines, patience=9, epochs=11)[2].startswith("The model has the weights of epoch 4")
+    assert len(words(lines, patience=0, epochs=11)) == 2
 
 
 def test_epochs_without_figures_are_left_out():
