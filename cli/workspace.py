@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import webbrowser
 from typing import Annotated
 
 import typer
@@ -16,20 +15,30 @@ from gapgate.errors import RegistryError, TrackingError
 from gapgate.text import redacted
 
 
-def ui(port: Port = 5000) -> None:
+def ui(
+    port: Port = 5000,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
     """Browse runs and models in MLflow's own UI, on the local store."""
-    from components.platform.tracking import mlflow_server
+    from components.platform.tracking import mlflow_runs, mlflow_server
     from components.platform.workspace import local_store, tracking_uri
 
-    if not tracking_uri().startswith("sqlite:"):
-        Console().print(f"the runs are on the tracking server: {redacted(tracking_uri())}")
+    def ready(address: str) -> None:
+        page = mlflow_runs.experiment_url(address)
+        Console().print(f"MLflow at {page}  (Ctrl-C stops it)", soft_wrap=True, highlight=False)
+        if opens:
+            webbrowser.open(page)
+
+    if mlflow_runs.is_server():
+        page = mlflow_runs.experiment_url(redacted(tracking_uri()))
+        Console().print(f"the runs are on the tracking server: {page}", soft_wrap=True, highlight=False)
+        if opens:
+            webbrowser.open(page)
         return
     if not local_store().exists():
         raise RegistryError("there are no runs yet; `gapgate run` makes one")
     close_killed_runs()
-    Console().print(f"MLflow at http://127.0.0.1:{port}  (Ctrl-C stops it)")
-    command = [sys.executable, *mlflow_server.command(port)]
-    raise typer.Exit(subprocess.run(command, env=mlflow_server.environment()).returncode)
+    raise typer.Exit(mlflow_server.serve(port, ready))
 
 
 def clean(

@@ -10,10 +10,14 @@ from components.facts import Facts
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import SPLIT_NAMES, Splits
+from gapgate.evidence import tables
 from gapgate.evidence.evaluate import evaluate
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.text import number, percent
 from gapgate.tracking import Tracker
+
+_IMAGES = {"worst_errors": "worst errors", "suspects": "labels in doubt", "confusion": "confusion matrix"}
+"""Figure → its key among the images of the run's page."""
 
 
 def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
@@ -28,6 +32,10 @@ def run(settings: EvaluateSettings, inputs: Mapping[str, Artifact], folder: Path
         f"({number(figures['gap_low'])} to {number(figures['gap_high'])})",
         files={"predictions.parquet": "evaluation", "suspects.csv": "evaluation"}
         | {f"figures/{path.name}": "figures" for path in sorted((folder / "figures").glob("*.png"))},
+        tables={f"{tables.FOLDER}/{name}.json": tables.FOLDER for name in tables.NAMES},
+        images={
+            f"figures/{name}.png": key for name, key in _IMAGES.items() if (folder / "figures" / f"{name}.png").exists()
+        },
     )
 
 

@@ -21,6 +21,7 @@ from components.facts import Facts
 from components.platform import credentials
 from components.platform.run_context import DRAINED_VARIABLE, EXPERIMENT_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.step_log import StepLog
+from components.platform.tracking.mlflow_tables import table_tag
 from components.platform.tracking.spool import Spool
 from components.tries import AtOnce, Patient
 from gapgate import artifacts, fork_server
@@ -141,7 +142,8 @@ def _execute(
         return _report(name, settings, inputs, output, spool, tries)
     with _sent(context):
         try:
-            artifact = _report(name, settings, inputs, output, spool, tries)
+            begins_run = name == "train" and not is_in_pipeline
+            artifact = _report(name, settings, inputs, output, spool, tries, begins_run=begins_run)
         except BaseException as error:
             # SystemExit: cancelled, and Kubernetes kills the pod within seconds.
             ended = AtOnce() if isinstance(error, SystemExit) else tries
@@ -159,13 +161,24 @@ def _spool(tensorboard: bool) -> type[Spool]:
     return TensorBoardSpool
 
 
-def _report(name: str, settings: str, inputs: Mapping[str, str], output: Path, spool: Spool, tries: AtOnce) -> Artifact:
+def _report(
+    name: str,
+    settings: str,
+    inputs: Mapping[str, str],
+    output: Path,
+    spool: Spool,
+    tries: AtOnce,
+    *,
+    begins_run: bool = False,
+) -> Artifact:
     step = STEPS[name]
     spool.started()
     try:
         section = _parsed(name, settings)
         spool.params({f"{step.section}.{key}": value for key, value in section.model_dump(mode="json").items()})
         found = load(inputs)
+        if begins_run:
+            _tell_of_data(found, spool)
         artifact, facts = tries.until_done(lambda: make(name, section, found, output, spool), spool)
         spool.finished(facts.summary, facts.details, facts.notes, facts.verdict)
         return artifact
@@ -220,10 +233,36 @@ def make(
     artifact = Artifact(output, artifacts.read_manifest(output))
     # After the rename: checkpoints that go earlier could not resume a step whose disk was full at the end.
     facts.when_complete()
-    tracker.tags({f"{step.output}.digest": artifact.digest, **facts.tags})
-    for file, place in facts.files.items():
-        tracker.file(output / file, place)
+    _tell(artifact, facts, tracker)
     return artifact, facts
+
+
+def _tell(artifact: Artifact, facts: Facts, tracker: Tracker) -> None:
+    """Report the facts about a complete artifact."""
+    tags = {f"{artifact.manifest.kind}.digest": artifact.digest, **facts.tags}
+    if facts.params:
+        tracker.params(facts.params)
+    for file, place in [*facts.files.items(), *facts.tables.items()]:
+        tracker.file(artifact.path / file, place)
+    if facts.tables:
+        tags |= table_tag(*(f"{place}/{Path(file).name}" for file, place in facts.tables.items()))
+    tracker.tags(tags)
+    for file, key in facts.images.items():
+        tracker.image(artifact.path / file, key)
+    if facts.data and isinstance(tracker, Spool):
+        tracker.data(facts.data.source, facts.data.digest, facts.data.num_images, facts.data.classes)
+
+
+def _tell_of_data(inputs: Mapping[str, Artifact], tracker: Tracker) -> None:
+    """Report the steps before a training that DVC began: they belong to no run, since many runs share them."""
+    behind = artifacts.lineage(inputs)
+    for step in STEPS.values():
+        if step.output in behind and step.output not in ("model", "evaluation"):
+            settings = behind[step.output]["settings"]
+            tracker.params({f"{step.section}.{key}": value for key, value in settings.items()})
+    for kind in ("splits", "policy"):
+        described = importlib.import_module(f"components.{inputs[kind].manifest.step}").describe(inputs[kind].path)
+        _tell(inputs[kind], described, tracker)
 
 
 def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
@@ -239,9 +278,9 @@ def _context_of(name: str, inputs: Mapping[str, str]) -> RunContext | None:
 def _outcome(name: str, artifact: Artifact, context: RunContext) -> Status:
     """Status of the MLflow run after this step."""
     if name == "register":
-        # No further step follows a model that did not pass: `package` is behind the gate.
+        # No further step follows a model that did not pass: `package` is behind the gate. That is a result, no failure.
         if artifact.read_json("receipt.json")["verdict"] != "pass":
-            return "FAILED"
+            return "FINISHED"
         # On a cluster none follows a known model either; elsewhere `package` ends the run once more.
         return "FINISHED" if context.decision.get("known_from") else "RUNNING"
     return "FINISHED" if name == "package" else "RUNNING"

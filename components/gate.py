@@ -11,8 +11,9 @@ from gapgate.artifacts import Artifact
 from gapgate.evidence.advice import advise, in_lines
 from gapgate.evidence.gate import judge
 from gapgate.report.html import render
+from gapgate.report.note import note
 from gapgate.settings.sections import GateSettings
-from gapgate.tracking import ADVICE_TAG, Tracker
+from gapgate.tracking import NOTE_TAG, Tracker
 
 
 def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tracker: Tracker) -> Facts:
@@ -21,6 +22,8 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     evaluation = inputs["evaluation"].read_json("evaluation.json")
     certificate = judge(settings, evaluation).model_dump(mode="json")
     artifacts.write_json(folder / "certificate.json", certificate)
+    # Small, for `dvc metrics`, which shows every entry of a file.
+    artifacts.write_json(folder / "verdict.json", {"verdict": certificate["verdict"]})
     advice = advise(evaluation, certificate)
     artifacts.write_json(folder / "advice.json", advice)
     # Here and not in evaluate, so that the report is rendered once and shows the verdict.
@@ -35,6 +38,6 @@ def run(settings: GateSettings, inputs: Mapping[str, Artifact], folder: Path, tr
             *(f"{check['verdict']:<9}  {check['name']:<17}  {check['reason']}" for check in checks),
             *(["what now", *in_lines(advice)] if advice else []),
         ],
-        tags={"gate.verdict": certificate["verdict"], ADVICE_TAG: "\n".join(in_lines(advice))},
+        tags={"gate.verdict": certificate["verdict"], NOTE_TAG: note(evaluation, certificate, advice)},
         files={"certificate.json": "gate", "report.html": "report"},
     )

@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.facts import Facts
-from components.platform.tracking.mlflow_tables import table_tag
+from components.facts import Data, Facts
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.preprocess import preprocess
 from gapgate.data.set_aside import PICTURE, TABLE, in_words
-from gapgate.data.splits import SPLIT_NAMES
+from gapgate.data.splits import SPLIT_NAMES, Splits
 from gapgate.errors import DataError
 from gapgate.settings.sections import PreprocessSettings, Reading, parse
 from gapgate.tracking import Tracker
@@ -29,27 +28,48 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
     read = artifacts.read_json(dataset.path / "reading.json", {"reading": {}, "left_out": []})
     reading = parse(Reading, read["reading"], "data")
     try:
-        splits = preprocess(settings, dataset.path / "files", folder, tracker, reading, read["left_out"])
+        preprocess(settings, dataset.path / "files", folder, tracker, reading, read["left_out"])
     except DataError as error:
         raise DataError(_as_named(str(error), dataset)) from None
     # `register` writes it into the receipt, and does not read the dataset itself.
     shutil.copyfile(dataset.path / "dataset.json", folder / "dataset.json")
     artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(inputs))
-    counts = {name: len(splits.rows(name)) for name in SPLIT_NAMES}
-    tracker.metrics({f"data/{name}_images": count for name, count in counts.items()})
+    return describe(folder)
+
+
+def describe(folder: Path) -> Facts:
+    """The facts about a Splits artifact."""
+    splits = Splits.open(folder)
+    dataset = artifacts.read_json(folder / "dataset.json")
+    counts: dict[str, int] = {name: len(splits.rows(name)) for name in SPLIT_NAMES}
+    params: dict[str, object] = {f"data.{name}_images": count for name, count in counts.items()}
     height, width, channels = splits.image_shape
     counted = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     if splits.num_folds:
         counted += f" in {splits.num_folds} folds"
     said = [counted, f"{len(splits.class_names)} classes", f"{width}×{height}×{channels}"]
-    files = {"contact_sheet.png": "data"}
-    tags = {}
+    files, tables = {"contact_sheet.png": "data"}, {}
     if set_aside := splits.info["set_aside"]:
         said.append(in_words(set_aside))
-        files |= {name: "data" for name in (TABLE, PICTURE) if (folder / name).exists()}
-        tags = table_tag(f"data/{TABLE}")
-        tracker.metrics({"data/set_aside_images": sum(set_aside.values())})
-    return Facts(summary="; ".join(said), notes=splits.info["notes"], files=files, tags=tags)
+        files |= {PICTURE: "data"} if (folder / PICTURE).exists() else {}
+        tables = {TABLE: "data"} if (folder / TABLE).exists() else {}
+        params["data.set_aside_images"] = sum(set_aside.values())
+    return Facts(
+        summary="; ".join(said),
+        notes=splits.info["notes"],
+        files=files,
+        tables=tables,
+        images={"contact_sheet.png": "training images"},
+        # As ingest: a run that DVC began has the Splits alone.
+        tags={f"data.{name}": str(value) for name, value in dataset.items()},
+        params=params,
+        data=Data(
+            source=dataset["source"],
+            digest=dataset["dvc_hash"],
+            num_images={name: count for name, count in counts.items() if count},
+            classes=splits.class_names,
+        ),
+    )
 
 
 def _as_named(message: str, dataset: Artifact) -> str:

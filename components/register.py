@@ -9,16 +9,26 @@ from typing import Any
 from components import promotion
 from components.facts import Facts
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_model, mlflow_runs
 from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError
 from gapgate.evidence.sealed.receipt import Receipt, verify
+from gapgate.report.note import note
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
 
+_MODEL = """An image classifier that Gapgate trains. Only a version that passed its gate is `champion`, which is what
+`gapgate serve` and `gapgate predict` answer with.
+
+```python
+mlflow.pyfunc.load_model("models:/{name}@champion").predict(["image.png"])
+```
+"""
+"""Description of a registered model, in Markdown."""
 _CODE_TAG = "gapgate.code_revision"
 
 
@@ -59,7 +69,8 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
         summary=f"{version}, {alias or 'no alias'}: {decision['reason']}" if decision else str(version),
         details=[f"receipt {receipt.digest}"],
         tags={"model.version": version.version, "model.alias": alias, "receipt": receipt.digest},
-        files={"receipt.json": "receipt"},
+        # `keep` has uploaded it, unless the version is of another run.
+        files={} if version.run_id == run_id else {"receipt.json": "receipt"},
     )
 
 
@@ -70,7 +81,8 @@ def _version(
     identity = {"gapgate.model": inputs["model"].digest, "gapgate.certificate": inputs["certificate"].digest}
     if found := registry.made_of(name, identity):
         return found
-    figures = {key: f"{value}" for key, value in inputs["evaluation"].read_json("metrics.json").items()}
+    metrics = inputs["evaluation"].read_json("metrics.json")
+    figures = {key: f"{value}" for key, value in metrics.items()}
     tags = identity | {
         "gapgate.verdict": verdict,
         "gapgate.run": context.name,
@@ -78,11 +90,23 @@ def _version(
     }
     tags |= {"gapgate.classes": promotion.classes_of(inputs["model"])}
     tags |= {f"gapgate.{key}": value for key, value in figures.items()}
-    model_id = mlflow_runs.log_model(context, inputs["model"].path / "model.onnx")
-    registry.name(name)
+    splits = Splits.open(inputs["splits"].path)
+    # Of val: a cross-validation has no test split.
+    example = splits.images[splits.rows("val")[0]]
+    model_id = mlflow_model.log_model(context, inputs["model"].path, name, example, metrics)
+    registry.name(name, _MODEL.format(name=name))
+    description = mlflow_runs.linked(_note(inputs), context)
     with registry.exclusive(name):
         # Again: another process may register the same model at the same moment.
-        return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags)
+        return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags, description)
+
+
+def _note(inputs: Mapping[str, Artifact]) -> str:
+    evaluation, advice = (
+        artifacts.read_json(inputs[kind].path / f"{name}.json", default)
+        for kind, name, default in (("evaluation", "evaluation", {}), ("certificate", "advice", []))
+    )
+    return note(evaluation, inputs["certificate"].read_json("certificate.json"), advice)
 
 
 def _kept(registry: Registry, version: Version) -> Receipt | None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-ADVICE_TAG = "gate.advice"
-"""Tag with the advice of the gate, a line each, which a tracker shows as the run's description."""
+NOTE_TAG = "gate.note"
+"""Tag with what the gate says of the run in Markdown, which a tracker shows as the run's description. A link to
+`run:PATH` leads to the file PATH among the run's artifacts."""
 
 
 class Tracker(Protocol):
@@ -26,6 +27,9 @@ class Tracker(Protocol):
     def file(self, path: Path, folder: str = "") -> None:
         """Report a file to keep with the run, in `folder`; it must not change afterwards."""
 
+    def image(self, path: Path, key: str, step: int = 0) -> None:
+        """Report an image file to show under `key`, at the epoch `step`; it must not change afterwards."""
+
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         """Report `done` of `total` units (`batches`, `images`) of the running step; `note` is a short text to show,
         empty if the last one still holds."""
@@ -41,5 +45,7 @@ class NullTracker:
     def tags(self, values: Mapping[str, str]) -> None: ...
 
     def file(self, path: Path, folder: str = "") -> None: ...
+
+    def image(self, path: Path, key: str, step: int = 0) -> None: ...
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None: ...

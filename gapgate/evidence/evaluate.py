@@ -28,6 +28,7 @@ from gapgate.evidence.measures import calibration, gap, metrics, mistakes, suspe
 from gapgate.evidence.measures.folds import FoldAnswers
 from gapgate.evidence.measures.learning_curve import parting
 from gapgate.evidence.measures.predictions import Predictions, predict_all, write_predictions
+from gapgate.evidence.tables import write_tables
 from gapgate.onnx import feature_maps
 from gapgate.onnx.classifier import Classifier, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
@@ -76,6 +77,7 @@ def evaluate(
     write_json(out_dir / "evaluation.json", evaluation)
     write_predictions(out_dir / "predictions.parquet", found, splits)
     suspects.write_csv(out_dir / "suspects.csv", evaluation["suspects"]["images"], splits.class_names)
+    write_tables(out_dir, evaluation, found["test"], splits)
     draw(settings, evaluation, found["test"], splits, model, out_dir / "figures")
     _tell(tracker, evaluation)
     return evaluation

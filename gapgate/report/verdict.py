@@ -70,7 +70,7 @@ def markdown(certificate: Mapping[str, Any]) -> str:
     """
     lines = [f"# Gate: {certificate['verdict']}", "", "| verdict | check | reason |", "|---|---|---|"]
     checks = certificate["checks"]
-    lines += [f"| {check['verdict']} | `{check['name']}` | {_plain(check['reason'])} |" for check in checks]
+    lines += [f"| {check['verdict']} | `{check['name']}` | {plain(check['reason'])} |" for check in checks]
     lines += ["", "## What now", ""]
     missed = [check for check in checks if check["verdict"] != "pass"]
     if not missed:
@@ -81,5 +81,6 @@ def markdown(certificate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text whose characters have no meaning in Markdown."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))

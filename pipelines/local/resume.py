@@ -89,8 +89,9 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
     if _unregistered(result) or (has_result and not result and "certificate" in outputs_of(context)):
         return _register(context, settings)
     # A stage of DVC belongs to no `gapgate run` and has no result; a run without one was killed.
-    has_passed = not has_settings or result.get("exit_code") == 0
-    mlflow_runs.send_and_mark(context, "FINISHED" if has_passed else "FAILED" if has_result else "KILLED")
+    # A model that did not pass (3) is a result.
+    is_whole = not has_settings or result.get("exit_code") in (0, 3)
+    mlflow_runs.send_and_mark(context, "FINISHED" if is_whole else "FAILED" if has_result else "KILLED")
     return "sent"
 
 

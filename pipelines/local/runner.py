@@ -134,7 +134,7 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
         result.failure = _failure(crash or "the run ended without a certificate")
-    result.tracking_notice = _close(context, succeeded=result.failure is None and result.exit_code == 0)
+    result.tracking_notice = _close(context, succeeded=result.failure is None)
     _write_result(result)
     return result
 
@@ -169,7 +169,7 @@ def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> Run
         execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
-    mlflow_runs.finish(context, succeeded=result.exit_code == 0)
+    mlflow_runs.finish(context, succeeded=True)
     _give_results(result)
     _write_result(result)
     return result

@@ -90,7 +90,7 @@ def test_the_gate_stops_a_model_and_nothing_is_promoted(platform, first):
     assert done.code == 3, done.out
     assert re.search(r"^fail +max_gap_points", done.out, re.MULTILINE)
     assert platform.champion() == champion
-    assert platform.mlflow_run(done.run).info.status == "FAILED"
+    assert platform.mlflow_run(done.run).info.status == "FINISHED"
 
 
 def test_the_list_has_our_runs_alone_with_their_verdicts(platform, first):
@@ -191,8 +191,8 @@ def test_mlflow_away_for_two_minutes_costs_no_run(platform):
         platform.kubectl("-n", GAPGATE, "scale", "deployment", "mlflow", "--replicas=1")
     done = ended(platform, run)
     assert done.code in (0, 3), done.out
-    # Three epochs may not pass the gate, which a run ends with as FAILED; no run is left RUNNING.
-    assert platform.mlflow_run(run).info.status == ("FINISHED" if done.code == 0 else "FAILED")
+    # Three epochs may not pass the gate, which is a result too; no run is left RUNNING.
+    assert platform.mlflow_run(run).info.status == "FINISHED"
 
 
 def test_two_runs_at_once_leave_the_better_model_as_champion(platform):

@@ -18,6 +18,7 @@ from cli.versions import receipt
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
+from components.platform.tracking.spool import Spool
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact
@@ -60,9 +61,14 @@ def test_a_version_that_passed_has_no_alias_before_it_is_packaged(
     registry: Registry, make: Callable[..., Made]
 ) -> None:
     """A champion without a package could be served by nobody."""
+    Spool(RunContext("r1").spool, "preprocess").data("animals", "0123.dir", {"test": 12}, ["cat", "dog"])
     assert number(register(make("r1"))) == "1"
     assert aliases(registry) == {"1": ()}
     assert RunContext("r1").decision == {}
+    (logged,) = mlflow_runs.client().search_logged_models([run_of("r1").info.experiment_id])
+    figures = {each.key: (each.value, each.dataset_name) for each in logged.metrics}
+    assert logged.name == NAME
+    assert figures["test/accuracy"] == (packaged.FIGURES["test_accuracy"], "animals, test, 12 images")
     assert run_of("r1").info.status == "RUNNING"
 
 
@@ -82,6 +88,10 @@ def test_a_version_says_where_it_is_from_and_holds_the_model(
         ("gapgate.receipt", registered.read_json("registration.json")["receipt"]),
     }
     assert version.run_id == mlflow_runs.run_id(RunContext("r1"))
+    described = mlflow_runs.client().get_model_version(NAME, "1").description
+    assert described.startswith("### Gate: pass")
+    assert f"/runs/{version.run_id}/artifacts/report/report.html)" in described
+    assert f"models:/{NAME}@champion" in mlflow_runs.client().get_registered_model(NAME).description
     import mlflow
 
     stored = mlflow.artifacts.download_artifacts(f"models:/{NAME}/1/model.onnx", dst_path=str(tmp_path / "download"))
@@ -110,14 +120,14 @@ def test_the_receipt_names_all_that_the_version_is_made_from_and_is_kept_under_i
 
 
 @pytest.mark.parametrize("verdict", ["fail", "undecided"])
-def test_a_certificate_that_does_not_pass_moves_no_alias_and_fails_the_run(
+def test_a_certificate_that_does_not_pass_moves_no_alias_and_ends_the_run(
     registry: Registry, make: Callable[..., Made], verdict: Verdict
 ) -> None:
     assert number(register(make("r1", verdict=verdict))) == "1"
     assert RunContext("r1").decision == {"alias": "", "reason": f"gate: {verdict}"}
     assert aliases(registry) == {"1": ()}
     assert registry.find(NAME, "1").verdict == verdict
-    assert run_of("r1").info.status == "FAILED"
+    assert run_of("r1").info.status == "FINISHED"
 
 
 def test_a_step_that_is_tried_again_makes_no_second_version_and_the_same_artifact(
@@ -200,7 +210,7 @@ def test_a_model_that_did_not_pass_is_known_without_a_package(registry: Registry
     register(make("r1", verdict="fail"))
     assert number(register(make("r2", verdict="fail"))) == "1"
     assert RunContext("r2").decision["reason"] == "run r1 registered the same model with the verdict fail"
-    assert run_of("r2").info.status == "FAILED"
+    assert run_of("r2").info.status == "FINISHED"
 
 
 def test_one_with_another_certificate_is_another_version(registry: Registry, make: Callable[..., Made]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
+
+from gapgate import child_server
 
 ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "serving" / "http" / "static" / "example.png"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def repository(tmp_path_factory):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["train"] |= {"architecture": "tutorial", "epochs": 4, "batch_size": 32}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-    (root / ".gitignore").write_text("/data\n/artifacts\n/.gapgate\n")
+    shutil.copy(ROOT / ".gitignore", root / ".gitignore")
     call("git", "init", "-q", cwd=root)
     call(*GIT, "add", "-A", cwd=root)
     call(*GIT, "commit", "-qm", "set up", cwd=root)
@@ -53,6 +58,10 @@ def test_a_second_repro_does_nothing(repository):
 
 def test_metrics_are_shown_and_compared(repository):
     shown = json.loads(call("dvc", "metrics", "show", "--json", cwd=repository))
+    assert shown[""]["data"]["artifacts/certificate/verdict.json"]["data"] == {"verdict": "pass"}
+    recalls = shown[""]["data"]["artifacts/evaluation/classes.json"]["data"]["recall"]
+    assert sorted(recalls) == [str(digit) for digit in range(10)]
+    assert min(recalls.values()) > 0.5
     figures = shown[""]["data"]["artifacts/evaluation/metrics.json"]["data"]
     assert figures["test_accuracy"] > 0.9
     assert figures["gap_low"] <= figures["gap_points"] <= figures["gap_high"]
@@ -73,8 +82,84 @@ def test_an_experiment_that_the_gate_stops_is_kept_without_a_bento(repository):
     assert not list((repository / "artifacts" / "bento").iterdir())
 
 
-def test_plots_show_the_learning_curves(repository):
-    call("dvc", "plots", "show", "-o", "plots", cwd=repository)
-    page = (repository / "plots" / "index.html").read_text()
+def test_plots_show_learning_curves_and_confusion_and_leave_no_file_that_git_sees(repository):
+    before = call("git", "status", "--porcelain", cwd=repository)
+    call("dvc", "plots", "show", cwd=repository)
+    page = (repository / "dvc_plots" / "index.html").read_text()
     assert "Loss by epoch" in page
     assert "val_loss" in page
+    assert "Confusion of the test images" in page
+    # Of the experiment before, which is the champion's or not: the champion is found either way.
+    printed = call("gapgate", "look", str(EXAMPLE), cwd=repository)
+    assert "gapgate version " in printed
+    assert (repository / "look" / "look.html").exists()
+    assert call("git", "status", "--porcelain", cwd=repository) == before
+
+
+def test_a_run_of_dvc_knows_its_data_as_one_of_gapgate_run_does(repository):
+    client = MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db")
+    (first, *_) = client.search_runs(["1"], order_by=["attributes.start_time ASC"])
+    sections = {name.partition(".")[0] for name in first.data.params}
+    assert sections == {"data", "preprocess", "augment", "train", "resolved", "evaluate", "gate", "registry", "package"}
+    assert first.data.params["data.train_images"] == "1195"
+    assert first.data.tags["data.dvc_hash"] == "33bf1a1fb9d9e5fd47d23074fa47c3ad.dir"
+    assert {each.dataset.digest for each in first.inputs.dataset_inputs} == {"33bf1a1fb9d9e5fd47d23074fa47c3ad.dir"}
+    assert "data/contact_sheet.png" in [file.path for file in client.list_artifacts(first.info.run_id, "data")]
+    assert not [name for name in first.data.metrics if name.startswith("data/")]
+    for table in ("classes", "worst_errors", "suspects"):
+        assert f"tables/{table}.json" in first.data.tags["mlflow.loggedArtifacts"]
+
+
+@pytest.fixture(scope="module")
+def pages(repository):
+    """A browser's page on `gapgate ui`, with the address of the list of runs."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not (chromium := shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("no chromium on the PATH")
+    port = child_server.free_port()
+    log = repository / ".gapgate" / "ui.log"
+    command = [sys.executable, "-c", "from cli import main; main()", "ui", "--port", str(port)]
+    process = child_server.start(command, log, cwd=repository, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        child_server.wait(process, log, "gapgate ui", lambda: None if "MLflow at" in log.read_text() else "silent", 120)
+        (address,) = re.findall(r"MLflow at (\S+)", log.read_text())
+        with playwright.sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1600, "height": 1200})
+            page.set_default_timeout(60_000)
+            yield page, address
+            browser.close()
+        # Told to end, it takes MLflow with it.
+        process.terminate()
+        assert process.wait(30) == 0
+        assert child_server.unanswered(f"http://127.0.0.1:{port}/health") is not None
+    finally:
+        child_server.stop(process, whole_group=True)
+
+
+def test_mlflows_pages_show_a_run_its_data_its_pictures_and_its_model(repository, pages):
+    """On its own pages, by what a person reads there."""
+    page, address = pages
+    server = address.partition("/#")[0]
+    assert address == f"{server}/#/experiments/1/runs?workflowType=machine_learning"
+    client = MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db")
+    (run, *_) = client.search_runs(["1"], order_by=["attributes.start_time ASC"])
+    page.goto(address)
+    page.get_by_text(run.info.run_name).first.wait_for()
+    page.get_by_text("data, train").first.wait_for()  # the column of data sets
+    stopped = page.get_by_text("(gate: fail)").first
+    stopped.wait_for()
+    page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}")
+    page.get_by_text("Gate: pass").first.wait_for()
+    page.get_by_text("gap, train − test").first.wait_for()
+    page.get_by_text("data, test").first.wait_for()
+    # Charts that are out of sight have no content, and those of images are the last.
+    page.set_viewport_size({"width": 1600, "height": 6500})
+    page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}/model-metrics")
+    page.get_by_text("worst errors").first.wait_for()
+    page.get_by_text("augmentation").first.wait_for()
+    page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}/artifacts/tables/classes.json")
+    page.get_by_text("View as table").first.wait_for()
+    page.get_by_text("gap, low").first.wait_for()
+    page.goto(f"{server}/#/models/gapgate/versions/1")
+    page.get_by_text("Gate: pass").first.wait_for()

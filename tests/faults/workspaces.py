@@ -163,7 +163,7 @@ class FaultWorkspace(Workspace):
 def _true_statuses(run: Path) -> set[str]:
     result = run / "result.json"
     if result.exists():
-        return {"FINISHED" if json.loads(result.read_text())["exit_code"] == 0 else "FAILED"}
+        return {"FINISHED" if json.loads(result.read_text())["exit_code"] in (0, 3) else "FAILED"}
     # Killed; or all was done, and it was killed between the end of its MLflow run and its result.
     is_done = any(run.glob("artifacts/*/package/bento/manifest.json"))
     return {"KILLED", "FINISHED"} if is_done else {"KILLED"}

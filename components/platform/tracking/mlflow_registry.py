@@ -195,7 +195,7 @@ class Registry:
         stated = self.stated(version)
         return opened(self.bento(version, folder / "bento"), folder / "model", stated)
 
-    def name(self, name: str) -> None:
+    def name(self, name: str, description: str = "") -> None:
         """Make a model without versions, unless there is one of this name."""
         # With users of its own, MLflow refuses to show a model that is not there.
         with away_errors(), _passed_over(_ABSENT, "PERMISSION_DENIED"):
@@ -203,18 +203,22 @@ class Registry:
             return
         # Two runs may make the name at once; either of them is enough.
         with away_errors(), _passed_over("RESOURCE_ALREADY_EXISTS"):
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(name, description=description or None)
 
     def exclusive(self, name: str) -> AbstractContextManager[Held]:
         """The lock on the aliases and on new versions of the model `name`, which must be there."""
         return promotion_lock(self._client, name)
 
-    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
-        """Make a version of a logged model; `name` must be there."""
+    def register(
+        self, name: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str = ""
+    ) -> Version:
+        """Make a version of a logged model; `name` must be there. `description` is Markdown."""
         # An answer that is lost would make a second one, if the request were repeated.
         with away_errors(), without_retries():
             source = f"models:/{model_id}"
-            made = self._client.create_model_version(name, source, run_id, tags=dict(tags), model_id=model_id)
+            made = self._client.create_model_version(
+                name, source, run_id, tags=dict(tags), description=description or None, model_id=model_id
+            )
         return _version(made, [])
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:

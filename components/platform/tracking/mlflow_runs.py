@@ -6,9 +6,12 @@ idempotent. The MLflow run is made on the first contact, so a server that was aw
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
+import re
 import sqlite3
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,11 +22,15 @@ from filelock import FileLock
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.tracking.local_store import open_local_store
+from components.platform.tracking.mlflow_tables import TABLES_TAG, with_tables
 from components.platform.tracking.spool import KEPT, Event, Reader, place_of
-from components.platform.workspace import artifacts_dir, is_local, tracking_uri
+from components.platform.workspace import artifacts_dir, is_local, runs_dir, tracking_uri
 from gapgate import summed_json
-from gapgate.errors import TrackingError, TrackingRefusedError
-from gapgate.tracking import ADVICE_TAG
+from gapgate.artifacts import code_revision
+from gapgate.errors import ArtifactError, TrackingError, TrackingRefusedError
+from gapgate.report.note import HEADING
+from gapgate.text import redacted
+from gapgate.tracking import NOTE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +44,13 @@ _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "
 _ASK_TIMEOUT_S = 5.0
 _NOTE = "mlflow.note.content"
 """Tag with a run's description, in Markdown, which MLflow's UI shows above all else."""
-_ADVICE_HEADING = "### What now"
+_RUN_NAME = "mlflow.runName"
+_VERDICT = re.compile(r" \(gate: \w+\)$")
+_MAX_NAME_CHARS, _MAX_DIGEST_CHARS, _MAX_SOURCE_CHARS = 500, 36, 500
+"""MLflow's limits for a data set's name and digest, and what its pages show of a command."""
+_CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
+"""Split → the word that MLflow's pages have for it."""
+_SCHEMA = {"mlflow_colspec": [{"name": "image", "type": "binary"}, {"name": "label", "type": "string"}]}
 _METRICS = 500
 """Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
 
@@ -122,13 +135,15 @@ def send(context: RunContext) -> str:
         state = read_state(spool)
         with away_errors():
             mlflow_client = client()
-            if not state.get("run_id"):
+            if is_new := not state.get("run_id"):
                 # Saved at once: a failure below must not make a second MLflow run on the next call.
                 state = _begin(mlflow_client, context)
                 summed_json.write(spool / STATE, state)
             reader = Reader(spool, state["offsets"])
             events = list(reader.read())
-            send_values(mlflow_client, state["run_id"], events)
+            state["datasets"] = _send_data(mlflow_client, state, events)
+            send_values(mlflow_client, state["run_id"], events, is_new=is_new)
+            _send_images(mlflow_client, state["run_id"], spool, events)
             files = [(place_of(event, spool), event["folder"]) for event in events if event["kind"] == "file"]
             for path, folder in files:
                 # `gapgate clean` may have removed the artifact of an old run; its figures are still sent.
@@ -137,7 +152,7 @@ def send(context: RunContext) -> str:
             # After the uploads: what fails is sent again. MLflow takes the same metric, tag or file twice without harm.
             state["offsets"] = reader.offsets
             summed_json.write(spool / STATE, state)
-            for path, _ in files:
+            for path in [place_of(event, spool) for event in events if event["kind"] in ("file", "image")]:
                 # Only after the state is on disk, or a retry would miss the copy.
                 if path.is_relative_to(spool.absolute() / KEPT):
                     path.unlink(missing_ok=True)
@@ -169,38 +184,6 @@ def send_and_mark(context: RunContext, status: Status) -> None:
     summed_json.write(context.spool / STATE, read_state(context.spool) | {"ended": True})
 
 
-def log_model(context: RunContext, file: Path) -> str:
-    """Log an ONNX file as a model of a run that was begun by `send`; returns the model's id.
-
-    Raises:
-        TrackingError: the server does not answer.
-    """
-    import mlflow.onnx
-    import onnx
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    state = read_state(context.spool)
-    run = state["run_id"]
-    with away_errors(), tempfile.TemporaryDirectory() as folder:
-        mlflow_client = client()
-        # In the place of `mlflow.onnx.log_model`, which makes seven requests more (MLflow 3.17).
-        made = mlflow_client.create_logged_model(state["experiment_id"], "model", run)
-        mlflow.onnx.save_model(
-            onnx.load(file),
-            f"{folder}/model",
-            mlflow_model=Model(run_id=run, model_id=made.model_id),
-            # MLflow's default writes a second file of weights.
-            save_as_external_data=False,
-            pip_requirements=["onnxruntime", "numpy"],  # given, or MLflow infers them by loading the model
-        )
-        mlflow_client.log_model_artifacts(made.model_id, f"{folder}/model")
-        mlflow_client.finalize_logged_model(made.model_id, "READY")
-        # So that the run's page shows the model.
-        mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
-    return str(made.model_id)
-
-
 def is_sent(context: RunContext) -> bool:
     """True if everything in the spool was sent and the MLflow run was closed."""
     state = read_state(context.spool)
@@ -217,6 +200,8 @@ def run_id(context: RunContext) -> str:
     return str(read_state(context.spool).get("run_id", ""))
 
 
+_TRAINING = "?workflowType=machine_learning"
+"""End of a page's URL without which MLflow shows what belongs to language models."""
 UI_PORT = 5000
 """Port on which `gapgate ui` shows the workspace's own store, unless another is asked for."""
 
@@ -227,7 +212,19 @@ def run_url(context: RunContext) -> str:
     if not state:
         return ""
     server = tracking_uri() if is_server() else f"http://127.0.0.1:{UI_PORT}"
-    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}{_TRAINING}"
+
+
+def experiment_url(server: str) -> str:
+    """URL of the list of runs in the experiment of this workspace's newest run, in the UI of `server`."""
+    spools = sorted(runs_dir().glob(f"*/spool/{STATE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = ""
+    for path in spools:
+        with suppress(ArtifactError):  # a damaged record is mended by `gapgate sync`
+            found = str(read_state(path.parent)["experiment_id"])
+            break
+    place = f"/{found}/runs{_TRAINING}" if found else ""
+    return f"{server.rstrip('/')}/#/experiments{place}"
 
 
 def is_server() -> bool:
@@ -338,7 +335,7 @@ def runs_named(mlflow_client: MlflowClient, experiment: str, name: str) -> list[
 
 def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
     """Make the MLflow run of the pipeline run `name`; in a pod with the name that KFP shows, its user, and a link."""
-    tags = {"gapgate.run": name}
+    tags = {"gapgate.run": name} | _origin()
     if found := kfp_run.find(name):
         if found.user:
             tags["mlflow.user"] = found.user
@@ -349,11 +346,67 @@ def _make(mlflow_client: MlflowClient, experiment: str, name: str) -> Run:
         return mlflow_client.create_run(experiment, run_name=name, tags=tags)
 
 
-def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) -> None:
-    """Write the metrics, params and tags of `events` into an MLflow run."""
+def _origin() -> dict[str, str]:
+    """Tags by which MLflow's pages show who made a run, from what code, by which command."""
+    commit = code_revision().partition("+")[0]
+    tags = {"mlflow.source.type": "JOB" if kfp_run.is_pod() else "LOCAL"}
+    # In a pod the arguments are those of KFP's launcher.
+    command = ["gapgate", *(["submit"] if kfp_run.is_pod() else sys.argv[1:])]
+    tags["mlflow.source.name"] = redacted(" ".join(command))[:_MAX_SOURCE_CHARS]
+    if " " not in commit:  # else it is a version
+        tags["mlflow.source.git.commit"] = commit
+    with suppress(OSError, KeyError):  # a pod's user has no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _send_data(mlflow_client: MlflowClient, state: dict[str, Any], events: Iterable[Event]) -> dict[str, Any]:
+    """Write the data sets of `events` into an MLflow run; returns name and digest of that of each
+    split so far."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    known: dict[str, Any] = dict(state.get("datasets") or {})
+    inputs = []
+    for event in events:
+        if event["kind"] != "data":
+            continue
+        for split, count in event["num_images"].items():
+            # MLflow takes two of one name and digest for the same; a split with other settings is another one.
+            name = f"{Path(event['source']).name or event['source']}, {split}, {count:,} images"
+            dataset = Dataset(
+                name=name[:_MAX_NAME_CHARS],
+                digest=event["digest"][:_MAX_DIGEST_CHARS],
+                source_type="local" if "://" not in event["source"] else "http",
+                source=json.dumps({"uri": event["source"]}),
+                schema=json.dumps(_SCHEMA),
+                profile=json.dumps({"num_rows": count, "num_classes": len(event["classes"])}),
+            )
+            known[split] = [dataset.name, dataset.digest]
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", _CONTEXTS.get(split, split))]))
+    if inputs:
+        mlflow_client.log_inputs(state["run_id"], inputs)
+    return known
+
+
+def _send_images(mlflow_client: MlflowClient, run: str, spool: Path, events: Iterable[Event]) -> None:
+    """Upload the images of `events` as MLflow's pages show them, beside each other and by step."""
+    from PIL import Image
+
+    for event in events:
+        # As with files, an artifact may be gone.
+        if event["kind"] == "image" and place_of(event, spool).exists():
+            with Image.open(place_of(event, spool)) as image:
+                at = int(event["time"] * 1000)
+                # Sent again after a failure, it is there twice, at one step.
+                mlflow_client.log_image(run, image, key=event["key"], step=event["at"], timestamp=at, synchronous=True)
+
+
+def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event], *, is_new: bool = False) -> None:
+    """Write the metrics, params and tags of `events` into an MLflow run; `is_new` if it has no params yet."""
     from mlflow.entities import Metric, Param, RunTag
 
-    metrics, params, tags = [], [], []
+    metrics, params = [], []
+    tags: list[RunTag] = []
     for event in events:
         if event["kind"] == "metrics":
             # MLflow's timestamps are in milliseconds.
@@ -363,14 +416,18 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
             params += event["values"].items()
         elif event["kind"] == "tags":
             values = dict(event["values"])
-            if (advice := values.pop(ADVICE_TAG, None)) is not None:
-                values[_NOTE] = _with_advice(mlflow_client.get_run(run).data.tags.get(_NOTE, ""), advice)
+            known = mlflow_client.get_run(run) if {NOTE_TAG, TABLES_TAG} & set(values) else None
+            if known and NOTE_TAG in values:
+                values |= _noted(known, values.pop(NOTE_TAG), values.get("gate.verdict", ""))
+            if known and TABLES_TAG in values:
+                others = [tag.value for tag in tags if tag.key == TABLES_TAG]
+                values[TABLES_TAG] = with_tables([known.data.tags.get(TABLES_TAG), *others][-1], values[TABLES_TAG])
             tags += [RunTag(name, value) for name, value in values.items()]
     if params:
         # A parameter is written once. A step that DVC runs again with another setting adds the new value as a tag.
-        known = mlflow_client.get_run(run).data.params
-        tags += [RunTag(f"{name}.changed", value) for name, value in params if known.get(name, value) != value]
-        params = [Param(name, value) for name, value in dict(params).items() if name not in known]
+        written = {} if is_new else mlflow_client.get_run(run).data.params
+        tags += [RunTag(f"{name}.changed", value) for name, value in params if written.get(name, value) != value]
+        params = [Param(name, value) for name, value in dict(params).items() if name not in written]
     # All three kinds in one call: behind a log-in, each call costs the server a quarter of a second.
     for number in range(max(-(-len(metrics) // _METRICS), -(-len(params) // 100), -(-len(tags) // 100))):
         mlflow_client.log_batch(
@@ -381,10 +438,24 @@ def send_values(mlflow_client: MlflowClient, run: str, events: Iterable[Event]) 
         )
 
 
-def _with_advice(note: str, advice: str) -> str:
-    """The description of a run with the advice of its gate at the end, in place of an earlier one."""
-    lead = note.partition(_ADVICE_HEADING)[0].rstrip()
-    return "\n\n".join(filter(None, [lead, advice and f"{_ADVICE_HEADING}\n\n{advice}"]))
+def _noted(run: Run, note: str, verdict: str) -> dict[str, str]:
+    """Tags of a run with the gate's note at the end of its description, in place of an earlier one, and the verdict of
+    a gate that stopped it at the end of its name."""
+    lead = run.data.tags.get(_NOTE, "").partition(HEADING)[0].rstrip()
+    tags = {_NOTE: "\n\n".join(filter(None, [lead, _linked(note, run.info.experiment_id, run.info.run_id)]))}
+    name = _VERDICT.sub("", run.info.run_name)
+    tags[_RUN_NAME] = name if verdict in ("", "pass") else f"{name} (gate: {verdict})"
+    return tags
+
+
+def linked(note: str, context: RunContext) -> str:
+    """A note whose links to files lead to those of a run that was begun by `send`."""
+    state = read_state(context.spool)
+    return _linked(note, state["experiment_id"], state["run_id"])
+
+
+def _linked(note: str, experiment: str, run: str) -> str:
+    return note.replace("](run:", f"](#/experiments/{experiment}/runs/{run}/artifacts/")
 
 
 def read_state(spool: Path) -> dict[str, Any]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from components.platform.workspace import artifacts_dir, tracking_uri
 from gapgate import child_server
+from gapgate.errors import ServeError
 
 _PR_SET_PDEATHSIG = 1
 # Linux ends the server when the process that started it ends, also by SIGKILL; other systems go without.
@@ -33,6 +37,39 @@ def environment() -> dict[str, str]:
     return os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
+def serve(port: int, ready: Callable[[str], None]) -> int:
+    """Run the server until it ends or this process is told to, by Ctrl-C or SIGTERM; it ends with this process, however
+    that ends. Returns its exit code, 0 if it was told to.
+
+    Args:
+        port: port of the loopback address; 0 takes a free one.
+        ready: called with its address once it answers.
+
+    Raises:
+        ServeError: another program listens on the port, or the server ends before it answers.
+    """
+    if port:
+        try:
+            socket.create_server((child_server.LOOPBACK, port)).close()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise ServeError(
+                f"port {port} cannot be used ({reason}); stop what has it, or name another with --port"
+            ) from None
+    # As Ctrl-C does, so that the block ends in order.
+    signal.signal(signal.SIGTERM, _interrupted)
+    log = child_server.Relay()
+    with suppress(KeyboardInterrupt), _started(log, port or child_server.free_port(), 120.0) as (process, address):
+        log.pass_on()
+        ready(address)
+        return process.wait()
+    return 0
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def running(log: Path, timeout_s: float = 120.0) -> Iterator[str]:
     """Run the server on a free port for the time of the block; yields its address once it answers. Its output goes to
@@ -41,12 +78,19 @@ def running(log: Path, timeout_s: float = 120.0) -> Iterator[str]:
     Raises:
         ServeError: it ends, or does not answer in `timeout_s` seconds.
     """
-    port = child_server.free_port()
+    with _started(log, child_server.free_port(), timeout_s) as (_, address):
+        yield address
+
+
+@contextmanager
+def _started(
+    log: Path | child_server.Relay, port: int, timeout_s: float
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     address = f"http://{child_server.LOOPBACK}:{port}"
     process = child_server.start([sys.executable, "-c", _TIED, *command(port)], log, env=environment())
     try:
         name = f"MLflow's server on {tracking_uri()}"
         child_server.wait(process, log, name, lambda: child_server.unanswered(f"{address}/health"), timeout_s)
-        yield address
+        yield process, address
     finally:
         child_server.stop(process, 5.0, whole_group=True)

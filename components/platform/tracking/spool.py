@@ -59,16 +59,24 @@ class Spool:
         self._write("tags", values={name: str(value) for name, value in values.items()})
 
     def file(self, path: Path, folder: str = "") -> None:
+        self._write("file", path=self._kept(path, folder), folder=folder)
+
+    def image(self, path: Path, key: str, step: int = 0) -> None:
+        self._write("image", path=self._kept(path, f"images/{key}/{step}"), key=key, at=step)
+
+    def _kept(self, path: Path, folder: str) -> str:
+        """The place from where a reported file is sent."""
         if self._keep_files:
             kept = self.folder / KEPT / self.step / folder / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, kept))
         path = path.absolute()
         # Inside the workspace relative to the spool, so that a workspace can be moved before this is sent.
-        is_inside = path.is_relative_to(home())
-        self._write(
-            "file", path=os.path.relpath(path, self.folder.absolute()) if is_inside else str(path), folder=folder
-        )
+        return os.path.relpath(path, self.folder.absolute()) if path.is_relative_to(home()) else str(path)
+
+    def data(self, source: str, digest: str, num_images: Mapping[str, int], classes: Sequence[str]) -> None:
+        """Report the data set: its place, its DVC hash, the images of each split and the names of the classes."""
+        self._write("data", source=source, digest=digest, num_images=dict(num_images), classes=list(classes))
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self._write("progress", done=done, total=total, unit=unit, note=note)
@@ -135,6 +143,8 @@ _CONTENT = {
     "params": {"values"},
     "tags": {"values"},
     "file": {"path", "folder"},
+    "image": {"path", "key", "at"},
+    "data": {"source", "digest", "num_images", "classes"},
     "progress": {"done", "total", "unit", "note"},
     "started": set(),
     "waiting": {"message", "seconds"},

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from collections.abc import Mapping
@@ -105,6 +106,26 @@ def test_the_confusion_adds_up_to_the_test_images_with_the_right_ones_on_its_dia
     assert counts.sum() == 450
     assert counts.trace() / 450 == evaluation["accuracy"]["test"]["value"]
     assert counts.sum(axis=1).tolist() == [entry["support"] for entry in evaluation["classes"]]
+
+
+def test_the_tables_have_every_class_and_the_mistakes_by_their_confidence(evaluation: Any, out_dir: Path) -> None:
+    def rows(name: str) -> list[dict[str, Any]]:
+        found = artifacts.read_json(out_dir / "tables" / f"{name}.json")
+        return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+    assert [row["class"] for row in rows("classes")] == NAMES
+    assert [row["gap, low"] for row in rows("classes")] == [entry["gap_low"] for entry in evaluation["classes"]]
+    answers = pq.read_table(out_dir / "predictions.parquet").to_pylist()
+    wrong = {each["id"]: each for each in answers if each["split"] == "test" and not each["correct"]}
+    errors = rows("worst_errors")
+    assert {row["image"] for row in errors} == set(wrong)
+    assert all(row["said"] == NAMES[wrong[row["image"]]["predicted"]] != row["label"] for row in errors)
+    assert [row["confidence"] for row in errors] == sorted((row["confidence"] for row in errors), reverse=True)
+    assert [row["image"] for row in rows("suspects")] == [one["id"] for one in evaluation["suspects"]["images"]]
+    with (out_dir / "answers.csv").open() as file:
+        pairs = [(row["label"], row["answer"]) for row in csv.DictReader(file)]
+    counts = np.array(evaluation["confusion"])
+    assert [[pairs.count((one, other)) for other in NAMES] for one in NAMES] == counts.tolist()
 
 
 def test_no_number_in_the_file_is_nan(out_dir: Path) -> None:

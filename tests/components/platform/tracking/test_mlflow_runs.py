@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import getpass
 import json
 import os
 import shlex
@@ -16,13 +17,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import KEPT, Spool
 from gapgate import summed_json
+from gapgate.artifacts import code_revision
 from gapgate.errors import TrackingError, TrackingRefusedError
-from gapgate.tracking import ADVICE_TAG
+from gapgate.tracking import NOTE_TAG
 from tests.pipelines.kubeflow.kfp_server import KfpServer
 from tests.serving.registry_server import RegistryServer, proxy
 
@@ -73,7 +76,7 @@ def test_what_a_step_reports_becomes_one_mlflow_run(context: RunContext, spool: 
         "report/report.html"
     ]
     assert mlflow_runs.run_id(context) == run.info.run_id
-    assert mlflow_runs.run_url(context).endswith(f"/runs/{run.info.run_id}")
+    assert mlflow_runs.run_url(context).endswith(f"/runs/{run.info.run_id}?workflowType=machine_learning")
 
 
 def test_sending_again_sends_only_what_is_new(context: RunContext, spool: Spool) -> None:
@@ -353,18 +356,65 @@ def test_the_mlflow_run_of_a_pod_has_the_name_the_user_and_the_page_of_the_kfp_r
     }
 
 
-def test_the_advice_of_the_gate_ends_the_description_once_and_leaves_the_rest(home: Path, kfp: KfpServer) -> None:
+def test_the_note_of_the_gate_ends_the_description_once_and_leaves_the_rest(home: Path, kfp: KfpServer) -> None:
     run_id = kfp.record("passed")
     kfp.runs[run_id]["description"] = "digits; submitted by ana at https://kfp.example/pipeline; submission 38fb2e43"
     context = RunContext(run_id)
     link = fetch(mlflow_runs.send(context)).data.tags["mlflow.note.content"]
-    for advice in ("1. leak: take it out", "1. few photos: add some"):
-        Spool(context.spool, "gate").tags({ADVICE_TAG: advice})
+    for verdict in ("fail", "pass"):
+        Spool(context.spool, "gate").tags({NOTE_TAG: f"### Gate: {verdict}\n\n[report](run:report/report.html)"})
         run = fetch(mlflow_runs.send(context))
-        assert run.data.tags["mlflow.note.content"] == f"{link}\n\n### What now\n\n{advice}"
-    assert ADVICE_TAG not in run.data.tags
-    Spool(context.spool, "gate").tags({ADVICE_TAG: ""})
-    assert fetch(mlflow_runs.send(context)).data.tags["mlflow.note.content"] == link
+        place = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report/report.html"
+        assert run.data.tags["mlflow.note.content"] == f"{link}\n\n### Gate: {verdict}\n\n[report]({place})"
+    assert NOTE_TAG not in run.data.tags
+
+
+def test_the_name_of_a_run_that_the_gate_stopped_says_so_until_it_passes(context: RunContext, spool: Spool) -> None:
+    names = []
+    for verdict in ("fail", "undecided", "pass"):
+        spool.tags({"gate.verdict": verdict, NOTE_TAG: f"### Gate: {verdict}"})
+        names.append(fetch(mlflow_runs.send(context)).info.run_name)
+    assert names == ["r1 (gate: fail)", "r1 (gate: undecided)", "r1"]
+
+
+def test_the_splits_are_the_data_sets_of_a_run(context: RunContext, spool: Spool) -> None:
+    spool.data("photos/cats", "33bf1a1fb9d9e5fd47d23074fa47c3ad.dir", {"train": 90, "val": 10, "test": 30}, ["a", "b"])
+    run = fetch(mlflow_runs.send(context))
+    found = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert {context: each.name for context, each in found.items()} == {
+        "training": "cats, train, 90 images",
+        "validation": "cats, val, 10 images",
+        "test": "cats, test, 30 images",
+    }
+    assert {each.digest for each in found.values()} == {"33bf1a1fb9d9e5fd47d23074fa47c3ad.dir"}
+    assert json.loads(found["test"].profile) == {"num_rows": 30, "num_classes": 2}
+    assert json.loads(found["test"].source) == {"uri": "photos/cats"}
+
+
+def test_a_run_names_its_command_its_user_and_its_code(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/gapgate", "run", "https://ana:secret@example.org/photos.zip"])
+    tags = fetch(mlflow_runs.send(context)).data.tags
+    assert tags["mlflow.source.name"].startswith("gapgate run https://")
+    assert "secret" not in tags["mlflow.source.name"]
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.source.git.commit"] == code_revision().partition("+")[0]
+    assert tags["mlflow.user"] == getpass.getuser()
+
+
+def test_images_have_their_key_and_step_and_come_from_a_disk_that_is_gone(context: RunContext, tmp_path: Path) -> None:
+    spool = Spool(context.spool, "train", keep_files=True)
+    for epoch in (1, 4):
+        Image.new("RGB", (8, 8), (epoch, 0, 0)).save(tmp_path / "sample.png")
+        spool.image(tmp_path / "sample.png", "val/sample", epoch)
+    (tmp_path / "sample.png").unlink()
+    run = fetch(mlflow_runs.send(context))
+    names = [each.path for each in mlflow_runs.client().list_artifacts(run.info.run_id, "images")]
+    assert sorted(name.split("+timestamp")[0] for name in names if name.endswith(".png")) == [
+        "images/val~sample+step+1",
+        "images/val~sample+step+4",
+    ]
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    assert not [each for each in (context.spool / KEPT).rglob("*") if each.is_file()]
 
 
 def test_a_run_that_was_started_in_another_way_has_its_name_alone(home: Path, kfp: KfpServer) -> None:
