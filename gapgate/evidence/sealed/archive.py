@@ -94,20 +94,24 @@ def _extract(bento_path: Path, folder: Path, wanted: PurePosixPath, max_bytes: i
                         raise ArtifactError(f"{bento_path} holds more than {_MAX_HEADERS_BYTES:,} bytes of headers")
                     name = _safe_name(archive, member)
                     if member.isreg() and name.is_relative_to(wanted):
-                        inside = member.replace(name=name.relative_to(wanted).as_posix(), deep=False)
-                        _write(archive, inside, folder)
+                        _write(archive, member, folder / name.relative_to(wanted))
                 # To tarfile a file that is cut within a header ends well.
                 file.seek(-min(_END_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
                 if file.read(_END_BYTES) != bytes(_END_BYTES):
                     raise EOFError("it ends too early")
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    # By hand: `TarFile.extract` has no filter before Python 3.11.4, and none keeps an earlier member of the same name.
+    source = archive.extractfile(member)
+    assert source is not None  # it is a regular file
     try:
-        if (folder / member.name).exists():  # else it would be replaced
-            raise FileExistsError
-        archive.extract(member, folder, filter="data")
-    except (FileExistsError, NotADirectoryError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            shutil.copyfileobj(source, file, _MAX_READ_BYTES)
+        if member.mode & 0o100:
+            target.chmod(0o755)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError):
         raise ArtifactError(f"the archive holds {_shown(member)} twice; run the package step again") from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

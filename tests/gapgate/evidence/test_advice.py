@@ -66,7 +66,7 @@ def test_a_leak_comes_first_whatever_else_is_wrong():
     leaks = {"share": 0.12, "copies": 40, "near_duplicates": 8, "groups": 0, "label_conflicts": 0}
     found = advise(measured(leaks=leaks, suspects={"estimated_wrong": 200}), certificate())
     assert [one["cause"] for one in found][:2] == ["leak", "wrong labels"]
-    assert "12.0% of val and test are in another split too (40 copies, 8 near-duplicates)" in found[0]["text"]
+    assert "12.0 % of val and test are in another split too (40 copies, 8 near-duplicates)" in found[0]["text"]
 
 
 def test_two_classes_that_are_taken_for_each_other_are_named_with_their_count():
