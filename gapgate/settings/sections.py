@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -375,6 +375,9 @@ def _nearest(path: str) -> str:
     known = list(Settings.model_fields)
     for at, field in Settings.model_fields.items():
         known += [f"{at}.{each}" for each in getattr(field.annotation, "model_fields", ())]
+    for at, elements in (("train.architecture", Layer), ("augment.operations", Operation)):
+        for element in get_args(get_args(elements)[0]):
+            known += [f"{at}.{element.model_fields['type'].default}.{each}" for each in element.model_fields]
     like = get_close_matches(name, {each.rpartition(".")[2] for each in known}, 1)
     found = [each for each in known if like and each.rpartition(".")[2] == like[0]]
     if not found:

@@ -1,5 +1,5 @@
-"""Wait until the database has the schema of this image's MLflow, which the job mlflow-migrate gives it; with basic-auth,
-that of its users too.
+"""Wait until the database has the schema of this image's MLflow, which the job mlflow-migrate gives it; with
+basic-auth, that of its users too.
 
 Several servers that start on an empty or older database would else all try to change it, or fail and be started again
 with longer and longer pauses.

@@ -108,7 +108,10 @@ def test_operations_are_named_by_their_type_too():
         ),
         ("train.architecture.conv.2.kernel=5", "there is no train.architecture.conv.2; the last is "),
         ("train.architecture.11.kernel=5", "there is no train.architecture.11; the last is train.architecture.10"),
-        ("train.architecture.conv.kernle=5", "train.architecture.0.kernle is not a setting; check its spelling"),
+        (
+            "train.architecture.conv.kernle=5",
+            "train.architecture.0.kernle is not a setting; did you mean train.architecture.conv.kernel?",
+        ),
         ("train.architecture.conv.kernel=0", "train.architecture.0.kernel=0 is below the limit 1; raise it"),
         ("train.architecture.pool.kind=min", "train.architecture.2.kind=min: input should be 'max' or 'average'"),
         ("train.architecture.conv=5", "train.architecture.0=5: input should be an object"),
