@@ -22,7 +22,7 @@ _SERVER = "mlflow.pyfunc.scoring_server.app"
 class ImageClassifier(PythonModel):  # type: ignore[misc]
     """A classifier of one image, or of many."""
 
-    # MLflow would turn a list into a data frame before `predict`, and images of several sizes do not fit into one.
+    # Else MLflow warns at each load that it cannot check what `predict` takes.
     _skip_type_hint_validation = True
 
     def load_context(self, context: PythonModelContext) -> None:

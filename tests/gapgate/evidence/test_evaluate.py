@@ -309,7 +309,7 @@ def test_the_same_inputs_give_the_same_bytes(splits: Splits, model_dir: Path, tm
     evaluated(FAST, splits, model_dir, tmp_path / "again")
     files = sorted(path.relative_to(out_dir) for path in out_dir.rglob("*") if path.is_file())
     drawn = [name for name in files if name.name[0].isalpha()]
-    assert len(drawn) == 3 + 2 * len(FIGURES)
+    assert len(drawn) == 3 + 5 + 2 * len(FIGURES)
     assert {name.parent.name for name in set(files) - set(drawn)} == {"mistakes", "looked_at", "suspects"}
     for name in files:
         assert (out_dir / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
