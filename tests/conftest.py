@@ -14,6 +14,8 @@ from pipelines.local.runner import IMPORTED
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # programs that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # after `nohup` too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,8 +44,16 @@ UNREAD = {
     "package.json": "for people; the seal is in the package",
     "certificate.json": "for people; the certificate that counts is in the package",
     "suspects.csv": "for people",
+    "classes.json": "a table of MLflow's UI",
+    "set_aside.json": "the same",
+    "suspects.json": "the same",
+    "worst_errors.json": "the same",
     ".html": "for people",
     ".png": "for people",
+    ".webp": "for people",
+    "gapgate.zip": "what is served is in the package",
+    "image_classifier.py": "the same",
+    "input_example.json": "the same",
 }
 """Files of a run in MLflow's store (their names or ends) that no command reads again → why a flip does no harm."""
 

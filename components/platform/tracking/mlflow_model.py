@@ -21,7 +21,7 @@ from PIL import Image
 
 import gapgate
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_runs import away_errors, client, read_state
+from components.platform.tracking.mlflow_runs import away_errors, client, read_state, remember
 from gapgate.artifacts import read_json
 
 MODEL_FILE = "model.onnx"
@@ -39,7 +39,7 @@ _REFUSED = re.compile(r"[/:.%\"']")
 def log_model(
     context: RunContext, folder: Path, name: str, example: NDArray[np.uint8], figures: Mapping[str, float]
 ) -> str:
-    """Log the model of a run that was begun by `send`; returns the logged model's id.
+    """Log the model of a run that was begun by `send`, unless an earlier try did; returns the logged model's id.
 
     Args:
         folder: the model's artifact.
@@ -53,6 +53,8 @@ def log_model(
     from mlflow.entities import LoggedModelOutput, Metric
 
     state = read_state(context.spool)
+    if known := state.get("logged_model"):
+        return str(known)
     run = state["run_id"]
     with away_errors(), tempfile.TemporaryDirectory() as place:
         mlflow_client = client()
@@ -72,6 +74,7 @@ def log_model(
             of = {"model_id": made.model_id, "dataset_name": data, "dataset_digest": digest}
             metrics.append(Metric(f"{group}/{figure}", value, int(time.time() * 1000), 0, **of))
         mlflow_client.log_batch(run, metrics)
+    remember(context, logged_model=made.model_id)
     return str(made.model_id)
 
 

@@ -467,6 +467,12 @@ def read_state(spool: Path) -> dict[str, Any]:
     return summed_json.read(spool / STATE)
 
 
+def remember(context: RunContext, **facts: Any) -> None:
+    """Record facts about a run in MLflow that a later try must know."""
+    with _locked(context.spool):
+        summed_json.write(context.spool / STATE, read_state(context.spool) | facts)
+
+
 @contextmanager
 def _locked(spool: Path) -> Iterator[None]:
     spool.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from gapgate.errors import DataError, ImageError, ImageFault, StorageError
 from gapgate.settings.sections import PreprocessSettings
 
 FILES = [
-    "contact_sheet.png", "images.npy", "index.parquet", "labels.npy", "splits.json",
+    "contact_sheet.png", "dark", "images.npy", "index.parquet", "labels.npy", "splits.json",
     "test.npy", "train.npy", "transform.json", "val.npy",
 ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_real_fashion_mnist_keeps_its_test_split(fashion_subset, run):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_output_is_the_same_bytes_twice_and_with_more_workers(run):
