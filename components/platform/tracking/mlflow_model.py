@@ -22,6 +22,7 @@ from PIL import Image
 import gapgate
 from components.platform.run_context import RunContext
 from components.platform.tracking.mlflow_runs import away_errors, client, read_state, remember
+from components.platform.tracking.spool import Reader
 from gapgate.artifacts import read_json
 
 MODEL_FILE = "model.onnx"
@@ -65,6 +66,9 @@ def log_model(
         mlflow_client.finalize_logged_model(made.model_id, "READY")
         # So that the run's page shows the model.
         mlflow_client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+        # At the times of the run's own figures: MLflow then takes both for one.
+        events = [event for event in Reader(context.spool).read() if event["kind"] == "metrics"]
+        times = {name: event["time"] for event in events for name in event["values"]}
         metrics = []
         for key, value in figures.items():
             split, _, figure = key.partition("_")
@@ -72,7 +76,8 @@ def log_model(
             # The names that the evaluation has given: a figure of its own would be a chart of its own.
             group = f"eval_{split}" if split in ("train", "val") else split
             of = {"model_id": made.model_id, "dataset_name": data, "dataset_digest": digest}
-            metrics.append(Metric(f"{group}/{figure}", value, int(time.time() * 1000), 0, **of))
+            reported = f"{group}/{figure}"
+            metrics.append(Metric(reported, value, int(times.get(reported, time.time()) * 1000), 0, **of))
         mlflow_client.log_batch(run, metrics)
     remember(context, logged_model=made.model_id)
     return str(made.model_id)
