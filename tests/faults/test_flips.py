@@ -165,14 +165,15 @@ def test_a_flip_in_a_package_is_never_served(workspace: FaultWorkspace, tmp_path
 def test_a_flip_in_the_registrys_store_promotes_and_serves_nothing(
     undisturbed: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    """In the workspace itself, whose store has the absolute path of its files."""
-    workspace: FaultWorkspace = undisturbed.workspace
+    """In a copy: tests in other processes use the workspace itself at the same time."""
+    workspace: FaultWorkspace = undisturbed.workspace.copy(tmp_path / "own")
+    (run,) = workspace.runs()
     monkeypatch.setenv("GAPGATE_HOME", str(workspace.home))
     registry = Registry()
     champion = registry.champion("gapgate")
     assert champion
     sealed = registry.stated(champion).package
-    kept = {place: tmp_path / place.name for place in (undisturbed.run / "artifacts", workspace.home / "receipts")}
+    kept = {place: tmp_path / place.name for place in (run / "artifacts", workspace.home / "receipts")}
     for place, aside in kept.items():
         place.rename(aside)  # else the workspace's own is taken
 
