@@ -57,6 +57,12 @@ LabelColumn = Annotated[
         show_default=False,
     ),
 ]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="API key for the server of --url.", show_default=False
+    ),
+]
 DEFAULT_MODEL = "gapgate"
 Port = Annotated[
     int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="Port to listen on; 0 takes a free one.")

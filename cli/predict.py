@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cli.options import DEFAULT_MODEL, find_champion, status
+from cli.options import DEFAULT_MODEL, Key, find_champion, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 
@@ -67,16 +67,7 @@ def predict(
         ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Form of what is printed.")] = Format.TABLE,
-    key: Annotated[
-        str,
-        typer.Option(
-            "--key",
-            metavar="KEY",
-            envvar="GAPGATE_API_KEY",
-            help="API key for the server of --url.",
-            show_default=False,
-        ),
-    ] = "",
+    key: Key = "",
     batch_size: Annotated[
         int | None,
         typer.Option(

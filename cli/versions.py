@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DEFAULT_MODEL, ModelName, close_killed_runs
+from cli.options import DEFAULT_MODEL, Key, ModelName, close_killed_runs
 from cli.terminal.console import Console
 from gapgate.errors import ArtifactError, RegistryError, ServeError
 from gapgate.text import number, percent
@@ -23,16 +23,7 @@ def receipt(
     url: Annotated[
         str, typer.Option("--url", metavar="URL", help="Server to ask, with the whole digest.", show_default=False)
     ] = "",
-    key: Annotated[
-        str,
-        typer.Option(
-            "--key",
-            metavar="KEY",
-            envvar="GAPGATE_API_KEY",
-            help="API key for the server of --url.",
-            show_default=False,
-        ),
-    ] = "",
+    key: Key = "",
 ) -> None:
     """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,
     then in the registry."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -70,16 +71,18 @@ def shown(test: Predictions, splits: Splits) -> list[dict[str, Any]]:
         if of_pair[pair] <= MAX_SHOWN_OF_PAIR:
             chosen.append(int(at))
     ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
-    return [
-        {
-            "row": int(test.rows[at]),
-            "id": ids[int(test.rows[at])].as_py(),
-            "label": int(test.labels[at]),
-            "predicted": int(test.predicted[at]),
-            "confidence": float(test.confidence[at]),
-        }
-        for at in chosen[:MAX_SHOWN]
-    ]
+    return [_described(test, at, ids) for at in chosen[:MAX_SHOWN]]
+
+
+def _described(test: Predictions, at: int, ids: pa.ChunkedArray) -> dict[str, Any]:
+    """The answer `at` of `test`, for `evaluation.json`; `ids` are those of all rows."""
+    return {
+        "row": int(test.rows[at]),
+        "id": ids[int(test.rows[at])].as_py(),
+        "label": int(test.labels[at]),
+        "predicted": int(test.predicted[at]),
+        "confidence": float(test.confidence[at]),
+    }
 
 
 def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predictions) -> list[dict[str, Any]]:
@@ -94,12 +97,8 @@ def find(layers: InnerLayers, splits: Splits, train: Predictions, test: Predicti
     places, similarities = nearest(layers, splits, train_rows, test.rows[chosen])
     ids = pq.read_table(splits.path / "index.parquet", columns=["id"])["id"]
     return [
-        {
-            "row": int(test.rows[at]),
-            "id": ids[int(test.rows[at])].as_py(),
-            "label": int(test.labels[at]),
-            "predicted": int(test.predicted[at]),
-            "confidence": float(test.confidence[at]),
+        _described(test, at, ids)
+        | {
             "nearest": [
                 {
                     "row": int(row),

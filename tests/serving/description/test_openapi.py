@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
+from openapi_spec_validator import validate
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
 from serving import options
 from serving.description import docs, openapi
@@ -209,3 +213,11 @@ def test_names_from_data_are_text_on_the_page(spec: dict[str, Any]) -> None:
     page = docs.render(openapi.spec(ROUTES, card, url="http://localhost"), [("A", "<i>", "`<u>`")])
     for tag in ("<b>,", "<script>", "<i>", "<u>"):
         assert tag not in page
+
+
+def test_the_document_is_valid_to_its_own_validator() -> None:
+    document = json.loads((Path(__file__).parents[2] / "snapshots" / "openapi.json").read_text())
+    validate(document)
+    del document["info"]["title"]
+    with pytest.raises(OpenAPIValidationError):
+        validate(document)
