@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def ui(
     def ready(address: str) -> None:
         page = mlflow_runs.experiment_url(address)
         Console().print(f"MLflow at {page}  (Ctrl-C stops it)", soft_wrap=True, highlight=False)
+        sys.stdout.flush()  # in a pipe too: the command goes on until it is stopped
         if opens:
             webbrowser.open(page)
 
