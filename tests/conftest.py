@@ -26,6 +26,17 @@ def imported_steps():
         yield
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """The process's environment as it was before each test: credentials of an address go to variables, which would
+    reach the tests after it."""
+    before = os.environ.copy()
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def test_data():
     """The folder that GAPGATE_TEST_DATA names: `fashion-mnist/` and `mnist/` as IDX files."""

@@ -23,8 +23,8 @@ _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 
 class MlflowRest:
-    """Client of one server, with the credentials that MLflow's own client takes: `MLFLOW_TRACKING_USERNAME` and
-    `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`, or those in the address."""
+    """Client of one server, with the credentials that MLflow's own client takes: those in the address, or
+    `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`."""
 
     def __init__(self, tracking_uri: str, *, timeout_s: float) -> None:
         parts = urlsplit(tracking_uri)
@@ -159,9 +159,9 @@ class _Bearer(httpx.Auth):
 
 
 def _credentials(username: str | None, password: str | None) -> httpx.Auth | None:
-    # A password goes before a token, as in MLflow's own client.
-    username = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(username or "")
-    password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(password or "")
+    # As in MLflow's own client: the address goes before the variables, a password before a token.
+    username = unquote(username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = unquote(password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
         return httpx.BasicAuth(username, password)
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")

@@ -265,10 +265,10 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
     import requests
 
     headers, auth = {}, None
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+    if (user := os.environ.get("MLFLOW_TRACKING_USERNAME")) and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
+        auth = (user, word)
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
-    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
     verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
     url = f"{tracking_uri().rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
     with suppress(requests.RequestException, ValueError, KeyError, TypeError):

@@ -13,11 +13,10 @@ SET = (
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """No variables of the developer's own; those that a test sets are undone."""
+def no_credentials(monkeypatch):
+    """No variables of the developer's own."""
     for name in SET:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_git_is_told_user_and_password_and_the_url_has_neither():

@@ -459,6 +459,8 @@ def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
         registry = MlflowRegistry(url, tmp_path)
         assert registry.fetch(registry.resolve(uri)).is_dir()
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "of another server")
+        assert MlflowRegistry(with_user, tmp_path).resolve(uri).verdict == "pass"
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
     with proxy(mlflow_server, authorization="Bearer t0ken") as (url, _):

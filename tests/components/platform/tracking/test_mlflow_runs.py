@@ -320,6 +320,16 @@ def test_a_server_is_asked_for_a_deleted_experiment(
         mlflow_runs.refuse_deleted_experiment(name)
 
 
+def test_a_password_goes_before_a_token_in_each_call(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("USERNAME", "steps"), ("PASSWORD", "right"), ("TOKEN", "of another server")):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    with proxy(server, authorization="Basic c3RlcHM6cmlnaHQ=") as (address, seen):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        mlflow_runs.refuse_deleted_experiment("any")
+        mlflow_runs.client().get_experiment_by_name("any")
+    assert [headers["Authorization"] for headers in seen] == ["Basic c3RlcHM6cmlnaHQ="] * 2
+
+
 def test_a_wrong_password_is_not_taken_for_a_server_that_is_away(
     context: RunContext, spool: Spool, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
