@@ -134,6 +134,13 @@ class App:
             # Quoted, because a path may hold a line feed.
             logger.info("%s %s", request.method, quote(request.path), extra={k: v for k, v in extra.items() if v != ""})
 
+    def count_refused(self, client_host: str, request_id: str, error: ApiError) -> None:
+        """Count what was refused before it became a request: bytes that are not HTTP, or headers over the limit."""
+        self.context.metrics.answered(UNMATCHED, error.status, 0.0)
+        if self.options.access_log:
+            extra = {"client": client_host, "request_id": request_id, "status": error.status, "error": error.code}
+            logger.info("refused before its path was read", extra=extra)
+
     async def _live(self, receive: Receive, send: Send) -> None:
         """Follow the lifespan protocol of ASGI: start and stop with the server."""
         await receive()
