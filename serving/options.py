@@ -1,6 +1,6 @@
 """Every option of the server, read from the environment.
 
-The docstring of a field is its meaning in the table on `/docs` and in `docs/serving.md`.
+The docstring of a field is its meaning in the table on `/docs` and in `docs/reference/environment.md`.
 """
 
 from __future__ import annotations
