@@ -78,7 +78,7 @@ def _demo(clone: Path) -> str:
             (clone / folder).symlink_to((ROOT / folder).resolve())
     unset = ("GAPGATE_HOME", "MLFLOW_TRACKING_URI", "NO_COLOR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    environment |= {"PYTHONPATH": str(clone), "TMUX_TMPDIR": str(clone.parent)}
+    environment |= {"PYTHONPATH": str(clone), "TMUX_TMPDIR": str(clone.parent), "LOGNAME": "you"}
     tmux = ["tmux", "-f", os.devnull, "-L", "screenshots"]
     ended = clone.parent / "ended"
     command = f"printf '$ make demo\\n'; make -s {' '.join(_INSTALLED)} demo; echo $? > {ended}; sleep 600"
@@ -138,8 +138,12 @@ def _show_run(clone: Path, server: str) -> Callable[[Any], None]:
     (run,) = MlflowClient(f"sqlite:///{clone}/.gapgate/mlflow.db").search_runs(["1"])
 
     def show(page: Any) -> None:
-        page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}")
+        page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}?workflowType=machine_learning")
         page.get_by_text("gap, train − test").first.wait_for()
+        # MLflow 3.17 opens its assistant beside a run; it is not what the page is about.
+        if (assistant := page.get_by_label("Close", exact=True)).count():
+            assistant.first.click()
+        page.get_by_text("gap, train − test").first.scroll_into_view_if_needed()
 
     return show
 

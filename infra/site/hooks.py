@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
         within = OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
         if within:
             return os.path.relpath(within, Path(name).parent) + anchor
-        return f"{config.repo_url}/{'tree' if found.is_dir() else 'blob'}/main/{path}{anchor}"
+        return f"{config.extra['repository']}/{'tree' if found.is_dir() else 'blob'}/main/{path}{anchor}"
 
     # Code is left as it is: a fence's brackets are no links.
     between, fences = _FENCE.split(markdown), [*_FENCE.findall(markdown), ""]

@@ -27,6 +27,7 @@ from serving.http.lookups import card
 from serving.http.routes import ROUTES
 from serving.model.predictor import Predictor
 from serving.options import Options
+from tests.documentation import blocks
 from tests.golden.stored import unpacked_package
 from tests.snapshots.references import artifacts, command_line, environment, exit_codes, http_api
 
@@ -92,5 +93,6 @@ SURFACES: dict[str, Callable[[], str]] = {
     "docs/reference/exit-codes.md": exit_codes.markdown,
     "docs/reference/environment.md": environment.markdown,
     "docs/reference/artifacts.md": artifacts.markdown,
+    "tests/snapshots/documented_commands.md": blocks.account,
 }
 """File, from the root of the repository → its content as the code is now."""
