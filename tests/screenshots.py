@@ -140,9 +140,10 @@ def _show_run(clone: Path, server: str) -> Callable[[Any], None]:
     def show(page: Any) -> None:
         page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}?workflowType=machine_learning")
         page.get_by_text("gap, train − test").first.wait_for()
-        # MLflow 3.17 opens its assistant beside a run; it is not what the page is about.
-        if (assistant := page.get_by_label("Close", exact=True)).count():
-            assistant.first.click()
+        # MLflow 3.17 opens its assistant beside a run, and folds the description.
+        for label in ("Close", "Expand description"):
+            if (button := page.get_by_label(label, exact=True)).count():
+                button.first.click()
         page.get_by_text("gap, train − test").first.scroll_into_view_if_needed()
 
     return show
