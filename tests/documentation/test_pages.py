@@ -13,6 +13,7 @@ import yaml
 import gapgate
 from cli import app
 from gapgate.settings.sections import Settings
+from tests.screenshots import MAX_BYTES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -20,6 +21,7 @@ PAGES = sorted(
 )
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 _CODE = re.compile(r"`([^`\n]+)`")
 _MAKE = re.compile(r"(?:^ *|\$\()make(?: -\w)? ([a-z]+)", re.M)
@@ -130,6 +132,15 @@ def test_every_page_in_docs_is_reached_from_the_readme() -> None:
         links = (target.partition("#")[0] for target in _LINK.findall(_FENCE.sub("", page.read_text())))
         ahead += [(page.parent / link).resolve() for link in links if link and "://" not in link]
     assert set((ROOT / "docs").rglob("*.md")) <= seen
+
+
+def test_the_pictures_are_small_together_and_each_is_described_on_a_page() -> None:
+    pictures = sorted((ROOT / "docs/images").iterdir())
+    assert {"terminal.png", "report.png", "mlflow.png", "page.png"} <= {picture.name for picture in pictures}
+    assert sum(picture.stat().st_size for picture in pictures) <= MAX_BYTES
+    shown = [match for page in PAGES for match in _PICTURE.findall(page.read_text())]
+    assert {Path(target).name for _, target in shown} == {picture.name for picture in pictures}
+    assert all(len(words.split()) >= 5 for words, _ in shown)
 
 
 def test_the_version_is_one_and_has_its_changes() -> None:
