@@ -33,8 +33,9 @@ def answer(arguments: list[str], code: str) -> None:
 
 
 def write_command(folder: Path) -> None:
-    """Write the program `gapgate` into `folder`, as a shell finds it."""
+    """Make `folder` with the program `gapgate`, and put it on the PATH."""
     root = Path(__file__).parents[2]
+    folder.mkdir(parents=True)
     program = folder / "gapgate"
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
