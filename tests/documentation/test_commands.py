@@ -92,11 +92,12 @@ def refused_as_help(words: list[str]) -> None:
         return
     parsed = group.make_context(name, list(words), parent=context).params
     changed = [*(parsed.get("overrides") or []), *(over.partition(",")[0] for over in parsed.get("over") or [])]
-    load(ROOT / (parsed.get("params") or "params.yaml"), changed)
+    if changed or parsed.get("params"):
+        load(ROOT / (parsed.get("params") or "params.yaml"), changed)
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
     """A folder as a user has it after the demo: a champion, folders of images, one image, a git and DVC repository."""
     if not fork_server.is_there():
         pytest.skip("the commands in the pages are not run: this system has no fork server")
@@ -109,6 +110,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.delenv(name, raising=False)
         write_command(folder / ".venv" / "bin")
         (folder / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
+        (folder / ".gapgate").mkdir()
+        shutil.copyfile(empty_store, folder / ".gapgate" / "mlflow.db")
         write_images(folder / "your-images")
         shutil.copytree(folder / "your-images", folder / "photos")
         shutil.copyfile(next((folder / "photos" / "zero").iterdir()), folder / "cat.png")
