@@ -110,7 +110,7 @@ def tiff_floods() -> Iterator[bytes]:
             file[place] ^= 0x55
         yield bytes(file)
     # One column of CCITT rows, each of which is damaged: 24 million lines.
-    yield _file(Image.new("1", (1, 24_000_000)), "TIFF", compression="group3")
+    yield _file(Image.new("1", (1, 24_000_000)), "TIFF", compression="group4")
 
 
 def random_paths(seed: int) -> Iterator[str]:

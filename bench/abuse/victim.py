@@ -94,12 +94,13 @@ def _limit(stack: ExitStack, mount: Path, own: str, num_bytes: int, pids: list[i
     with suppress(OSError):
         group.mkdir()
         stack.callback(group.rmdir)
-        limit = group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")
-        limit.write_text(str(num_bytes))
-        stack.callback(_empty, group, mount / own)
-        for pid in pids:
-            (group / "cgroup.procs").write_text(str(pid))
-        return True
+        for limit in (group / "memory.max", group / "memory.limit_in_bytes"):
+            if limit.exists():
+                limit.write_text(str(num_bytes))
+                stack.callback(_empty, group, mount / own)
+                for pid in pids:
+                    (group / "cgroup.procs").write_text(str(pid))
+                return True
     return False
 
 
