@@ -74,7 +74,7 @@ ablation: install  ## the same for what each remedy buys
 	$(BIN)/python -m cli.recipes --data $(DATA) --ablation
 
 docs: install  ## build the documentation as a site into site/, which loads nothing from elsewhere; a dead link or heading is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 screenshots: install  ## make the pictures of docs/images anew, from a real run; needs Chromium and tmux
 	$(BIN)/python -m tests.screenshots
