@@ -64,7 +64,7 @@ def test_a_block_that_cannot_be_run_here_is_well_formed(block: Block) -> None:
         named = [word for word in words if "=" not in word and not word.startswith("-")]
         assert set(named) <= targets
     for _, *words in block.calls("gapgate"):
-        refused_as_help(words)
+        parse(words)
 
 
 @pytest.mark.parametrize("block", ELSEWHERE, ids=title)
@@ -77,11 +77,11 @@ def test_the_tests_that_run_a_block_are_there_and_call_its_commands(block: Block
         files += text
     for program, *words in block.calls("gapgate", "dvc"):
         if program == "gapgate":
-            refused_as_help(words)
+            parse(words)
         assert f'"{words[0]}"' in files or f".{words[0]}(" in files or f" {words[0]} " in files, f"{program} {words[0]}"
 
 
-def refused_as_help(words: list[str]) -> None:
+def parse(words: list[str]) -> None:
     """Parse a command line of `gapgate` with its settings; a mistake raises what a user is shown."""
     group: Any = typer.main.get_command(app)
     context, name = typer.Context(group, info_name="gapgate"), "gapgate"
