@@ -1,6 +1,6 @@
 """Every option of the server, read from the environment.
 
-The docstring of a field is its meaning in the table on `/docs` and in `docs/serving.md`.
+The docstring of a field is its meaning in the table on `/docs` and in `docs/reference/environment.md`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gapgate.data.formats import FORMATS, MAX_PIXELS, Format
 from gapgate.errors import SettingsError
+from gapgate.variables import INTERNAL, OF_TESTS, VARIABLES
 
 PREFIX = "GAPGATE_"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -141,24 +142,7 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-_OTHERS = frozenset(
-    PREFIX + name
-    for name in (
-        *(
-            "API_KEY",
-            "CLUSTER_FILE",
-            "CODE_REVISION",
-            "DATA",
-            "EXPERIMENT",
-            "FORK_SERVER",
-            "HOME",
-            "IMAGE_DIGEST",
-            "KFP_COOKIE",
-        ),
-        *("KFP_TOKEN", "NUM_GPUS", "PARENT", "PATIENCE_S", "PROMOTION_ROUNDS", "RUN", "SPOOL_IS_READ", "STEP_IMAGE"),
-        *("TEST_DATA", "TRAIN_IMAGE"),
-    )
-)
+_OTHERS = VARIABLES.keys() | INTERNAL | OF_TESTS
 """Variables that other parts of the project read."""
 
 

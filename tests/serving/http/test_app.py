@@ -222,12 +222,6 @@ def test_every_option_is_in_the_table_with_its_meaning() -> None:
     assert not any("|" in meaning for meaning in rows.values())  # it would split the cell of a Markdown table
 
 
-def test_the_page_of_the_service_has_the_table_of_options() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
-    for name, default, meaning in table():
-        assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in page
-
-
 def test_the_description_of_a_server_with_keys_tells_of_the_model_only_with_one(package_dir: Path) -> None:
     called = started(package_dir, api_keys=(HASH,))
     model = ask(called, "GET", "/v1/model", headers={"x-api-key": KEY}).json()
