@@ -141,8 +141,8 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
 
 def _failure(reason: str | GapgateError) -> Event:
     """The `failed` event of a run that ended outside its steps."""
-    exit_code = reason.exit_code if isinstance(reason, GapgateError) else 1
-    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": ""}
+    exit_code, error = (reason.exit_code, type(reason).__name__) if isinstance(reason, GapgateError) else (1, "")
+    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": "", "error": error}
 
 
 def _reserve(context: RunContext) -> Path:
@@ -285,7 +285,9 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
     # As Ctrl-C does, so that the `finally` block below runs; also where SIGINT is ignored, as after `nohup` or `&`.
-    previous = signal.signal(signal.SIGTERM, _interrupted)
+    # Python takes signals in the main thread alone; a caller in another one has it for itself.
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _interrupted) if is_main else None
     for thread in threads:
         thread.start()
     try:
@@ -294,7 +296,8 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
         stop.set()
         for thread in threads:
             thread.join()
-        signal.signal(signal.SIGTERM, previous)
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupted(*_: Any) -> None:

@@ -1,4 +1,5 @@
-"""The surfaces that others build on, as they are now: the service's description, the compiled pipeline, the settings.
+"""The surfaces that others build on, as they are now: the service's description, the compiled pipeline, and the pages
+of the settings and of the Python API.
 
 What changes with each commit or machine is taken out: versions of packages, and the tags of the images that are built
 of this code.
@@ -28,6 +29,7 @@ from serving.http.routes import ROUTES
 from serving.model.predictor import Predictor
 from serving.options import Options
 from tests.golden.stored import unpacked_package
+from tests.snapshots.python_reference import python_reference
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {"GAPGATE_STEP_IMAGE": "gapgate/step:TAG", "GAPGATE_TRAIN_IMAGE": "gapgate/train:TAG"}
@@ -81,5 +83,6 @@ SURFACES: dict[str, Callable[[], str]] = {
     "tests/snapshots/pipeline.local.yaml": local_pipeline,
     "tests/snapshots/pipeline.cluster.yaml": cluster_pipeline,
     "docs/settings.md": described.markdown,
+    "docs/reference/python.md": python_reference,
 }
 """File, from the root of the repository → its content as the code is now."""

@@ -94,9 +94,10 @@ class Spool:
         and the terminal shows no details. `verdict` is that on the model, if the step judges it."""
         self._write("finished", summary=summary, details=list(details), notes=list(notes), verdict=verdict)
 
-    def failed(self, message: str, exit_code: int, trace: str = "") -> None:
-        """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""
-        self._write("failed", message=message, exit_code=exit_code, trace=trace)
+    def failed(self, message: str, exit_code: int, trace: str = "", error: str = "") -> None:
+        """Report that the step ended with an error: of the class `error` in `gapgate.errors`; or, with its traceback
+        `trace`, one that is not the user's."""
+        self._write("failed", message=message, exit_code=exit_code, trace=trace, error=error)
 
     def _write(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}

@@ -51,9 +51,9 @@ class TensorBoardSpool(Spool):
         self._close()
         super().finished(summary, details, notes, verdict)
 
-    def failed(self, message: str, exit_code: int, trace: str = "") -> None:
+    def failed(self, message: str, exit_code: int, trace: str = "", error: str = "") -> None:
         self._close()
-        super().failed(message, exit_code, trace)
+        super().failed(message, exit_code, trace, error)
 
     @cached_property
     def _writer(self) -> Any:
