@@ -169,8 +169,8 @@ def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> Run
         execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
-    mlflow_runs.finish(context, succeeded=True)
     _give_results(result)
+    mlflow_runs.finish(context, succeeded=True)
     _write_result(result)
     return result
 
@@ -337,6 +337,9 @@ def _give_results(result: RunResult) -> None:
         # One that is damaged is told by the step that reads it, and costs no registration.
         with contextlib.suppress(ArtifactError):
             reports.write(reports.of_run(result.context), folder / reports.REPORT)
+            # In MLflow in the place of the one that `gate` wrote, which knows neither version nor receipt.
+            if "registration" in outputs:
+                Spool(result.context.spool, "run").file(folder / reports.REPORT, "report")
         if "bento" in outputs:
             place = folder / _BENTO
             # `resume_registration` links a second time.

@@ -28,9 +28,9 @@ if result.passed:
     print(answer.class_name, answer.confidence, answer.receipt)
 
 try:
-    gapgate.run("photos/", settings={"train.epoch": 3})
+    gapgate.run("photos/", settings={"train.epochs": 0})
 except gapgate.errors.SettingsError as error:
-    print(error)  # train.epoch is not a setting; did you mean train.epochs?
+    print(error)  # train.epochs=0 is below the limit 1; raise it
 ```
 
 A run has the workspace of the command: `.gapgate` in the current folder, or `GAPGATE_HOME`. Every mistake is a
