@@ -14,10 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.platform.workspace import home
 from gapgate.text import redacted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Event = dict[str, Any]
 KEPT = "files"
@@ -63,6 +66,13 @@ class Spool:
 
     def image(self, path: Path, key: str, step: int = 0) -> None:
         self._write("image", path=self._kept(path, f"images/{key}/{step}"), key=key, at=step)
+
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None:
+        place = self.folder / KEPT / self.step / "images" / key / str(step) / "picture.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(place)
+        path = os.path.relpath(place.absolute(), self.folder.absolute())
+        self._write("image", path=path, key=key, at=step)
 
     def _kept(self, path: Path, folder: str) -> str:
         """The place from where a reported file is sent."""

@@ -47,6 +47,10 @@ class TensorBoardSpool(Spool):
             with contextlib.redirect_stdout(None):  # tensorboardX prints the name of each node
                 self._writer.add_onnx_graph(model)
 
+    def drawing(self, picture: Image.Image, key: str, step: int = 0) -> None:
+        super().drawing(picture, key, step)
+        self._writer.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")  # (H, W, 3) uint8
+
     def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = (), verdict: str = "") -> None:
         self._close()
         super().finished(summary, details, notes, verdict)
