@@ -61,7 +61,7 @@ def sheet(
         drawn.paste(tile(pixels, side, side), (left, top))
         said = int(row.argmax())
         colour = _RIGHT if said == label else _WRONG
-        text = f"{shortened(class_names[said], _NAME_CHARS)} {percent(float(row[said]), 0)}"
+        text = f"{shortened(class_names[said], _NAME_CHARS)}, {percent(float(row[said]), 0)}"
         draw.text((left, top + side + 2), text, colour, font)
         if said != label:
             draw.text(
