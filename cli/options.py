@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,54 +16,42 @@ from gapgate.errors import TrackingError
 from gapgate.settings.sections import Settings
 from pipelines.settings import settings_file
 
+option = partial(typer.Option, show_default=False)
+"""An option whose help says what holds without it."""
+argument = partial(typer.Argument, show_default=False)
+"""An argument whose help says what holds without it."""
 Params = Annotated[
     Path | None,
-    typer.Option(
-        "--params", metavar="FILE", help="Settings file; by default params.yaml where there is one.", show_default=False
-    ),
+    option("--params", metavar="FILE", help="Settings file; by default params.yaml where there is one."),
 ]
 Source = Annotated[
     str | None,
-    typer.Argument(
+    argument(
         metavar="SOURCE",
         help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
         "by default what data.dvc pins.",
-        show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
         metavar="NAME=VALUE",
         help="Value of one setting, such as train.epochs=3 or, for all layers of a type, "
         "train.architecture.conv.kernel=5; may be repeated.",
-        show_default=False,
     ),
 ]
 PathColumn = Annotated[
     str | None,
-    typer.Option(
-        "--path-column",
-        metavar="NAME",
-        help="Column of a table with the image's path, by name or number.",
-        show_default=False,
-    ),
+    option("--path-column", metavar="NAME", help="Column of a table with the image's path, by name or number."),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(
-        "--label-column",
-        metavar="NAME",
-        help="Column of a table with the label, by name or number.",
-        show_default=False,
-    ),
+    option("--label-column", metavar="NAME", help="Column of a table with the label, by name or number."),
 ]
 Key = Annotated[
     str,
-    typer.Option(
-        "--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="API key for the server of --url.", show_default=False
-    ),
+    option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="API key for the server of --url."),
 ]
 DEFAULT_MODEL = "gapgate"
 Port = Annotated[

@@ -18,6 +18,7 @@ from cli.options import (
     Source,
     close_killed_runs,
     name_settings,
+    option,
     with_columns,
 )
 from cli.terminal.console import Console
@@ -37,13 +38,9 @@ def run(
     ] = "subprocess",
     name: Annotated[
         str,
-        typer.Option(
-            "--name", metavar="NAME", help="Name of the run in MLflow; by default its time.", show_default=False
-        ),
+        option("--name", metavar="NAME", help="Name of the run in MLflow; by default its time."),
     ] = "",
-    experiment: Annotated[
-        str, typer.Option("--experiment", metavar="NAME", help="MLflow experiment of the run.", show_default=False)
-    ] = "",
+    experiment: Annotated[str, option("--experiment", metavar="NAME", help="MLflow experiment of the run.")] = "",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.

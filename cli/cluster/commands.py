@@ -27,7 +27,7 @@ from cli.cluster.options import (
     connected,
     namespace_of,
 )
-from cli.options import Overrides, Params, status
+from cli.options import Overrides, Params, argument, option, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first characters.", show_default=False)]
+Run = Annotated[str, argument(metavar="RUN", help="A run's id, or its first characters.")]
 
 
 def submit(
@@ -55,7 +55,7 @@ def submit(
     no_cache: NoCache = False,
     name: Annotated[
         str,
-        typer.Option("--name", metavar="NAME", help="Name of the run; by default it is made up.", show_default=False),
+        option("--name", metavar="NAME", help="Name of the run; by default it is made up."),
     ] = "",
     if_data_changed: Annotated[
         bool, typer.Option("--if-data-changed", help="Do nothing where the newest run had the same data.")

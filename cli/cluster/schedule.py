@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli.cluster import options as shared
 from cli.cluster.commands import start_changed
-from cli.options import Overrides, Params, status
+from cli.options import Overrides, Params, option, status
 from cli.terminal.console import Console
 from gapgate.errors import ClusterAwayError, ClusterError, DataError, SettingsError
 from pipelines.settings import settings_of, with_experiment
@@ -28,13 +28,11 @@ def schedule(
     host: shared.Host = "",
     cron: Annotated[
         str,
-        typer.Option(
-            "--cron", metavar="EXPR", help='Times of the runs, such as "0 3 * * *", in UTC.', show_default=False
-        ),
+        option("--cron", metavar="EXPR", help='Times of the runs, such as "0 3 * * *", in UTC.'),
     ] = "",
     every: Annotated[
         str,
-        typer.Option("--every", metavar="TIME", help="Time between two runs, such as 6h or 30m.", show_default=False),
+        option("--every", metavar="TIME", help="Time between two runs, such as 6h or 30m."),
     ] = "",
     when_data_changed: Annotated[
         bool,
@@ -47,9 +45,7 @@ def schedule(
         str, typer.Option("--name", metavar="NAME", help="Name of the schedule; the one of this name is replaced.")
     ] = "gapgate",
     show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
-    delete: Annotated[
-        str, typer.Option("--delete", metavar="NAME", help="End a schedule; its runs stay.", show_default=False)
-    ] = "",
+    delete: Annotated[str, option("--delete", metavar="NAME", help="End a schedule; its runs stay.")] = "",
     repository: shared.Repository = "",
     revision: shared.Revision = "",
     path: shared.DataPath = "",

@@ -175,16 +175,17 @@ def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> Run
     return result
 
 
-def mark_unregistrable(context: RunContext) -> None:
-    """End a run whose model waits to be registered and whose artifacts are gone.
+def mark_unregistrable(context: RunContext, reason: str) -> None:
+    """End a run whose model waits to be registered and cannot be any more.
 
     Raises:
         TrackingError: the server does not answer.
     """
     mlflow_runs.finish(context, succeeded=False)
     path = context.folder / "result.json"
-    result = summed_json.read(path)
-    summed_json.write(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
+    result = summed_json.read(path) if path.exists() else {}
+    failure = _failure(RegistryError(reason))
+    summed_json.write(path, {"exit_code": failure["exit_code"], "outputs": {}, **result, "failure": failure})
 
 
 @contextlib.contextmanager

@@ -152,6 +152,8 @@ def _type(schema: Json) -> str:
         return shown + (f" and {len(schema['enum']) - 12} more" if len(schema["enum"]) > 12 else "")
     if "const" in schema:
         return _code(schema["const"])
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
     if isinstance(schema.get("additionalProperties"), dict):
@@ -180,8 +182,8 @@ def _pre(text: str) -> str:
     return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
 
 
-def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>" if text else ""
+def _code(value: str | int) -> str:
+    return f"<code>{escape(str(value))}</code>" if value != "" else ""
 
 
 def _prose(text: str) -> str:

@@ -56,6 +56,7 @@ def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: 
     paths: Json = {}
     for route in (route for route in routes if route.is_described):
         operation: Json = {
+            "tags": [route.tag],
             "operationId": route.name,
             "summary": route.summary,
             "description": route.description,
@@ -132,7 +133,13 @@ def _inference(card: ModelCard, num_bytes: int) -> Json:
     image = {
         "name": {"type": "string"},
         "datatype": {"const": "UINT8"},
-        "shape": {"const": shape},
+        # Not the whole list as one `const`: generators of clients refuse the document for it.
+        "shape": {
+            "type": "array",
+            "prefixItems": [{"type": "integer", "const": size} for size in shape],
+            "minItems": len(shape),
+            "maxItems": len(shape),
+        },
         "data": {
             "type": "array",
             "items": {"type": "integer", "minimum": 0, "maximum": 255},

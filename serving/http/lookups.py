@@ -70,7 +70,7 @@ async def receipt(context: Context, request: Request) -> Response:
     """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
     # The prefix may be left out.
-    hexadecimal = request.path_parameter.removeprefix("sha256:")
+    hexadecimal = request.path_parameters["digest"].removeprefix("sha256:")
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:
         message = f"no receipt {hexadecimal[:80]} here; this server's model has {predictor.receipt}"
