@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from gapgate.errors import DataError, ImageError, SettingsError
+from gapgate.errors import ArtifactError, DataError, ImageError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +150,10 @@ def load(source: str | int | os.PathLike[str] = f"models:/{_NAME}@champion") -> 
 
     archive = _archive(os.fspath(source) if isinstance(source, os.PathLike) else str(source))
     with tempfile.TemporaryDirectory(prefix="gapgate-load-") as folder:
-        predictor = Predictor.load(unpack_model(archive, Path(folder, "model")))
+        try:
+            predictor = Predictor.load(unpack_model(archive, Path(folder, "model")))
+        except ArtifactError as error:  # that place is no more when it is read
+            raise ArtifactError(str(error).replace(f"{Path(folder).resolve()}/model/", f"{archive}: ")) from None
     return Model(
         name=predictor.model.name,
         version=predictor.model.version,
