@@ -2,7 +2,9 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
-SOURCES := gapgate components pipelines serving cli tests bench
+SOURCES := gapgate components pipelines serving cli infra tests bench
+SCRIPTS := infra/up infra/restore infra/kubernetes-api infra/docker/base infra/docker/engine infra/docker/install \
+	components/platform/git_askpass $(wildcard infra/kubernetes/base/*.sh tests/serving/foreign/*.sh)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)
@@ -42,6 +44,7 @@ test-cluster: install  ## the tests on the cluster of kubectl's context, with KF
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/shellcheck $(SCRIPTS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

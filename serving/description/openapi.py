@@ -9,9 +9,10 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 import gapgate
+from serving.description.inference_schema import InferenceError
 from serving.description.openapi_examples import example, samples
 from serving.description.route import ERRORS, Route
-from serving.description.schema import Answer, ErrorAnswer, InferenceError, ModelCard
+from serving.description.schema import Answer, ErrorAnswer, ModelCard
 
 Json = dict[str, Any]
 

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from serving.description.inference_schema import (
+    InferenceAnswer,
+    InferenceHealth,
+    InferenceModel,
+    InferenceServer,
+    InferenceTensor,
+)
 from serving.description.schema import (
     Answer,
     BatchAnswer,
@@ -14,11 +21,6 @@ from serving.description.schema import (
     Gap,
     Gate,
     Health,
-    InferenceAnswer,
-    InferenceHealth,
-    InferenceModel,
-    InferenceServer,
-    InferenceTensor,
     ModelCard,
     Neighbour,
     Neighbours,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 import gapgate
-from serving.description.schema import (
+from serving.description.inference_schema import (
     InferenceAnswer,
     InferenceHealth,
     InferenceModel,

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from serving.description.inference_schema import InferenceAnswer, InferenceHealth, InferenceModel, InferenceServer
 from serving.description.route import Route
 from serving.description.schema import (
     BatchAnswer,
     Explanation,
     Health,
-    InferenceAnswer,
-    InferenceHealth,
-    InferenceModel,
-    InferenceServer,
     ModelCard,
     Neighbours,
     Prediction,

@@ -1,3 +1,4 @@
+#!/bin/sh
 # curl. Arguments: address and file; prints status and answer of each request, a line each.
 set -eu
 url=$1 file=$2
