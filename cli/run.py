@@ -19,12 +19,11 @@ from cli.options import (
     close_killed_runs,
     name_settings,
     option,
-    settings_here,
     with_columns,
-    with_source,
 )
 from cli.terminal.console import Console
 from gapgate.errors import GapgateError
+from pipelines.settings import settings_here, with_experiment, with_source
 
 
 def run(
@@ -46,10 +45,7 @@ def run(
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.
     settings = with_columns(with_source(settings_here(params, overrides), source), path_column, label_column)
-    if experiment:
-        settings = settings.model_copy(
-            update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})}
-        )
+    settings = with_experiment(settings, experiment)
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline

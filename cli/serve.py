@@ -57,7 +57,7 @@ def serve(
 ) -> None:
     """Serve a packaged model over HTTP, by default the champion."""
     from serving.http.access import check_address
-    from serving.options import Options
+    from serving.options import Options, is_loopback
 
     bento, model = _named(bento, model)
     uri = model if model.startswith(_REGISTRY) else ""
@@ -65,6 +65,12 @@ def serve(
     environment = {"GAPGATE_MODEL": uri, "GAPGATE_LOG_FORMAT": os.environ.get("GAPGATE_LOG_FORMAT") or "text"}
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
+    if uds is None and is_loopback(host):  # its users are on this machine, as the user of that variable is
+        from components.platform.tracking.mlflow_runs import is_server
+        from components.platform.workspace import tracking_uri
+
+        if is_server() and not os.environ.get("GAPGATE_MLFLOW_URL"):
+            environment["GAPGATE_MLFLOW_URL"] = tracking_uri()
     options = Options.from_environment(os.environ | environment)
     # Before the model is looked up, which takes seconds.
     if uds is None:

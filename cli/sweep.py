@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Overrides, Params, Source, name_settings, option, settings_here, with_source
+from cli.options import Overrides, Params, Source, name_settings, option
 from cli.terminal.console import Console
 from gapgate.settings.sections import Settings
 from gapgate.text import redacted
+from pipelines.settings import settings_here, with_source
 
 if TYPE_CHECKING:
     from pipelines.trials.sweep import Sweep

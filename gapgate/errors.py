@@ -181,6 +181,15 @@ class TrackingRefusedError(TrackingError):
     is_passing = False
 
 
+def named(name: str, message: str) -> GapgateError:
+    """The error of a class of this tree, as another process reported it; one of the root for a name that is not in
+    it."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, GapgateError) and found is not ImageError:  # which has a kind too
+        return found(message)
+    return GapgateError(message)
+
+
 _STORAGE_REMEDIES = {
     errno.ENOSPC: "the disk is full; free space or point GAPGATE_HOME, or TMPDIR, at another disk",
     errno.EDQUOT: "the disk quota is used up; free space or point GAPGATE_HOME, or TMPDIR, at another disk",

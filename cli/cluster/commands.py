@@ -25,14 +25,14 @@ from cli.cluster.options import (
     Source,
     Token,
     connected,
-    experiment_of,
     namespace_of,
 )
-from cli.options import Overrides, Params, argument, option, settings_of, status
+from cli.options import Overrides, Params, argument, option, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
 from gapgate.text import printable_lines
+from pipelines.settings import settings_of, with_experiment
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
@@ -73,7 +73,7 @@ def submit(
     cookie: Cookie = "",
 ) -> None:
     """Run the pipeline on a cluster, by Kubeflow Pipelines."""
-    settings = experiment_of(settings_of(params, overrides), experiment)
+    settings = with_experiment(settings_of(params, overrides), experiment)
     from pipelines.kubeflow import submission
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.follow import Pace

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import option, status
-from gapgate.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
@@ -77,10 +76,3 @@ def namespace_of(cluster: Path) -> str:
     if cluster == DEFAULT_CLUSTER and not cluster.exists():
         return "gapgate"
     return ClusterSettings.from_file(cluster).namespace
-
-
-def experiment_of(settings: Settings, experiment: str) -> Settings:
-    """Settings with the experiment of `--experiment`, if it is given."""
-    if not experiment:
-        return settings
-    return settings.model_copy(update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})})

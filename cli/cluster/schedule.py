@@ -13,9 +13,10 @@ from rich.table import Table
 
 from cli.cluster import options as shared
 from cli.cluster.commands import start_changed
-from cli.options import Overrides, Params, option, settings_of, status
+from cli.options import Overrides, Params, option, status
 from cli.terminal.console import Console
 from gapgate.errors import ClusterAwayError, ClusterError, DataError, SettingsError
+from pipelines.settings import settings_of, with_experiment
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp, Submission, Version
@@ -71,7 +72,7 @@ def schedule(
     if bool(cron) == bool(every_s) or (when_data_changed and cron):
         raise SettingsError("give --cron EXPR or --every TIME, one of the two; --when-data-changed takes --every")
     cron = _six_fields(cron) if cron else ""
-    settings = shared.experiment_of(settings_of(params, overrides), experiment)
+    settings = with_experiment(settings_of(params, overrides), experiment)
     from pipelines.kubeflow import submission
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 

@@ -97,6 +97,7 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
             neighbours=[
                 Neighbour(id="train/00042.png", class_name=card.classes[0], distance=0.031, thumbnail=_JPEG),
             ],
+            usual_distance=0.052,
             **best,
             **signed,
         ),

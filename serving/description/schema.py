@@ -173,6 +173,11 @@ class Neighbours(_Signed, _Classified):
 
     neighbours: list[Neighbour]
     """The training images, the most similar one first."""
+    usual_distance: float | None = None
+    """Distance within which 99 % of the training images have their nearest other one; null in older packages."""
+    is_far: bool = False
+    """True if the image is farther than that from all training images: it may be of no class that the model knows, and
+    its confidence says little then."""
 
 
 class InputContract(Answer):
@@ -264,3 +269,7 @@ class ReceiptAnswer(Answer):
     """Kind of artifact → the part of its manifest that its digest covers, with the digests of its inputs."""
     package: Digest
     """Digest of the package that holds the receipt."""
+    run_url: str | None = None
+    """Page of the run in MLflow; null where the server does not know MLflow's address (`GAPGATE_MLFLOW_URL`)."""
+    report_url: str | None = None
+    """Report of the run, an HTML file; null as `run_url` is."""

@@ -29,7 +29,7 @@ from serving.model.predictor import Predictor
 from serving.options import Options
 from tests.documentation import blocks
 from tests.golden.stored import unpacked_package
-from tests.snapshots.references import artifacts, command_line, environment, exit_codes, http_api
+from tests.snapshots.references import artifacts, command_line, environment, exit_codes, http_api, python_api
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {"GAPGATE_STEP_IMAGE": "gapgate/step:TAG", "GAPGATE_TRAIN_IMAGE": "gapgate/train:TAG"}
@@ -94,5 +94,6 @@ SURFACES: dict[str, Callable[[], str]] = {
     "docs/reference/environment.md": environment.markdown,
     "docs/reference/artifacts.md": artifacts.markdown,
     "tests/snapshots/documented_commands.md": blocks.account,
+    "docs/reference/python.md": python_api.markdown,
 }
 """File, from the root of the repository → its content as the code is now."""

@@ -141,6 +141,20 @@ def test_below_a_path_everything_works_whether_the_proxy_takes_it_off_or_not(pac
     assert Options.from_environment({"GAPGATE_ROOT_PATH": "classifier/"}).root_path == "/classifier"
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mlflow.example.org", "it is no address of a page"),
+        ("javascript:alert(1)", "it is no address of a page"),
+        ("https://me:secret@mlflow.example.org", "it holds a user or password"),
+    ],
+)
+def test_an_address_of_mlflow_that_may_not_stand_on_a_page_is_refused(address, said):
+    with pytest.raises(SettingsError, match=said) as refused:
+        Options.from_environment({"GAPGATE_MLFLOW_URL": address})
+    assert "secret" not in str(refused.value)
+
+
 def test_a_variable_that_nothing_reads_is_named_with_the_one_that_is_meant() -> None:
     assert unknown({"GAPGATE_WORKER": "2", "GAPGATE_WORKERS": "2", "GAPGATE_HOME": "/x", "HOME": "/y"}) == [
         "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?"
