@@ -19,6 +19,8 @@ from serving.options import is_loopback
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 """MLflow's error codes for something that does not exist; for an alias it is the second, with status 400."""
 _API = "api/2.0/mlflow/"
+_FIRST_BYTE_S = 120.0
+"""Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
 _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 
@@ -37,9 +39,9 @@ class MlflowRest:
                 f"MLFLOW_TRACKING_URI={shown} is not the address of a server; a model is followed over http or "
                 "https: start `mlflow server` and give its address"
             )
+        self._timeout_s = timeout_s
         self._client = httpx.Client(
             auth=_credentials(parts.username, parts.password),
-            timeout=timeout_s,
             follow_redirects=True,
             event_hooks={"response": [_stay]},
             # For a proxy, 127.0.0.1 is the proxy's machine.
@@ -63,10 +65,11 @@ class MlflowRest:
             raise TrackingError(f"{self.address} answers {path} without JSON; is it an MLflow server?") from None
         return content
 
-    def download(self, run_id: str, path: str, target: Path, *, max_bytes: int) -> int:
+    def download(self, run_id: str, path: str, target: Path, *, max_bytes: int, has_digest: bool = False) -> int:
         """Write the artifact `path` of a run to `target`; return its number of bytes.
 
-        A download that is cut off goes on from where it was, for as long as that brings more of the file.
+        A download that is cut off goes on from where it was, for as long as that brings more of the file. With
+        `has_digest`, for a file whose digest the caller checks, it goes on from what an earlier call left in `target`.
 
         Raises:
             ArtifactError: the artifact has more than `max_bytes`.
@@ -74,12 +77,17 @@ class MlflowRest:
             StorageError: the disk is full.
             TrackingError: the server does not answer, or stops in the middle again and again.
         """
-        with storage_errors(target), target.open("wb") as file:
-            best, tag, missing = 0, "", 1
+        query, timeout = {"run_id": run_id, "path": path}, httpx.Timeout(self._timeout_s, read=_FIRST_BYTE_S)
+        with storage_errors(target), target.open("ab" if has_digest else "wb") as file:
+            best, tag, missing = file.tell(), "", 1
             while missing:
-                # `If-Range`: if the file is another one by now, it comes from its beginning.
-                headers = {"Range": f"bytes={best}-", "If-Range": tag} if best and tag else {}
-                with self._answer("get-artifact", {"run_id": run_id, "path": path}, headers) as answer:
+                # `If-Range`: if the file is another one by now, it comes from its beginning. A digest tells that as
+                # well, and each answer of a remote store has another tag.
+                headers = {"Range": f"bytes={best}-"} if best and (has_digest or tag) else {}
+                headers |= {"If-Range": tag} if headers and not has_digest else {}
+                with self._answer("get-artifact", query, headers, timeout) as answer:
+                    if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                        break  # there is no more than what is here
                     if answer.status_code != httpx.codes.PARTIAL_CONTENT:
                         file.seek(0)
                         file.truncate()
@@ -89,7 +97,7 @@ class MlflowRest:
                     text = f"{self.address} stopped {missing:,} bytes before the end of {path}; it is tried again"
                     raise TrackingError(text)
                 best = file.tell()
-            return best
+            return file.tell()
 
     def _receive(self, answer: httpx.Response, file: IO[bytes], max_bytes: int, what: str) -> int:
         """Write the body of an answer; return how many bytes of it did not come."""
@@ -106,13 +114,18 @@ class MlflowRest:
 
     @contextmanager
     def _answer(
-        self, path: str, query: dict[str, str], headers: dict[str, str] | None = None
+        self,
+        path: str,
+        query: dict[str, str],
+        headers: dict[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
     ) -> Iterator[httpx.Response]:
         # A compressed file would have another length than it says.
         headers = {"Accept-Encoding": "identity", **(headers or {})}
+        url, wait = f"{self.address}/{path}", timeout or self._timeout_s
         try:
-            with self._client.stream("GET", f"{self.address}/{path}", params=query, headers=headers) as answer:
-                if answer.is_error:
+            with self._client.stream("GET", url, params=query, headers=headers, timeout=wait) as answer:
+                if answer.is_error and answer.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     raise self._refusal(answer)
                 yield answer
         except httpx.RequestError as error:

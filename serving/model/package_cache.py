@@ -21,6 +21,8 @@ from gapgate.errors import ArtifactError, StorageError, storage_errors
 
 _KEPT = 2
 """Number of packages used last that `prune` keeps: the one served, and the one to roll back to."""
+_DOWNLOAD = ".download-"
+"""Beginning of the names of the folders in which `archive` keeps a download; the dot keeps them out of `prune`."""
 _POINTER = "followed-"
 """Beginning of the names of the files that `follow` writes."""
 
@@ -53,7 +55,7 @@ class PackageCache:
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:
-        """Give a place to write a package, with room for files beside it; it becomes `folder` if the block succeeds.
+        """Give a place to write a package; it becomes `folder` if the block succeeds.
 
         Nothing else is left behind. The caller holds the lock.
         """
@@ -70,6 +72,25 @@ class PackageCache:
             (scratch / "package").rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def archive(self, key: str) -> Iterator[Path]:
+        """Give the file for a download, with what an earlier one of the same `key` left; the caller holds the lock.
+
+        If the block fails, or its process is killed, the next one goes on from there. The file goes if the block
+        succeeds, finds a fault in it, or has no room on the disk.
+        """
+        place = self._root / f"{_DOWNLOAD}{_short(key)}"
+        for other in self._root.glob(f"{_DOWNLOAD}*"):
+            if other != place:
+                shutil.rmtree(other, ignore_errors=True)
+        place.mkdir(exist_ok=True)
+        try:
+            yield place / "model.bento"
+        except (ArtifactError, StorageError):
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        shutil.rmtree(place, ignore_errors=True)
 
     def hold(self, folder: Path) -> None:
         """Mark `folder` as used now, and hold it until `keep` or the end of this process."""

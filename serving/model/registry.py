@@ -7,6 +7,7 @@ only after that. Where others move one, or a version before 0.3 has it, an alias
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, TrackingError
+from gapgate.errors import ArtifactError, GateError, RegistryError, SettingsError, StorageError, TrackingError
 from gapgate.evidence.sealed import seal
 from gapgate.evidence.sealed.archive import unpack_model
 from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG, RUN_DIGEST_TAG, Stated, check
@@ -154,8 +155,8 @@ class MlflowRegistry:
         # The lock is held during the download: processes that ask for the same package wait and then find it.
         with cache.locked():
             if not _is_whole(folder, resolved.package_digest):
-                with cache.replacing(folder) as fresh:
-                    self._download(resolved, fresh)
+                with cache.archive(resolved.archive_sha256) as archive, cache.replacing(folder) as fresh:
+                    self._download(resolved, archive, fresh)
             check(folder, resolved.stated)
             cache.hold(folder)  # before `prune`, which removes what nobody holds
             cache.prune()
@@ -245,22 +246,45 @@ class MlflowRegistry:
             self._caches[name] = PackageCache(self._cache_dir, self._rest.address, name)
         return self._caches[name]
 
-    def _download(self, resolved: Resolved, folder: Path) -> None:
-        """Download and unpack the package into `folder`; raise if it is not the registered one."""
-        archive = folder.with_name("model.bento")
-        got_bytes = self._rest.download(resolved.run_id, ARCHIVE, archive, max_bytes=self._max_package_bytes)
+    def _download(self, resolved: Resolved, archive: Path, folder: Path) -> None:
+        """Download `archive`, or what is missing of it, and unpack it into `folder`; raise if it is not the registered
+        package."""
+        what, has_digest = f"{ARCHIVE} of run {resolved.run_id}", bool(resolved.archive_sha256)
+        is_resumed = has_digest and archive.exists()
+        _check_room(archive, resolved.package_bytes or 0)
+        got_bytes = self._rest.download(
+            resolved.run_id, ARCHIVE, archive, max_bytes=self._max_package_bytes, has_digest=has_digest
+        )
         # The run's artifact may be in the middle of an upload; the next poll tries again.
         if resolved.package_bytes and got_bytes != resolved.package_bytes:
-            raise TrackingError(f"{ARCHIVE} of run {resolved.run_id} is still growing; it is tried again")
+            archive.unlink()
+            raise TrackingError(f"{what} is still growing; it is tried again")
         try:
             unpack_model(archive, folder, sha256=resolved.archive_sha256)
             digest = seal.verify(folder)
         except ArtifactError as error:
-            raise ArtifactError(str(error).replace(f"{folder.parent}/", "")) from None  # that place is no more
+            if is_resumed:  # the part from before may be at fault: after a power cut a file can hold zeros
+                archive.unlink()
+                raise TrackingError(f"{what} does not fit the part from before; it is tried again") from None
+            said = str(error).replace(f"{archive.parent}/", "").replace(f"{folder.parent}/", "")  # they are no more
+            raise ArtifactError(said) from None
         if digest != resolved.package_digest:
             raise ArtifactError(
                 f"the package is {digest}, not {resolved.package_digest} as its run says; package it again"
             )
+
+
+def _check_room(archive: Path, num_bytes: int) -> None:
+    """Raise if the disk has no room for the rest of an archive of `num_bytes` and for what is unpacked from it.
+
+    Else each poll would download until the disk is full.
+    """
+    needed = 2 * num_bytes - (archive.stat().st_size if archive.exists() else 0)
+    if (free := shutil.disk_usage(archive.parent).free) < needed:
+        raise StorageError(
+            f"the package needs {needed / 1e9:.2f} GB in {archive.parents[2]}, which has {free / 1e9:.2f} GB free; "
+            "free space or choose another GAPGATE_MODEL_CACHE"
+        )
 
 
 def _is_whole(folder: Path, digest: str) -> bool:

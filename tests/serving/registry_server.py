@@ -12,7 +12,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -136,12 +136,20 @@ def pack(folder: Path, place: Path, extra: Callable[[tarfile.TarFile], None] = l
 
 @contextmanager
 def proxy(
-    server: RegistryServer, *, authorization: str = "", redirect_to: str = "", cut_bytes: int = 0, stop_bytes: int = 0
+    server: RegistryServer,
+    *,
+    authorization: str = "",
+    redirect_to: str = "",
+    cuts: Iterator[int] | None = None,
+    stop_bytes: int = 0,
+    pause: threading.Event | None = None,
+    has_new_tags: bool = False,
 ) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """An HTTP server before `server`: its address, and the headers of each request that it got.
 
-    It asks for `authorization`, redirects all to `redirect_to`, leaves out the last `cut_bytes` of files, or closes
-    the connection after `stop_bytes` of them.
+    It asks for `authorization`, redirects all to `redirect_to`, leaves out the last bytes of a file for each of `cuts`,
+    closes the connection after `stop_bytes` of a file, waits in the middle of it for `pause`, or `has_new_tags` in each
+    answer, as MLflow's server for a file in a remote store.
     """
     seen: list[dict[str, str]] = []
     target = urlsplit(server.url)
@@ -161,8 +169,9 @@ def proxy(
             connection.close()
             cut = 0
             if "get-artifact" in self.path:
-                cut = max(len(body) - stop_bytes, 0) if stop_bytes else cut_bytes
-            self._send(answer.status, body, cut=cut, ETag=answer.headers.get("ETag", ""))
+                cut = max(len(body) - stop_bytes, 0) if stop_bytes else next(cuts or iter(()), 0)
+            tag = f'"{len(seen)}"' if has_new_tags else answer.headers.get("ETag", "")
+            self._send(answer.status, body, cut=cut, ETag=tag)
             return None
 
         def _send(self, status: int, body: bytes, cut: int = 0, **headers: str) -> None:
@@ -171,7 +180,12 @@ def proxy(
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: len(body) - cut])
+            half = len(body) // 2 if pause else 0
+            self.wfile.write(body[:half])
+            if pause and "get-artifact" in self.path:
+                pause.wait(60)
+            with suppress(OSError):  # the client may be gone by now
+                self.wfile.write(body[half : len(body) - cut])
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

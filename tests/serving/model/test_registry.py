@@ -477,29 +477,6 @@ def test_a_redirect_to_another_host_is_not_followed(
         assert seen == []
 
 
-def test_an_archive_that_ends_early_is_tried_again_and_one_over_the_limit_refused(
-    mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
-) -> None:
-    version = publisher.promote(publisher.publish())
-    with proxy(mlflow_server, cut_bytes=100) as (url, _):
-        watcher, served = watch(url, publisher, tmp_path / "cut")
-        watcher.poll_once()
-        assert "stopped 100 bytes before the end of package/model.bento" in watcher.problem
-        assert (watcher.refused, served.version) == ("", None)
-    with proxy(mlflow_server, stop_bytes=100_000) as (url, seen):
-        watcher, served = watch(url, publisher, tmp_path / "stopped")
-        watcher.poll_once()
-        assert served.version == version
-        ranges = [headers["Range"] for headers in seen if "Range" in headers]
-        assert ranges[:2] == ["bytes=100000-", "bytes=200000-"][: len(ranges)]
-        assert ranges
-    watcher, served = watch(mlflow_server.url, publisher, tmp_path / "limit", max_package_bytes=10_000)
-    watcher.poll_once()
-    assert f"version {version} is refused: package/model.bento of run" in watcher.refused
-    assert "has more than the limit of 10,000 bytes" in watcher.refused
-    assert not list((tmp_path / "cut").glob("*/*/")) + list((tmp_path / "limit").glob("*/*/"))
-
-
 def test_a_server_that_is_not_mlflow_is_named(mlflow_server: RegistryServer, tmp_path: Path) -> None:
     uri = ModelUri.parse("models:/any@champion")
     with pytest.raises(TrackingError, match="answers 404; is it the address of an MLflow server"):
