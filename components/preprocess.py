@@ -76,4 +76,7 @@ def _as_named(message: str, dataset: Artifact) -> str:
     """A message with the place of the files as the user named it, instead of the artifact's."""
     files, source = dataset.path / "files", dataset.read_json("dataset.json")["source"]
     alone = files / Path(source).name
-    return message.replace(str(alone if alone.is_file() else files), source)
+    if alone.is_file():  # with what it needs beside it
+        message = message.replace(str(alone), source)
+        source = str(Path(source).parent)
+    return message.replace(str(files), source)

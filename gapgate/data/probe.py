@@ -1,4 +1,4 @@
-"""What `auto` means for a data set: size, mode, fit and filter of its transform, by its first images."""
+"""What `auto` means for a data set: size, mode, fit and filter of its transform, by some of its images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MARGIN_PX = 32
 def resolve(
     settings: PreprocessSettings, reader: Reader, locators: Iterable[str], num_images: int
 ) -> tuple[Transform, str]:
-    """Build the transform, and name the kind of network that it is for; the first images that can be read decide what
-    `auto` means."""
+    """Build the transform, and name the kind of network that it is for; those of the images that can be read decide
+    what `auto` means."""
     seen = _probe(reader, islice(locators, PROBED_IMAGES), settings)
     network = seen.network if settings.network == "auto" else settings.network
     is_pretrained = network == "pretrained"
@@ -51,7 +51,7 @@ def resolve(
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """What the first images have in common."""
+    """What the probed images have in common."""
 
     shared_px: int | None
     """Side in pixels, if all are squares of one size from 8 to 224 px."""
@@ -77,7 +77,7 @@ class _Probe:
 
 
 def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings) -> _Probe:
-    """Read the first images."""
+    """Read the probed images."""
     sizes: list[tuple[int, int]] = []
     gray = True
     for locator in locators:
