@@ -17,6 +17,7 @@ from gapgate.artifacts import write_json
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.formats import FORMATS, MAX_PIXELS
 from gapgate.data.image_table import Index
+from gapgate.data.leaks.alike import write_alike
 from gapgate.data.leaks.bonds import MAX_COMPARED, Bonds
 from gapgate.data.partition import Partition
 from gapgate.data.set_aside import write_set_aside
@@ -102,6 +103,7 @@ def write_splits(
         "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
+        "near_duplicates": write_alike(out_dir, index, source.class_names),
         "notes": [*source.notes, *_not_served(index), *_invisible(index, transform), *_not_compared(bonds, counts)],
     }
     write_json(out_dir / "splits.json", info)

@@ -36,6 +36,7 @@ FIGURES = (
     "feature_maps",
     "contact_sheet",
     "set_aside",
+    "near_duplicates",
 )
 MAX_DATA_URI_BYTES = 6_000_000
 """Largest image in the report, in bytes; a larger one (a contact sheet of many classes) stays a file of its own."""
@@ -53,8 +54,9 @@ _CHART_SIZE = {
 }
 
 
-_PHOTOGRAPHS = ("contact_sheet", "set_aside")
+_PHOTOGRAPHS = ("contact_sheet", "set_aside", "near_duplicates")
 """Pictures whose pixels are shown one to one; drawn figures are finer."""
+_NO_DATA = {"notes": [], **{name: {"num_images": 0, "rows": []} for name in ("set_aside", "alike")}}
 MAX_CONFUSION_CLASSES = 25
 """Largest number of classes for the confusion matrix as a table, whose cells lead to their images; a larger one is a
 picture."""
@@ -104,7 +106,7 @@ def render(
         .get_template("report.html.j2")
         .render(
             evaluation=evaluation,
-            data=evaluation.get("data") or {"notes": [], "set_aside": {"num_images": 0, "rows": []}},
+            data=_NO_DATA | (evaluation.get("data") or {}),
             certificate=certificate,
             advice=advice,
             pictures=pictures,
