@@ -30,6 +30,11 @@ from gapgate.errors import DataError, StorageError
 from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import NullTracker, Tracker
 
+_DRAWN = (
+    "the images are dark drawings on a transparent background, so they are put on white (preprocess.fill=255), in the "
+    "service too"
+)
+
 
 def preprocess(
     settings: PreprocessSettings,
@@ -67,6 +72,8 @@ def preprocess(
             probed = _probed(index)
             source = _with_white(source, probed, settings.max_pixels)
             transform, network = resolve(settings, source.reader, probed, num_images)
+            if settings.fill == "auto" and transform.fill:
+                source = replace(source, notes=(*source.notes, _DRAWN))
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
             _refuse_rejects(index, settings.max_rejects, left_out)
             bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)

@@ -69,8 +69,9 @@ class PreprocessSettings(Section):
     fit: Literal["auto", "pad", "crop"] = "auto"
     """An image that is not square is padded to a square with `fill`, or cropped to its central square; auto: cropped
     for a pretrained network, which also takes off the border that its training images lost, else padded."""
-    fill: Annotated[int, Field(ge=0, le=255)] = 0
-    """Pixel value of the padding, and behind transparent pixels."""
+    fill: Annotated[int, Field(ge=0, le=255)] | Literal["auto"] = "auto"
+    """Pixel value of the padding, and behind transparent pixels; auto: 255 where the images are dark drawings on a
+    transparent background, which 0 would hide, else 0."""
     resample: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Filter of the resizing (antialiased when it shrinks); auto: bicubic for a pretrained network, else bilinear."""
     evidence: Literal["auto", "holdout", "cross_validation"] = "auto"

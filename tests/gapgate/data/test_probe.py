@@ -9,6 +9,7 @@ from PIL import Image
 
 from gapgate.data.preprocess import preprocess
 from gapgate.data.probe import PROBED_IMAGES
+from gapgate.data.transform import Transform
 from gapgate.errors import DataError
 from gapgate.settings.sections import PreprocessSettings
 
@@ -70,3 +71,43 @@ def test_colour_files_of_16_bits_that_hold_fewer_are_said(folder, bits, is_said)
             (folder.path / label / f"{number}.png").write_bytes(png_of_16_bits(pixels))
     notes = folder.preprocessed().info["notes"]
     assert any("16-bit colour PNG files" in note and "save them scaled to 16 bits" in note for note in notes) == is_said
+
+
+def drawings(folder, colour, num_opaque=0):
+    """Write drawings of one colour on a transparent background, and photos without any."""
+    for number in range(24):
+        place = folder.path / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        alpha = np.random.default_rng(number).integers(0, 2, (16, 16), np.uint8) * 255
+        pixels = np.dstack([np.full((16, 16, 3), colour, np.uint8), alpha])
+        pixels[-1, -1, 3] = 0
+        if number < num_opaque:
+            pixels[..., 3] = 255
+        Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("colour", "num_opaque", "fill"), [(20, 0, 255), (20, 8, 255), (20, 16, 0), (235, 0, 0), (128, 0, 0)]
+)
+def test_dark_drawings_on_transparent_are_put_on_white(folder, colour, num_opaque, fill):
+    drawings(folder, colour, num_opaque)
+    splits = folder.preprocessed()
+    transform = Transform.from_file(splits.path / "transform.json")
+    assert transform.fill == fill
+    assert any("put on white" in note for note in splits.info["notes"]) == bool(fill)
+    # The service decodes by the same file.
+    assert (transform.decode(folder.path / "a" / "22.png")[-1, -1] == fill).all()
+    assert not [note for note in splits.info["notes"] if "plain colour" in note and not num_opaque]
+
+
+def test_a_light_drawing_among_dark_ones_leaves_it_open(folder):
+    drawings(folder, 20)
+    light = np.full((16, 16, 4), 255, np.uint8)
+    light[:8, :, 3] = 0
+    Image.fromarray(light).save(folder.path / "a" / "light.png")
+    assert Transform.from_file(folder.preprocessed().path / "transform.json").fill == 0
+
+
+def test_a_fill_that_is_named_is_kept(folder):
+    drawings(folder, 20)
+    assert Transform.from_file(folder.preprocessed(fill=0).path / "transform.json").fill == 0
