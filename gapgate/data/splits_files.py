@@ -104,10 +104,29 @@ def write_splits(
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
         "near_duplicates": write_alike(out_dir, index, source.class_names),
-        "notes": [*source.notes, *_not_served(index), *_invisible(index, transform), *_not_compared(bonds, counts)],
+        "notes": [
+            *source.notes,
+            *_not_everywhere(source.class_names, how.given_splits, class_counts),
+            *_not_served(index),
+            *_invisible(index, transform),
+            *_not_compared(bonds, counts),
+        ],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
+
+
+def _not_everywhere(
+    class_names: Sequence[str], given_splits: Sequence[str], class_counts: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    """Say which classes are missing in a split of the source, or in what it leaves to train on."""
+    means = {"train": "the model never learns", "val": "the choice of the epoch leaves out", "test": "nothing measures"}
+    for split in ("train", *given_splits) if given_splits else ():
+        missing = [name for name, count in zip(class_names, class_counts[split], strict=True) if not count]
+        if missing and split in means:
+            names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            word = "classes" if len(missing) > 1 else "class"
+            yield f"{split} has no images of {len(missing):,} {word}, which {means.pop(split)}: {names}"
 
 
 def _not_served(index: Index) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -72,3 +73,33 @@ def test_nothing_is_written_where_they_are_not_looked_for(photos, tmp_path):
     Image.fromarray(pixels(2) + np.uint8(9)).save(photos / "a" / "bright.png")
     splits = splits_of(photos, tmp_path, groups="none")
     assert alike.read(splits.path)["num_sets"] == 0
+
+
+def test_a_class_that_a_given_split_lacks_is_named(tmp_path):
+    for split, classes in (("train", "abc"), ("val", "abc"), ("test", "abd")):
+        for label in classes:
+            for number in range(4):
+                path = tmp_path / "given" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels(ord(label) * 1000 + ord(split[1]) * 10 + number)).save(path)
+    notes = splits_of(tmp_path / "given", tmp_path).info["notes"]
+    assert notes == [
+        "train has no images of 1 class, which the model never learns: d",
+        "test has no images of 1 class, which nothing measures: c",
+        "val has no images of 1 class, which the choice of the epoch leaves out: d",
+    ]
+
+
+def test_patients_whose_images_look_alike_are_not_all_one_group(tmp_path):
+    table = ["path,label,group"]
+    for number in range(24):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        # Each picture of a patient is nearly one of the next patient.
+        Image.fromarray(pixels(number // 2) + np.uint8(9 * (number % 2))).save(path)
+        table.append(f"{number}.png,{'ab'[number % 2]},p{(number + 1) // 2}")
+    (tmp_path / "photos" / "t.csv").write_text("\n".join(table))
+    splits = splits_of(tmp_path / "photos", tmp_path)
+    assert splits.info["counts"]["val"] > 0
+    index = pq.read_table(splits.path / "index.parquet").to_pylist()
+    assert {row["group"] for row in index} == {f"p{number}" for number in range(13)}
