@@ -17,7 +17,7 @@ from gapgate.evidence.measures.calibration import FEW_IMAGES
 from gapgate.evidence.measures.learning_curve import WORDS, Parting, parting
 from gapgate.evidence.measures.mistakes import NUM_NEAREST, Mistake
 from gapgate.onnx.inner_layers import FeatureMaps, stretched
-from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import GRAY, Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save, scale
 
 MAX_NUMBERED_CLASSES = 20
 """Largest number of classes for numbers in the cells of a confusion matrix; with more it shows colours only."""
@@ -140,7 +140,7 @@ def worst_errors(
     tiles = in_rows(list(images), 8, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
+        axes = mosaic(figure, tiles, 1.0, GRAY)
         for tile, label, answer, share in zip(tiles, labels, predicted, confidence, strict=True):
             said, true = label_text(class_names[answer], answer, 12), label_text(class_names[label], label, 14)
             axes.text(tile.left, tile.top + 1.04, f"{said} {share:.0%}", va="top", fontsize=7, color=theme.orange)
@@ -160,7 +160,7 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
-        mosaic(figure, tiles, 0.45, {"cmap": signs, "vmin": -1, "vmax": 1})
+        mosaic(figure, tiles, 0.45, scale(signs, -1, 1))
 
     save(folder, "filters", mosaic_size(tiles, 0.45), paint)
 
@@ -177,7 +177,7 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
     tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 0.72, {"cmap": "gray", "vmin": 0, "vmax": 1}, above=0.35)
+        axes = mosaic(figure, tiles, 0.72, scale("gray", 0, 1), above=0.35)
         for row, (title, _) in enumerate(rows):
             axes.text(0, row * 1.34 - 0.06, title, va="bottom", fontsize=8, color=theme.muted)
 
@@ -197,7 +197,7 @@ def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[s
     ]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 0.95, {"cmap": "gray", "vmin": 0, "vmax": 255}, above=0.3)
+        axes = mosaic(figure, tiles, 0.95, GRAY, above=0.3)
         for left, title in zip(columns, ("image", "what counted", "nearest training images"), strict=False):
             axes.text(left, -0.06, title, va="bottom", fontsize=8, color=theme.muted)
         for row, mistake in enumerate(mistakes):
