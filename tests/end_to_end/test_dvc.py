@@ -97,6 +97,26 @@ def test_plots_show_learning_curves_and_confusion_and_leave_no_file_that_git_see
     assert call("git", "status", "--porcelain", cwd=repository) == before
 
 
+@pytest.mark.skipif(not shutil.which("npm"), reason="without npm")
+def test_the_plots_are_drawn_without_the_internet(repository, pages):
+    venv = Path(sys.executable).parent
+    made = subprocess.run(
+        ["make", "-s", "-f", ROOT / "Makefile", f"BIN={venv}", "plots"], cwd=repository, capture_output=True, text=True
+    )
+    if "npm error" in made.stderr:
+        pytest.skip(f"npm: {made.stderr[:200]}")
+    assert made.returncode == 0, made.stderr
+    before = call("git", "status", "--porcelain", cwd=repository)
+    call("dvc", "plots", "show", cwd=repository)
+    assert call("git", "status", "--porcelain", cwd=repository) == before
+    page, _ = pages
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((repository / "dvc_plots" / "index.html").as_uri())
+    page.locator(":is(canvas, svg).marks").nth(2).wait_for()  # loss, accuracy, confusion
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
 def test_a_run_of_dvc_knows_its_data_as_one_of_gapgate_run_does(repository):
     client = MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db")
     (first, *_) = client.search_runs(["1"], order_by=["attributes.start_time ASC"])
