@@ -82,12 +82,13 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
 def _report(inputs: Mapping[str, Artifact], registration: Mapping[str, Any], tracker: Tracker) -> None:
     """Report the page of the evaluation in the place of the gate's, which knows neither version nor receipt. A run on
     one machine does so at its end, when it knows the alias too."""
-    if os.environ.get(DRAINED_VARIABLE):
+    evaluation, certificate = inputs["evaluation"].path, inputs["certificate"]
+    content = artifacts.read_json(evaluation / "evaluation.json", None)
+    if os.environ.get(DRAINED_VARIABLE) or not content:
         return
-    evaluation, certificate = inputs["evaluation"], inputs["certificate"]
     page = render(
-        evaluation.read_json("evaluation.json"),
-        evaluation.path / "figures",
+        content,
+        evaluation / "figures",
         certificate.read_json("certificate.json"),
         artifacts.read_json(certificate.path / "advice.json", []),
         head(certificate.manifest, registration),

@@ -127,6 +127,10 @@ def test_a_run_of_dvc_knows_its_data_as_one_of_gapgate_run_does(repository):
     assert {each.dataset.digest for each in first.inputs.dataset_inputs} == {"33bf1a1fb9d9e5fd47d23074fa47c3ad.dir"}
     assert "data/contact_sheet.png" in [file.path for file in client.list_artifacts(first.info.run_id, "data")]
     assert not [name for name in first.data.metrics if name.startswith("data/")]
+    # The gate's copy knows neither.
+    report = Path(client.download_artifacts(first.info.run_id, "report/report.html")).read_text()
+    assert "<dd>gapgate version 1</dd>" in report
+    assert first.data.tags["receipt"] in report
     for table in ("classes", "worst_errors", "suspects"):
         assert f"tables/{table}.json" in first.data.tags["mlflow.loggedArtifacts"]
 
