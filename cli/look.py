@@ -153,7 +153,7 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
     name, probability = predictor.class_of(pixels)
     heat = predictor.heat(pixels, name, lambda: False)
     assert heat is not None  # None stands for a cancelled call, and this one never is
-    captions = [(name, f"{probability:.0%} sure")]
+    captions = [(name, f"{percent(probability, 0)} sure")]
     captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
     with tempfile.TemporaryDirectory() as scratch:
         # Drawn aside, since a version for dark pages is drawn too, which a person who looks at files does not need.
