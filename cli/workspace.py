@@ -26,9 +26,10 @@ def ui(
 
     def ready(address: str) -> None:
         page = mlflow_runs.experiment_url(address)
-        Console().print(f"MLflow at {page}  (Ctrl-C stops it)", soft_wrap=True, highlight=False)
+        Console().print(f"MLflow at {page}", soft_wrap=True, highlight=False)
         if charts := mlflow_runs.charts_url(address):
             Console().print(f"charts of its runs: {charts}", soft_wrap=True, highlight=False)
+        Console().print("Ctrl-C stops it")
         sys.stdout.flush()  # in a pipe too: the command goes on until it is stopped
         if opens:
             webbrowser.open(page)
