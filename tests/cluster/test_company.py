@@ -193,8 +193,8 @@ def test_users_of_mlflow_and_artifacts_in_s3_carry_a_run_from_submit_to_an_answe
         if has_users:
             content["defaults"]["secrets"] = {"gapgate-mlflow-client": {key: key for key in CLIENT_KEYS}}
 
-    asked = requests.get(f"{platform.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id=0")
-    assert asked.status_code == (401 if has_users else 200)
+    ask = f"{platform.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    until(lambda: requests.get(ask, timeout=30).status_code == (401 if has_users else 200), 120)
     objects = len(company.objects("mlflow")) if has_s3 else 0
     done = platform.submit("--no-cache", cluster=platform.changed(with_them))
     assert done.code == 0, done.out
