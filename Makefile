@@ -2,7 +2,9 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
-SOURCES := gapgate components pipelines serving cli tests bench
+SOURCES := gapgate components pipelines serving cli infra tests bench
+SCRIPTS := infra/up infra/restore infra/kubernetes-api infra/docker/base infra/docker/engine infra/docker/install \
+	components/platform/git_askpass $(wildcard infra/kubernetes/base/*.sh tests/serving/foreign/*.sh)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)
@@ -26,7 +28,7 @@ DATA ?= .
 SEED ?= $(shell date +%s)
 NEEDS_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
 
-.PHONY: demo test test-cluster check faults mutants install bench recipes ablation images tag lock clean
+.PHONY: demo test test-cluster check faults mutants install bench recipes ablation docs screenshots images tag lock clean
 
 # Without what only tests need, unless that is there already.
 demo: $(if $(wildcard .venv/.installed),install,.venv/.demo)  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image; TORCH=cpu for torch without CUDA
@@ -42,6 +44,7 @@ test-cluster: install  ## the tests on the cluster of kubectl's context, with KF
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/shellcheck $(SCRIPTS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -69,6 +72,12 @@ recipes: install  ## measure the recipes that have changed, and write the table 
 
 ablation: install  ## the same for what each remedy buys
 	$(BIN)/python -m cli.recipes --data $(DATA) --ablation
+
+docs: install  ## build the documentation as a site into site/, which loads nothing from elsewhere; a dead link or heading is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+screenshots: install  ## make the pictures of docs/images anew, from a real run; needs Chromium and tmux
+	$(BIN)/python -m tests.screenshots
 
 images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
 

@@ -17,7 +17,9 @@ from cli import data, doctor, look, predict, reports, run, serve, settings, swee
 from cli.cluster import commands, schedule
 from cli.terminal.console import Console
 from gapgate import __version__
-from gapgate.errors import GapgateError, fault_of_machine
+from gapgate.errors import EXIT_CODES, GapgateError, fault_of_machine
+
+_EXIT_CODES = ", ".join(f"{code} {meaning.partition(';')[0]}" for code, meaning in EXIT_CODES.items())
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,8 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of labelled images to a served model, with a gate on the measured overfitting gap.",
-    epilog="Exit codes: 0 done, 1 some images have no answer, 2 a mistake that you can mend, "
-    "3 the gate did not pass, 4 not registered yet, or the cluster is away, 75 a data remote is away.",
+    epilog=f"Exit codes: {_EXIT_CODES}.",
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run.run,

@@ -10,10 +10,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import LabelColumn, PathColumn, settings_here, with_columns
+from cli.options import LabelColumn, PathColumn, with_columns
 from cli.terminal.console import Console
 from gapgate.settings.sections import Reading
 from gapgate.text import printable
+from pipelines.settings import settings_here
 
 if TYPE_CHECKING:
     from components.platform.data.dvc_hashes import Difference

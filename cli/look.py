@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DEFAULT_MODEL, find_champion, status
+from cli.options import DEFAULT_MODEL, argument, find_champion, option, status
 from cli.terminal.console import Console
 from gapgate.errors import (
     ArtifactError,
@@ -36,14 +36,13 @@ _DEFAULT_KERNEL = "edge"
 _MAX_NEIGHBOURS = 1000
 """Largest number of neighbours, since a sheet of more images cannot be read."""
 
-Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
+Image = Annotated[Path, argument(metavar="IMAGE", help="An image file.")]
 Bento = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--bento",
         metavar="FOLDER",
         help="Package to ask, a .bento file or a folder with one; by default the champion's.",
-        show_default=False,
     ),
 ]
 Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Model in the registry whose champion is asked.")]
@@ -53,23 +52,16 @@ def look(
     image: Image,
     kernel: Annotated[
         str,
-        typer.Option(
+        option(
             "--kernel",
             metavar="NAME",
             help="Kernel to apply. learned: the network's own; or one of identity, edge, outline, sharpen, blur, "
             "gaussian, emboss, sobel-x, sobel-y. By default learned where there is a champion, else edge.",
-            show_default=False,
         ),
     ] = "",
     layers: Annotated[
         int | None,
-        typer.Option(
-            "--layers",
-            metavar="NUMBER",
-            min=1,
-            help="Number of the network's layers that are drawn.",
-            show_default=False,
-        ),
+        option("--layers", metavar="NUMBER", min=1, help="Number of the network's layers that are drawn."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for look.html and the PNG files.")
@@ -119,11 +111,10 @@ def similar(
     ] = 8,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--out",
             metavar="FOLDER",
             help="Folder for similar.png, and for heat.png, which shows the pixels that counted.",
-            show_default=False,
         ),
     ] = None,
     bento: Bento = None,
@@ -162,7 +153,7 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
     name, probability = predictor.class_of(pixels)
     heat = predictor.heat(pixels, name, lambda: False)
     assert heat is not None  # None stands for a cancelled call, and this one never is
-    captions = [(name, f"{probability:.0%} sure")]
+    captions = [(name, f"{percent(probability, 0)} sure")]
     captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
     with tempfile.TemporaryDirectory() as scratch:
         # Drawn aside, since a version for dark pages is drawn too, which a person who looks at files does not need.

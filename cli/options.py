@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,80 +13,51 @@ from rich.markup import escape
 
 from cli.terminal.console import Console
 from gapgate.errors import TrackingError
-from gapgate.settings.sections import Settings, load
+from gapgate.settings.sections import Settings
+from pipelines.settings import settings_file
 
+option = partial(typer.Option, show_default=False)
+"""An option whose help says what holds without it."""
+argument = partial(typer.Argument, show_default=False)
+"""An argument whose help says what holds without it."""
 Params = Annotated[
     Path | None,
-    typer.Option(
-        "--params", metavar="FILE", help="Settings file; by default params.yaml where there is one.", show_default=False
-    ),
+    option("--params", metavar="FILE", help="Settings file; by default params.yaml where there is one."),
 ]
 Source = Annotated[
     str | None,
-    typer.Argument(
+    argument(
         metavar="SOURCE",
         help="A folder of class folders, a table, IDX, CIFAR or NumPy files, `digits` or `shapes`; "
         "by default what data.dvc pins.",
-        show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
         metavar="NAME=VALUE",
         help="Value of one setting, such as train.epochs=3 or, for all layers of a type, "
         "train.architecture.conv.kernel=5; may be repeated.",
-        show_default=False,
     ),
 ]
 PathColumn = Annotated[
     str | None,
-    typer.Option(
-        "--path-column",
-        metavar="NAME",
-        help="Column of a table with the image's path, by name or number.",
-        show_default=False,
-    ),
+    option("--path-column", metavar="NAME", help="Column of a table with the image's path, by name or number."),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(
-        "--label-column",
-        metavar="NAME",
-        help="Column of a table with the label, by name or number.",
-        show_default=False,
-    ),
+    option("--label-column", metavar="NAME", help="Column of a table with the label, by name or number."),
 ]
 Key = Annotated[
     str,
-    typer.Option(
-        "--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="API key for the server of --url.", show_default=False
-    ),
+    option("--key", metavar="KEY", envvar="GAPGATE_API_KEY", help="API key for the server of --url."),
 ]
 DEFAULT_MODEL = "gapgate"
 Port = Annotated[
     int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
 ]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model in the registry.")]
-
-
-def settings_file(params: Path | None) -> Path | None:
-    """The settings file of a command: `--params`, or `params.yaml` where there is one."""
-    return params or (Path("params.yaml") if Path("params.yaml").exists() else None)
-
-
-def settings_of(params: Path | None, overrides: list[str] | None) -> Settings:
-    """Settings of a command: the file `--params` or `params.yaml`, then each `--set`."""
-    return load(settings_file(params), overrides or [])
-
-
-def settings_here(params: Path | None, overrides: list[str] | None) -> Settings:
-    """`settings_of` for a command that works on this machine; credentials are taken out of a repository's URL."""
-    from components.platform import credentials
-
-    settings = settings_of(params, overrides)
-    return settings.model_copy(update={"data": credentials.taken_from(settings.data)})
 
 
 def name_settings(console: Console, params: Path | None) -> None:
@@ -99,27 +71,6 @@ def with_columns(settings: Settings, path_column: str | None, label_column: str 
     named = {"path_column": path_column, "label_column": label_column}
     update = {name: column for name, column in named.items() if column is not None}
     return settings.model_copy(update={"data": settings.data.model_copy(update=update)})
-
-
-def with_source(settings: Settings, source: str | None) -> Settings:
-    """Settings with the source that a command names, if it names one.
-
-    Raises:
-        DataError: there is no such source.
-    """
-    if source is None:
-        return settings
-    from gapgate.data.sources import BUILTINS
-    from gapgate.errors import DataError
-
-    try:
-        source.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{source!r} is no name in UTF-8; rename it, or go into the folder and name `.`") from None
-    # Checked here, so that a mistyped path is an error before any step starts.
-    if source not in BUILTINS and not Path(source).exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cli.options import DEFAULT_MODEL, Key, find_champion, status
+from cli.options import DEFAULT_MODEL, Key, argument, find_champion, option, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 
@@ -33,51 +33,31 @@ class Format(StrEnum):
 
 
 def predict(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of them.", show_default=False)
-    ],
+    images: Annotated[list[Path], argument(metavar="IMAGE", help="Image files, and folders of them.")],
     url: Annotated[
         str,
-        typer.Option(
-            "--url", metavar="URL", help="Server to ask; by default this machine answers.", show_default=False
-        ),
+        option("--url", metavar="URL", help="Server to ask; by default this machine answers."),
     ] = "",
     model: Annotated[
         str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="Model in the registry whose champion answers; by default gapgate.",
-            show_default=False,
-        ),
+        option("--model", metavar="NAME", help="Model in the registry whose champion answers; by default gapgate."),
     ] = "",
     bento: Annotated[
         Path | None,
-        typer.Option(
-            "--bento", metavar="FILE", help="The .bento file that answers, champion or not.", show_default=False
-        ),
+        option("--bento", metavar="FILE", help="The .bento file that answers, champion or not."),
     ] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", metavar="NUMBER", min=1, max=1000, help="Number of classes for each image.")
     ] = 5,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="File for all answers: .csv, .parquet or .json.", show_default=False
-        ),
+        option("--output", "-o", metavar="FILE", help="File for all answers: .csv, .parquet or .json."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Form of what is printed.")] = Format.TABLE,
     key: Key = "",
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            "--batch-size",
-            metavar="NUMBER",
-            min=1,
-            max=4096,
-            help="Number of images at a time; by default 64.",
-            show_default=False,
-        ),
+        option("--batch-size", metavar="NUMBER", min=1, max=4096, help="Number of images at a time; by default 64."),
     ] = None,
 ) -> None:
     """Classify image files and folders, here or by a server. Exit code 1: some images have no answer."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.options import argument
 from cli.terminal.console import Console
 from gapgate import artifacts
 from gapgate.errors import GapgateError
@@ -15,9 +16,7 @@ from pipelines.trials.recipe_table import write
 
 
 def main(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Rows to run; by default all of the table.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, argument(help="Rows to run; by default all of the table.")] = None,
     data: Annotated[
         Path, typer.Option(envvar="GAPGATE_DATA", help="Folder that holds mnist/, fashion-mnist/ and cifar-10/.")
     ] = Path(),

@@ -9,18 +9,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cli.options import status
+from cli.options import argument, option, status
 from gapgate.errors import storage_errors
 
 Run = Annotated[
     str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run's name or its beginning, or a folder of artifacts; by default the newest run.",
-        show_default=False,
-    ),
+    argument(metavar="RUN", help="A run's name or its beginning, or a folder of artifacts; by default the newest run."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write to.", show_default=False)]
+Out = Annotated[Path | None, option("--out", metavar="FILE", help="File to write to.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 
@@ -37,8 +33,8 @@ def report(run: Run = "", out: Out = None, is_open: Open = False) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The run that is compared with it.", show_default=False)],
+    first: Annotated[str, argument(metavar="RUN", help="The run to compare with.")],
+    second: Annotated[str, argument(metavar="RUN", help="The run that is compared with it.")],
     out: Out = None,
     is_open: Open = False,
 ) -> None:

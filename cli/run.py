@@ -18,12 +18,12 @@ from cli.options import (
     Source,
     close_killed_runs,
     name_settings,
-    settings_here,
+    option,
     with_columns,
-    with_source,
 )
 from cli.terminal.console import Console
 from gapgate.errors import GapgateError
+from pipelines.settings import settings_here, with_experiment, with_source
 
 
 def run(
@@ -38,21 +38,14 @@ def run(
     ] = "subprocess",
     name: Annotated[
         str,
-        typer.Option(
-            "--name", metavar="NAME", help="Name of the run in MLflow; by default its time.", show_default=False
-        ),
+        option("--name", metavar="NAME", help="Name of the run in MLflow; by default its time."),
     ] = "",
-    experiment: Annotated[
-        str, typer.Option("--experiment", metavar="NAME", help="MLflow experiment of the run.", show_default=False)
-    ] = "",
+    experiment: Annotated[str, option("--experiment", metavar="NAME", help="MLflow experiment of the run.")] = "",
 ) -> None:
     """Run the whole pipeline here: ingest to package, with the gate."""
     # Before the imports below, which take seconds: a mistake is reported at once.
     settings = with_columns(with_source(settings_here(params, overrides), source), path_column, label_column)
-    if experiment:
-        settings = settings.model_copy(
-            update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})}
-        )
+    settings = with_experiment(settings, experiment)
     from cli.terminal.progress import TerminalDisplay
     from cli.terminal.run_summary import print_summary
     from pipelines.local.runner import run_pipeline

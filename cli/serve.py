@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from cli.options import DEFAULT_MODEL, Port, find_champion, status
+from cli.options import DEFAULT_MODEL, Port, argument, find_champion, option, status
 from cli.terminal.console import Console
 from gapgate.errors import GateError, RegistryError, SettingsError, TrackingError
 
@@ -25,21 +25,19 @@ _REGISTRY = "models:/"
 def serve(
     bento: Annotated[
         str | None,
-        typer.Argument(
+        argument(
             metavar="BENTO",
             help="A .bento file, or a model in the registry: models:/NAME@ALIAS, models:/NAME/3. By default the "
             "champion's Bento.",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--model",
             metavar="NAME",
             help="Whose champion; with models:/NAME@ALIAS the server follows the registry: another version takes over "
             "when the alias moves. By default GAPGATE_MODEL, or gapgate.",
-            show_default=False,
         ),
     ] = None,
     port: Port = 3000,
@@ -48,34 +46,31 @@ def serve(
     ] = "127.0.0.1",
     uds: Annotated[
         Path | None,
-        typer.Option("--uds", metavar="PATH", help="A Unix socket to listen on instead.", show_default=False),
+        option("--uds", metavar="PATH", help="A Unix socket to listen on instead."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            max=256,
-            help="Processes; each answers on one core. By default GAPGATE_WORKERS, or 1.",
-            show_default=False,
+        option(
+            "--workers", min=1, max=256, help="Processes; each answers on one core. By default GAPGATE_WORKERS, or 1."
         ),
     ] = None,
 ) -> None:
     """Serve a packaged model over HTTP, by default the champion."""
     from serving.http.access import check_address
-    from serving.options import Options
+    from serving.options import Options, is_loopback
 
-    # models:/… may be given in either place; from here on it is the model.
-    if bento and bento.startswith(_REGISTRY):
-        if model:
-            raise SettingsError(f"both {bento} and --model {model} name a model; leave one out")
-        bento, model = None, bento
-    model = model or os.environ.get("GAPGATE_MODEL") or DEFAULT_MODEL
+    bento, model = _named(bento, model)
     uri = model if model.startswith(_REGISTRY) else ""
     # Text for a person at a terminal; a server by itself logs JSON.
     environment = {"GAPGATE_MODEL": uri, "GAPGATE_LOG_FORMAT": os.environ.get("GAPGATE_LOG_FORMAT") or "text"}
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
+    if uds is None and is_loopback(host):  # its users are on this machine, as the user of that variable is
+        from components.platform.tracking.mlflow_runs import is_server
+        from components.platform.workspace import tracking_uri
+
+        if is_server() and not os.environ.get("GAPGATE_MLFLOW_URL"):
+            environment["GAPGATE_MLFLOW_URL"] = tracking_uri()
     options = Options.from_environment(os.environ | environment)
     # Before the model is looked up, which takes seconds.
     if uds is None:
@@ -94,6 +89,15 @@ def serve(
             _serve(archive, host, port, uds, work, environment, uri or archive.name, bool(options.api_keys))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _named(bento: str | None, model: str | None) -> tuple[str | None, str]:
+    """The Bento's file, if one is given, and the model; models:/… may be given in the place of either."""
+    if bento and bento.startswith(_REGISTRY):
+        if model:
+            raise SettingsError(f"both {bento} and --model {model} name a model; leave one out")
+        return None, bento
+    return bento, model or os.environ.get("GAPGATE_MODEL") or DEFAULT_MODEL
 
 
 def _archive(bento: str | None, model: str) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated
 
-import typer
 from rich.markup import escape
 from rich.padding import Padding
 
+from cli.options import argument
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 
@@ -16,7 +16,7 @@ from gapgate.errors import SettingsError
 def settings(
     name: Annotated[
         str,
-        typer.Argument(metavar="[NAME]", help="A setting, a section, or the beginning of names.", show_default=False),
+        argument(metavar="[NAME]", help="A setting, a section, or the beginning of names."),
     ] = "",
 ) -> None:
     """List the settings of `params.yaml` and `--set`: values, default and meaning."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Overrides, Params, Source, name_settings, settings_here, with_source
+from cli.options import Overrides, Params, Source, name_settings, option
 from cli.terminal.console import Console
 from gapgate.settings.sections import Settings
 from gapgate.text import redacted
+from pipelines.settings import settings_here, with_source
 
 if TYPE_CHECKING:
     from pipelines.trials.sweep import Sweep
@@ -23,11 +24,10 @@ def sweep(
     source: Source = None,
     over: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--over",
             metavar="NAME=V1,V2,…",
             help="A setting and its values, such as train.epochs=2,4; given once or twice.",
-            show_default=False,
         ),
     ] = None,
     seeds: Annotated[

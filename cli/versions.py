@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DEFAULT_MODEL, Key, ModelName, close_killed_runs
+from cli.options import DEFAULT_MODEL, Key, ModelName, close_killed_runs, option
 from cli.terminal.console import Console
 from gapgate.errors import ArtifactError, RegistryError, ServeError
 from gapgate.text import number, percent
@@ -20,9 +20,7 @@ def receipt(
     digest: Annotated[
         str, typer.Argument(metavar="DIGEST", help="The receipt's digest, or its first characters (6 or more).")
     ],
-    url: Annotated[
-        str, typer.Option("--url", metavar="URL", help="Server to ask, with the whole digest.", show_default=False)
-    ] = "",
+    url: Annotated[str, option("--url", metavar="URL", help="Server to ask, with the whole digest.")] = "",
     key: Key = "",
 ) -> None:
     """Resolve a receipt: model version, MLflow run, data, code, splits, settings. It is looked for in this workspace,

@@ -27,6 +27,8 @@ def ui(
     def ready(address: str) -> None:
         page = mlflow_runs.experiment_url(address)
         Console().print(f"MLflow at {page}  (Ctrl-C stops it)", soft_wrap=True, highlight=False)
+        if charts := mlflow_runs.charts_url(address):
+            Console().print(f"charts of its runs: {charts}", soft_wrap=True, highlight=False)
         sys.stdout.flush()  # in a pipe too: the command goes on until it is stopped
         if opens:
             webbrowser.open(page)
@@ -34,6 +36,8 @@ def ui(
     if mlflow_runs.is_server():
         page = mlflow_runs.experiment_url(redacted(tracking_uri()))
         Console().print(f"the runs are on the tracking server: {page}", soft_wrap=True, highlight=False)
+        if charts := mlflow_runs.charts_url(redacted(tracking_uri())):
+            Console().print(f"charts of its runs: {charts}", soft_wrap=True, highlight=False)
         if opens:
             webbrowser.open(page)
         return

@@ -183,11 +183,11 @@ def _report(
         spool.finished(facts.summary, facts.details, facts.notes, facts.verdict)
         return artifact
     except GapgateError as error:
-        spool.failed(str(error), tries.exit_code(error))
+        spool.failed(str(error), tries.exit_code(error), error=type(error).__name__)
         raise
     except Exception as error:
         if fault := fault_of_machine(error):
-            spool.failed(str(fault), fault.exit_code)
+            spool.failed(str(fault), fault.exit_code, error=type(fault).__name__)
             raise fault from error
         # A fault of the code: the traceback goes with it.
         spool.failed(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
@@ -329,6 +329,6 @@ def _send_rest(context: RunContext, status: Status, spool: Spool, tries: AtOnce,
         once.until_done(lambda: mlflow_runs.send_and_mark(context, status), spool)
     except TrackingError as error:
         if must_arrive and (status == "FINISHED" or not error.is_passing):
-            spool.failed(str(error), tries.exit_code(error))
+            spool.failed(str(error), tries.exit_code(error), error=type(error).__name__)
             raise
         print(error)

@@ -63,7 +63,7 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
         _refuse_deleted_experiment(context)
         commit, found = tries.until_done(lambda: run(settings), spool)
     except GapgateError as error:
-        spool.failed(str(error), tries.exit_code(error))
+        spool.failed(str(error), tries.exit_code(error), error=type(error).__name__)
         _end(context)
         sys.exit(tries.exit_code(error))
     except Exception as error:

@@ -34,6 +34,15 @@ from gapgate.text import printable, redacted
 
 PASSING_EXIT_CODE = 75
 """Exit code of a step that a passing fault ended: EX_TEMPFAIL of sysexits.h."""
+EXIT_CODES: Mapping[int, str] = {
+    0: "done; the model passed",
+    1: "some images have no answer; data/ differs from its pin; or a fault in the program",
+    2: "a mistake that you can mend; the message says how",
+    3: "the gate did not pass; the model is registered without an alias and not packaged",
+    4: "not registered yet, or the cluster is away; `gapgate sync` catches up once the tracking server answers",
+    PASSING_EXIT_CODE: "a data remote is away; in a pod MLflow too, after the tries; the same run may succeed later",
+}
+"""Exit code → its meaning, of which the part before the first semicolon stands in `gapgate --help`."""
 
 
 class GapgateError(Exception):
@@ -170,6 +179,15 @@ class TrackingRefusedError(TrackingError):
 
     exit_code = 2
     is_passing = False
+
+
+def named(name: str, message: str) -> GapgateError:
+    """The error of a class of this tree, as another process reported it; one of the root for a name that is not in
+    it."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, GapgateError) and found is not ImageError:  # which has a kind too
+        return found(message)
+    return GapgateError(message)
 
 
 _STORAGE_REMEDIES = {

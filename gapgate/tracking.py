@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NOTE_TAG = "gate.note"
 """Tag with what the gate says of the run in Markdown, which a tracker shows as the run's description. A link to
@@ -30,6 +33,9 @@ class Tracker(Protocol):
     def image(self, path: Path, key: str, step: int = 0) -> None:
         """Report an image file to show under `key`, at the epoch `step`; it must not change afterwards."""
 
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None:
+        """Report a picture that is no file, to show under `key`, at the epoch `step`."""
+
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         """Report `done` of `total` units (`batches`, `images`) of the running step; `note` is a short text to show,
         empty if the last one still holds."""
@@ -47,5 +53,7 @@ class NullTracker:
     def file(self, path: Path, folder: str = "") -> None: ...
 
     def image(self, path: Path, key: str, step: int = 0) -> None: ...
+
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None: ...
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None: ...

@@ -1,6 +1,6 @@
 """Every option of the server, read from the environment.
 
-The docstring of a field is its meaning in the table on `/docs` and in `docs/serving.md`.
+The docstring of a field is its meaning in the table on `/docs` and in `docs/reference/environment.md`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gapgate.data.formats import FORMATS, MAX_PIXELS, Format
 from gapgate.errors import SettingsError
+from gapgate.variables import INTERNAL, OF_TESTS, VARIABLES
 
 PREFIX = "GAPGATE_"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,6 +27,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def _words(value: Any) -> Any:
     """Split text at commas and white space: `a, b` → ("a", "b")."""
     return tuple(word for word in re.split(r"[\s,]+", value) if word) if isinstance(value, str) else value
+
+
+def _page(address: str) -> str:
+    """An address that may stand on a page, without a slash at its end."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("it is no address of a page; write https://HOST")
+    if "@" in parts.netloc:
+        raise ValueError("it holds a user or password, which everybody would see; leave them out")
+    return address.rstrip("/")
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
@@ -73,6 +85,10 @@ class Options(BaseModel):
     """Origins whose pages may call the server from a browser (CORS), separated by commas; `*` for all."""
     root_path: Annotated[str, AfterValidator(lambda path: f"/{path.strip('/')}" if path.strip("/") else "")] = ""
     """Path below which a proxy shows the server, such as `/classifier`; the proxy may take it off or not."""
+    mlflow_url: Annotated[str, AfterValidator(_page)] = ""
+    """Address of MLflow as people's browsers reach it, such as `https://mlflow.example.org`: a receipt then links to
+    its run and report. Everybody who may ask sees it. Empty: no links; `gapgate serve` for this machine alone takes
+    that of MLFLOW_TRACKING_URI."""
     log_format: Literal["json", "text"] = "json"
     """Format of the lines of the log."""
     access_log: bool = False
@@ -114,7 +130,9 @@ class Options(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            raise SettingsError(f"{variable(name)}={given[name]}: {first['msg']}") from None
+            raise SettingsError(
+                f"{variable(name)}={given[name]}: {first['msg'].removeprefix('Value error, ')}"
+            ) from None
         if not all(_SHA256.fullmatch(key) for key in options.api_keys):
             name = variable("api_keys")
             raise SettingsError(f"{name} holds what is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one")
@@ -141,24 +159,7 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-_OTHERS = frozenset(
-    PREFIX + name
-    for name in (
-        *(
-            "API_KEY",
-            "CLUSTER_FILE",
-            "CODE_REVISION",
-            "DATA",
-            "EXPERIMENT",
-            "FORK_SERVER",
-            "HOME",
-            "IMAGE_DIGEST",
-            "KFP_COOKIE",
-        ),
-        *("KFP_TOKEN", "NUM_GPUS", "PARENT", "PATIENCE_S", "PROMOTION_ROUNDS", "RUN", "SPOOL_IS_READ", "STEP_IMAGE"),
-        *("TEST_DATA", "TRAIN_IMAGE"),
-    )
-)
+_OTHERS = VARIABLES.keys() | INTERNAL | OF_TESTS
 """Variables that other parts of the project read."""
 
 

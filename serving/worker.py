@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,10 @@ class Protocol(HttpToolsProtocol):
     """Bytes of the headers that are still arriving; None while a body arrives."""
     _refused = False
     """True once an error was sent; further data are thrown away."""
+
+    def __init__(self, *args: Any, count_refused: Callable[[str, str, ApiError], None], **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._count_refused = count_refused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.begun = self.loop.time()
@@ -111,6 +116,7 @@ class Protocol(HttpToolsProtocol):
             f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + response.body)
+        self._count_refused(self.client[0] if self.client else "", request_id, error)
         # Only the sending side closes now. A close with unread bytes makes the kernel send a reset, which can destroy
         # the answer on its way (RFC 9112, 9.6).
         self.transport.write_eof()
@@ -128,7 +134,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 called,
-                http=cast(Any, Protocol),
+                http=cast(Any, partial(Protocol, count_refused=app.count_refused)),
                 ws="none",
                 loop="uvloop",
                 lifespan="on",

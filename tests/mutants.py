@@ -60,6 +60,7 @@ MODULES = (
     "gapgate/onnx/occlusion.py",
     "gapgate/artifacts.py",
     "gapgate/evidence/evaluate.py",
+    "gapgate/evidence/measures/summary.py",
 )
 """Where a small fault gives a wrong verdict, a wrong split or a wrong model without any error."""
 

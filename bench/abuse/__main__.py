@@ -25,6 +25,8 @@ CHECKS: dict[str, Callable[[Path, int], Iterator[Line]]] = {
     for check in (
         inputs.mutants,
         inputs.bombs,
+        inputs.floods,
+        inputs.budget,
         inputs.large_body,
         inputs.failures,
         inputs.urls,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench.http_load import http
 
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP"}
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP", "avif": "AVIF"}
 """Subtype of `image/` → Pillow's name of the format."""
 CONTENT_TYPES = [
     *(f"image/{name}" for name in FORMATS),
@@ -99,6 +99,18 @@ def bombs() -> dict[str, tuple[str, bytes]]:
         "BMP of 60,000 x 60,000": ("image/bmp", _bmp(side)),
         "PPM header of 1 MB": ("image/png", b"P6" + b" " * 1_000_000),
     }
+
+
+def tiff_floods() -> Iterator[bytes]:
+    """Small TIFF files of which libtiff writes a line for each row or strip."""
+    picture = Image.effect_noise((400, 400), 90)
+    for compression, mode in (("tiff_lzw", "L"), ("tiff_adobe_deflate", "L"), ("group3", "1"), ("group4", "1")):
+        file = bytearray(_file(picture.convert(mode), "TIFF", compression=compression))
+        for place in range(200, len(file) - 600, 7):  # the directory stands at the end
+            file[place] ^= 0x55
+        yield bytes(file)
+    # One column of CCITT rows, each of which is damaged: 24 million lines.
+    yield _file(Image.new("1", (1, 24_000_000)), "TIFF", compression="group4")
 
 
 def random_paths(seed: int) -> Iterator[str]:
@@ -257,6 +269,11 @@ def _bmp(side_px: int) -> bytes:
     # BITMAPINFOHEADER of 40 bytes: one plane, 24 bits, no compression; before it the file header of 14.
     head = struct.pack("<IiiHHIIiiII", 40, side_px, side_px, 1, 24, 0, 0, 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + head
+
+
+def costly_webp() -> bytes:
+    """A small file of 24.9 megapixels, whose decoder takes 400 MB."""
+    return _file(Image.linear_gradient("L").resize((4_990, 4_990)), "WEBP", lossless=True)
 
 
 def large_png(side_px: int) -> bytes:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ HEADERS_WITH_URLS = (
 def mutants(bento: Path, less: int) -> Iterator[Line]:
     """Send damaged images, forms, tensors, content types, headers and queries."""
     number = 10_000 // less
-    with victim(bento, {"GAPGATE_TIMEOUT_S": "10"}) as running:
+    with victim(bento, {"GAPGATE_TIMEOUT_S": "10", "GAPGATE_FORMATS": "+tiff,+avif"}) as running:
         pids = [worker.pid for worker in running.workers()]
         requests = list(itertools.islice(hostile_requests.mutants(running.url, 1, running.tensor_bytes()), number))
         load = http_load.run(running.url, requests, concurrency=8, num_requests=number)
@@ -47,7 +48,7 @@ def mutants(bento: Path, less: int) -> Iterator[Line]:
 
 def bombs(bento: Path, less: int) -> Iterator[Line]:
     """Send small files that ask for much memory or time."""
-    with victim(bento) as running:
+    with victim(bento, {"GAPGATE_FORMATS": "+tiff"}) as running:
         warm(running)
         for name, (content_type, data) in hostile_requests.bombs().items():
             request = http(running.url, "/v1/predict", data, content_type)
@@ -61,6 +62,44 @@ def bombs(bento: Path, less: int) -> Iterator[Line]:
             figure = f"{status} in {median_ms:.1f} ms, +{grown.peak_mb:.1f} MB"
             kept = 400 <= status < 500 and median_ms < 5 and grown.peak_mb < 10
             yield Line(f"{name} ({len(data):,} B)", figure, "4xx, 5 ms, 10 MB", kept)
+
+
+def floods(bento: Path, less: int) -> Iterator[Line]:
+    """Send TIFF files that make libtiff talk, to a server that takes TIFF."""
+    number = 20
+    with victim(bento, {"GAPGATE_FORMATS": "+tiff", "GAPGATE_ACCESS_LOG": "true"}) as running:
+        files = list(hostile_requests.tiff_floods())
+        before = running.server.log.stat().st_size
+        begun = time.perf_counter()
+        statuses = [
+            ask(running.url, http(running.url, "/v1/predict", file, "image/tiff")).status for file in files * number
+        ]
+        seconds = (time.perf_counter() - begun) / len(statuses)
+        ask(running.url, get("/none"))  # its line is the last
+        lines = running.server.log.read_bytes()[before:].splitlines()[:-1]
+    strange = sum(not line.startswith(b"{") for line in lines)
+    counted = ", ".join(f"{count} × {status}" for status, count in sorted(Counter(statuses).items()))
+    figure = f"{counted}; {len(lines)} lines of log, {strange} past logging; {1e3 * seconds:.1f} ms each"
+    kept = max(statuses) < 500 and len(lines) == len(statuses) and not strange and seconds < 0.1
+    yield Line(f"{len(statuses)} damaged TIFF files, with +tiff", figure, "a line of log each, 100 ms", kept)
+
+
+def budget(bento: Path, less: int) -> Iterator[Line]:
+    """Send many small files that take 400 MB each to a server of two workers with 1 GiB."""
+    file = hostile_requests.costly_webp()
+    what = f"40 WebP files of 24.9 megapixels ({len(file):,} B) in 1 GiB, 8 at once"
+    with victim(bento, {"GAPGATE_WORKERS": "2"}) as running, running.limited(2**30) as is_limited:
+        if not is_limited:
+            yield Line(what, "not tried: no control group can be made", "root", False)
+            return
+        pids = [worker.pid for worker in running.workers()]
+        request = http(running.url, "/v1/predict", file, "image/webp")
+        load = http_load.run(running.url, [request], concurrency=8, num_requests=40)
+        survived = [worker.pid for worker in running.workers()] == pids
+    counted = ", ".join(f"{count} × {status}" for status, count in sorted(load.statuses.items()))
+    figure = f"{counted}; {load.dropped} cut off; {'no' if survived else 'a'} worker killed"
+    kept = survived and not load.dropped and load.statuses.keys() <= {200, 429} and load.statuses[200] > 0
+    yield Line(what, figure, "200 or 429, no worker killed", kept)
 
 
 def large_body(bento: Path, less: int) -> Iterator[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -12,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ import psutil
 
 from bench.abuse.raw_client import ask
 from bench.http_load import get
+from gapgate.cpu_quota import cgroups
 from serving.run import Server, serve
 
 
@@ -70,6 +72,42 @@ class Victim:
             before[worker.pid] = _status_mb(worker.pid, "VmRSS")
         yield grown
         grown.peak_mb = sum(_status_mb(pid, "VmHWM") - resident for pid, resident in before.items())
+
+    @contextmanager
+    def limited(self, num_bytes: int) -> Iterator[bool]:
+        """Limit the memory of all the server's processes by a control group for the time of the block; yields False
+        where none can be made, which takes root."""
+        with ExitStack() as stack:
+            yield any(_limit(stack, *group, num_bytes, self._processes()) for group in _memory_groups())
+
+    def _processes(self) -> list[int]:
+        return [self.server.process.pid, *(worker.pid for worker in self.workers())]
+
+
+def _memory_groups() -> set[tuple[Path, str]]:
+    """Mount point of the memory controller's hierarchy, and the path of this process's group in it."""
+    return set(cgroups("memory", Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))
+
+
+def _limit(stack: ExitStack, mount: Path, own: str, num_bytes: int, pids: list[int]) -> bool:
+    group = mount / f"gapgate-abuse-{os.getpid()}"
+    with suppress(OSError):
+        group.mkdir()
+        stack.callback(group.rmdir)
+        for limit in (group / "memory.max", group / "memory.limit_in_bytes"):
+            if limit.exists():
+                limit.write_text(str(num_bytes))
+                stack.callback(_empty, group, mount / own)
+                for pid in pids:
+                    (group / "cgroup.procs").write_text(str(pid))
+                return True
+    return False
+
+
+def _empty(group: Path, into: Path) -> None:
+    for pid in (group / "cgroup.procs").read_text().split():
+        with suppress(OSError):  # a process that has ended
+            (into / "cgroup.procs").write_text(pid)
 
 
 @dataclass(slots=True)

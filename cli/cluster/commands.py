@@ -25,20 +25,20 @@ from cli.cluster.options import (
     Source,
     Token,
     connected,
-    experiment_of,
     namespace_of,
 )
-from cli.options import Overrides, Params, settings_of, status
+from cli.options import Overrides, Params, argument, option, status
 from cli.terminal.console import Console
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings
 from gapgate.text import printable_lines
+from pipelines.settings import settings_of, with_experiment
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its first characters.", show_default=False)]
+Run = Annotated[str, argument(metavar="RUN", help="A run's id, or its first characters.")]
 
 
 def submit(
@@ -55,7 +55,7 @@ def submit(
     no_cache: NoCache = False,
     name: Annotated[
         str,
-        typer.Option("--name", metavar="NAME", help="Name of the run; by default it is made up.", show_default=False),
+        option("--name", metavar="NAME", help="Name of the run; by default it is made up."),
     ] = "",
     if_data_changed: Annotated[
         bool, typer.Option("--if-data-changed", help="Do nothing where the newest run had the same data.")
@@ -73,7 +73,7 @@ def submit(
     cookie: Cookie = "",
 ) -> None:
     """Run the pipeline on a cluster, by Kubeflow Pipelines."""
-    settings = experiment_of(settings_of(params, overrides), experiment)
+    settings = with_experiment(settings_of(params, overrides), experiment)
     from pipelines.kubeflow import submission
     from pipelines.kubeflow.cluster_settings import ClusterSettings
     from pipelines.kubeflow.follow import Pace

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import status
-from gapgate.settings.sections import Settings
+from cli.options import option, status
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp
@@ -16,72 +15,46 @@ if TYPE_CHECKING:
 DEFAULT_CLUSTER = Path("infra/pipeline.yaml")
 Host = Annotated[
     str,
-    typer.Option(
+    option(
         "--host",
         metavar="URL",
         envvar="KF_PIPELINES_ENDPOINT",
         help="URL of Kubeflow Pipelines; not needed in a pod of its cluster.",
-        show_default=False,
     ),
 ]
 Token = Annotated[
     str,
-    typer.Option(
-        "--token",
-        "--existing-token",
-        metavar="TOKEN",
-        envvar="GAPGATE_KFP_TOKEN",
-        help="Bearer token.",
-        show_default=False,
-    ),
+    option("--token", "--existing-token", metavar="TOKEN", envvar="GAPGATE_KFP_TOKEN", help="Bearer token."),
 ]
 Cookie = Annotated[
     str,
-    typer.Option(
-        "--cookie",
-        metavar="COOKIE",
-        envvar="GAPGATE_KFP_COOKIE",
-        help="Cookie of a browser's session.",
-        show_default=False,
-    ),
+    option("--cookie", metavar="COOKIE", envvar="GAPGATE_KFP_COOKIE", help="Cookie of a browser's session."),
 ]
 Cluster = Annotated[
     Path,
     typer.Option("--cluster", metavar="FILE", help="File with what the cluster gives to each step: images, resources."),
 ]
-Experiment = Annotated[
-    str, typer.Option("--experiment", metavar="NAME", help="Experiment in KFP and in MLflow.", show_default=False)
-]
+Experiment = Annotated[str, option("--experiment", metavar="NAME", help="Experiment in KFP and in MLflow.")]
 Repository = Annotated[
     str,
-    typer.Option("--data-repository", metavar="URL", help="Git repository that pins the data.", show_default=False),
+    option("--data-repository", metavar="URL", help="Git repository that pins the data."),
 ]
-Revision = Annotated[
-    str, typer.Option("--data-rev", metavar="REV", help="Branch, tag or commit; by default HEAD.", show_default=False)
-]
+Revision = Annotated[str, option("--data-rev", metavar="REV", help="Branch, tag or commit; by default HEAD.")]
 DataPath = Annotated[
     str,
-    typer.Option(
-        "--data-path", metavar="PATH", help="Path that DVC tracks in it; by default `data`.", show_default=False
-    ),
+    option("--data-path", metavar="PATH", help="Path that DVC tracks in it; by default `data`."),
 ]
 Source = Annotated[
     str,
-    typer.Option(
+    option(
         "--data-source",
         metavar="NAME",
         help="Data in place of a repository: `digits`, `shapes`, or a path in the pods.",
-        show_default=False,
     ),
 ]
 Gpu = Annotated[
     str,
-    typer.Option(
-        "--gpu",
-        metavar="KIND=COUNT",
-        help="GPUs of train, such as nvidia.com/gpu=1; by default none.",
-        show_default=False,
-    ),
+    option("--gpu", metavar="KIND=COUNT", help="GPUs of train, such as nvidia.com/gpu=1; by default none."),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, those with a known result too.")]
 
@@ -103,10 +76,3 @@ def namespace_of(cluster: Path) -> str:
     if cluster == DEFAULT_CLUSTER and not cluster.exists():
         return "gapgate"
     return ClusterSettings.from_file(cluster).namespace
-
-
-def experiment_of(settings: Settings, experiment: str) -> Settings:
-    """Settings with the experiment of `--experiment`, if it is given."""
-    if not experiment:
-        return settings
-    return settings.model_copy(update={"tracking": settings.tracking.model_copy(update={"experiment": experiment})})

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from cli.cluster import options as shared
 from cli.cluster.commands import start_changed
-from cli.options import Overrides, Params, settings_of, status
+from cli.options import Overrides, Params, option, status
 from cli.terminal.console import Console
 from gapgate.errors import ClusterAwayError, ClusterError, DataError, SettingsError
+from pipelines.settings import settings_of, with_experiment
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kfp, Submission, Version
@@ -27,13 +28,11 @@ def schedule(
     host: shared.Host = "",
     cron: Annotated[
         str,
-        typer.Option(
-            "--cron", metavar="EXPR", help='Times of the runs, such as "0 3 * * *", in UTC.', show_default=False
-        ),
+        option("--cron", metavar="EXPR", help='Times of the runs, such as "0 3 * * *", in UTC.'),
     ] = "",
     every: Annotated[
         str,
-        typer.Option("--every", metavar="TIME", help="Time between two runs, such as 6h or 30m.", show_default=False),
+        option("--every", metavar="TIME", help="Time between two runs, such as 6h or 30m."),
     ] = "",
     when_data_changed: Annotated[
         bool,
@@ -46,9 +45,7 @@ def schedule(
         str, typer.Option("--name", metavar="NAME", help="Name of the schedule; the one of this name is replaced.")
     ] = "gapgate",
     show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
-    delete: Annotated[
-        str, typer.Option("--delete", metavar="NAME", help="End a schedule; its runs stay.", show_default=False)
-    ] = "",
+    delete: Annotated[str, option("--delete", metavar="NAME", help="End a schedule; its runs stay.")] = "",
     repository: shared.Repository = "",
     revision: shared.Revision = "",
     path: shared.DataPath = "",
@@ -75,7 +72,7 @@ def schedule(
     if bool(cron) == bool(every_s) or (when_data_changed and cron):
         raise SettingsError("give --cron EXPR or --every TIME, one of the two; --when-data-changed takes --every")
     cron = _six_fields(cron) if cron else ""
-    settings = shared.experiment_of(settings_of(params, overrides), experiment)
+    settings = with_experiment(settings_of(params, overrides), experiment)
     from pipelines.kubeflow import submission
     from pipelines.kubeflow.cluster_settings import ClusterSettings
 

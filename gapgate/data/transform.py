@@ -7,7 +7,7 @@ in training and in the server. NumPy and Pillow only.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from gapgate.data.formats import MAX_PIXELS
 from gapgate.data.picture.colour import conversion, to_srgb
 from gapgate.data.picture.modes import MAX_WHITE, VERSION, in_eight_bits, on_background
 from gapgate.data.picture.opening import damage_named, load_image, read_header
-from gapgate.errors import ArtifactError
+from gapgate.errors import ArtifactError, DataError
 from gapgate.settings.base import Count, Section
 
 REDUCING_GAP = 2.0
@@ -108,6 +108,23 @@ class Transform(Section):
         if is_whole and self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):
             return pixels[:, :, np.newaxis]
         return self.apply_to_image(Image.fromarray(pixels))
+
+    def apply_to_array(self, pixels: Any) -> NDArray[np.uint8]:
+        """`apply` for pixels that a caller gives: whole numbers of another type are taken where all are 0 to 255.
+
+        Raises:
+            DataError: they are no image.
+        """
+        array = np.asarray(pixels)
+        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
+            array = array.astype(np.uint8)
+        channels = array.shape[2] if array.ndim == 3 else 1
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size or not 1 <= channels <= 4:
+            raise DataError(
+                f"an array of {array.dtype} with the shape {array.shape} is not an image; give (H, W) or (H, W, C) of "
+                "uint8 with values of 0 to 255 and C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA"
+            )
+        return self.apply(array)
 
     def apply_to_image(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize an image of `load_image` to (size_px, size_px, C) uint8.

@@ -6,57 +6,36 @@ be computed are null, never NaN.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
-from gapgate.data import set_aside, tiles
+from gapgate.data import set_aside
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
-from gapgate.evidence.measures import calibration, gap, metrics, mistakes, suspects
+from gapgate.evidence.evaluation_figures import draw
+from gapgate.evidence.measures import metrics, mistakes, suspects
 from gapgate.evidence.measures.folds import FoldAnswers
 from gapgate.evidence.measures.learning_curve import parting
 from gapgate.evidence.measures.predictions import Predictions, predict_all, write_predictions
+from gapgate.evidence.measures.summary import measure
 from gapgate.evidence.tables import write_tables
-from gapgate.onnx import feature_maps
 from gapgate.onnx.classifier import Classifier, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
-from gapgate.report import figures
+from gapgate.onnx.opened_model import OpenedModel
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker, Tracker
 
 _CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
 """Columns of the training's history that are kept in the evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedModel:
-    """Files of a Model artifact, with `model.onnx` opened once as a classifier and once as a graph."""
-
-    folder: Path
-    classifier: Classifier
-    graph: onnx.ModelProto
-
-    @classmethod
-    def load(cls, folder: Path) -> OpenedModel:
-        """Open the model in `folder`.
-
-        Raises:
-            ArtifactError: as `Classifier.load`.
-        """
-        path = folder / "model.onnx"
-        return cls(folder, Classifier.load(path, available_cpus()), onnx.load(path))
 
 
 def evaluate(
@@ -169,55 +148,6 @@ def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.in
     return np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
 
 
-def measure(
-    settings: EvaluateSettings, found: Mapping[SplitName, Predictions], class_names: list[str], num_folds: int = 0
-) -> dict[str, Any]:
-    """Compute every figure that follows from the predictions alone; `num_folds` of them are of a cross-validation."""
-    # One generator serves all intervals, so the order of the calls below is part of the result: equal predictions and
-    # settings give equal bytes of `evaluation.json` only while it stays.
-    rng = np.random.default_rng(settings.seed)
-    level = settings.confidence_level
-    accuracy = {
-        name: gap.measure(
-            p.correct,
-            rng,
-            groups=p.groups,
-            num_resamples=settings.num_resamples,
-            inflation=gap.FOLD_INFLATION if num_folds and name != "val" else 1.0,
-        )
-        for name, p in found.items()
-    }
-    train, test = found["train"], found["test"]
-    classes = metrics.per_class(test.labels, test.predicted, class_names)
-    of_pairs = _paired_gap if num_folds else _class_gap
-    gaps = [of_pairs(settings, train, test, label, rng) for label in range(len(class_names))]
-    overall = (
-        _paired_gap(settings, train, test, None, rng)
-        if num_folds
-        else _fields(gap.gap(accuracy["train"], accuracy["test"], level), "points")
-    )
-    for entry, class_gap in zip(classes, gaps, strict=True):
-        entry |= {"gap_points": class_gap["points"], "gap_low": class_gap["low"], "gap_high": class_gap["high"]}
-    ece, bins = calibration.reliability(test.confidence, test.correct, settings.calibration_bins)
-    return {
-        "accuracy": {
-            name: _fields(a.interval(level))
-            | {"num_images": len(np.unique(found[name].rows)), "num_groups": _num_groups(found[name])}
-            for name, a in accuracy.items()
-        },
-        "loss": {name: metrics.finite(float(p.losses.mean())) for name, p in found.items()},
-        "gap": overall
-        | {
-            "confidence_level": level,
-            "vs_val": _fields(gap.gap(accuracy["train"], accuracy["val"], level), "points"),
-            "per_class": [{"name": name, **class_gap} for name, class_gap in zip(class_names, gaps, strict=True)],
-        },
-        "classes": classes,
-        "confusion": metrics.confusion(test.labels, test.predicted, len(class_names)).tolist(),
-        "calibration": {"ece": ece, "bins": bins, "split": "test"},
-    }
-
-
 def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
     """Compute the largest difference between this model's logits and those that PyTorch gave for the same images.
 
@@ -233,56 +163,6 @@ def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
     return {"max_abs_difference": metrics.finite(difference), "num_images": len(images)}
 
 
-def draw(
-    settings: EvaluateSettings,
-    evaluation: Mapping[str, Any],
-    test: Predictions,
-    splits: Splits,
-    model: OpenedModel,
-    folder: Path,
-) -> None:
-    """Write the figures into the new folder `folder`; a figure that this model has no data for is left out."""
-    folder.mkdir()
-    is_augmented = bool(evaluation["facts"]["num_operations"])
-    figures.learning_curves(folder, evaluation["curves"], evaluation["learning_curve"], is_augmented=is_augmented)
-    figures.confusion(folder, np.array(evaluation["confusion"]), splits.class_names)
-    figures.reliability(folder, evaluation["calibration"]["bins"], evaluation["calibration"]["ece"])
-    worst = mistakes.confident_mistakes(test, settings.worst_errors)
-    figures.worst_errors(
-        folder,
-        splits.images[test.rows[worst]],
-        test.labels[worst],
-        test.predicted[worst],
-        test.confidence[worst],
-        splits.class_names,
-    )
-    tiles.save_thumbnails((splits.images[one["row"]] for one in evaluation["mistakes"]), folder / "mistakes")
-    listed = evaluation["suspects"]["images"]
-    doubted = [one for one in listed if one["confidence"] > one["self_confidence"]][: suspects.SHOWN_IMAGES]
-    tiles.save_thumbnails((splits.images[one["row"]] for one in doubted), folder / "suspects")
-    figures.worst_errors(
-        folder,
-        splits.images[[one["row"] for one in doubted]] if doubted else splits.images[:0],
-        np.array([one["label"] for one in doubted], np.int32),
-        np.array([one["suggested"] for one in doubted], np.int32),
-        np.array([one["confidence"] for one in doubted], np.float32),
-        splits.class_names,
-        name="suspects",
-    )
-    fill = read_json(model.folder / "transform.json", {}).get("fill", 0)
-    drawn = mistakes.draw(evaluation["looked_at"], model.classifier, splits, fill)
-    figures.looked_at(folder, drawn, splits.class_names)
-    rows = ([one.image, one.heat, *one.nearest_images] for one in drawn)
-    tiles.save_thumbnails(chain.from_iterable(rows), folder / "looked_at")
-    if (filters := feature_maps.first_filters(model.graph)) is not None:
-        figures.filters(folder, filters)
-    example = splits.images[test.rows[0]]
-    figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
-    for name in ("contact_sheet.png", set_aside.PICTURE, f"dark/{set_aside.PICTURE}", "dark/contact_sheet.png"):
-        if (splits.path / name).exists():
-            shutil.copyfile(splits.path / name, folder / name)
-
-
 def _check_fit(model: Classifier, splits: Splits) -> None:
     if model.image_shape != splits.image_shape:
         raise DataError(
@@ -294,50 +174,6 @@ def _check_fit(model: Classifier, splits: Splits) -> None:
             f"the model knows {model.num_classes} classes, the splits hold {len(splits.class_names)}; "
             "train a model on these splits"
         )
-
-
-def _num_groups(found: Predictions) -> int | None:
-    return None if found.groups is None else len(np.unique(found.groups))
-
-
-def _class_gap(
-    settings: EvaluateSettings, train: Predictions, test: Predictions, label: int, rng: np.random.Generator
-) -> dict[str, float | None]:
-    """Compute the gap of one class; all None if train or test has no image of it."""
-    sides = []
-    for side in (train, test):
-        of_class = side.labels == label
-        if not of_class.any():
-            return {"points": None, "low": None, "high": None}
-        groups = None if side.groups is None else side.groups[of_class]
-        sides.append(gap.measure(side.correct[of_class], rng, groups=groups, num_resamples=settings.num_resamples))
-    return {**_fields(gap.gap(sides[0], sides[1], settings.confidence_level), "points")}
-
-
-def _paired_gap(
-    settings: EvaluateSettings, train: Predictions, test: Predictions, label: int | None, rng: np.random.Generator
-) -> dict[str, float | None]:
-    """Compute the gap of a cross-validation, or that of one class; all None if no image of it was trained on."""
-    # The share of right answers among the models that saw an image; one of val was in no model's training.
-    places = np.searchsorted(test.rows, train.rows)
-    seen = np.bincount(places, minlength=len(test.rows))
-    right = np.bincount(places, weights=train.correct, minlength=len(test.rows))
-    kept = seen > 0 if label is None else (seen > 0) & (test.labels == label)
-    if not kept.any():
-        return {"points": None, "low": None, "high": None}
-    interval = gap.paired_gap(
-        right[kept] / seen[kept],
-        test.correct[kept],
-        rng,
-        groups=None if test.groups is None else test.groups[kept],
-        num_resamples=settings.num_resamples,
-        confidence_level=settings.confidence_level,
-    )
-    return {**_fields(interval, "points")}
-
-
-def _fields(interval: gap.Interval, name: str = "value") -> dict[str, Any]:
-    return {name: interval.value, "low": interval.low, "high": interval.high}
 
 
 def _provenance(artifact: Path) -> dict[str, Any] | None:

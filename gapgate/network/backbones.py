@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 
 from gapgate.errors import SettingsError
-from gapgate.network import modules
+from gapgate.network import modules, onnx_features
 from gapgate.network.architecture import ImageShape, Layer, resolve, torchvision_name
 from gapgate.network.layers import Dense
+from gapgate.network.onnx_features import OnnxFeatures
+from gapgate.settings.sections import ONNX
 
 _LITE = {
     0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -50,7 +53,9 @@ class Backbone:
     architecture: str | tuple[Layer, ...]
     """Name of a preset, `torchvision/NAME`, or the layers."""
     weights: dict[str, Tensor]
-    """Name → tensor, by the network's own names or in its own order without the last layer."""
+    """Name → tensor, by the network's own names or in its own order without the last layer; empty for an ONNX file."""
+    extractor: OnnxFeatures | None = None
+    """The network below the last layer, for an ONNX file."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
         """Build the network with these weights and a new last layer; gray images become 3 channels.
@@ -60,6 +65,11 @@ class Backbone:
         """
         if image_shape[2] > len(self.mean):
             raise SettingsError(f"train.backbone={self.name} takes gray images; set preprocess.mode=gray")
+        if self.extractor:
+            self.extractor.check(image_shape, self.name)
+            last = nn.Linear(self.extractor.num_features, num_classes)
+            network = nn.Sequential(OrderedDict(features=self.extractor, last=last))
+            return network if image_shape[2] == 3 else modules.RepeatedGray(network)
         model = build_without_weights(self.architecture, image_shape, num_classes, len(self.mean))
         head = f"{head_of(model)[0]}."
         own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(head)}
@@ -94,9 +104,11 @@ def load(name: str) -> Backbone:
         return _torchvision(of_torchvision)
     if name.endswith(".safetensors"):
         return _file(Path(name))
+    if name.endswith(ONNX):
+        return _onnx(Path(name))
     raise SettingsError(
         f"train.backbone={name} is unknown; choose {', '.join(f'efficientnet_lite{number}' for number in _LITE)}, "
-        "torchvision/NAME, or the path of a weights.safetensors with its architecture.json beside it"
+        "torchvision/NAME, or the path of an .onnx file, or of a weights.safetensors with its architecture.json beside"
     )
 
 
@@ -180,6 +192,12 @@ def _file(path: Path) -> Backbone:
             f"train.backbone={path} is not a trained network ({reason}); name the weights.safetensors of a Model"
         ) from None
     return Backbone(str(path), f"sha256:{hashlib.sha256(content).hexdigest()}", mean, std, layers, weights)
+
+
+def _onnx(path: Path) -> Backbone:
+    extractor, content = onnx_features.read(path)
+    mean, std = onnx_features.normalisation(path) or (_IMAGENET_MEAN, _IMAGENET_STD)
+    return Backbone(str(path), f"sha256:{hashlib.sha256(content).hexdigest()}", mean, std, "onnx", {}, extractor)
 
 
 def _digest_of(weights: dict[str, Tensor]) -> str:

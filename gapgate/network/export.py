@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from gapgate.errors import SettingsError
 from gapgate.network.architecture import ImageShape
 from gapgate.network.modules import normalise
-
-OPSET = 17
-"""Version of the ONNX operators. 17 has every operator of our layers, and ONNX Runtime reads it since 1.12."""
+from gapgate.network.onnx_features import OPSET, inlined
 
 
 class _Served(nn.Module):
@@ -69,4 +67,6 @@ def export_onnx(
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"train.architecture cannot be written as ONNX ({reason}); choose another") from None
-    onnx.checker.check_model(onnx.load(path), full_check=True)
+    written = inlined(onnx.load(path), served)
+    onnx.checker.check_model(written, full_check=True)
+    onnx.save(written, path)

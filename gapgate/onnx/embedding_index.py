@@ -6,6 +6,7 @@ ids.json         N strings
 thumbnails.bin   N JPEG files, one after the other
 offsets.npy      (N + 1,) int64: image n is thumbnails.bin[offsets[n]:offsets[n + 1]]
 projection.npy   (1 + D, D0) float32, the mean and the components, where embeddings are longer than `MAX_DIMENSIONS`
+usual.json       `distance`: that of `EmbeddingIndex.usual_distance`; packages of before 0.3 have none
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError
 
 MAX_DIMENSIONS = 128
 """Largest length of a stored embedding: 100,000 images take 51 MB. Longer embeddings are projected onto their first
 principal components."""
+
+USUAL = "usual.json"
+USUAL_SHARE = 0.99
+"""Of `digits` 4 % of the test images are farther than it, 66 % of noise, 91 % of pieces of photos, 96 % of inverted
+digits and 88 % of plain grays."""
 
 _ROUNDING = 2 * MAX_DIMENSIONS * float(np.finfo(np.float32).eps)
 """Bound on the rounding errors of two float32 dot products of unit vectors together, whatever the order in which BLAS
@@ -63,6 +70,9 @@ class EmbeddingIndex:
     thumbnails: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     projection: Projection | None
+    usual_distance: float | None
+    """Cosine distance within which `USUAL_SHARE` of the training images have their nearest other one; None where it was
+    not measured. An image that is farther from all of them is unlike what the model was trained on."""
 
     @classmethod
     def open(cls, folder: Path) -> EmbeddingIndex:
@@ -80,6 +90,7 @@ class EmbeddingIndex:
                 thumbnails=np.memmap(folder / "thumbnails.bin", np.uint8, "r"),
                 offsets=np.load(folder / "offsets.npy"),
                 projection=_load_projection(folder / "projection.npy"),
+                usual_distance=read_json(folder / USUAL, {}).get("distance"),
             )
         except FileNotFoundError as error:
             raise ArtifactError(f"{error.filename} is missing; package the model again") from None

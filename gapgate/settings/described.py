@@ -56,13 +56,13 @@ def groups() -> list[Group]:
 
 def _group(name: str, model: Any) -> Group:
     properties = model.model_json_schema()["properties"]
-    meanings = _meanings(model)
+    said = meanings(model)
     settings = tuple(
         Setting(
             f"{name}.{field}",
             _values(schema),
             _default(schema),
-            meanings.get(field, ""),
+            said.get(field, ""),
         )
         for field, schema in properties.items()
         if field != "type"  # that of a layer or an operation, which the name has
@@ -82,8 +82,8 @@ def _default(schema: Mapping[str, Any]) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
-def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field → the docstring under it, those of base classes first."""
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Field of a model → the docstring under it, those of base classes first."""
     found: dict[str, str] = {}
     for base in reversed([base for base in model.__mro__ if issubclass(base, BaseModel) and base.model_fields]):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body

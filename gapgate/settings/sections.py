@@ -20,6 +20,8 @@ from gapgate.settings.overrides import apply, one_line, read_yaml, shorten
 from gapgate.training.augmentation.policy import Operation, Rotate, Scale, Translate
 
 S = TypeVar("S", bound=Section)
+ONNX = ".onnx"
+"""Suffix of a backbone that ONNX Runtime computes, so that it cannot be trained further."""
 
 
 class Reading(Section):
@@ -128,7 +130,7 @@ class TrainSettings(Section):
     cross-validation only on a GPU)."""
     backbone: str = "efficientnet_lite0"
     """Pretrained network of `frozen` and `finetune`: efficientnet_lite0 (installed with Gapgate), efficientnet_lite1 or
-    2, torchvision/NAME, or the path of a Model's weights.safetensors."""
+    2, torchvision/NAME, or the path of a Model's weights.safetensors or, for `frozen`, of an ONNX file."""
     pretrained: bool = False
     """True: start from torchvision's weights (downloaded once)."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = "auto"
@@ -180,6 +182,15 @@ class TrainSettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, shuffling, augmentation and dropout. On CPUs with the same instruction set the same seed gives
     the same bits."""
+
+    @model_validator(mode="after")
+    def _check_backbone(self) -> TrainSettings:
+        if self.architecture == "finetune" and self.backbone.endswith(ONNX):
+            raise ValueError(
+                f"train.architecture=finetune cannot train the ONNX file {self.backbone} further; set it to frozen, or "
+                "name a weights.safetensors"
+            )
+        return self
 
     @property
     def network(self) -> Literal["auto", "scratch", "pretrained"]:

@@ -24,7 +24,7 @@ from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
 from gapgate.text import percent
 from gapgate.tracking import Tracker
-from gapgate.training import batches, checkpoint
+from gapgate.training import batches, checkpoint, sample
 from gapgate.training.augmentation.policy import Operation
 from gapgate.training.batches import Batches
 from gapgate.training.learner import Learner, Progress
@@ -62,6 +62,8 @@ def fit(
         tracker.tags({f"train/{name}": str(value) for name, value in learner.environment().items()})
         while progress.epoch < recipe.epochs and not progress.is_out_of_patience(recipe.patience):
             figures = _epoch(learner, train_data, val_data, progress.epoch + 1, tracker)
+            if sample.is_shown(progress.epoch + 1, recipe.epochs):
+                sample.show(learner, val_data, splits.class_names, progress.epoch + 1, tracker)
             # First the best weights, then the checkpoint that holds them: a kill between the two repeats the epoch.
             if progress.add(figures):
                 learner.keep_best()

@@ -19,6 +19,7 @@ from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.network import architecture, modules
 from gapgate.network.export import export_onnx
+from gapgate.network.onnx_features import num_weights
 from gapgate.training.trained import Trained
 
 MAX_PARITY_IMAGES = 256
@@ -64,9 +65,14 @@ def write(
 def _description(splits: Splits, trained: Trained) -> dict[str, object]:
     num_classes, model = len(splits.class_names), trained.model
     chosen = trained.recipe.architecture if trained.backbone is None else trained.backbone.architecture
-    name = architecture.torchvision_name(chosen)
-    layers = architecture.resolve(chosen, splits.image_shape, num_classes)
-    built: dict[str, object] = {"torchvision": name} if name else {"layers": [layer.model_dump() for layer in layers]}
+    built: dict[str, object]
+    if (name := architecture.torchvision_name(chosen)) is not None:
+        built = {"torchvision": name}
+    elif trained.backbone is not None and trained.backbone.extractor:
+        built = {"onnx": trained.backbone.name}
+    else:
+        layers = architecture.resolve(chosen, splits.image_shape, num_classes)
+        built = {"layers": [layer.model_dump() for layer in layers]}
     if trained.backbone is not None:
         built["backbone"] = {"name": trained.backbone.name, "digest": trained.backbone.digest}
     return {
@@ -77,7 +83,7 @@ def _description(splits: Splits, trained: Trained) -> dict[str, object]:
         "class_names": splits.class_names,
         "mean": trained.mean,
         "std": trained.std,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()) + num_weights(model),
     }
 
 

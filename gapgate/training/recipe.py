@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gapgate.data.splits import Splits
-from gapgate.settings.sections import TrainSettings
+from gapgate.settings.sections import ONNX, TrainSettings
 
 FINETUNED_IMAGES = 500
 """Number of training images from which on `auto` tries fine-tuning. With fewer, the features of a backbone and a linear
@@ -36,7 +36,7 @@ def candidates(settings: TrainSettings, splits: Splits, *, has_gpu: bool) -> tup
         return (settings,)
     names = ["small"] if splits.network == "scratch" else ["frozen"]
     # On a CPU, fine-tuning for each fold as well would take an hour where the frozen features take seconds.
-    is_affordable = has_gpu or not splits.num_folds
+    is_affordable = (has_gpu or not splits.num_folds) and not settings.backbone.endswith(ONNX)
     if splits.network == "pretrained" and is_affordable and len(splits.rows("train")) >= FINETUNED_IMAGES:
         names.append("finetune")
     return tuple(settings.model_copy(update={"architecture": name}) for name in names)

@@ -12,11 +12,13 @@ from components.platform.workspace import bentos_dir
 from gapgate.errors import ArtifactError, GateError, RegistryError
 from gapgate.evidence.sealed.package import Stated, opened
 from gapgate.files import whole_file
+from serving.model.registry import ModelUri
 
 if TYPE_CHECKING:
     from components.platform.tracking.mlflow_registry import Registry, Version
 
 _BENTO = "artifacts/*/package/bento/model.bento"
+_CHAMPION = "champion"
 
 
 def champion_bento(name: str) -> Path:
@@ -26,20 +28,41 @@ def champion_bento(name: str) -> Path:
         RegistryError: there is no champion, or it has no Bento.
         ArtifactError, GateError: the Bento is damaged, that of another version, or of a model that did not pass.
     """
+    return bento_of(ModelUri(name, _CHAMPION, ""))
+
+
+def bento_of(uri: ModelUri) -> Path:
+    """`champion_bento` of any version or alias.
+
+    Raises:
+        RegistryError: there is no such version, or it has no Bento.
+        ArtifactError, GateError: as `champion_bento`.
+    """
     from components.platform.run_context import RunContext
     from components.platform.tracking.mlflow_registry import Registry
     from components.platform.workspace import has_store
 
     registry = Registry() if has_store() else None  # a look would make an empty store
-    champion = registry.champion(name) if registry else None
-    if registry is None or champion is None:
-        raise RegistryError(f"{name} has no champion; `gapgate run` makes one when the gate passes")
-    stated = registry.stated(champion)
+    version = _version(registry, uri) if registry else None
+    if registry is None or version is None:
+        if uri.alias == _CHAMPION:
+            raise RegistryError(f"{uri.name} has no champion; `gapgate run` makes one when the gate passes")
+        wanted = f"alias {uri.alias}" if uri.alias else f"version {uri.version}"
+        raise RegistryError(f"{uri.name} has no {wanted}; `gapgate models` lists what there is")
+    stated = registry.stated(version)
     # The tag may lead to the run of another version; then that Bento does not hold.
-    found = next(RunContext(champion.tags.get("gapgate.run", "")).folder.glob(_BENTO), None)
+    found = next(RunContext(version.tags.get("gapgate.run", "")).folder.glob(_BENTO), None)
     if found and _holds(found, stated):
         return found
-    return _fetched(registry, champion, stated)
+    return _fetched(registry, version, stated)
+
+
+def _version(registry: Registry, uri: ModelUri) -> Version | None:
+    if uri.alias == _CHAMPION:
+        return registry.champion(uri.name)
+    if uri.version:
+        return registry.find(uri.name, uri.version)
+    return next((each for each in registry.versions(uri.name) if uri.alias in each.aliases), None)
 
 
 def _holds(archive: Path, stated: Stated) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.catalog import STEPS
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Reader, end_lines
@@ -70,7 +71,6 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
 
     Raises:
         TrackingError: the server still does not answer.
-        ArtifactError: what is to be registered is damaged.
     """
     aside = [] if aside is None else aside
     context.remove_scratch()
@@ -96,14 +96,26 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
 
 
 def _register(context: RunContext, settings: dict[str, Any]) -> str:
-    if not settings:
-        place = context.folder / SETTINGS
-        raise ArtifactError(f"{place} was damaged, so its model cannot be registered; run again")
-    if "certificate" not in outputs_of(context):
-        mark_unregistrable(context)
-        return "sent, but its artifacts are gone, so its model cannot be registered; run again"
+    if lack := "its settings are damaged" if not settings else _lack(context):
+        reason = f"its model cannot be registered, since {lack}; run again"
+        mark_unregistrable(context, reason)
+        return f"sent, but {reason}"
     resume_registration(context, settings)
     return "sent, registered"
+
+
+def _lack(context: RunContext) -> str:
+    """What the registration of a run's model needs and will never get; empty if all is there."""
+    outputs, register, package = outputs_of(context), STEPS["register"], STEPS["package"]
+    needed = {*register.inputs, *package.inputs} - {register.output}
+    if needed - outputs.keys():
+        return "its artifacts are gone"
+    for kind in sorted(needed):
+        try:
+            artifacts.load(outputs[kind], kind)
+        except ArtifactError as error:
+            return str(error)
+    return ""
 
 
 def _waits(context: RunContext) -> bool:

@@ -141,8 +141,8 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
 
 def _failure(reason: str | GapgateError) -> Event:
     """The `failed` event of a run that ended outside its steps."""
-    exit_code = reason.exit_code if isinstance(reason, GapgateError) else 1
-    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": ""}
+    exit_code, error = (reason.exit_code, type(reason).__name__) if isinstance(reason, GapgateError) else (1, "")
+    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": "", "error": error}
 
 
 def _reserve(context: RunContext) -> Path:
@@ -169,22 +169,23 @@ def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> Run
         execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
         outputs = outputs_of(context)
     result = RunResult(context, outputs=outputs)
-    mlflow_runs.finish(context, succeeded=True)
     _give_results(result)
+    mlflow_runs.finish(context, succeeded=True)
     _write_result(result)
     return result
 
 
-def mark_unregistrable(context: RunContext) -> None:
-    """End a run whose model waits to be registered and whose artifacts are gone.
+def mark_unregistrable(context: RunContext, reason: str) -> None:
+    """End a run whose model waits to be registered and cannot be any more.
 
     Raises:
         TrackingError: the server does not answer.
     """
     mlflow_runs.finish(context, succeeded=False)
     path = context.folder / "result.json"
-    result = summed_json.read(path)
-    summed_json.write(path, result | {"failure": result["failure"] | {"exit_code": RegistryError.exit_code}})
+    result = summed_json.read(path) if path.exists() else {}
+    failure = _failure(RegistryError(reason))
+    summed_json.write(path, {"exit_code": failure["exit_code"], "outputs": {}, **result, "failure": failure})
 
 
 @contextlib.contextmanager
@@ -285,7 +286,9 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
 
     threads = [threading.Thread(target=show, daemon=True), threading.Thread(target=send, daemon=True)]
     # As Ctrl-C does, so that the `finally` block below runs; also where SIGINT is ignored, as after `nohup` or `&`.
-    previous = signal.signal(signal.SIGTERM, _interrupted)
+    # Python takes signals in the main thread alone; a caller in another one has it for itself.
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _interrupted) if is_main else None
     for thread in threads:
         thread.start()
     try:
@@ -294,7 +297,8 @@ def _followed(context: RunContext, display: Display, result: RunResult) -> Itera
         stop.set()
         for thread in threads:
             thread.join()
-        signal.signal(signal.SIGTERM, previous)
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupted(*_: Any) -> None:
@@ -334,6 +338,9 @@ def _give_results(result: RunResult) -> None:
         # One that is damaged is told by the step that reads it, and costs no registration.
         with contextlib.suppress(ArtifactError):
             reports.write(reports.of_run(result.context), folder / reports.REPORT)
+            # In MLflow in the place of the one that `gate` wrote, which knows neither version nor receipt.
+            if "registration" in outputs:
+                Spool(result.context.spool, "run").file(folder / reports.REPORT, "report")
         if "bento" in outputs:
             place = folder / _BENTO
             # `resume_registration` links a second time.

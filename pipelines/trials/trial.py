@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.catalog import STEPS, Step
 from components.execute import make
@@ -26,6 +26,9 @@ from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.errors import ArtifactError, TrackingError, storage_errors
 from gapgate.settings.sections import Settings
 from pipelines.trials.code_digest import code_digest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 STEP_NAMES = ("ingest", "preprocess", "augment", "train", "evaluate", "gate")
 
@@ -150,6 +153,9 @@ class _Tracker(Spool):
     def tags(self, values: Mapping[str, str]) -> None:
         super().tags(values)
         self.was_resumed |= values.get("train/checkpoint", "").startswith("resumed")
+
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None:
+        """Drop it: nobody looks at the epochs of a trial."""
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self._watch(f"{self.step} {done:,}/{total:,} {unit} {note}".rstrip())

@@ -13,11 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gapgate.data import formats
 from gapgate.errors import DataError, ImageError, ImageFault
 from gapgate.hidden import is_hidden
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from serving.guard.image_guard import Limits
+    from serving.model.predictor import Predictor
 
 BATCH_SIZE = 64
 
@@ -143,17 +150,12 @@ class Local:
             SettingsError: an option in the environment has an invalid value.
         """
         from gapgate.cpu_quota import available_cpus
-        from serving.guard.image_guard import Limits
         from serving.model.predictor import Predictor
-        from serving.options import Options
 
         self.threads = min(available_cpus(), 8)
         self._predictor = predictor = Predictor.load(package)
         self._source = (predictor.model.name, predictor.model.version, predictor.receipt)
-        options = Options.from_environment()
-        # The files are the user's own: without a limit of theirs, whatever training takes is taken.
-        has_limit = "max_pixels" in options.model_fields_set
-        self._limits = Limits(options.max_pixels if has_limit else predictor.transform.max_pixels, formats=None)
+        self._limits = limits_of(predictor)
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
 
@@ -196,6 +198,34 @@ class Local:
         ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
         for found in decoded:
             yield next(ranked) if isinstance(found, np.ndarray) else str(found)
+
+
+def limits_of(predictor: Predictor) -> Limits:
+    """Limits of image files that are the user's own: without one of theirs, whatever training takes is taken.
+
+    Raises:
+        SettingsError: an option in the environment has an invalid value.
+    """
+    from serving.guard.image_guard import Limits
+    from serving.options import Options
+
+    options = Options.from_environment()
+    has_limit = "max_pixels" in options.model_fields_set
+    return Limits(options.max_pixels if has_limit else predictor.transform.max_pixels, formats=None)
+
+
+def decoded(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
+    """Decode one image file as the server does, to the network's input (H, W, C) uint8.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    from serving.http.inputs import Upload, decode_all
+
+    (found,) = decode_all(predictor, [Upload(data)], limits_of(predictor), cancelled=lambda: False)
+    if isinstance(found, ImageError):
+        raise found
+    return found
 
 
 def read(file: Path) -> bytes | str:

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 import gapgate
+from serving.description.inference_schema import InferenceError
 from serving.description.openapi_examples import example, samples
 from serving.description.route import ERRORS, Route
-from serving.description.schema import Answer, ErrorAnswer, InferenceError, ModelCard
+from serving.description.schema import Answer, ErrorAnswer, ModelCard
 
 Json = dict[str, Any]
 
@@ -56,6 +57,7 @@ def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: 
     paths: Json = {}
     for route in (route for route in routes if route.is_described):
         operation: Json = {
+            "tags": [route.tag],
             "operationId": route.name,
             "summary": route.summary,
             "description": route.description,
@@ -132,7 +134,13 @@ def _inference(card: ModelCard, num_bytes: int) -> Json:
     image = {
         "name": {"type": "string"},
         "datatype": {"const": "UINT8"},
-        "shape": {"const": shape},
+        # Not the whole list as one `const`: generators of clients refuse the document for it.
+        "shape": {
+            "type": "array",
+            "prefixItems": [{"type": "integer", "const": size} for size in shape],
+            "minItems": len(shape),
+            "maxItems": len(shape),
+        },
         "data": {
             "type": "array",
             "items": {"type": "integer", "minimum": 0, "maximum": 255},

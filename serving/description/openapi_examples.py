@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from serving.description.inference_schema import (
+    InferenceAnswer,
+    InferenceHealth,
+    InferenceModel,
+    InferenceServer,
+    InferenceTensor,
+)
 from serving.description.schema import (
     Answer,
     BatchAnswer,
@@ -14,11 +21,6 @@ from serving.description.schema import (
     Gap,
     Gate,
     Health,
-    InferenceAnswer,
-    InferenceHealth,
-    InferenceModel,
-    InferenceServer,
-    InferenceTensor,
     ModelCard,
     Neighbour,
     Neighbours,
@@ -95,6 +97,7 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
             neighbours=[
                 Neighbour(id="train/00042.png", class_name=card.classes[0], distance=0.031, thumbnail=_JPEG),
             ],
+            usual_distance=0.052,
             **best,
             **signed,
         ),

@@ -72,6 +72,15 @@ class Route:
         return self.path.startswith(INFERENCE)
 
     @property
+    def tag(self) -> str:
+        """Group of routes that it belongs to, in OpenAPI: a module of a generated client."""
+        if self.is_inference:
+            return "inference"
+        if self.images:
+            return "images"
+        return "server" if self.is_open else "model"
+
+    @property
     def methods(self) -> tuple[str, ...]:
         return ("GET", "HEAD") if self.method == "get" else ("POST",)
 

@@ -39,9 +39,10 @@ LINGER_S = 2.0
 
 
 _BY_PATH = {route.path: route for route in ROUTES}
-_WITH_PARAMETER = [route for route in ROUTES if "{" in route.path]
-_PATTERN = re.compile("|".join(re.sub(r"\{\w+\}", "([^/]+)", route.path) for route in _WITH_PARAMETER))
-"""Paths with a parameter: one group for each route, which holds the parameter and tells the route."""
+_PATTERNS = [
+    (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), route) for path, route in _BY_PATH.items() if "{" in path
+]
+"""Paths with parameters, a group for each."""
 
 
 class App:
@@ -83,7 +84,7 @@ class App:
             moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
             return await _write(send, moved, request, close=self.context.work.draining)
         request.path = below_root
-        route, request.path_parameter = _match(request.path)
+        route, request.path_parameters = _match(request.path)
         template = route.path if route else UNMATCHED
         is_inference = request.path.startswith(INFERENCE)
         try:
@@ -133,6 +134,13 @@ class App:
             # Quoted, because a path may hold a line feed.
             logger.info("%s %s", request.method, quote(request.path), extra={k: v for k, v in extra.items() if v != ""})
 
+    def count_refused(self, client_host: str, request_id: str, error: ApiError) -> None:
+        """Count what was refused before it became a request: bytes that are not HTTP, or headers over the limit."""
+        self.context.metrics.answered(UNMATCHED, error.status, 0.0)
+        if self.options.access_log:
+            extra = {"client": client_host, "request_id": request_id, "status": error.status, "error": error.code}
+            logger.info("refused before its path was read", extra=extra)
+
     async def _live(self, receive: Receive, send: Send) -> None:
         """Follow the lifespan protocol of ASGI: start and stop with the server."""
         await receive()
@@ -171,14 +179,14 @@ def _below(path: str, root: str) -> str | None:
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _match(path: str) -> tuple[Route | None, str]:
-    """Return the route of a path, None for an unknown one, and the parameter in it."""
+def _match(path: str) -> tuple[Route | None, dict[str, str]]:
+    """Return the route of a path, None for an unknown one, and the parameters in it by their names."""
     if route := _BY_PATH.get(path):
-        return route, ""
-    if found := _PATTERN.fullmatch(path):
-        number = found.lastindex or 0
-        return _WITH_PARAMETER[number - 1], found[number]
-    return None, ""
+        return route, {}
+    for pattern, route in _PATTERNS:
+        if found := pattern.fullmatch(path):
+            return route, found.groupdict()
+    return None, {}
 
 
 def _template(path: str) -> str:

@@ -259,8 +259,10 @@ def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, c
 def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, request_id: str) -> Neighbours:
     assert predictor.index is not None
     class_name, confidence = predictor.class_of(image[0])
-    found = predictor.nearest(image[0], count)
+    found, usual = predictor.nearest(image[0], count), predictor.index.usual_distance
     return Neighbours(
+        usual_distance=usual,
+        is_far=usual is not None and found[0].distance > usual,
         neighbours=[
             Neighbour(
                 id=neighbour.id,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 import gapgate
-from serving.description.schema import (
+from serving.description.inference_schema import (
     InferenceAnswer,
     InferenceHealth,
     InferenceModel,
@@ -104,15 +104,18 @@ async def infer(context: Context, request: Request) -> Response:
 
 
 def _named(context: Context, request: Request) -> Predictor:
-    """Return the model if it has the name in the path.
+    """Return the model if it has the name in the path, and the version where one is there.
 
     Raises:
         ApiError: 404, it has another; 503, there is none.
     """
     predictor = context.models.require()
-    if request.path_parameter != predictor.model.name:
-        message = f"there is no model {request.path_parameter[:100]!r} here; this server has {predictor.model.name!r}"
-        raise ApiError(404, "not_found", message)
+    served = {"name": predictor.model.name, "version": predictor.model.version}
+    for part, asked in request.path_parameters.items():
+        if asked != served[part]:
+            what = "model" if part == "name" else "version"
+            message = f"there is no {what} {asked[:100]!r} here; this server has {served[part]!r}"
+            raise ApiError(404, "not_found", message)
     return predictor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from urllib.parse import quote
 
 from serving.description.schema import Gap, InputContract, ModelCard
 from serving.http.endpoints import Context
@@ -11,6 +12,9 @@ from serving.http.request import FORM_TYPE, JSON_TYPE, TENSOR_TYPE, Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.model.predictor import Predictor
 from serving.options import Options
+
+_REPORT = "report/report.html"
+"""Place of the report among a run's artifacts: `gapgate.report.note.REPORT`, which a Bento does not hold."""
 
 
 async def model_card(context: Context, request: Request) -> Response:
@@ -66,9 +70,12 @@ async def receipt(context: Context, request: Request) -> Response:
     """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
     # The prefix may be left out.
-    hexadecimal = request.path_parameter.removeprefix("sha256:")
+    hexadecimal = request.path_parameters["digest"].removeprefix("sha256:")
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:
         message = f"no receipt {hexadecimal[:80]} here; this server's model has {predictor.receipt}"
         raise ApiError(404, "not_found", message)
+    if (base := request.options.mlflow_url) and (run := quote(str(found.receipt["tracking_run"]), safe="")):
+        report = f"{base}/get-artifact?run_uuid={run}&path={_REPORT}"
+        found = found.model_copy(update={"run_url": f"{base}/#/runs/{run}", "report_url": report})
     return json_response(found)

@@ -36,7 +36,7 @@ async def index(context: Context, request: Request) -> Response:
 
 async def static(context: Context, request: Request) -> Response:
     """Answer `GET /static/{file}`."""
-    return _file(request, request.path_parameter)
+    return _file(request, request.path_parameters["file"])
 
 
 async def docs(context: Context, request: Request) -> Response:

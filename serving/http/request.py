@@ -57,8 +57,8 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.path_parameter = ""
-        """The part of the path that stands for the parameter of its route; empty if the route has none."""
+        self.path_parameters: dict[str, str] = {}
+        """The parts of the path that stand for the parameters of its route, by their names."""
         self.scheme: str = scope["scheme"]
         self.http_version: str = scope.get("http_version", "1.1")
         self.client_host: str = scope["client"][0] if scope.get("client") else ""

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from serving.description.schema import ErrorAnswer, InferenceError, Problem
+from serving.description.inference_schema import InferenceError
+from serving.description.schema import ErrorAnswer, Problem
 
 JSON = "application/json"
 

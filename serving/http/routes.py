@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from serving.description.inference_schema import InferenceAnswer, InferenceHealth, InferenceModel, InferenceServer
 from serving.description.route import Route
 from serving.description.schema import (
     BatchAnswer,
     Explanation,
     Health,
-    InferenceAnswer,
-    InferenceHealth,
-    InferenceModel,
-    InferenceServer,
     ModelCard,
     Neighbours,
     Prediction,
@@ -31,7 +30,7 @@ _TOP_K = ("top_k", MAX_TOP_K, TOP_K, "Number of classes in the answer, the most 
 _K = ("k", MAX_NEIGHBOURS, NEIGHBOURS, "Number of training images in the answer.")
 
 
-ROUTES = (
+_ROUTES = (
     Route(
         endpoints.predict, "post", "/v1/predict", "predict", "Classify one image",
         "An image file of any size is converted and resized as for training: upright by its EXIF orientation,"
@@ -142,3 +141,10 @@ ROUTES = (
         {"text/plain": None}, ("internal", "not_found"), is_open=True, is_tagged=True, is_described=False,
     ),
 )  # fmt: skip
+_VERSIONS = (
+    replace(route, path=route.path.replace("{name}", "{name}/versions/{version}"), is_described=False)
+    for route in _ROUTES
+    if "{name}" in route.path
+)
+ROUTES = (*_ROUTES, *_VERSIONS)
+"""All routes; those of a model are there for its version too, as the Open Inference Protocol has them."""

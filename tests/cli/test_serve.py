@@ -82,6 +82,17 @@ def test_without_arguments_it_serves_the_champion_and_says_where_until_ctrl_c(wo
         assert serving.end(signal.SIGINT) == 130
 
 
+def test_a_receipt_leads_to_the_tracking_server_of_who_serves_for_this_machine_and_shows_no_password(workspace):
+    bento = workspace.one("r1/artifacts/*/package/bento/model.bento")
+    with Serving(workspace, bento, MLFLOW_TRACKING_URI="http://ana:secret@127.0.0.1:9/mlflow/") as serving:
+        image = {"image": ("a.png", picture(16, 16))}
+        digest = httpx.post(f"{serving.url}/v1/predict", files=image).raise_for_status().json()["receipt"]
+        answer = httpx.get(f"{serving.url}/v1/receipts/{digest}").raise_for_status()
+        run = answer.json()["receipt"]["tracking_run"]
+        assert answer.json()["run_url"] == f"http://127.0.0.1:9/mlflow/#/runs/{run}"
+        assert "secret" not in answer.text
+
+
 def test_from_the_registry_it_follows_a_promotion_and_sigterm_ends_it_whole(workspace):
     with Serving(workspace, "--model", "models:/gapgate@champion", GAPGATE_MODEL_POLL_S="0.2") as serving:
         assert serving.printed[0].startswith("serving models:/gapgate@champion at http://127.0.0.1:")

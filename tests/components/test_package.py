@@ -116,7 +116,7 @@ def test_the_bento_holds_the_model_its_evidence_and_the_source_that_serves_it(be
         *(f"golden/{name}" for name in ("golden.json", "palette.png", "alpha.png", "gray16.png", "odd.png")),
         *("golden/orientation.jpg", "golden/cmyk.jpg", "golden/picture.webp", "golden/display-p3.jpg"),
         *(f"similar/{name}.npy" for name in ("embeddings", "labels", "offsets")),
-        *("similar/ids.json", "similar/thumbnails.bin", "similar/projection.npy"),
+        *("similar/ids.json", "similar/thumbnails.bin", "similar/projection.npy", "similar/usual.json"),
     }
 
 

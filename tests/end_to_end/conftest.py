@@ -21,7 +21,7 @@ def workspace(new_workspace, empty_store):
     return new_workspace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """One whole run on digits with the project's own settings: its workspace and what it printed."""
     workspace = Workspace(tmp_path_factory.mktemp("digits"))

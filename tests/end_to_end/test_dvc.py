@@ -12,6 +12,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from components.platform.tracking.mlflow_charts import VIEW_QUERY, view
 from gapgate import child_server
 
 ROOT = Path(__file__).parents[2]
@@ -163,3 +164,37 @@ def test_mlflows_pages_show_a_run_its_data_its_pictures_and_its_model(repository
     page.get_by_text("gap, low").first.wait_for()
     page.goto(f"{server}/#/models/gapgate/versions/1")
     page.get_by_text("Gate: pass").first.wait_for()
+
+
+def test_the_charts_of_the_runs_have_training_and_validation_in_one_and_no_chart_of_a_single_value(repository, pages):
+    page, address = pages
+    assert len(view()) <= 5000  # of a tag, which PostgreSQL enforces
+    page.set_viewport_size({"width": 2400, "height": 3000})
+    page.goto(f"{address}{VIEW_QUERY}")
+    for curves in ("train/loss vs val/loss", "train/accuracy vs val/accuracy"):
+        page.get_by_text(curves).first.wait_for()
+    # A row of the table; its title has no room beside the switches.
+    page.get_by_text("gap/points").first.wait_for(state="attached")
+    assert page.get_by_title("Figures and settings that differ").count() == 1
+    text = page.inner_text("body")
+    assert text.count("(val/loss)") == text.count("(train/loss)") > 0
+    known = {
+        name
+        for each in MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db").search_runs(["1"])
+        for name in each.data.metrics
+    }
+    charts = json.loads(view())["compareRunCharts"]
+    # MLflow makes a chart of its own for each metric that the view leaves out.
+    assert known <= {chart.get("metricKey") for chart in charts}
+    assert {chart["metricKey"] for chart in charts if chart["type"] == "BAR" and not chart["deleted"]} == set()
+
+
+def test_mlflows_comparison_of_two_runs_shows_their_curves_and_what_differs(repository, pages):
+    page, address = pages
+    client = MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db")
+    runs = [run.info.run_id for run in client.search_runs(["1"], order_by=["attributes.start_time ASC"])][:2]
+    asked = f"runs={json.dumps(runs)}&experiments={json.dumps(['1'])}"
+    page.goto(f"{address.partition('/#')[0]}/#/compare-runs?{asked}".replace(" ", ""))
+    page.get_by_text("Comparing 2 Runs").first.wait_for()
+    page.get_by_text("train.epochs").first.wait_for()
+    page.get_by_text("gap/points").first.wait_for()

@@ -142,6 +142,9 @@ def test_mlflow_holds_metrics_tags_and_the_report(digits_run):
         "augmentation",
         "package",
     }
+    # Sent last, over the one of the step `gate`, which knew neither version nor receipt.
+    logged = Path(run.info.artifact_uri.removeprefix("file://"), "report", "report.html")
+    assert logged.read_text() == workspace.one("*/report.html").read_text()
     facts = artifacts.read_json(workspace.one("*/artifacts/*/package/bento/package.json"))
     assert run.data.tags["package.digest"] == facts["package"]
     drawn = {path.name for path in workspace.one("*/artifacts/*/evaluate/evaluation/figures").glob("*.png")}

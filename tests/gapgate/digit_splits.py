@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 from sklearn.datasets import load_digits
 
 from gapgate.data.splits import Splits
@@ -38,12 +39,16 @@ class Recorder(NullTracker):
         self.epochs: dict[int, dict[str, float]] = {}
         self.facts: dict[str, str] = {}
         self.steps: list[tuple[int, int, str, str]] = []
+        self.pictures: dict[tuple[str, int], Image] = {}
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.epochs[step] = dict(values)
 
     def tags(self, values: Mapping[str, str]) -> None:
         self.facts.update(values)
+
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None:
+        self.pictures[key, step] = picture
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self.steps.append((done, total, unit, note))

@@ -1,4 +1,4 @@
-"""The surfaces that others build on, as they are now: the service's description, the compiled pipeline, the settings.
+"""The surfaces that others build on, as they are now: the service's description, the compiled pipeline, the references.
 
 What changes with each commit or machine is taken out: versions of packages, and the tags of the images that are built
 of this code.
@@ -27,7 +27,9 @@ from serving.http.lookups import card
 from serving.http.routes import ROUTES
 from serving.model.predictor import Predictor
 from serving.options import Options
+from tests.documentation import blocks
 from tests.golden.stored import unpacked_package
+from tests.snapshots.references import artifacts, command_line, environment, exit_codes, http_api, python_api
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {"GAPGATE_STEP_IMAGE": "gapgate/step:TAG", "GAPGATE_TRAIN_IMAGE": "gapgate/train:TAG"}
@@ -42,6 +44,11 @@ def openapi_json() -> str:
     described = openapi.spec(ROUTES, found)
     described["info"]["version"] = "VERSION"
     return json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+
+
+def http_api_page() -> str:
+    """The same for people."""
+    return http_api.markdown(json.loads(openapi_json()))
 
 
 def local_pipeline() -> str:
@@ -80,6 +87,13 @@ SURFACES: dict[str, Callable[[], str]] = {
     "tests/snapshots/openapi.json": openapi_json,
     "tests/snapshots/pipeline.local.yaml": local_pipeline,
     "tests/snapshots/pipeline.cluster.yaml": cluster_pipeline,
-    "docs/settings.md": described.markdown,
+    "docs/reference/settings.md": described.markdown,
+    "docs/reference/cli.md": command_line.markdown,
+    "docs/reference/http-api.md": http_api_page,
+    "docs/reference/exit-codes.md": exit_codes.markdown,
+    "docs/reference/environment.md": environment.markdown,
+    "docs/reference/artifacts.md": artifacts.markdown,
+    "tests/snapshots/documented_commands.md": blocks.account,
+    "docs/reference/python.md": python_api.markdown,
 }
 """File, from the root of the repository → its content as the code is now."""

@@ -1,5 +1,5 @@
-"""The service's description, the compiled pipeline and the page of settings, held against their snapshots: a change
-must be meant.
+"""The service's description, the compiled pipeline and the pages of the settings and of the Python API, held against
+their snapshots: a change must be meant.
 
 Clients are generated from the one, and a cluster keeps copies of the other. `python -m tests.snapshots` writes the
 files anew; the commit then shows the change to whoever reviews it.

@@ -72,24 +72,11 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
 
     def _pixels(self, image: Any) -> Any:
         """The network's input (S, S, C) uint8 of one image."""
-        import numpy as np
-
-        from gapgate.errors import DataError
-
         if isinstance(image, bytes | bytearray | memoryview):
             return self._transform.decode(bytes(image))
         if isinstance(image, str | Path):
             return self._transform.decode(_file(image))
-        array = np.asarray(image)
-        if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
-            array = array.astype(np.uint8)
-        channels = array.shape[2] if array.ndim == 3 else 1
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size or not 1 <= channels <= 4:
-            raise DataError(
-                f"an array of {array.dtype} with the shape {array.shape} is not an image; give (H, W) or (H, W, C) of "
-                "uint8 with values of 0 to 255 and C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA"
-            )
-        return self._transform.apply(array)
+        return self._transform.apply_to_array(image)
 
 
 def _listed(given: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from filelock import FileLock
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.tracking.local_store import open_local_store
+from components.platform.tracking.mlflow_charts import VIEW_QUERY, VIEW_TAG, view
 from components.platform.tracking.mlflow_tables import TABLES_TAG, with_tables
 from components.platform.tracking.spool import KEPT, Event, Reader, place_of
 from components.platform.workspace import artifacts_dir, is_local, runs_dir, tracking_uri
@@ -230,6 +231,12 @@ def experiment_url(server: str) -> str:
     return f"{server.rstrip('/')}/#/experiments{place}"
 
 
+def charts_url(server: str) -> str:
+    """URL of the charts of those runs; empty before the first run."""
+    page = experiment_url(server)
+    return f"{page}{VIEW_QUERY}" if page.endswith(_TRAINING) else ""
+
+
 def is_server() -> bool:
     """True if the tracking store is a server, and not the workspace's own file."""
     return tracking_uri().startswith(("http://", "https://"))
@@ -304,6 +311,10 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
     if found := mlflow_client.get_experiment_by_name(name):
         if found.lifecycle_stage == "deleted":
             raise _deleted(name, found.experiment_id)
+        if found.tags.get(VIEW_TAG) != view():
+            # One of a version before; without it a run is none the worse.
+            with suppress(MlflowException):
+                mlflow_client.set_experiment_tag(found.experiment_id, VIEW_TAG, view())
         return str(found.experiment_id)
     # For a local store MLflow would otherwise make `mlruns/` in the current folder.
     location = artifacts_dir().as_uri() if tracking_uri().startswith("sqlite:") else None
@@ -311,7 +322,7 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
         kind = {
             "mlflow.experimentKind": "custom_model_development"
         }  # else the UI opens on its page for language models
-        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind))
+        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind | {VIEW_TAG: view()}))
     except MlflowException:
         if found := mlflow_client.get_experiment_by_name(name):
             return str(found.experiment_id)

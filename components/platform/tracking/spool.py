@@ -14,10 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.platform.workspace import home
 from gapgate.text import redacted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Event = dict[str, Any]
 KEPT = "files"
@@ -64,6 +67,13 @@ class Spool:
     def image(self, path: Path, key: str, step: int = 0) -> None:
         self._write("image", path=self._kept(path, f"images/{key}/{step}"), key=key, at=step)
 
+    def drawing(self, picture: Image, key: str, step: int = 0) -> None:
+        place = self.folder / KEPT / self.step / "images" / key / str(step) / "picture.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(place)
+        path = os.path.relpath(place.absolute(), self.folder.absolute())
+        self._write("image", path=path, key=key, at=step)
+
     def _kept(self, path: Path, folder: str) -> str:
         """The place from where a reported file is sent."""
         if self._keep_files:
@@ -94,9 +104,10 @@ class Spool:
         and the terminal shows no details. `verdict` is that on the model, if the step judges it."""
         self._write("finished", summary=summary, details=list(details), notes=list(notes), verdict=verdict)
 
-    def failed(self, message: str, exit_code: int, trace: str = "") -> None:
-        """Report that the step ended with an error; `trace` is the traceback of an error that is not the user's."""
-        self._write("failed", message=message, exit_code=exit_code, trace=trace)
+    def failed(self, message: str, exit_code: int, trace: str = "", error: str = "") -> None:
+        """Report that the step ended with an error: of the class `error` in `gapgate.errors`; or, with its traceback
+        `trace`, one that is not the user's."""
+        self._write("failed", message=message, exit_code=exit_code, trace=trace, error=error)
 
     def _write(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "step": self.step, "time": time.time(), **content}

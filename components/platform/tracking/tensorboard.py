@@ -47,13 +47,17 @@ class TensorBoardSpool(Spool):
             with contextlib.redirect_stdout(None):  # tensorboardX prints the name of each node
                 self._writer.add_onnx_graph(model)
 
+    def drawing(self, picture: Image.Image, key: str, step: int = 0) -> None:
+        super().drawing(picture, key, step)
+        self._writer.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")  # (H, W, 3) uint8
+
     def finished(self, summary: str, details: Sequence[str] = (), notes: Sequence[str] = (), verdict: str = "") -> None:
         self._close()
         super().finished(summary, details, notes, verdict)
 
-    def failed(self, message: str, exit_code: int, trace: str = "") -> None:
+    def failed(self, message: str, exit_code: int, trace: str = "", error: str = "") -> None:
         self._close()
-        super().failed(message, exit_code, trace)
+        super().failed(message, exit_code, trace, error)
 
     @cached_property
     def _writer(self) -> Any:

@@ -22,11 +22,12 @@ _BITS, _PHOTOMETRIC, _LARGEST = 258, 262, (281, 341)
 """TIFF tags: bits of a sample, meaning of 0, MaxSampleValue and SMaxSampleValue (TIFF 6.0, sections 8 and 19)."""
 
 
-def declare(image: Image.Image) -> None:
-    """Note what a decoded file of whole numbers says of their range, for `in_eight_bits` of it or of its parts."""
+def declare(image: Image.Image, tags: Any = None) -> None:
+    """Note what a decoded file of whole numbers says of their range, for `in_eight_bits` of it or of its parts; `tags`
+    are those of a TIFF file, by default the image's own."""
     if not image.mode.startswith("I"):
         return
-    tags = getattr(image, "tag_v2", {})
+    tags = getattr(image, "tag_v2", {}) if tags is None else tags
     image.info[_IS_INVERTED] = tags.get(_PHOTOMETRIC) == 0
     white = _declared(tags)
     # A file that declares less than it holds is wrong about it, and 32 bits without a range have none.

@@ -48,13 +48,29 @@ def load_image(header: Image.Image) -> Image.Image:
     with header as image, damage_named():
         image.load()
         declare(image)
-        # Reads the EXIF data once and keeps it. Without the removal of the keys, exif_transpose would write the data
-        # again; a file with 1.2 million fractions in it took 17 s.
-        image.getexif()
-        for key in _ORIENTED:
-            image.info.pop(key, None)
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
+        return _upright(image)
+
+
+def of_picture(picture: Image.Image) -> Image.Image:
+    """What `load_image` gives of a file, of an image that Pillow has opened or made; `picture` stays as it is.
+
+    Raises:
+        ImageError: its file is truncated or corrupt.
+    """
+    with damage_named():
+        copy = picture.copy()
+        declare(copy, getattr(picture, "tag_v2", {}))  # a copy loses them
+        return _upright(copy)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Reads the EXIF data once and keeps it. Without the removal of the keys, exif_transpose would write the data again;
+    # a file with 1.2 million fractions in it took 17 s.
+    image.getexif()
+    for key in _ORIENTED:
+        image.info.pop(key, None)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def read_header(data: bytes | Path, *, max_pixels: int) -> Image.Image:

@@ -8,7 +8,7 @@ rm -f mlflow-*.partial # of a pod that was killed
 dump=mlflow-$(date -u +%Y%m%dT%H%M%SZ).dump
 trap 'rm -f "$dump.partial"' EXIT
 # A new pod is refused until the cluster's network has taken up its policies, with some for half a minute.
-for ((tried = 0; tried < ${DATABASE_TRIES:-30}; tried++)); do pg_isready --quiet --timeout=2 --dbname="$MLFLOW_BACKEND_STORE_URI" && break || sleep 2; done
+for ((tried = 0; tried < ${DATABASE_TRIES:-30}; tried++)); do pg_isready --quiet --timeout=2 --dbname="$MLFLOW_BACKEND_STORE_URI" && break; sleep 2; done
 pg_dump --format=custom --no-owner --no-privileges --file="$dump.partial" "$MLFLOW_BACKEND_STORE_URI"
 # A dump that cannot be read back whole takes nobody's place.
 pg_restore --file=/dev/null "$dump.partial"

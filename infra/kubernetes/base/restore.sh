@@ -37,7 +37,7 @@ schemas=$(pg_restore --list "$dump" | sed -n 's/^[0-9]*; 2615 [0-9]* SCHEMA - \(
   pg_restore --no-owner --no-privileges --file=- "$dump"
 } >"$sql"
 # As in backup.sh: a new pod may be refused at first.
-for ((tried = 0; tried < ${DATABASE_TRIES:-30}; tried++)); do pg_isready --quiet --timeout=2 --dbname="$MLFLOW_BACKEND_STORE_URI" && break || sleep 2; done
+for ((tried = 0; tried < ${DATABASE_TRIES:-30}; tried++)); do pg_isready --quiet --timeout=2 --dbname="$MLFLOW_BACKEND_STORE_URI" && break; sleep 2; done
 psql --no-psqlrc --quiet --output=/dev/null --single-transaction --set=ON_ERROR_STOP=1 --file="$sql" \
   "$MLFLOW_BACKEND_STORE_URI"
 echo "restored $BACKUP_DIR/$dump"

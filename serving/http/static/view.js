@@ -95,13 +95,19 @@ export function neighbours(answer) {
     const place = id.split("/").flatMap((part, index) => (index ? ["/", el("wbr"), part] : [part]));
     return el("li", {}, picture, el("b", {}, name), el("span", {}, `distance ${distance.toFixed(3)}`), el("span", {}, place));
   });
-  return el("ul", { class: "neighbours" }, items);
+  const list = el("ul", { class: "neighbours" }, items);
+  if (!answer.is_far) return list;
+  const [nearest, usual] = [answer.neighbours[0].distance, answer.usual_distance].map((value) => value.toFixed(3));
+  const hint = `Unlike all training images: the nearest is ${nearest} away, and 99 % of them have another within ${usual}. The image may show none of the classes; do not trust the confidence.`;
+  return [el("p", { class: "hint", role: "note" }, hint), list];
 }
 
 const ORDER = ["dataset", "splits", "policy", "model", "evaluation", "certificate", "registration"];
 const rank = (kind) => (ORDER.includes(kind) ? ORDER.indexOf(kind) : ORDER.length);
 
-export function receipt(digest, { receipt: content, lineage, package: packageDigest }) {
+const link = (url, text) => (url ? el("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, text) : "");
+
+export function receipt(digest, { receipt: content, lineage, package: packageDigest, run_url: run, report_url: report }) {
   const { figures } = content;
   const chain = Object.entries(lineage)
     .sort(([a], [b]) => rank(a) - rank(b))
@@ -115,6 +121,7 @@ export function receipt(digest, { receipt: content, lineage, package: packageDig
       ["Data", content.data.source],
       ["Data hash", code(content.data.dvc_hash)],
       ["Run", code(content.run)],
+      ["Open", run ? el("span", {}, link(run, "run in MLflow"), " · ", link(report, "report")) : ""],
       ["Code revision", code(content.code_revision)],
       ["Package", code(packageDigest)],
     ]),

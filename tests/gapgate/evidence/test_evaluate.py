@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from scipy.stats import beta
 from sklearn.metrics import accuracy_score, recall_score
 
 from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError, DataError
-from gapgate.evidence.evaluate import OpenedModel, assess, draw, evaluate, measure, parity, sample
-from gapgate.evidence.measures.predictions import Predictions
+from gapgate.evidence.evaluate import assess, evaluate, parity, sample
+from gapgate.evidence.evaluation_figures import draw
 from gapgate.network import modules
 from gapgate.network.export import export_onnx
 from gapgate.network.layers import Activation, Conv, Dense, Flatten, GlobalAveragePool
 from gapgate.onnx.classifier import Classifier
 from gapgate.onnx.feature_maps import early_feature_maps, first_filters
+from gapgate.onnx.opened_model import OpenedModel
 from gapgate.report import figures
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker
@@ -148,61 +148,6 @@ def test_every_image_has_a_line_of_predictions(out_dir: Path, evaluation: Any) -
         assert row["correct"] == (row["predicted"] == row["label"])
     right = [row["correct"] for row in rows if row["split"] == "test"]
     assert sum(right) / len(right) == evaluation["accuracy"]["test"]["value"]
-
-
-def answers(labels: list[int], predicted: list[int], confidence: float = 0.9) -> Predictions:
-    """What a model of two classes said; its loss is the image's number."""
-    probabilities = np.full((len(labels), 2), 1 - confidence, np.float32)
-    probabilities[np.arange(len(labels)), predicted] = confidence
-    rows, losses = np.arange(len(labels)), np.arange(len(labels), dtype=np.float64)
-    return Predictions(rows, np.array(labels, np.int32), probabilities, losses, None)
-
-
-def test_every_figure_is_that_of_its_own_split_worked_by_hand() -> None:
-    found = {
-        "train": answers([0] * 4 + [1] * 4, [0] * 4 + [1] * 3 + [0]),  # 7 of 8: classes 4/4 and 3/4
-        "val": answers([0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0]),  # 3 of 6
-        "test": answers([0, 0, 0, 0, 1], [0, 1, 1, 1, 1]),  # 2 of 5: classes 1/4 and 1/1
-    }
-    figures = measure(EvaluateSettings(num_resamples=50_000, confidence_level=0.9), found, ["cat", "dog"])
-    values = {name: (a["value"], a["num_images"], a["num_groups"]) for name, a in figures["accuracy"].items()}
-    assert values == {"train": (0.875, 8, None), "val": (0.5, 6, None), "test": (0.4, 5, None)}
-    for name, (right, wrong) in {"train": (7, 1), "val": (3, 3), "test": (2, 3)}.items():
-        low, high = beta.ppf([0.05, 0.95], right + 0.5, wrong + 0.5)
-        interval = figures["accuracy"][name]
-        assert (interval["low"], interval["high"]) == pytest.approx((low, high), abs=0.01)
-    assert figures["loss"] == {"train": 3.5, "val": 2.5, "test": 2.0}
-    assert figures["gap"]["confidence_level"] == 0.9
-    assert figures["gap"]["points"] == pytest.approx(47.5)
-    assert figures["gap"]["vs_val"]["points"] == pytest.approx(37.5)
-    rng = np.random.default_rng(1)
-    draws = {
-        n: rng.beta(r + 0.5, w + 0.5, 50_000) for n, (r, w) in {"train": (7, 1), "val": (3, 3), "test": (2, 3)}.items()
-    }
-    for other, interval in (("test", figures["gap"]), ("val", figures["gap"]["vs_val"])):
-        expected = np.quantile((draws["train"] - draws[other]) * 100, [0.05, 0.95])
-        assert (interval["low"], interval["high"]) == pytest.approx(tuple(expected), abs=1.5)
-    assert [(one["name"], one["points"]) for one in figures["gap"]["per_class"]] == [("cat", 75.0), ("dog", -25.0)]
-    assert [(one["recall"], one["support"], one["gap_points"]) for one in figures["classes"]] == [
-        (0.25, 4, 75.0),
-        (1.0, 1, -25.0),
-    ]
-    for one, per_class in zip(figures["classes"], figures["gap"]["per_class"], strict=True):
-        assert (one["gap_low"], one["gap_high"]) == (per_class["low"], per_class["high"])
-        assert one["gap_low"] < one["gap_points"] < one["gap_high"]
-    assert figures["confusion"] == [[1, 3], [0, 1]]
-    assert figures["calibration"]["ece"] == pytest.approx(0.9 - 0.4, abs=1e-6)
-    assert figures["calibration"]["split"] == "test"
-    assert len(figures["calibration"]["bins"]) == 15
-
-
-def test_a_class_that_a_side_has_no_image_of_has_no_gap() -> None:
-    sides = answers([0, 0, 1], [0, 0, 1]), answers([0, 0], [0, 1])
-    for train, test in (sides, sides[::-1]):
-        found = {"train": train, "val": train, "test": test}
-        per_class = measure(FAST, found, ["cat", "dog"])["gap"]["per_class"]
-        assert per_class[0]["points"] == (50 if test is sides[1] else -50)
-        assert per_class[1] == {"name": "dog", "points": None, "low": None, "high": None}
 
 
 def test_the_gap_against_val_is_that_of_vals_accuracy(evaluation: Any) -> None:

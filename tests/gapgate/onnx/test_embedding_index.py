@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from gapgate.errors import ArtifactError
 from gapgate.onnx.embedding_index import EmbeddingIndex, Neighbour
-from gapgate.onnx.embedding_index_build import build_index
+from gapgate.onnx.embedding_index_build import _usual_distance, build_index
 from gapgate.onnx.inner_layers_export import open_inner_layers
 from tests.gapgate.onnx_models import digits, fit_cnn, write_linear, write_splits
 
@@ -171,7 +171,9 @@ def test_built_twice_the_files_are_the_same(case, splits, layers, tmp_path):
     folder, built_with = case
     build_index(splits, built_with, tmp_path / "again", max_images=5000, thumbnail_px=64)
     names = {path.name for path in folder.iterdir()}
-    assert names - {"projection.npy"} == {"embeddings.npy", "labels.npy", "ids.json", "thumbnails.bin", "offsets.npy"}
+    assert names - {"projection.npy"} == {
+        *("embeddings.npy", "labels.npy", "ids.json", "thumbnails.bin", "offsets.npy", "usual.json")
+    }
     assert ("projection.npy" in names) == (built_with is layers[LONG])
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
@@ -185,3 +187,34 @@ def test_an_incomplete_index_is_refused(case, tmp_path):
     (tmp_path / "similar/offsets.npy").unlink()
     with pytest.raises(ArtifactError, match=r"offsets\.npy is missing"):
         EmbeddingIndex.open(tmp_path / "similar")
+
+
+def test_the_usual_distance_is_that_of_99_in_100_training_images_to_their_nearest_other_one(case):
+    index = EmbeddingIndex.open(case[0])
+    vectors = np.asarray(index.embeddings, np.float64)
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -1)
+    nearest = 1 - similarities.max(axis=1)
+    assert index.usual_distance == pytest.approx(np.quantile(nearest, 0.99), abs=1e-4)
+    assert np.mean(nearest > index.usual_distance) == pytest.approx(0.01, abs=0.002)
+
+
+def test_digits_are_within_the_usual_distance_and_noise_plain_grays_and_inverted_digits_are_not(case, splits):
+    index, layers = EmbeddingIndex.open(case[0]), case[1]
+    size = splits.images.shape[1]
+    noise = np.random.default_rng(0).integers(0, 256, (100, size, size, 1), np.uint8)
+    grays = np.full((16, size, size, 1), np.arange(0, 256, 16, np.uint8)[:, None, None, None], np.uint8)
+    unseen = np.asarray(splits.images[splits.rows("test")[:100]])
+    shares = {}
+    for name, images in (("digits", unseen), ("noise", noise), ("grays", grays), ("inverted", 255 - unseen)):
+        distances = [index.search(embedding, 1)[0].distance for embedding in layers.embeddings(images)]
+        shares[name] = np.mean(np.array(distances) > index.usual_distance)
+    assert shares["digits"] <= 0.1
+    assert min(shares["noise"], shares["grays"], shares["inverted"]) >= 0.5, shares
+
+
+def test_an_index_of_one_image_or_of_an_older_package_knows_no_usual_distance(splits, layers, tmp_path):
+    build_index(splits, layers[SHORT], tmp_path / "old", max_images=20, thumbnail_px=64)
+    (tmp_path / "old" / "usual.json").unlink()
+    assert EmbeddingIndex.open(tmp_path / "old").usual_distance is None
+    assert _usual_distance(np.ones((1, 4), np.float32), np.zeros(1, np.int32)) is None

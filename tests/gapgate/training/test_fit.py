@@ -1,5 +1,6 @@
 """Which trainings are tried on which images, the features they share, and the folds of a cross-validation."""
 
+import hashlib
 import json
 import sqlite3
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 from gapgate.data.preprocess import preprocess
 from gapgate.errors import ArtifactError, SettingsError
@@ -225,3 +227,31 @@ def test_a_later_training_is_kept_only_if_its_loss_is_lower_and_its_accuracy_no_
 def test_a_backbone_that_takes_other_images_stops_before_training(photos, tmp_path):
     with pytest.raises(SettingsError, match=r"train\.backbone=nowhere is unknown"):
         train(FROZEN.model_copy(update={"backbone": "nowhere"}), photos, (), tmp_path, tmp_path / "c", NullTracker())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_onnx_file_of_ones_own_is_a_backbone_that_is_kept_as_it_is(photos, cache, tmp_path):
+    path = tmp_path / "own.onnx"
+    height, width, _ = photos.image_shape
+    torch.manual_seed(0)
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 8, stride=8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2))
+    torch.onnx.export(
+        own,
+        (torch.zeros(1, 3, height, width),),
+        path,
+        dynamo=False,
+        input_names=["images"],
+        dynamic_axes={"images": {0: "N"}},
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    settings = TrainSettings(accelerator="cpu", backbone=str(path))
+    train(settings, photos, (), folder, tmp_path / "checkpoints", NullTracker(), cache)
+    described = json.loads((folder / "architecture.json").read_text())
+    assert described["onnx"] == described["backbone"]["name"] == str(path)
+    assert described["backbone"]["digest"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert described["num_parameters"] == 3 * 16 * 64 + 16 + 64 * 2 + 2
+    parity = load_file(folder / "parity.safetensors")
+    served = Classifier.load(folder / "model.onnx").logits(parity["images"])
+    np.testing.assert_allclose(served, parity["logits"], atol=1e-4)
+    assert (FoldAnswers.read(folder, photos).held_out(photos)).correct.mean() > 0.8

@@ -338,6 +338,7 @@ def test_the_tracker_hears_of_every_epoch_and_of_the_last_batch(splits, tmp_path
     assert tracker.epochs[3]["val/accuracy"] == history[2]["val_accuracy"]
     assert tracker.epochs[3]["train/learning_rate"] == history[2]["learning_rate"]
     assert tracker.epochs[3]["train/images_per_s"] > 0
+    assert list(tracker.pictures) == [("predictions on validation images", epoch) for epoch in (1, 2, 3)]
     loss, accuracy = history[2]["train_loss"], percent(history[2]["val_accuracy"])
     assert tracker.steps[-1] == (15, 15, "batches", f"epoch 3/3, loss {loss:.3f}, val {accuracy}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
 from gapgate import summed_json
 from gapgate.artifacts import read_json, write_json
-from gapgate.errors import ArtifactError
+from gapgate.errors import TrackingError
 from gapgate.settings.sections import Settings
 from pipelines.local import resume
 from pipelines.local.cleaning import old_runs
@@ -127,19 +128,45 @@ def test_damaged_files_are_named_and_set_aside_and_the_others_are_sent(
 
 
 def test_what_is_still_unsent_gives_exit_code_4_and_the_others_go_on(
-    ended: Callable[..., RunContext], capsys: pytest.CaptureFixture[str]
+    ended: Callable[..., RunContext], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck, other = ended("r1", 4), ended("r2")
     unregistered(stuck)
-    (stuck.folder / "settings.json").write_text("{")
+    finish = mlflow_runs.finish
+
+    def away(context: RunContext, **further: bool) -> None:
+        if context.name == stuck.name:
+            raise TrackingError("the server does not answer")
+        finish(context, **further)
+
+    monkeypatch.setattr(mlflow_runs, "finish", away)
     with pytest.raises(typer.Exit) as caught:
         sync()
     assert caught.value.exit_code == 4
     printed = capsys.readouterr().out
-    assert "r1: " in printed
-    assert "cannot be registered; run again" in printed
+    assert "r1: the server does not answer" in printed
     assert "r2: sent" in printed
     assert status(other) == "FINISHED"
+
+
+@pytest.mark.parametrize("has_result", [True, False])
+@pytest.mark.parametrize("damaged", ["settings.json", "artifacts/g/train/model/model.onnx"])
+def test_a_model_that_can_never_be_registered_is_said_once_and_waits_no_longer(
+    ended: Callable[..., RunContext], capsys: pytest.CaptureFixture[str], damaged: str, has_result: bool
+) -> None:
+    context = ended("r1", 4)
+    unregistered(context)
+    for name in (damaged,) if has_result else (damaged, "result.json"):
+        (context.folder / name).write_bytes((context.folder / name).read_bytes()[:-20])
+    sync()
+    lack = "its settings are damaged" if damaged == "settings.json" else "model.onnx"
+    assert re.search(
+        f"r1: sent, but its model cannot be registered, since .*{lack}.*; run again", capsys.readouterr().out
+    )
+    assert status(context) == "FAILED"
+    assert Registry().champion("gapgate") is None
+    sync()
+    assert "nothing is waiting" in capsys.readouterr().out
 
 
 def test_a_sweep_is_sent_as_it_ended(ended: Callable[..., RunContext]) -> None:
@@ -158,8 +185,9 @@ def test_a_model_is_registered_under_no_other_settings_than_its_run_had(ended: C
     result = read_json(context.folder / "result.json") | {"settings": settings_digest(context)}
     summed_json.write(context.folder / "result.json", result)
     settings.write_text(settings.read_text().replace('"model_name": "gapgate"', '"model_name": "gapgatd"'))
-    with pytest.raises(ArtifactError, match=r"settings\.json was damaged"):
-        resume.settle(context)
+    aside: list[str] = []
+    assert "its settings are damaged" in resume.settle(context, aside)
+    assert "settings.json was damaged and is set aside" in aside[0]
     assert Registry().names() == []
 
 

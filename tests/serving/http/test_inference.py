@@ -60,6 +60,9 @@ def test_the_client_of_triton_reads_the_state_and_the_description(client: Any) -
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     described = client.get_model_metadata("digits")
     assert described["versions"] == ["3"]
+    assert client.get_model_metadata("digits", "3") == described
+    assert client.is_model_ready("digits", "3")
+    assert not client.is_model_ready("digits", "2")
     assert described["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, SIZE_PX, SIZE_PX, 1]}]
     assert [output["name"] for output in described["outputs"]] == ["probabilities", "class"]
 
@@ -72,7 +75,9 @@ def test_a_tensor_gets_the_answers_of_the_other_routes(
     given.set_data_from_numpy(tensors, binary_data=binary)
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("probabilities", "class")]
     check(client.infer("digits", [given], outputs=outputs), expected)
-    result = client.infer("digits", [given], request_id="seven")
+    with pytest.raises(errors.InferenceServerException, match="there is no version '2' here; this server has '3'"):
+        client.infer("digits", [given], model_version="2")
+    result = client.infer("digits", [given], model_version="3", request_id="seven")
     check(result, expected)
     answer = result.get_response()
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("digits", "3", "seven")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import PIL.Image
 import pytest
 
 from gapgate.artifacts import Artifact
@@ -94,6 +96,45 @@ def test_the_receipt_and_the_similar_images_are_those_of_the_api(page: Any, serv
     assert shown == {kind: manifest["digest"] for kind, manifest in answer["lineage"].items()}
     num_indexed = httpx.get(f"{server.url}/v1/model").json()["similar"]
     assert page.locator(".neighbours li").count() == min(10, num_indexed)
+
+
+def test_the_receipt_leads_to_the_run_and_a_picture_unlike_all_others_gets_a_hint(
+    browser: Any, bento: Artifact, tmp_path: Path
+) -> None:
+    image = PIL.Image.new("L", (16, 16))
+    image.putpixel((0, 0), 255)
+    image.save(tmp_path / "far.png")
+    environment = {"GAPGATE_MLFLOW_URL": "https://mlflow.example.org/ml/"}
+    page = browser.new_page()
+    with serve(bento.path / "model.bento", work_dir=tmp_path / "served", environment=environment) as server:
+        server.wait_ready()
+        page.goto(server.url)
+        page.wait_for_selector("#model dl")
+        page.set_input_files("#file", tmp_path / "far.png")
+        wait_for_answers(page)
+        digest = predicted(server, (tmp_path / "far.png").read_bytes())["receipt"]
+        run = httpx.get(f"{server.url}/v1/receipts/{digest}").json()["receipt"]["tracking_run"]
+        links = page.locator("#receipt a").evaluate_all("(all) => all.map((each) => [each.innerText, each.href])")
+        assert links == [
+            ["run in MLflow", f"https://mlflow.example.org/ml/#/runs/{run}"],
+            ["report", f"https://mlflow.example.org/ml/get-artifact?run_uuid={run}&path=report/report.html"],
+        ]
+        assert page.inner_text("#similar .hint").startswith("Unlike all training images: the nearest is ")
+        assert page.evaluate(FAINT_TEXT) == []
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+    page.close()
+
+
+def test_without_an_address_of_mlflow_there_is_no_link_and_for_a_usual_picture_no_hint(
+    page: Any, bento: Artifact, tmp_path: Path
+) -> None:
+    splits = bento.path.parent / "splits"
+    pixels = np.load(splits / "images.npy")[np.load(splits / "train.npy")[0]]
+    PIL.Image.fromarray(pixels.squeeze()).save(tmp_path / "usual.png")
+    page.set_input_files("#file", tmp_path / "usual.png")
+    wait_for_answers(page)
+    assert page.locator("#receipt a").count() == 0
+    assert page.locator("#similar .hint").count() == 0
 
 
 def test_feature_maps_are_shown_where_a_model_has_them_and_similar_images_only_where_it_has_an_index(

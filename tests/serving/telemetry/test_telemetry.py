@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -105,6 +107,10 @@ def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> 
         httpx.post(predict, content=bytes(damaged), headers={"content-type": "image/tiff"})
         image = picture(16, 16)
         answer = httpx.post(predict, content=image, headers={**PNG, "x-request-id": "r-2"})
+        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0)) as raw:
+            raw.sendall(b"no HTTP\r\n\r\n")
+            assert b"400 Bad Request" in raw.recv(1000)
+        counted = httpx.get(f"{server.url}/metrics").text
         process = psutil.Process(server.process.pid)
         for each in (process, *process.children()):
             each.send_signal(signal.SIGHUP)
@@ -113,6 +119,9 @@ def test_the_log_is_a_line_of_json_an_event(bento: Artifact, tmp_path: Path) -> 
     assert all({"time", "level", "pid", "message"} <= set(line) for line in lines)
     (asked,) = (line for line in lines if line.get("request_id") == "r-1")
     assert (asked["message"], asked["status"], asked["error"]) == ("POST /v1/predict", 400, "invalid_image")
+    (refused,) = (line for line in lines if line.get("error") == "bad_request")
+    assert (refused["status"], refused["client"]) == (400, "127.0.0.1")
+    assert 'gapgate_requests_total{route="unmatched",status="400"} 1.0' in counted
     (answered,) = (line for line in lines if line.get("request_id") == "r-2")
     found = answer.json()
     assert {

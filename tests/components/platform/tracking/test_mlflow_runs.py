@@ -429,6 +429,19 @@ def test_images_have_their_key_and_step_and_come_from_a_disk_that_is_gone(contex
     assert not [each for each in (context.spool / KEPT).rglob("*") if each.is_file()]
 
 
+def test_a_picture_that_is_no_file_is_sent_from_the_spool_and_leaves_nothing_there(context: RunContext) -> None:
+    spool = Spool(context.spool, "train")
+    for epoch in (1, 5):
+        spool.drawing(Image.new("RGB", (8, 8), (epoch, 0, 0)), "predictions on validation images", epoch)
+    run = fetch(mlflow_runs.send(context))
+    found = [each.path for each in mlflow_runs.client().list_artifacts(run.info.run_id, "images")]
+    assert sorted(name.split("+timestamp")[0] for name in found if name.endswith(".png")) == [
+        "images/predictions on validation images+step+1",
+        "images/predictions on validation images+step+5",
+    ]
+    assert not [each for each in (context.spool / KEPT).rglob("*") if each.is_file()]
+
+
 def test_a_run_that_was_started_in_another_way_has_its_name_alone(home: Path, kfp: KfpServer) -> None:
     run = fetch(mlflow_runs.send(RunContext(kfp.record("passed"))))
     assert run.info.run_name == "gapgate-20261126-083236-c46d"

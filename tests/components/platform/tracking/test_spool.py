@@ -42,7 +42,7 @@ def test_an_event_says_what_which_step_and_when(tmp_path: Path) -> None:
         {"kind": "params", "values": {"train.epochs": "5", "train.architecture": "['a']"}},
         {"kind": "tags", "values": {"seed": "7"}},
         {"kind": "progress", "done": 1, "total": 20, "unit": "epochs", "note": "loss 0.1"},
-        {"kind": "failed", "message": "no data", "exit_code": 2, "trace": ""},
+        {"kind": "failed", "message": "no data", "exit_code": 2, "trace": "", "error": ""},
     ]
 
 

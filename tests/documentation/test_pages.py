@@ -13,19 +13,21 @@ import yaml
 import gapgate
 from cli import app
 from gapgate.settings.sections import Settings
+from tests.screenshots import MAX_BYTES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page for pattern in ("*.md", "docs/**/*.md", "bench/*.md", ".github/**/*.md") for page in ROOT.glob(pattern)
 )
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 _CODE = re.compile(r"`([^`\n]+)`")
 _MAKE = re.compile(r"(?:^ *|\$\()make(?: -\w)? ([a-z]+)", re.M)
 _COMMAND = re.compile(r"^ *(?:\.venv/bin/)?gapgate ([a-z]+)(?: +([a-z]+))?", re.M)
 _SETTING = re.compile(rf"(?<![\w./-])({'|'.join(Settings.model_fields)})((?:\.\w+)+)")
-_SUFFIXES = {".bento", ".csv", ".dvc", ".json", ".py"}
+_SUFFIXES = {".bento", ".csv", ".dvc", ".json", ".npy", ".py"}
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|yaml|md|js|sh|lock)")
 
 
@@ -102,7 +104,7 @@ def test_the_map_of_folders_is_whole() -> None:
 
 
 def test_the_readme_is_short_and_the_first_command_comes_soon() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text())  # what nobody is shown
     assert len(readme.split()) <= 1000
     assert len(readme.partition("\nmake demo\n")[0].split()) <= 120
     assert "make demo" in readme
@@ -130,6 +132,15 @@ def test_every_page_in_docs_is_reached_from_the_readme() -> None:
         links = (target.partition("#")[0] for target in _LINK.findall(_FENCE.sub("", page.read_text())))
         ahead += [(page.parent / link).resolve() for link in links if link and "://" not in link]
     assert set((ROOT / "docs").rglob("*.md")) <= seen
+
+
+def test_the_pictures_are_small_together_and_each_is_described_on_a_page() -> None:
+    pictures = sorted((ROOT / "docs/images").iterdir())
+    assert {"terminal.png", "report.png", "mlflow.png", "page.png"} <= {picture.name for picture in pictures}
+    assert sum(picture.stat().st_size for picture in pictures) <= MAX_BYTES
+    shown = [match for page in PAGES for match in _PICTURE.findall(page.read_text())]
+    assert {Path(target).name for _, target in shown} == {picture.name for picture in pictures}
+    assert all(len(words.split()) >= 5 for words, _ in shown)
 
 
 def test_the_version_is_one_and_has_its_changes() -> None:
