@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import mlflow.artifacts
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -452,3 +454,37 @@ def test_without_an_answer_of_kfp_the_mlflow_run_has_the_id_as_its_name(
     assert fetch(mlflow_runs.send(RunContext("unknown-to-kfp"))).info.run_name == "unknown-to-kfp"
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", NOWHERE)
     assert fetch(mlflow_runs.send(RunContext("r2"))).info.run_name == "r2"
+
+
+def test_artifacts_come_by_the_server_also_where_it_has_them_in_s3(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A server with S3 offers an address there, which a pod may not reach."""
+
+    class WithS3(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers = {
+                "/server-info": {"multipart_downloads_enabled": True},
+                "/presigned/": {"url": f"{NOWHERE}/bucket/a.txt", "headers": {}, "file_size": 1},
+                "?path=": {"files": []},
+            }
+            found = [json.dumps(answer) for part, answer in answers.items() if part in self.path]
+            body = "".join(found or "x").encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for name in ("DOWNLOAD", "UPLOAD"):
+        monkeypatch.delenv(f"MLFLOW_ENABLE_PROXY_MULTIPART_{name}", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), WithS3) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        mlflow_runs.client()
+        found = mlflow.artifacts.download_artifacts("mlflow-artifacts:/1/a.txt", dst_path=str(tmp_path))
+        server.shutdown()
+    assert Path(found).read_text() == "x"
