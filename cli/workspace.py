@@ -21,7 +21,7 @@ def ui(
     opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Browse runs and models in MLflow's own UI, on the local store."""
-    from components.platform.tracking import mlflow_runs, mlflow_server
+    from components.platform.tracking import mlflow_client, mlflow_runs, mlflow_server
     from components.platform.workspace import local_store, tracking_uri
 
     def ready(address: str) -> None:
@@ -34,7 +34,7 @@ def ui(
         if opens:
             webbrowser.open(page)
 
-    if mlflow_runs.is_server():
+    if mlflow_client.is_server():
         page = mlflow_runs.experiment_url(redacted(tracking_uri()))
         Console().print(f"the runs are on the tracking server: {page}", soft_wrap=True, highlight=False)
         if charts := mlflow_runs.charts_url(redacted(tracking_uri())):

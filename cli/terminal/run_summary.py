@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.terminal.console import Console
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from gapgate import artifacts
 from gapgate.text import number, percent
 from pipelines.local.runner import RunResult
@@ -101,7 +101,7 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
     if url := mlflow_runs.run_url(result.context):
         # As a link of the terminal: one that is wider than the window is clicked whole.
         link = f"[link={url}]{escape(url)}[/link]"
-        yield "MLflow", link if mlflow_runs.is_server() else f"`gapgate ui` serves the run at\n{link}"
+        yield "MLflow", link if mlflow_client.is_server() else f"`gapgate ui` serves the run at\n{link}"
     if "bento" in outputs:
         yield "Bento", relative(result.context.folder / "model.bento")
     if registration:
