@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,7 +173,7 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
         RegistryError: there is no champion, and `must` is True.
         ArtifactError, GateError: as `serving.model.predictor.Predictor.load`.
     """
-    from gapgate.evidence.sealed.archive import unpack_model
+    from gapgate.evidence.sealed.archive import unpacked_model
     from serving.model.predictor import Predictor
 
     try:
@@ -183,9 +183,9 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
             raise RegistryError(f"{error}; or name a package with --bento") from None
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="gapgate-look-") as work:
+    with ExitStack() as stack:
         with status(f"opening {found.name}"):
-            folder = found if found.is_dir() else unpack_model(found, Path(work, "model"))
+            folder = found if found.is_dir() else stack.enter_context(unpacked_model(found))
             predictor = Predictor.load(folder)
         yield predictor
 

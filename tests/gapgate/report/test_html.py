@@ -120,6 +120,28 @@ def test_every_mistake_of_the_confusion_matrix_leads_to_its_images(evaluation_di
         assert one["id"] in text
 
 
+def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_lead_to_their_images(
+    evaluation_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "MAX_CONFUSION_CLASSES", 9)
+    page = Page(rendered(evaluation_dir))
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and (attrs["href"] or "").startswith("#pair-")]
+    assert links
+    assert {f"#{attrs['id']}" for _, attrs in page.tags if attrs.get("id", "").startswith("pair-")} >= set(links)
+    counts = json.loads((evaluation_dir / "evaluation.json").read_text())["confusion"]
+    of_links = [counts[int(row)][int(column)] for _, row, column in (link.split("-") for link in links)]
+    assert of_links == sorted(of_links, reverse=True)
+
+
+def test_groups_are_told_only_where_they_are_more_than_single_images(evaluation_dir: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    for num_groups, is_told in ((evaluation["accuracy"]["test"]["num_images"], False), (7, True)):
+        evaluation["accuracy"]["test"]["num_groups"] = num_groups
+        certificate = gate.judge(GateSettings(), evaluation).model_dump(mode="json")
+        page = html.render(evaluation, evaluation_dir / "figures", certificate)
+        assert ("the intervals draw whole groups" in page) is is_told
+
+
 def test_train_is_called_augmented_only_where_something_augments(evaluation_dir: Path) -> None:
     evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
     certificate = gate.judge(GateSettings(), evaluation).model_dump(mode="json")
