@@ -28,7 +28,7 @@ DATA ?= .
 SEED ?= $(shell date +%s)
 NEEDS_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 11) and "Gapgate needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11")'
 
-.PHONY: demo test test-cluster check faults mutants install bench recipes ablation docs screenshots images tag lock clean
+.PHONY: demo test test-cluster check faults mutants install bench recipes ablation docs screenshots plots images tag lock clean
 
 # Without what only tests need, unless that is there already.
 demo: $(if $(wildcard .venv/.installed),install,.venv/.demo)  ## install, run the pipeline on the embedded digits, and ask the packaged model about one image; TORCH=cpu for torch without CUDA
@@ -78,6 +78,20 @@ docs: install  ## build the documentation as a site into site/, which loads noth
 
 screenshots: install  ## make the pictures of docs/images anew, from a real run; needs Chromium and tmux
 	$(BIN)/python -m tests.screenshots
+
+plots: .dvc/tmp/plots.html  ## make `dvc plots show` write a page that loads nothing: its drawing program comes once, by npm
+	$(BIN)/dvc config --local plots.html_template tmp/plots.html
+
+# Of the versions that DVC's page names, which npm finds to be of different ages.
+VEGA = vega@5.20.2 vega-lite@5.2.0 vega-embed@6.18.2
+.dvc/tmp/plots.html: $(firstword $(MAKEFILE_LIST))
+	mkdir -p .dvc/tmp/vega && echo '{}' > .dvc/tmp/vega/package.json
+	npm install --prefix .dvc/tmp/vega --no-save --no-audit --no-fund --ignore-scripts --legacy-peer-deps --loglevel error $(VEGA)
+	{ echo '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>DVC plots</title>{refresh_tag}'; \
+		for name in vega vega-lite vega-embed; do \
+			echo '<script>'; cat ".dvc/tmp/vega/node_modules/$$name/build/$$name.min.js"; echo '</script>'; \
+		done; \
+		echo '<body>{plot_divs}</body></html>'; } > $@.new && mv $@.new $@
 
 images: image-step image-train image-serve  ## build the images gapgate/{step,train,serve}; BUILD_OPTIONS="--network host"
 

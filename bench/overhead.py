@@ -46,7 +46,7 @@ def timed(command: list[str]) -> float:
     """Wall seconds of a command in a fresh workspace whose tracking store is already there."""
     with tempfile.TemporaryDirectory() as workspace:
         environment = os.environ | {"GAPGATE_HOME": f"{workspace}/home", "PYTHONPATH": str(ROOT)}
-        make_store = "from components.platform.tracking.mlflow_runs import client; client().search_experiments()"
+        make_store = "from components.platform.tracking.mlflow_client import client; client().search_experiments()"
         subprocess.run([sys.executable, "-c", make_store], cwd=workspace, env=environment, check=True)
         began = time.perf_counter()
         done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)

@@ -7,6 +7,8 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from rich.json import JSON
+
 from cli.terminal.console import Console
 from gapgate.data.splits import Splits
 from gapgate.data.tiles import png
@@ -27,9 +29,9 @@ def main() -> int:
             f"{server.url}/v1/predict", data=png(splits.images[row]), headers={"Content-Type": "image/png"}
         )
         with urllib.request.urlopen(request, timeout=10) as response:
-            answer = json.load(response)
+            answer = json.loads(response.read(), parse_float=lambda text: round(float(text), 4))  # to be read
     console.print(f"\n[bold]POST /v1/predict[/] with a test image of class {splits.class_names[splits.labels[row]]}:")
-    console.print_json(json.dumps(answer))
+    console.print(JSON.from_data(answer), soft_wrap=True)  # a digest stays whole
     console.print(
         "\nNext:\n"
         "  [bold].venv/bin/gapgate ui[/]                  browse the runs in MLflow\n"

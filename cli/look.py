@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,7 +153,7 @@ def _draw(out: Path, predictor: Predictor, pixels: Any, found: Sequence[Neighbou
     name, probability = predictor.class_of(pixels)
     heat = predictor.heat(pixels, name, lambda: False)
     assert heat is not None  # None stands for a cancelled call, and this one never is
-    captions = [(name, f"{probability:.0%} sure")]
+    captions = [(name, f"{percent(probability, 0)} sure")]
     captions += [(predictor.class_names[near.label], f"{1 - near.distance:.3f}") for near in found]
     with tempfile.TemporaryDirectory() as scratch:
         # Drawn aside, since a version for dark pages is drawn too, which a person who looks at files does not need.
@@ -173,7 +173,7 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
         RegistryError: there is no champion, and `must` is True.
         ArtifactError, GateError: as `serving.model.predictor.Predictor.load`.
     """
-    from gapgate.evidence.sealed.archive import unpack_model
+    from gapgate.evidence.sealed.archive import unpacked_model
     from serving.model.predictor import Predictor
 
     try:
@@ -183,9 +183,9 @@ def _package(bento: Path | None, model: str, *, must: bool) -> Iterator[Predicto
             raise RegistryError(f"{error}; or name a package with --bento") from None
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="gapgate-look-") as work:
+    with ExitStack() as stack:
         with status(f"opening {found.name}"):
-            folder = found if found.is_dir() else unpack_model(found, Path(work, "model"))
+            folder = found if found.is_dir() else stack.enter_context(unpacked_model(found))
             predictor = Predictor.load(folder)
         yield predictor
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -95,13 +94,14 @@ def _local(bento: Path | None, model: str, top_k: int, batch_size: int | None) -
     """Unpack a Bento's model for the time of the block, and yield an answerer that runs it in this process."""
     # Set before numpy is imported, which reads it once: `predict` has a thread for each processor already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from gapgate.evidence.sealed.archive import unpack_model
+    from gapgate.evidence.sealed.archive import unpacked_model
     from serving.client.prediction import Local
 
     archive = bento or find_champion(model)
-    with tempfile.TemporaryDirectory(prefix="gapgate-predict-") as work:
+    with ExitStack() as stack:
         with status(f"opening {archive.name}"):
-            answerer = Local(unpack_model(archive, Path(work, "model")), top_k=top_k, batch_size=batch_size)
+            folder = stack.enter_context(unpacked_model(archive))
+            answerer = Local(folder, top_k=top_k, batch_size=batch_size)
         yield answerer
 
 

@@ -66,7 +66,7 @@ def serve(
     if workers:
         environment["GAPGATE_WORKERS"] = str(workers)
     if uds is None and is_loopback(host):  # its users are on this machine, as the user of that variable is
-        from components.platform.tracking.mlflow_runs import is_server
+        from components.platform.tracking.mlflow_client import is_server
         from components.platform.workspace import tracking_uri
 
         if is_server() and not os.environ.get("GAPGATE_MLFLOW_URL"):

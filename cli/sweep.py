@@ -39,7 +39,7 @@ def sweep(
     """Train every cell of a grid over one or two settings, and show which is best on val."""
     with_source(settings_here(params, overrides), source)  # so that later errors are of --over
     from cli.terminal.sweep_summary import live, print_summary
-    from components.platform.tracking import mlflow_runs
+    from components.platform.tracking import mlflow_experiments
     from pipelines.trials import sweep_report, sweep_runs
     from pipelines.trials.sweep import plan
 
@@ -52,7 +52,7 @@ def sweep(
     grid = plan(load, over or [], seeds)
     console = Console(file=sys.stdout)
     name_settings(console, params)
-    mlflow_runs.refuse_deleted_experiment(load([]).tracking.experiment)
+    mlflow_experiments.refuse_deleted_experiment(load([]).tracking.experiment)
     try:
         with live(console, grid) as (watch, ended):
             sweep_runs.run(grid, report, watch, ended)

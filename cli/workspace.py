@@ -21,19 +21,20 @@ def ui(
     opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Browse runs and models in MLflow's own UI, on the local store."""
-    from components.platform.tracking import mlflow_runs, mlflow_server
+    from components.platform.tracking import mlflow_client, mlflow_runs, mlflow_server
     from components.platform.workspace import local_store, tracking_uri
 
     def ready(address: str) -> None:
         page = mlflow_runs.experiment_url(address)
-        Console().print(f"MLflow at {page}  (Ctrl-C stops it)", soft_wrap=True, highlight=False)
+        Console().print(f"MLflow at {page}", soft_wrap=True, highlight=False)
         if charts := mlflow_runs.charts_url(address):
             Console().print(f"charts of its runs: {charts}", soft_wrap=True, highlight=False)
+        Console().print("Ctrl-C stops it")
         sys.stdout.flush()  # in a pipe too: the command goes on until it is stopped
         if opens:
             webbrowser.open(page)
 
-    if mlflow_runs.is_server():
+    if mlflow_client.is_server():
         page = mlflow_runs.experiment_url(redacted(tracking_uri()))
         Console().print(f"the runs are on the tracking server: {page}", soft_wrap=True, highlight=False)
         if charts := mlflow_runs.charts_url(redacted(tracking_uri())):

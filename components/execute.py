@@ -128,9 +128,9 @@ def _execute(
         show(facts)
         return artifact
     if not is_in_pipeline:
-        from components.platform.tracking import mlflow_runs
+        from components.platform.tracking import mlflow_experiments
 
-        mlflow_runs.refuse_deleted_experiment(context.experiment)
+        mlflow_experiments.refuse_deleted_experiment(context.experiment)
     # Modules that the step calls (`artifacts.create`, `register`) read the run from the environment.
     context.export()
     is_alone = not os.environ.get(DRAINED_VARIABLE)

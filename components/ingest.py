@@ -31,7 +31,7 @@ def run(settings: DataSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     artifacts.write_json(folder / "reading.json", {"reading": reading.model_dump(mode="json"), "left_out": left_out})
     dirty = ", differs from data.dvc" if facts["dirty"] else ""
     return Facts(
-        summary=f"{facts['source']}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
+        summary=f"{printable(facts['source'])}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
         notes=[*notes, *_notes(left_out)],
         tags={f"data.{name}": str(value) for name, value in facts.items()},
     )

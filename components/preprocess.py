@@ -9,6 +9,7 @@ from pathlib import Path
 from components.facts import Data, Facts
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
+from gapgate.data.leaks import alike
 from gapgate.data.preprocess import preprocess
 from gapgate.data.set_aside import PICTURE, TABLE, in_words
 from gapgate.data.splits import SPLIT_NAMES, Splits
@@ -48,11 +49,11 @@ def describe(folder: Path) -> Facts:
     if splits.num_folds:
         counted += f" in {splits.num_folds} folds"
     said = [counted, f"{len(splits.class_names)} classes", f"{width}×{height}×{channels}"]
-    files, tables = {"contact_sheet.png": "data"}, {}
+    shown = [name for name in (PICTURE, alike.PICTURE) if (folder / name).exists()]
+    files = dict.fromkeys(["contact_sheet.png", *shown], "data")
+    tables = {name: "data" for name in (TABLE, alike.TABLE) if (folder / name).exists()}
     if set_aside := splits.info["set_aside"]:
         said.append(in_words(set_aside))
-        files |= {PICTURE: "data"} if (folder / PICTURE).exists() else {}
-        tables = {TABLE: "data"} if (folder / TABLE).exists() else {}
         params["data.set_aside_images"] = sum(set_aside.values())
     return Facts(
         summary="; ".join(said),
@@ -76,4 +77,7 @@ def _as_named(message: str, dataset: Artifact) -> str:
     """A message with the place of the files as the user named it, instead of the artifact's."""
     files, source = dataset.path / "files", dataset.read_json("dataset.json")["source"]
     alone = files / Path(source).name
-    return message.replace(str(alone if alone.is_file() else files), source)
+    if alone.is_file():  # with what it needs beside it
+        message = message.replace(str(alone), source)
+        source = str(Path(source).parent)
+    return message.replace(str(files), source)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components import promotion
 from components.facts import Facts
-from components.platform.run_context import RunContext
+from components.platform.run_context import DRAINED_VARIABLE, RunContext
 from components.platform.tracking import mlflow_model, mlflow_runs
 from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.workspace import receipts_dir
@@ -17,6 +19,8 @@ from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError
 from gapgate.evidence.sealed.receipt import Receipt, verify
+from gapgate.report.head import head
+from gapgate.report.html import render
 from gapgate.report.note import note
 from gapgate.settings.sections import RegistrySettings
 from gapgate.tracking import Tracker
@@ -62,6 +66,7 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
     artifacts.write_json(receipts_dir() / f"{receipt.digest.removeprefix('sha256:')}.json", content)
     if not version.receipt:
         registry.keep(version, folder / "receipt.json", {RECEIPT_TAG: receipt.digest})
+    _report(inputs, registration, tracker)
     decision = _decided(registry, version, context)
     context.record_decision(decision)
     alias = decision.get("alias", "")
@@ -72,6 +77,26 @@ def run(settings: RegistrySettings, inputs: Mapping[str, Artifact], folder: Path
         # `keep` has uploaded it, unless the version is of another run.
         files={} if version.run_id == run_id else {"receipt.json": "receipt"},
     )
+
+
+def _report(inputs: Mapping[str, Artifact], registration: Mapping[str, Any], tracker: Tracker) -> None:
+    """Report the page of the evaluation in the place of the gate's, which knows neither version nor receipt. A run on
+    one machine does so at its end, when it knows the alias too."""
+    evaluation, certificate = inputs["evaluation"].path, inputs["certificate"]
+    content = artifacts.read_json(evaluation / "evaluation.json", None)
+    if os.environ.get(DRAINED_VARIABLE) or not content:
+        return
+    page = render(
+        content,
+        evaluation / "figures",
+        certificate.read_json("certificate.json"),
+        artifacts.read_json(certificate.path / "advice.json", []),
+        head(certificate.manifest, registration),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "report.html")
+        artifacts.write_text(place, page)
+        tracker.file(place, "report")  # which is copied: such a step keeps its files
 
 
 def _version(

@@ -78,9 +78,9 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
 
 
 def _refuse_deleted_experiment(context: RunContext) -> None:
-    from components.platform.tracking import mlflow_runs
+    from components.platform.tracking import mlflow_experiments
 
-    mlflow_runs.refuse_deleted_experiment(context.experiment)
+    mlflow_experiments.refuse_deleted_experiment(context.experiment)
 
 
 def _end(context: RunContext) -> None:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from components.facts import Facts
 from components.platform.earlier_models import model_of_interrupted_run
+from components.platform.tracking import system_metrics
 from components.platform.workspace import checkpoint_dir, features_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
@@ -56,7 +57,8 @@ def run(settings: TrainSettings, inputs: Mapping[str, Artifact], folder: Path, t
         {"splits": splits.digest, "policy": policy.digest, "settings": settings.model_dump(mode="json")}
     )
     with _exclusive(checkpoint_dir(key)) as checkpoints:
-        train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker, features_dir())
+        with system_metrics.sampled(tracker):
+            train(settings, Splits.open(splits.path), operations, folder, checkpoints, tracker, features_dir())
         damaged = len(list(checkpoints.rglob(DAMAGED)))
     notes = [f"checkpoints of an earlier try that were damaged and not used: {damaged}"] if damaged else []
     return _facts(folder, settings, notes, lambda: shutil.rmtree(checkpoints, ignore_errors=True))

@@ -14,6 +14,18 @@ _LITTER = frozenset(
 _HIDDEN_LITTER = (".ds_store", "._", ".localized", ".directory", ".nfs", ".fuse_hidden", ".spotlight-v100", ".trash")
 """Beginnings of the hidden files that macOS, KDE, NFS and FUSE make."""
 _LITTER_SUFFIXES = ("@synoeastream", "@synoresource")
+_TOOL_FOLDERS = frozenset(
+    (
+        *(".git", ".dvc", ".gapgate", ".cache", ".venv", ".idea", ".vscode", ".ipynb_checkpoints", ".pytest_cache"),
+        *(".thumbnails", ".thumbs", ".thumb", ".picasaoriginals", ".previews", ".snapshot", ".snapshots", ".tmp"),
+    )
+)
+"""Hidden folders that programs make for themselves, some of them with copies of the images."""
+
+
+def is_hidden_by_user(name: str) -> bool:
+    """True for the name of a hidden folder that no program is known to make: people's own, as of a class `.net`."""
+    return name.startswith(".") and not is_litter(name) and name.lower() not in _TOOL_FOLDERS
 
 
 def is_hidden(name: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _USER_OF_HTTP = re.compile(r"(https?://)[^\s/?#'\"<>]*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/?#'\"<>:@]*:)[^\s/?#'\"<>]*@", re.IGNORECASE)
 _IN_QUERY = re.compile(
     r"([?&][^\s=&#'\"]*(?:token|secret|password|passwd|key|sig)[^\s=&#'\"]*=)[^\s&#'\"<>]+", re.IGNORECASE
 )
+_LEVELS = "▁▂▃▄▅▆▇█"
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -31,6 +33,13 @@ def size(num_bytes: int) -> str:
         if num_bytes >= of and num_bytes * 10 % of == 0:
             return f"{num_bytes / of:g} {unit}"
     return f"{num_bytes:,} bytes"
+
+
+def curve(values: Sequence[float], width: int = 12) -> str:
+    """The last `width` values as blocks, from the lowest to the highest of all."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1
+    return "".join(_LEVELS[round((value - low) / span * (len(_LEVELS) - 1))] for value in values[-width:])
 
 
 def shortened(text: str, max_chars: int) -> str:

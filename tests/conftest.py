@@ -68,7 +68,7 @@ def empty_store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAPGATE_HOME", str(home))
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        from components.platform.tracking.mlflow_runs import client
+        from components.platform.tracking.mlflow_client import client
 
         client()
     return home / "mlflow.db"

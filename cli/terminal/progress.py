@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,12 @@ from rich.table import Table
 from cli.terminal.console import Console
 from components.catalog import STEPS
 from components.platform.tracking.spool import Event
-from gapgate.text import printable
+from gapgate.text import curve, printable
 
 MARKS = {"": "[green]✓[/]", "pass": "[green]✓[/]", "fail": "[red]✗[/]", "undecided": "[yellow]?[/]"}
 """Verdict of a step → the mark before its line; of a step without one that it ended well."""
-_LEVELS = "▁▂▃▄▅▆▇█"
+_WIDE = 112
+"""Columns of a terminal from which a line has a bar too; the line of a training says as much in figures."""
 _WIDTH = max(len(name) for name in STEPS)
 
 
@@ -27,10 +28,11 @@ class TerminalDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._is_wide = console.width >= _WIDE
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            *([BarColumn(bar_width=30)] if self._is_wide else []),
             TextColumn("{task.fields[counted]}"),
             TextColumn("{task.fields[note]}"),
             TextColumn("[cyan]{task.fields[curve]}[/]"),
@@ -58,7 +60,7 @@ class TerminalDisplay:
         elif event["kind"] == "metrics" and "train/loss" in event["values"]:
             self._losses.append(event["values"]["train/loss"])
             if self._running is not None:
-                self._progress.update(self._running, curve=curve(self._losses))
+                self._progress.update(self._running, curve=curve(self._losses, 12 if self._is_wide else 8))
         elif event["kind"] == "finished":
             self._ended(event, MARKS[event.get("verdict", "")], escape(printable(event["summary"])))
             for line in event.get("notes", ()):
@@ -105,10 +107,3 @@ class TerminalDisplay:
             line.add_column(min_width=width, justify="right" if width == 8 else "left")
         line.add_row(mark, event["step"], f"[dim]{seconds:.1f} s[/]", f" {text}")
         self.console.print(line)
-
-
-def curve(values: Sequence[float], width: int = 12) -> str:
-    """The last `width` values as blocks, from the lowest to the highest of all."""
-    low, high = min(values), max(values)
-    span = (high - low) or 1
-    return "".join(_LEVELS[round((value - low) / span * (len(_LEVELS) - 1))] for value in values[-width:])

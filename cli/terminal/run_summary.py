@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.terminal.console import Console
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from gapgate import artifacts
 from gapgate.text import number, percent
 from pipelines.local.runner import RunResult
@@ -78,7 +78,7 @@ def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
 
 def _checks(certificate: dict) -> Table:  # type: ignore[type-arg]
     colour = COLOURS[certificate["verdict"]]
-    table = Table(box=None, pad_edge=False, show_header=False, title_justify="left")
+    table = Table(box=None, pad_edge=False, show_header=False, title_justify="left", title_style="")
     table.title = f"[bold]gate: [{colour}]{certificate['verdict']}[/][/]"
     for check in certificate["checks"]:
         colour = COLOURS[check["verdict"]]
@@ -99,7 +99,9 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
         yield "model", f"{version}, {alias}: {escape(decision['reason'])}"
     yield "report", relative(result.context.folder / "report.html")
     if url := mlflow_runs.run_url(result.context):
-        yield "MLflow", url if mlflow_runs.is_server() else f"`gapgate ui` serves the run at\n{url}"
+        # As a link of the terminal: one that is wider than the window is clicked whole.
+        link = f"[link={url}]{escape(url)}[/link]"
+        yield "MLflow", link if mlflow_client.is_server() else f"`gapgate ui` serves the run at\n{link}"
     if "bento" in outputs:
         yield "Bento", relative(result.context.folder / "model.bento")
     if registration:

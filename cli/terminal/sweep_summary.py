@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.terminal.console import Console
 from cli.terminal.run_summary import relative
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from pipelines.trials.sweep import Cell, Sweep
 from pipelines.trials.sweep_report import shown
 
@@ -40,7 +40,7 @@ def print_summary(console: Console, sweep: Sweep, command: str) -> None:
     rivals = f"; val does not tell {len(sweep.rivals)} more from it" if sweep.rivals else ""
     places = {"best on val": f"{sweep.best.label}{rivals}", "report": relative(sweep.context.folder / "sweep.html")}
     if url := mlflow_runs.run_url(sweep.context):
-        places["MLflow run"] = url if mlflow_runs.is_server() else f"{url} (`gapgate ui` serves it)"
+        places["MLflow run"] = url if mlflow_client.is_server() else f"{url} (`gapgate ui` serves it)"
     for name, text in (places | {"for good": command}).items():
         console.print(f"{name:<11}  {escape(text)}", soft_wrap=True, highlight=False)
     if sweep.notice:

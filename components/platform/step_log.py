@@ -1,6 +1,6 @@
 """The log of a step that runs alone, as in a pod: lines that begin with `gapgate:`, for people and `gapgate submit`.
 
-gapgate: train: epoch 3/20, loss 0.214, val 93.1 %; 1 min 20 s left
+gapgate: train: epoch 3/20, loss 0.214, val 93.1 % █▃▁; 1 min 20 s left
 gapgate: train: done in 94.2 s: 20 epochs, 12,345 parameters, val 97.2 %
 gapgate: gate:   pass  max_gap_points  the gap is 1.20 points
 gapgate: ingest: git cannot get data at 3f2a1b of https://git.example/a: the connection is refused; tried again in 5 s
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.platform.tracking.spool import Event
-from gapgate.text import printable
+from gapgate.text import curve, printable
 
 PREFIX = "gapgate:"
 _EVERY_S = 10.0
@@ -32,13 +32,17 @@ class StepLog:
         self._first: tuple[float, int] | None = None
         self._printed_at = 0.0
         self._note = ""
+        self._losses: list[float] = []
 
     def show(self, event: Event) -> None:
-        """Print what an event has to say; metrics, params, tags and files have nothing."""
+        """Print what an event has to say; params, tags, files, and metrics but the training loss have
+        nothing."""
         if event["kind"] == "started":
             self._began_at = event["time"]
         elif event["kind"] == "progress":
             self._progress(event)
+        elif event["kind"] == "metrics" and "train/loss" in event.get("values", ()):
+            self._losses.append(event["values"]["train/loss"])
         elif event["kind"] == "waiting":
             fault = event["message"].partition("; ")[0]  # without the remedy
             self._print(f" {fault}; tried again in {duration(event['seconds'])}")
@@ -60,7 +64,8 @@ class StepLog:
         since, before = self._first
         counted = f"{done:,}/{total:,} {event['unit']}"
         left = f"; {duration((now - since) / (done - before) * (total - done))} left" if before < done < total else ""
-        self._print(f" {event['note'] or counted}{left}")
+        drawn = f" {curve(self._losses)}" if event["note"] and len(self._losses) > 1 else ""
+        self._print(f" {event['note'] or counted}{drawn}{left}")
 
     def _print(self, text: str) -> None:
         # Flushed, since Python buffers what goes into a pipe, and a log is read while the step works.

@@ -13,6 +13,11 @@ from gapgate.errors import ImageError
 
 _WHITES = (255, 1_023, 4_095, 16_383, MAX_WHITE)
 """Whites of the usual depths: 8, 10, 12, 14 and 16 bits."""
+_DARK = 16_383 >> 8
+"""Upper byte of the white of 14 bits."""
+_PNG_HEAD_BYTES = 26
+_PNG_COLOURS = (b"\x10\x02", b"\x10\x06")
+"""Bit depth and colour type in a PNG file's header: 16 bits, RGB without and with alpha (ISO/IEC 15948, 11.2.2)."""
 
 
 def highest_of(encoded: Callable[[], bytes | Path], max_pixels: int) -> int | None:
@@ -41,3 +46,31 @@ def white_of(highest: Iterable[int | None]) -> tuple[int, str]:
         f"the 16-bit images hold values up to {found:,}, so they are taken for {bits}-bit ones: {white:,} is white; "
         "if that is wrong, save them scaled to 16 bits"
     )
+
+
+def dark_colours(files: Iterable[Callable[[], bytes | Path]], max_pixels: int) -> str:
+    """A note where the colour PNG files of 16 bits hold 14 or fewer, else an empty string: Pillow decodes their upper 8
+    bits alone, so that little is left of 12."""
+    highest = [value for file in files if (value := _highest_colour(file, max_pixels)) is not None]
+    if not highest or max(highest) > _DARK:
+        return ""
+    return (
+        f"the 16-bit colour PNG files hold no more than {max(highest) + 1} of 256 levels, as those of a camera with "
+        "fewer bits; their lower 8 bits are not read: save them scaled to 16 bits"
+    )
+
+
+def _highest_colour(encoded: Callable[[], bytes | Path], max_pixels: int) -> int | None:
+    """Highest value, of 255, in a colour PNG file of 16 bits; None for any other file."""
+    try:
+        data = encoded()
+        if isinstance(data, Path):
+            with data.open("rb") as file:
+                head = file.read(_PNG_HEAD_BYTES)
+        else:
+            head = data[:_PNG_HEAD_BYTES]
+        if not head.startswith(b"\x89PNG") or head[24:26] not in _PNG_COLOURS:
+            return None
+        return int(np.asarray(load_image(read_header(data, max_pixels=max_pixels)))[..., :3].max())
+    except (ImageError, OSError):
+        return None

@@ -16,7 +16,7 @@ import numpy as np
 
 from gapgate.cpu_quota import available_cpus
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
-from gapgate.data.depth import highest_of, white_of
+from gapgate.data.depth import dark_colours, highest_of, white_of
 from gapgate.data.image_table import Index
 from gapgate.data.leaks.bonds import bind
 from gapgate.data.partition import partition
@@ -29,6 +29,11 @@ from gapgate.data.transform import Transform
 from gapgate.errors import DataError, StorageError
 from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import NullTracker, Tracker
+
+_DRAWN = (
+    "the images are dark drawings on a transparent background, so they are put on white (preprocess.fill=255), in the "
+    "service too"
+)
 
 
 def preprocess(
@@ -64,9 +69,11 @@ def preprocess(
                 raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
             num_workers = settings.num_workers or available_cpus()
             prepare_workers(num_images, num_workers)
-            source = _with_white(source, index, num_images, settings.max_pixels)
-            locators = (locator for _, locator in index.jobs())
-            transform, network = resolve(settings, source.reader, locators, num_images)
+            probed = _probed(index)
+            source = _with_white(source, probed, settings.max_pixels)
+            transform, network = resolve(settings, source.reader, probed, num_images)
+            if settings.fill == "auto" and transform.fill:
+                source = replace(source, notes=(*source.notes, _DRAWN))
             _decode(source.reader, transform, index, num_images, out_dir / "images.npy", num_workers, tracker)
             _refuse_rejects(index, settings.max_rejects, left_out)
             bonds = bind(index, source.reader, out_dir / "images.npy", settings.groups)
@@ -77,14 +84,22 @@ def preprocess(
     return Splits.open(out_dir)
 
 
-def _with_white(source: Source, index: Index, num_images: int, max_pixels: int) -> Source:
-    """The source with the value of white that its files of 16 bits have, by `PROBED_IMAGES` of them from all places."""
+def _probed(index: Index) -> list[str]:
+    """Locators of `PROBED_IMAGES` images from all places, in mixed order: the first rows are all of the first class."""
+    # Knuth's multiplicative hash (The Art of Computer Programming, volume 3, section 6.4).
+    query = "SELECT locator FROM images ORDER BY row * 2654435761 % 4294967296 LIMIT ?"
+    return [locator for (locator,) in index.lines(query, PROBED_IMAGES)]
+
+
+def _with_white(source: Source, locators: Sequence[str], max_pixels: int) -> Source:
+    """The source with the value of white that its files of 16 bits have, by those that are probed."""
     if not isinstance(source.reader, EncodedReader):
         return source
-    reader, every = source.reader, max(1, num_images // PROBED_IMAGES)
-    locators = (locator for (locator,) in index.lines("SELECT locator FROM images WHERE row % ? = 0", every))
-    white, note = white_of(highest_of(partial(reader.encoded, locator), max_pixels) for locator in locators)
-    return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note])))
+    reader = source.reader
+    files = [partial(reader.encoded, locator) for locator in locators]
+    white, note = white_of(highest_of(file, max_pixels) for file in files)
+    dark = dark_colours(files, max_pixels)
+    return replace(source, reader=replace(reader, white=white), notes=(*source.notes, *filter(None, [note, dark])))
 
 
 def _decode(
@@ -146,9 +161,12 @@ def _refuse_untrainable(
     if trained < 2:
         left = "images of one class alone are" if trained else "no image is"
         rejected = _rejected(index, left_out)
+        query = "SELECT id || ' (' || reason || ')' FROM images WHERE split = 'duplicate' ORDER BY row LIMIT 1"
+        dropped = index.one("SELECT COUNT(*) FROM images WHERE split = 'duplicate'")
         raise DataError(
             f"{left} left to train on, and a classifier needs two classes; add images"
             f"{rejected and f', and mend those that cannot be used: {rejected}'}"
+            f"{f'; {dropped:,} were set aside as copies, first {index.one(query)}' if dropped else ''}"
         )
 
 

@@ -13,6 +13,7 @@ dataset.json      origin of the images, with the DVC hash
 lineage.json      digest of the Dataset, and the content that it covers (see `gapgate.artifacts.lineage`)
 contact_sheet.png sample images of each class, also as dark/contact_sheet.png
 set_aside.json    images in no split and the reasons (`gapgate.data.set_aside`), with set_aside.png; missing if none
+near_duplicates.json    near-duplicates in the splits (`gapgate.data.leaks.alike`), with a picture; missing if none
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from gapgate.artifacts import write_json
 from gapgate.data.contact_sheet import ClassSample, contact_sheet
 from gapgate.data.formats import FORMATS, MAX_PIXELS
 from gapgate.data.image_table import Index
+from gapgate.data.leaks.alike import write_alike
 from gapgate.data.leaks.bonds import MAX_COMPARED, Bonds
 from gapgate.data.partition import Partition
 from gapgate.data.set_aside import write_set_aside
@@ -102,10 +103,30 @@ def write_splits(
         "leaks": asdict(how.leaks) | {"share": how.leaks.share},
         "quarantined": _listed(index, "quarantined"),
         "set_aside": write_set_aside(out_dir, index, source.class_names, left_out),
-        "notes": [*source.notes, *_not_served(index), *_invisible(index, transform), *_not_compared(bonds, counts)],
+        "near_duplicates": write_alike(out_dir, index, source.class_names),
+        "notes": [
+            *source.notes,
+            *_not_everywhere(source.class_names, how.given_splits, class_counts),
+            *_not_served(index),
+            *_invisible(index, transform),
+            *_not_compared(bonds, counts),
+        ],
     }
     write_json(out_dir / "splits.json", info)
     _write_sheet(out_dir, index, source.class_names, class_counts)
+
+
+def _not_everywhere(
+    class_names: Sequence[str], given_splits: Sequence[str], class_counts: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    """Say which classes are missing in a split of the source, or in what it leaves to train on."""
+    means = {"train": "the model never learns", "val": "the choice of the epoch leaves out", "test": "nothing measures"}
+    for split in ("train", *given_splits) if given_splits else ():
+        missing = [name for name, count in zip(class_names, class_counts[split], strict=True) if not count]
+        if missing and split in means:
+            names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            word = "classes" if len(missing) > 1 else "class"
+            yield f"{split} has no images of {len(missing):,} {word}, which {means.pop(split)}: {names}"
 
 
 def _not_served(index: Index) -> Iterator[str]:

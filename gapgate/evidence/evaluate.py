@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from gapgate.artifacts import MANIFEST, read_json, write_json
 from gapgate.cpu_quota import available_cpus
 from gapgate.data import set_aside
+from gapgate.data.leaks import alike
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
 from gapgate.errors import DataError
 from gapgate.evidence.evaluation_figures import draw
@@ -100,7 +101,11 @@ def assess(
         "leaks": splits.info.get("leaks"),
         "inputs": {"splits": _provenance(splits.path), "model": _provenance(model.folder)},
         "facts": _facts(splits, model.folder),
-        "data": {"notes": splits.info.get("notes", []), "set_aside": set_aside.read(splits.path)},
+        "data": {
+            "notes": splits.info.get("notes", []),
+            "set_aside": set_aside.read(splits.path),
+            "alike": alike.read(splits.path),
+        },
         "settings": settings.model_dump(mode="json"),
     }
     return evaluation, found

@@ -12,6 +12,7 @@ import numpy as np
 
 from gapgate.artifacts import read_json
 from gapgate.data import set_aside, tiles
+from gapgate.data.leaks import alike
 from gapgate.data.splits import Splits
 from gapgate.evidence.measures import mistakes, suspects
 from gapgate.evidence.measures.predictions import Predictions
@@ -66,6 +67,7 @@ def draw(
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
     figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
-    for name in ("contact_sheet.png", set_aside.PICTURE, f"dark/{set_aside.PICTURE}", "dark/contact_sheet.png"):
-        if (splits.path / name).exists():
-            shutil.copyfile(splits.path / name, folder / name)
+    for sheet in ("contact_sheet.png", set_aside.PICTURE, alike.PICTURE):
+        for name in (sheet, f"dark/{sheet}"):
+            if (splits.path / name).exists():
+                shutil.copyfile(splits.path / name, folder / name)

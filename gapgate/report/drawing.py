@@ -6,15 +6,19 @@ no version, so equal figures have equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
@@ -43,6 +47,10 @@ LIGHT = Theme(surface="#ffffff", ink="#1a1d21", muted="#5c6570", line="#d9dee4",
 DARK = Theme(surface="#16191d", ink="#e6e9ed", muted="#9aa4af", line="#333a42", blue="#58a6ff", orange="#fb923c")
 
 
+GRAY = ScalarMappable(Normalize(0, 255), "gray")
+"""Gray from black for 0 to white for 255."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Image, of side 1 by default, with its upper left corner at (left, top); y points downwards."""
@@ -53,11 +61,6 @@ class Tile:
     """Pixels, (H, W), (H, W, 1) or (H, W, 3)."""
     width: float = 1.0
     height: float = 1.0
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top, as `imshow` takes them."""
-        return (self.left, self.left + self.width, self.top + self.height, self.top)
 
 
 def in_rows(images: Sequence[NDArray[Any]], columns: int, step_down: float) -> list[Tile]:
@@ -79,19 +82,57 @@ def _glyphs() -> frozenset[int]:
 
 
 def mosaic(
-    figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: Mapping[str, Any], *, above: float = 0.0
+    figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: ScalarMappable, *, above: float = 0.0
 ) -> Axes:
     """Draw all tiles in one Axes that fills the figure; one unit is the side of a tile."""
-    # An Axes for each tile would be simpler, but a hundred of them take seconds.
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    for tile in tiles:
-        is_gray = tile.pixels.ndim == 3 and tile.pixels.shape[-1] == 1
-        axes.imshow(tile.pixels.squeeze(-1) if is_gray else tile.pixels, extent=tile.extent, aspect="auto", **colours)
     width, height = figure.get_size_inches() / side_inches
+    axes.add_artist(_Pixels(_painted(figure, tiles, side_inches, colours, above)))
     axes.set(xlim=(0, width), ylim=(height - above, -above))
     return axes
+
+
+class _Pixels(Artist):
+    """Pixels (H, W, 3) uint8 that cover the figure. `imshow` would resample them to the size that they have."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+
+    def draw(self, renderer: Any) -> None:
+        renderer.draw_image(renderer.new_gc(), 0, 0, self._pixels[::-1])
+
+
+def _painted(
+    figure: Figure, tiles: Sequence[Tile], side_inches: float, colours: ScalarMappable, above: float
+) -> NDArray[np.uint8]:
+    """Paint tiles into the pixels of a figure, (height, width, 3), each by its nearest pixels."""
+    side = side_inches * figure.dpi
+    across, down = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+    painted = np.empty((down, across, 3), np.uint8)
+    painted[:] = np.array(to_rgb(figure.get_facecolor())) * 255
+    for tile in tiles:
+        top, left = round((tile.top + above) * side), round(tile.left * side)
+        place = painted[top : top + round(tile.height * side), left : left + round(tile.width * side)]
+        shapes = zip(place.shape[:2], tile.pixels.shape[:2], strict=True)
+        rows, columns = (np.arange(wanted) * given // wanted for wanted, given in shapes)
+        place[:] = coloured(tile.pixels, colours)[rows[:, None], columns]
+    return painted
+
+
+def scale(colours: str | Colormap, low: float, high: float) -> ScalarMappable:
+    """The colours of the values from `low` to `high`."""
+    return ScalarMappable(Normalize(low, high), colours)
+
+
+def coloured(pixels: NDArray[Any], colours: ScalarMappable) -> NDArray[np.uint8]:
+    """Colour pixels, (H, W, 3) uint8: those of one channel by `colours`, floats of three from 0..1."""
+    if pixels.ndim == 3 and pixels.shape[-1] == 3:
+        return pixels if pixels.dtype == np.uint8 else (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    found: NDArray[np.uint8] = colours.to_rgba(pixels.reshape(pixels.shape[:2]), bytes=True)[..., :3]
+    return found
 
 
 def mosaic_size(

@@ -17,7 +17,8 @@ from gapgate.evidence.measures.calibration import FEW_IMAGES
 from gapgate.evidence.measures.learning_curve import WORDS, Parting, parting
 from gapgate.evidence.measures.mistakes import NUM_NEAREST, Mistake
 from gapgate.onnx.inner_layers import FeatureMaps, stretched
-from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import GRAY, Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save, scale
+from gapgate.text import percent
 
 MAX_NUMBERED_CLASSES = 20
 """Largest number of classes for numbers in the cells of a confusion matrix; with more it shows colours only."""
@@ -50,7 +51,7 @@ def learning_curves(
                 _mark(axes, parts, train, val, theme)
         if parts and parts.space_points > 0:
             _measure(accuracy, parts, theme)
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=3)
 
     save(folder, "learning_curves", (8.4, 3.2), paint)
@@ -120,7 +121,7 @@ def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> 
         upper.set_title(f"expected calibration error {ece:.3f}", loc="left")
         figure.legend(loc="outside right upper")
         for axis in (upper.yaxis, lower.xaxis):
-            axis.set_major_formatter(PercentFormatter(1))
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
     save(folder, "reliability", (6.8, 4.4), paint)
 
@@ -140,10 +141,12 @@ def worst_errors(
     tiles = in_rows(list(images), 8, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 1.0, {"cmap": "gray", "vmin": 0, "vmax": 255})
+        axes = mosaic(figure, tiles, 1.0, GRAY)
         for tile, label, answer, share in zip(tiles, labels, predicted, confidence, strict=True):
             said, true = label_text(class_names[answer], answer, 12), label_text(class_names[label], label, 14)
-            axes.text(tile.left, tile.top + 1.04, f"{said} {share:.0%}", va="top", fontsize=7, color=theme.orange)
+            axes.text(
+                tile.left, tile.top + 1.04, f"{said} {percent(share, 0)}", va="top", fontsize=7, color=theme.orange
+            )
             axes.text(tile.left, tile.top + 1.21, f"is {true}", va="top", fontsize=7, color=theme.ink)
 
     save(folder, name, mosaic_size(tiles, 1.0, below=0.38), paint)
@@ -160,7 +163,7 @@ def filters(folder: Path, weights: NDArray[np.float32]) -> None:
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
-        mosaic(figure, tiles, 0.45, {"cmap": signs, "vmin": -1, "vmax": 1})
+        mosaic(figure, tiles, 0.45, scale(signs, -1, 1))
 
     save(folder, "filters", mosaic_size(tiles, 0.45), paint)
 
@@ -177,7 +180,7 @@ def feature_maps(folder: Path, image: NDArray[np.uint8], layers: Sequence[Featur
     tiles = [Tile(i * 1.06, row * 1.34, m) for row, (_, maps) in enumerate(rows) for i, m in enumerate(maps)]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 0.72, {"cmap": "gray", "vmin": 0, "vmax": 1}, above=0.35)
+        axes = mosaic(figure, tiles, 0.72, scale("gray", 0, 1), above=0.35)
         for row, (title, _) in enumerate(rows):
             axes.text(0, row * 1.34 - 0.06, title, va="bottom", fontsize=8, color=theme.muted)
 
@@ -197,13 +200,13 @@ def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[s
     ]
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, 0.95, {"cmap": "gray", "vmin": 0, "vmax": 255}, above=0.3)
+        axes = mosaic(figure, tiles, 0.95, GRAY, above=0.3)
         for left, title in zip(columns, ("image", "what counted", "nearest training images"), strict=False):
             axes.text(left, -0.06, title, va="bottom", fontsize=8, color=theme.muted)
         for row, mistake in enumerate(mistakes):
             said, true = (label_text(class_names[index], index, 13) for index in (mistake.predicted, mistake.label))
             below = row * 1.6 + 1.04
-            axes.text(0, below, f"{said} {mistake.confidence:.0%}", va="top", fontsize=7, color=theme.orange)
+            axes.text(0, below, f"{said} {percent(mistake.confidence, 0)}", va="top", fontsize=7, color=theme.orange)
             axes.text(0, below + 0.16, f"is {true}", va="top", fontsize=7, color=theme.ink)
             for left, label, similarity in zip(columns[2:], mistake.nearest_labels, mistake.similarities, strict=False):
                 colour = theme.orange if label == mistake.predicted else theme.ink

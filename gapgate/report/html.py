@@ -36,6 +36,7 @@ FIGURES = (
     "feature_maps",
     "contact_sheet",
     "set_aside",
+    "near_duplicates",
 )
 MAX_DATA_URI_BYTES = 6_000_000
 """Largest image in the report, in bytes; a larger one (a contact sheet of many classes) stays a file of its own."""
@@ -53,11 +54,14 @@ _CHART_SIZE = {
 }
 
 
-_PHOTOGRAPHS = ("contact_sheet", "set_aside")
+_PHOTOGRAPHS = ("contact_sheet", "set_aside", "near_duplicates")
 """Pictures whose pixels are shown one to one; drawn figures are finer."""
+_NO_DATA = {"notes": [], **{name: {"num_images": 0, "rows": []} for name in ("set_aside", "alike")}}
 MAX_CONFUSION_CLASSES = 25
 """Largest number of classes for the confusion matrix as a table, whose cells lead to their images; a larger one is a
 picture."""
+MAX_LISTED_PAIRS = 20
+"""Number of the most frequent mistakes that are listed below such a picture."""
 MAX_GROUPS = 8
 """Number of pairs of classes whose mistakes are not folded away."""
 
@@ -104,7 +108,7 @@ def render(
         .get_template("report.html.j2")
         .render(
             evaluation=evaluation,
-            data=evaluation.get("data") or {"notes": [], "set_aside": {"num_images": 0, "rows": []}},
+            data=_NO_DATA | (evaluation.get("data") or {}),
             certificate=certificate,
             advice=advice,
             pictures=pictures,
@@ -126,7 +130,7 @@ def render(
             suspects=_suspects(evaluation, figures),
             looked_at=_looked_at(evaluation, figures),
             shares=_shares(evaluation["confusion"]),
-            facts=list(flatten(facts)),
+            facts=[(path, value) for path, value in flatten(facts) if value],
             settings={
                 name: list(flatten((value or {}).get("settings") or {}))
                 for name, value in [*sorted(inputs.items()), ("evaluation", {"settings": evaluation.get("settings")})]
@@ -264,6 +268,7 @@ def _environment() -> Environment:
     environment.filters["code"] = _code
     environment.globals |= {"script": _script(), "script_hash": _script_hash(), "chart_size": _CHART_SIZE}
     environment.globals |= {"MAX_CONFUSION_CLASSES": MAX_CONFUSION_CLASSES, "MAX_GROUPS": MAX_GROUPS}
+    environment.globals |= {"MAX_LISTED_PAIRS": MAX_LISTED_PAIRS}
     return environment
 
 

@@ -81,6 +81,9 @@ def apply(content: dict[str, Any], override: str, defaults: Mapping[str, Any]) -
     if not equals or not all(keys):
         raise SettingsError(f"--set {override} is not SECTION.NAME=VALUE, such as --set train.epochs=3")
     value = read_yaml(text, f"--set {override}: the value")
+    # YAML would take the end of `photos #1` for a comment, and fold a line break in a name; a command line does not.
+    if isinstance(value, str) and not text.lstrip().startswith(("'", '"', "|", ">", "!", "&")):
+        value = text.strip()
     try:
         places = _find(content, keys, defaults)
     except LookupError as error:

@@ -62,15 +62,16 @@ class PreprocessSettings(Section):
     side mostly at most 40 px, or 64 px where all are gray). A named `train.architecture` decides it."""
     size_px: Annotated[int, Field(ge=8, le=512)] | Literal["auto"] = "auto"
     """Side of the square images. Auto, pretrained: 224, or 128 for more than 2,000 images or where the shorter side is
-    mostly below 160 px. Auto, scratch: the source's own size where all its first 256 images share one of 8 to 224 px,
-    else 64, or less where the longer side is mostly shorter."""
+    mostly below 160 px. Auto, scratch: the source's own size where 256 images of all places share one of 8 to
+    224 px, else 64, or less where the longer side is mostly shorter."""
     mode: Literal["auto", "gray", "rgb"] = "auto"
-    """Channels: gray has 1, rgb has 3; auto: gray if the first 256 images are gray."""
+    """Channels: gray has 1, rgb has 3; auto: gray if 256 images of all places are."""
     fit: Literal["auto", "pad", "crop"] = "auto"
     """An image that is not square is padded to a square with `fill`, or cropped to its central square; auto: cropped
     for a pretrained network, which also takes off the border that its training images lost, else padded."""
-    fill: Annotated[int, Field(ge=0, le=255)] = 0
-    """Pixel value of the padding, and behind transparent pixels."""
+    fill: Annotated[int, Field(ge=0, le=255)] | Literal["auto"] = "auto"
+    """Pixel value of the padding, and behind transparent pixels; auto: 255 where the images are dark drawings on a
+    transparent background, which 0 would hide, else 0."""
     resample: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Filter of the resizing (antialiased when it shrinks); auto: bicubic for a pretrained network, else bilinear."""
     evidence: Literal["auto", "holdout", "cross_validation"] = "auto"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from gapgate.errors import ArtifactError, DataError, ImageError, SettingsError
+from gapgate.errors import DataError, ImageError, SettingsError
+from gapgate.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ else:
 
 _BATCH_SIZE = 64
 _NAME = "gapgate"
+_IMAGE = "a path, the bytes of a file, a PIL image or an array of uint8"
 _WANTED = "models:/NAME@ALIAS, models:/NAME/VERSION, a version of the model gapgate, or a .bento file"
 
 
@@ -120,6 +121,8 @@ class Model:
             image = content
         if isinstance(image, bytes | bytearray | memoryview):
             return decoded(self._predictor, bytes(image))
+        if not hasattr(image, "__array__"):
+            raise DataError(f"an object of type {type(image).__name__} is no image; give {_IMAGE}, or a list of these")
         return transform.apply_to_array(image)
 
     def _classified(self, pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
@@ -145,15 +148,14 @@ def load(source: str | int | os.PathLike[str] = f"models:/{_NAME}@champion") -> 
         TrackingError: the registry does not answer.
         SettingsError: the text names none of these.
     """
-    from gapgate.evidence.sealed.archive import unpack_model
+    from gapgate.evidence.sealed.archive import unpacked_model
     from serving.model.predictor import Predictor
 
+    if not isinstance(source, str | int | os.PathLike):
+        raise SettingsError(f"{shortened(repr(source), 60)} names no model; give {_WANTED}")
     archive = _archive(os.fspath(source) if isinstance(source, os.PathLike) else str(source))
-    with tempfile.TemporaryDirectory(prefix="gapgate-load-") as folder:
-        try:
-            predictor = Predictor.load(unpack_model(archive, Path(folder, "model")))
-        except ArtifactError as error:  # that place is no more when it is read
-            raise ArtifactError(str(error).replace(f"{Path(folder).resolve()}/model/", f"{archive}: ")) from None
+    with unpacked_model(archive) as folder:
+        predictor = Predictor.load(folder)
     return Model(
         name=predictor.model.name,
         version=predictor.model.version,
@@ -184,4 +186,4 @@ def _is_many(images: Any) -> bool:
 
 
 def _shown(image: Any) -> str:
-    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else "the image"
+    return (os.fsdecode(image) or "''") if isinstance(image, str | os.PathLike) else "the image"

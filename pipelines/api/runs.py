@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gapgate import artifacts, errors
+from gapgate.text import shortened
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -112,27 +115,32 @@ def run(
         params: a settings file; None: `params.yaml` where there is one, else the defaults.
         name: name of the run in MLflow; empty: its time.
         experiment: MLflow experiment of the run; empty: that of the settings.
-        show: called with a line for each step that ended, such as `print`.
+        show: called with a line for each step that ended, such as `print`. Where it raises, a `RuntimeWarning` says
+            so, and the run goes on without it.
 
     Raises:
-        SettingsError: a setting is unknown or out of range.
+        SettingsError: a setting is unknown or out of range, or an argument of another type.
         DataError: the source is missing, empty, inconsistent or too small.
         TrackingError: the tracking server is away; `gapgate sync` registers the model later.
         GapgateError: another mistake or lack, as the command says it in one line.
         RuntimeError: a fault of a step, with its traceback.
     """
+    _check_types(locals())
     from pipelines.settings import settings_here, with_experiment, with_source
 
     values = [f"{setting}={json.dumps(value, default=str)}" for setting, value in (settings or {}).items()]
     asked = settings_here(Path(params) if params is not None else None, values)
     asked = with_experiment(with_source(asked, None if source is None else os.fspath(source)), experiment)
+    lines = _Lines(show or (lambda line: None))
     from pipelines.local.resume import close_killed
     from pipelines.local.runner import run_pipeline
 
     with _one, _environment_kept():
         with suppress(errors.TrackingError):  # of another run; a server that is away is asked another time
             close_killed()
-        done = run_pipeline(asked, _Lines(show or (lambda line: None)), title=name)
+        done = run_pipeline(asked, lines, title=name)
+        if lines.fault:
+            warnings.warn(f"show raised {lines.fault!r}; the run went on without it", RuntimeWarning, stacklevel=2)
         if failure := done.failure:
             if failure["trace"]:
                 raise RuntimeError(f"{failure['step']}: {failure['message']}\n{failure['trace']}")
@@ -140,11 +148,39 @@ def run(
         return _result(done)
 
 
+_PATH = (str, os.PathLike, NoneType)
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "source": (_PATH, "the path of a folder or file, or the name of a built-in data set"),
+    "settings": ((Mapping, NoneType), 'a mapping such as {"train.epochs": 3}'),
+    "params": (_PATH, "the path of a settings file"),
+    "name": ((str,), "a text"),
+    "experiment": ((str,), "a text"),
+    "show": ((Callable, NoneType), "a function such as print"),  # type: ignore[dict-item]
+}
+"""Argument of `run` → its types, and what to give."""
+
+
+def _check_types(arguments: Mapping[str, object]) -> None:
+    for argument, (types, wanted) in _TYPES.items():
+        if not isinstance(given := arguments[argument], types):
+            raise errors.SettingsError(f"{argument}={shortened(repr(given), 60)} is of another type; give {wanted}")
+
+
 class _Lines:
     """A display of a line for each step that ended."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
-        self._show = show
+        self._function = show
+        self.fault: Exception | None = None
+        """What the function raised, after which it is not called again."""
+
+    def _show(self, line: str) -> None:
+        # In the thread that follows the steps, which must not end by a fault of the caller's.
+        try:
+            if self.fault is None:
+                self._function(line)
+        except Exception as error:
+            self.fault = error
 
     def live(self, run: str) -> AbstractContextManager[None]:
         return nullcontext()

@@ -139,10 +139,10 @@ def mlflow_url(experiment: str, run_id: str) -> str:
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address.startswith(("http://", "https://")):
         return ""
-    from components.platform.tracking import mlflow_runs
+    from components.platform.tracking import mlflow_client
 
-    with contextlib.suppress(TrackingError), mlflow_runs.away_errors():
-        client = mlflow_runs.client()
+    with contextlib.suppress(TrackingError), mlflow_client.away_errors():
+        client = mlflow_client.client()
         if found := client.get_experiment_by_name(experiment):
             query = f"tags.`gapgate.run` = '{run_id}'"
             for run in client.search_runs([found.experiment_id], query, max_results=1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from components.platform.workspace import runs_dir
 from gapgate import artifacts
 from gapgate.errors import ArtifactError
 from gapgate.report.comparison import Side
+from gapgate.report.head import head
 from gapgate.report.html import render
 from pipelines.local.outputs import outputs_of
 
@@ -39,14 +39,7 @@ class Reported:
         manifest = artifacts.read_manifest(self.outputs["certificate"])
         registration = self.read("registration", "registration.json", {})
         alias = RunContext(self.name).decision.get("alias", "")
-        version = [f"{registration['name']} version {registration['version']}", alias] if registration else []
-        return {
-            "model": ", ".join(filter(None, version)),
-            "run": manifest.run or self.name,
-            "date": f"{datetime.fromisoformat(manifest.created_at):%Y-%m-%d %H:%M} UTC",
-            "code": manifest.code_revision,
-            "receipt": registration.get("receipt", ""),
-        }
+        return head(manifest, registration, run=self.name, alias=alias)
 
     def html(self) -> str:
         """The report, with all that is known by now in its head.

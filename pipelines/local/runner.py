@@ -20,9 +20,9 @@ from typing import Any, TextIO
 from components.catalog import STEPS
 from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_experiments, mlflow_runs
 from components.platform.tracking.spool import Event, Reader, Spool
-from gapgate import artifacts, fork_server, summed_json
+from gapgate import artifacts, fork_server, own_packages, summed_json
 from gapgate.descendants import children, kill_descendants
 from gapgate.errors import ArtifactError, GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
@@ -83,8 +83,8 @@ def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = 
         TrackingRefusedError: the MLflow experiment was deleted.
     """
     # First, so that the modules of the steps are imported while this process imports its own.
-    with contextlib.nullcontext() if in_containers else fork_server.running(IMPORTED):
-        mlflow_runs.refuse_deleted_experiment(settings.tracking.experiment)
+    with own_packages.first_in_children(), contextlib.nullcontext() if in_containers else fork_server.running(IMPORTED):
+        mlflow_experiments.refuse_deleted_experiment(settings.tracking.experiment)
         context = RunContext.new(settings.tracking.experiment)
         with _runner(settings, context, in_containers) as runner:
             return _run(settings, context, display, runner, title)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.catalog import STEPS
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.tracking.spool import Event, Spool
 from gapgate import artifacts
 from gapgate.errors import SettingsError, TrackingError, storage_errors
@@ -92,10 +92,10 @@ def _nest(sweep: Sweep, cell: Cell, parent: str) -> None:
     """
     if not parent:
         return
-    client = mlflow_runs.client()
+    client = mlflow_client.client()
     for trial in cell.trials:
         digest = trial.artifacts["evaluation"].digest
-        with mlflow_runs.away_errors():
+        with mlflow_client.away_errors():
             experiment = client.get_run(parent).info.experiment_id
             # By the evaluation's digest: a second call of the same sweep must not make a second run of a trial.
             known = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`sweep.evaluation` = '{digest}'"

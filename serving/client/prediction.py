@@ -231,11 +231,14 @@ def decoded(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
 def read(file: Path) -> bytes | str:
     """Return the content of a file, or the reason why it cannot be read."""
     try:
+        if file.is_dir():
+            return str(ImageError(ImageFault.UNREADABLE, "is a folder", "give the files in it"))
         if file.exists() and not file.is_file():  # opening a pipe waits for its writer
             return str(ImageError(ImageFault.UNREADABLE, "is a pipe or a device", "give a file"))
         return file.read_bytes()
-    except OSError as error:
-        return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {error.strerror or error}"))
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        said = getattr(error, "strerror", None) or error
+        return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {said}"))
 
 
 def name_of(file: Path) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from serving.description.schema_words import SchemaWords
+
 Json = dict[str, Any]
 
 _CODE_LINE = re.compile(r"- `(\w+)`: (.*)")  # as `serving.description.openapi` lists error codes in a description
@@ -75,7 +77,7 @@ def _parameters(parameters: list[Json]) -> str:
     rows = [
         (
             f"{_code(parameter['name'])} <small>{parameter['in']}</small>",
-            _type(parameter["schema"]),
+            _WORDS.of(parameter["schema"]),
             _prose(parameter["description"]),
         )
         for parameter in parameters
@@ -128,7 +130,7 @@ def _schema(name: str, schema: Json) -> str:
     rows = [
         (
             _code(field) + ("" if field in required else " <small>may be left out</small>"),
-            _type(value),
+            _WORDS.of(value),
             _prose(value.get("description", "")),
         )
         for field, value in schema["properties"].items()
@@ -137,39 +139,6 @@ def _schema(name: str, schema: Json) -> str:
         f'<section id="schema-{name}"><h3>{name}</h3><p>{_prose(schema.get("description", ""))}</p>'
         f"{_table(('Field', 'Type', 'Meaning'), rows)}</section>"
     )
-
-
-def _type(schema: Json) -> str:
-    """Return a JSON schema in a few words, as HTML."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f'<a href="#schema-{name}">{name}</a>'
-    if "anyOf" in schema:
-        # A field that may be null is said to be optional already, beside its name.
-        return " or ".join(_type(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
-    if "enum" in schema:
-        shown = ", ".join(map(_code, schema["enum"][:12]))
-        return shown + (f" and {len(schema['enum']) - 12} more" if len(schema["enum"]) > 12 else "")
-    if "const" in schema:
-        return _code(schema["const"])
-    if "prefixItems" in schema:
-        return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
-    if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}"
-    if isinstance(schema.get("additionalProperties"), dict):
-        return f"object of {_type(schema['additionalProperties'])}"
-    return escape(_scalar(schema))
-
-
-def _scalar(schema: Json) -> str:
-    words = [schema.get("type", "any")]
-    if "maximum" in schema:
-        words.append(f"{schema['minimum']} to {schema['maximum']:,}")
-    if "contentEncoding" in schema:
-        words.append(schema["contentEncoding"])
-    if "default" in schema:
-        words.append(f"default {json.dumps(schema['default'])}")
-    return ", ".join(words)
 
 
 def _table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
@@ -222,3 +191,6 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+_WORDS = SchemaWords(lambda name: f'<a href="#schema-{name}">{name}</a>', _code, escape)

@@ -175,6 +175,16 @@ def test_a_file_that_cannot_be_written_is_said_before_the_work(workspace, bento,
         assert words in refused(workspace.gapgate("predict", photos, "--bento", bento, "--output", output))
 
 
+def test_a_damaged_package_is_named_by_its_own_path(workspace, bento, photos, tmp_path):
+    content = bytearray(bento.read_bytes())
+    content[content.index(b'"verdict"', content.index(b"src/model/certificate.json")) + 1] ^= 1
+    damaged = tmp_path / "damaged.bento"
+    damaged.write_bytes(content)
+    for command in (("predict", photos), ("look", photos / "0.png")):
+        said = refused(workspace.gapgate(*command, "--bento", damaged))
+        assert f"{damaged}: certificate.json was changed" in said
+
+
 def test_nothing_to_do_is_one_line(workspace, bento):
     (workspace.folder / "empty").mkdir()
     for arguments, words in (

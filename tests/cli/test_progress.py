@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.terminal.progress import TerminalDisplay, curve
+from cli.terminal.progress import TerminalDisplay
+from gapgate.text import curve
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,20 @@ def test_a_training_shows_loss_and_curve() -> None:
         display._progress.refresh()
     assert note in written.getvalue()
     assert "█▅▁" in written.getvalue()
+
+
+def test_a_training_fits_into_a_line_of_80_columns() -> None:
+    written = io.StringIO()
+    display = TerminalDisplay(Console(file=written, force_terminal=True, width=80, color_system=None))
+    with display.live("r"):
+        display.show({"kind": "started", "step": "train", "time": 1.0})
+        for epoch in range(1, 20):
+            display.show({"kind": "metrics", "step": "train", "at": epoch, "values": {"train/loss": 1 / epoch}})
+        note = "epoch 19/20, loss 0.051, val 100.0 %"
+        display.show({"kind": "progress", "step": "train", "done": 361, "total": 380, "unit": "batches", "note": note})
+        display._progress.refresh()
+    assert f"361/380 batches {note} ▁" in written.getvalue()
+    assert "…" not in written.getvalue()
 
 
 def test_a_curve_spans_all_values_and_shows_the_last() -> None:

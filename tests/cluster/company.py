@@ -20,6 +20,7 @@ from tests.cluster.platform import GAPGATE, KFP, Platform, forwarded, until
 COMPANY = "company"
 REPOSITORY = f"https://git.{COMPANY}.svc/images.git"
 S3 = f"https://s3.{COMPANY}.svc"
+PLAIN_S3 = f"http://s3.{COMPANY}.svc:8333"
 _SERVER = Path(__file__).with_name("git_over_https.py")
 _NAMES = ",".join(f"DNS:{name}.{COMPANY}.svc" for name in ("git", "s3")) + ",IP:127.0.0.1"
 
@@ -57,6 +58,22 @@ class Company:
             aws_access_key_id=self.s3_key,
             aws_secret_access_key=self.s3_secret,
         )
+
+    def make_bucket(self, name: str) -> bool:
+        """Make a bucket, where there is none of that name; False while S3 does not answer."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self.s3().create_bucket(Bucket=name)
+        except ClientError as error:
+            return error.response["Error"]["Code"].startswith("BucketAlready")
+        except BotoCoreError:
+            return False
+        return True
+
+    def objects(self, bucket: str) -> list[str]:
+        """Names of the objects in a bucket, up to a thousand."""
+        return [one["Key"] for one in self.s3().list_objects_v2(Bucket=bucket).get("Contents", ())]
 
     def run(self, *command: str) -> str:
         """Run a command in the clone of the repository, as the company's user; its output."""
@@ -113,22 +130,12 @@ def company_of(platform: Platform, folder: Path) -> Iterator[Company]:
         platform.kubectl("-n", COMPANY, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=5m")
         company.git_url = _secure(stack.enter_context(forwarded(COMPANY, "git", 443))) + "/images.git"
         company.s3_url = _secure(stack.enter_context(forwarded(COMPANY, "s3", 443)))
-        until(lambda: _bucket(company, "images"), 120)
+        until(lambda: company.make_bucket("images"), 120)
         yield company
 
 
 def _secure(url: str) -> str:
     return url.replace("http://", "https://")
-
-
-def _bucket(company: Company, name: str) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        company.s3().create_bucket(Bucket=name)
-    except (BotoCoreError, ClientError):
-        return False
-    return True
 
 
 def _certificates(folder: Path) -> None:
@@ -163,11 +170,12 @@ def _pods(company: Company, image: str, s3_image: str) -> Iterator[dict[str, Any
     yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": COMPANY}}
     files["git.py"] = _SERVER.read_text()
     yield {"apiVersion": "v1", "kind": "Secret", "metadata": {**meta, "name": "company"}, "stringData": files}
+    ports_of_s3 = ("-s3.port=8333", "-s3.port.https=443")
     tls = ("-s3.cert.file=/company/tls.crt", "-s3.key.file=/company/tls.key", "-s3.config=/company/s3.json")
     small = ("-master.volumeSizeLimitMB=64", "-master.volumePreallocate=false", "-volume.max=100")
     commands = {
         "git": (image, ["python", "/company/git.py"]),
-        "s3": (s3_image, ["/usr/bin/weed", "server", "-dir=/tmp", "-filer", "-s3", "-s3.port=443", *tls, *small]),
+        "s3": (s3_image, ["/usr/bin/weed", "server", "-dir=/tmp", "-filer", "-s3", *ports_of_s3, *tls, *small]),
     }
     for name, (image_of, command) in commands.items():
         container = {
@@ -186,5 +194,6 @@ def _pods(company: Company, image: str, s3_image: str) -> Iterator[dict[str, Any
         }
         labels = {"company": name}
         yield {"apiVersion": "v1", "kind": "Pod", "metadata": {**meta, "name": name, "labels": labels}, "spec": spec}
-        service = {"selector": labels, "ports": [{"port": 443}]}
+        ports = [{"name": "secure", "port": 443}, *([{"name": "plain", "port": 8333}] if name == "s3" else [])]
+        service = {"selector": labels, "ports": ports}
         yield {"apiVersion": "v1", "kind": "Service", "metadata": {**meta, "name": name}, "spec": service}

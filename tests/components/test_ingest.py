@@ -95,3 +95,12 @@ def test_a_pinned_file_is_clean_with_its_own_hash_and_dirty_when_it_was_changed(
     found = facts(tmp_path / "second", path="a.npz")
     assert found["dirty"] is True
     assert found["dvc_hash"] != dvc_data.pin_of(repository, "a.npz").hash
+
+
+def test_a_line_break_in_the_path_of_a_source_is_no_line_of_the_terminal(tmp_path):
+    source = tmp_path / "two\nlines"
+    (source / "a").mkdir(parents=True)
+    (source / "a" / "1.png").touch()
+    _, said = make("ingest", DataSettings(source=str(source)), {}, tmp_path / "dataset", NullTracker())
+    assert "\n" not in said.summary
+    assert r"two\nlines, DVC hash" in said.summary

@@ -14,7 +14,7 @@ import pytest
 
 from components.execute import execute
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.tracking.mlflow_registry import CHAMPION, PREVIOUS, Registry
 from components.promotion import DECISION_TAG
 from gapgate.artifacts import read_json
@@ -160,7 +160,7 @@ def test_a_package_step_that_was_killed_leaves_no_champion_without_a_bento_and_t
     register(first)
     done = subprocess.run([sys.executable, "-c", PACKAGE, place, str(first.folder)], timeout=300)
     assert done.returncode == -signal.SIGKILL
-    run = mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext("r1")))
+    run = mlflow_client.client().get_run(mlflow_runs.run_id(RunContext("r1")))
     assert run.info.status == "RUNNING"
     has_moved = place == "after the alias"
     assert aliases(registry) == {"1": ("champion",) if has_moved else ()}

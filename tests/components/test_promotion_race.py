@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.platform.tracking.mlflow_client import client
 from components.platform.tracking.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
-from components.platform.tracking.mlflow_runs import client
 from components.platform.tracking.promotion_lock import TICKET
 from components.promotion import DECISION_TAG
 from tests.components import releases

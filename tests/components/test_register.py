@@ -16,7 +16,7 @@ import pytest
 
 from cli.versions import receipt
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
 from components.platform.workspace import receipts_dir
@@ -54,7 +54,7 @@ def aliases(registry: Registry) -> dict[str, tuple[str, ...]]:
 
 
 def run_of(name: str) -> Any:
-    return mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext(name)))
+    return mlflow_client.client().get_run(mlflow_runs.run_id(RunContext(name)))
 
 
 def test_a_version_that_passed_has_no_alias_before_it_is_packaged(
@@ -65,7 +65,7 @@ def test_a_version_that_passed_has_no_alias_before_it_is_packaged(
     assert number(register(make("r1"))) == "1"
     assert aliases(registry) == {"1": ()}
     assert RunContext("r1").decision == {}
-    (logged,) = mlflow_runs.client().search_logged_models([run_of("r1").info.experiment_id])
+    (logged,) = mlflow_client.client().search_logged_models([run_of("r1").info.experiment_id])
     figures = {each.key: (each.value, each.dataset_name) for each in logged.metrics}
     assert logged.name == NAME
     assert figures["test/accuracy"] == (packaged.FIGURES["test_accuracy"], "animals, test, 12 images")
@@ -88,10 +88,10 @@ def test_a_version_says_where_it_is_from_and_holds_the_model(
         ("gapgate.receipt", registered.read_json("registration.json")["receipt"]),
     }
     assert version.run_id == mlflow_runs.run_id(RunContext("r1"))
-    described = mlflow_runs.client().get_model_version(NAME, "1").description
+    described = mlflow_client.client().get_model_version(NAME, "1").description
     assert described.startswith("### Gate: pass")
     assert f"/runs/{version.run_id}/artifacts/report/report.html)" in described
-    assert f"models:/{NAME}@champion" in mlflow_runs.client().get_registered_model(NAME).description
+    assert f"models:/{NAME}@champion" in mlflow_client.client().get_registered_model(NAME).description
     import mlflow
 
     stored = mlflow.artifacts.download_artifacts(f"models:/{NAME}/1/model.onnx", dst_path=str(tmp_path / "download"))
@@ -115,7 +115,7 @@ def test_the_receipt_names_all_that_the_version_is_made_from_and_is_kept_under_i
     assert (found.figures, found.data) == (packaged.FIGURES, packaged.DATA)
     assert set(found.settings) == {"preprocess", "augment", "train", "evaluate", "gate"}
     assert registered.read_json("lineage.json")["certificate"]["digest"] == found.artifacts["certificate"]
-    run = mlflow_runs.client().get_run(found.tracking_run)
+    run = mlflow_client.client().get_run(found.tracking_run)
     assert run.data.tags.items() >= {("receipt", digest), ("model.version", "1")}
 
 
@@ -137,7 +137,7 @@ def test_a_step_that_is_tried_again_makes_no_second_version_and_the_same_artifac
     first, second = register(given), register(given)
     assert first.digest == second.digest
     assert list(aliases(registry)) == ["1"]
-    assert len(mlflow_runs.client().search_logged_models([run_of("r1").info.experiment_id])) == 1
+    assert len(mlflow_client.client().search_logged_models([run_of("r1").info.experiment_id])) == 1
 
 
 def test_a_try_that_ended_after_its_version_was_made_is_completed_by_the_next(
@@ -182,7 +182,7 @@ def test_a_damaged_receipt_of_an_earlier_run_is_named(registry: Registry, make: 
 def test_a_version_whose_mlflow_run_was_deleted_does_not_count(registry: Registry, make: Callable[..., Made]) -> None:
     """Its package could not be read."""
     register(make("r1"))
-    mlflow_runs.client().delete_run(registry.find(NAME, "1").run_id)
+    mlflow_client.client().delete_run(registry.find(NAME, "1").run_id)
     assert number(register(make("r2"))) == "2"
 
 

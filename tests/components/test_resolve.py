@@ -15,7 +15,7 @@ from components import resolve
 from components.execute import make
 from components.platform.data import dvc_data, dvc_hashes
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_experiments, mlflow_runs
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.settings.sections import DataSettings
 from gapgate.tracking import NullTracker
@@ -140,7 +140,7 @@ def test_the_answer_is_in_the_log_and_in_the_mlflow_run_that_a_later_step_makes(
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("gapgate: resolve: done in ")
     assert line.endswith(f": data of {pinned.as_uri()}, commit {found[:12]}, DVC hash {dvc_hash[:12]}")
-    run = mlflow_runs.client().get_run(mlflow_runs.send(RunContext("r1")))
+    run = mlflow_client.client().get_run(mlflow_runs.send(RunContext("r1")))
     assert (run.data.tags["data.revision"], run.data.tags["data.dvc_hash"]) == (found, dvc_hash)
     assert run.info.status == "RUNNING"
 
@@ -153,7 +153,7 @@ def test_a_repository_that_is_not_there_is_said_in_the_log_and_ends_the_mlflow_r
     assert ended.value.code == 2
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gapgate:")]
     assert line.startswith("gapgate: resolve: error (exit code 2): git cannot get data at HEAD of")
-    run = mlflow_runs.client().get_run(mlflow_runs.run_id(RunContext("r1")))
+    run = mlflow_client.client().get_run(mlflow_runs.run_id(RunContext("r1")))
     assert run.info.status == "FAILED"
     events = [json.loads(text)["kind"] for text in (RunContext("r1").spool / "resolve.jsonl").read_text().splitlines()]
     assert events == ["started", "failed"]
@@ -163,8 +163,8 @@ def test_a_deleted_experiment_is_found_before_any_data_is_looked_for(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(RUN_VARIABLE, "r1")
-    client = mlflow_runs.client()
-    client.delete_experiment(mlflow_runs.experiment_id(client, "gone"))
+    client = mlflow_client.client()
+    client.delete_experiment(mlflow_experiments.experiment_id(client, "gone"))
     with pytest.raises(SystemExit) as ended:
         resolve.report(DataSettings(source="digits"), "gone")
     assert ended.value.code == 2

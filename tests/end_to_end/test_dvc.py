@@ -97,6 +97,26 @@ def test_plots_show_learning_curves_and_confusion_and_leave_no_file_that_git_see
     assert call("git", "status", "--porcelain", cwd=repository) == before
 
 
+@pytest.mark.skipif(not shutil.which("npm"), reason="without npm")
+def test_the_plots_are_drawn_without_the_internet(repository, pages):
+    venv = Path(sys.executable).parent
+    made = subprocess.run(
+        ["make", "-s", "-f", ROOT / "Makefile", f"BIN={venv}", "plots"], cwd=repository, capture_output=True, text=True
+    )
+    if "npm error" in made.stderr:
+        pytest.skip(f"npm: {made.stderr[:200]}")
+    assert made.returncode == 0, made.stderr
+    before = call("git", "status", "--porcelain", cwd=repository)
+    call("dvc", "plots", "show", cwd=repository)
+    assert call("git", "status", "--porcelain", cwd=repository) == before
+    page, _ = pages
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((repository / "dvc_plots" / "index.html").as_uri())
+    page.locator(":is(canvas, svg).marks").nth(2).wait_for()  # loss, accuracy, confusion
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
 def test_a_run_of_dvc_knows_its_data_as_one_of_gapgate_run_does(repository):
     client = MlflowClient(f"sqlite:///{repository}/.gapgate/mlflow.db")
     (first, *_) = client.search_runs(["1"], order_by=["attributes.start_time ASC"])
@@ -107,6 +127,10 @@ def test_a_run_of_dvc_knows_its_data_as_one_of_gapgate_run_does(repository):
     assert {each.dataset.digest for each in first.inputs.dataset_inputs} == {"33bf1a1fb9d9e5fd47d23074fa47c3ad.dir"}
     assert "data/contact_sheet.png" in [file.path for file in client.list_artifacts(first.info.run_id, "data")]
     assert not [name for name in first.data.metrics if name.startswith("data/")]
+    # The gate's copy knows neither.
+    report = Path(client.download_artifacts(first.info.run_id, "report/report.html")).read_text()
+    assert "<dd>gapgate version 1</dd>" in report
+    assert first.data.tags["receipt"] in report
     for table in ("classes", "worst_errors", "suspects"):
         assert f"tables/{table}.json" in first.data.tags["mlflow.loggedArtifacts"]
 

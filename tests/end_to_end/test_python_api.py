@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -138,6 +139,44 @@ def test_a_mistake_raises_the_line_of_the_command(alone, source, settings, error
     assert " ".join(str(raised.value).split()) in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"source": 3}, "source=3 is of another type; give the path of a folder or file"),
+        ({"source": b"digits"}, "source=b'digits' is of another type"),
+        ({"settings": "train.epochs=3"}, "settings='train.epochs=3' is of another type; give a mapping such as"),
+        ({"settings": [("train.epochs", 3)]}, r"settings=\[\('train.epochs', 3\)\] is of another type"),
+        ({"params": {}}, "params={} is of another type; give the path of a settings file"),
+        ({"name": None}, "name=None is of another type; give a text"),
+        ({"experiment": 3}, "experiment=3 is of another type; give a text"),
+        ({"show": "print"}, "show='print' is of another type; give a function such as print"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_before_anything_starts(alone, arguments, said):
+    with pytest.raises(gapgate.errors.SettingsError, match=f"^{said}"):
+        gapgate.run(**arguments)
+    assert not list((alone.folder / ".gapgate").glob("runs/*"))
+
+
+def test_two_runs_at_once_wait_for_each_other_also_beside_packages_of_our_names(alone):
+    for name in ("components", "pipelines"):  # the steps' processes work in this folder
+        (alone.folder / name).mkdir()
+        (alone.folder / name / "__init__.py").write_text("")
+
+    def show(line):
+        raise OSError("the notebook was closed")
+
+    def run(name):
+        return gapgate.run("digits", settings=SETTINGS | {"train.epochs": 1}, name=name, show=show)
+
+    with ThreadPoolExecutor(2) as pool, pytest.warns(RuntimeWarning, match="the notebook was closed.*went on without"):
+        results = list(pool.map(run, ["one", "two"]))
+    assert len({result.name for result in results}) == 2
+    assert {result.exit_code for result in results} == {3}
+    # The same settings on the same data: the second is known.
+    assert results[0].receipt == results[1].receipt
+
+
 def test_a_loaded_model_answers_as_the_service_does(here, digits, tmp_path):
     model = gapgate.load("models:/gapgate@champion")
     answers = model.predict([png(image) for image in digits])
@@ -192,7 +231,15 @@ def test_a_pil_image_is_turned_as_its_file_is_and_stays_as_it_is(here, digits, t
         ("no.png", "DataError", "no.png: cannot be read: No such file or directory"),
         (b"no image", "ImageError", "not an image in one of the formats"),
         ([np.zeros((4, 4), np.uint8), b""], "ImageError", "image 1: the image is empty, 0 bytes"),
-        ([3.5], "DataError", "image 0: an array of float64 with the shape () is not an image"),
+        ([3.5], "DataError", "image 0: an object of type float is no image; give a path"),
+        (None, "DataError", "an object of type NoneType is no image; give a path"),
+        ((image for image in [b""]), "DataError", "an object of type generator is no image"),
+        ([[b""]], "DataError", "image 0: an object of type list is no image"),
+        (np.zeros((8, 8)), "DataError", "an array of float64 with the shape (8, 8) is not an image"),
+        (np.zeros((0,), np.uint8), "DataError", "an array of uint8 with the shape (0,) is not an image"),
+        (np.array(3, np.uint8), "DataError", "an array of uint8 with the shape () is not an image"),
+        (".", "DataError", ".: is a folder; give the files in it"),
+        ("a\0b", "DataError", "a\\x00b: cannot be read: embedded null byte"),
     ],
 )
 def test_what_is_no_image_is_named(here, images, error, said):
@@ -211,6 +258,8 @@ def test_what_is_no_image_is_named(here, images, error, said):
         ("models:/gapgate", "SettingsError", "'models:/gapgate' names no registered model"),
         ("gapgate", "SettingsError", "'gapgate' names no model; give models:/NAME@ALIAS"),
         (Path("away.bento"), "ArtifactError", "away.bento is missing"),
+        (None, "SettingsError", "^None names no model; give models:/NAME@ALIAS"),
+        (3.5, "SettingsError", r"^3\.5 names no model"),
     ],
 )
 def test_what_names_no_model_is_named(here, source, error, said):

@@ -46,6 +46,7 @@ UNREAD = {
     "suspects.csv": "for people",
     "classes.json": "a table of MLflow's UI",
     "set_aside.json": "the same",
+    "near_duplicates.json": "the same",
     "suspects.json": "the same",
     "worst_errors.json": "the same",
     ".html": "for people",

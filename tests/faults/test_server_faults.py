@@ -14,7 +14,7 @@ import typer
 
 from cli.workspace import sync
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client
 from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Reader
 from gapgate import summed_json
@@ -159,7 +159,7 @@ def check_all_is_there(workspace: FaultWorkspace) -> None:
     (run,) = workspace.runs()
     settings = json.loads((run / "settings.json").read_text())
     context = RunContext(run.name, settings["tracking"]["experiment"])
-    client = mlflow_runs.client()
+    client = mlflow_client.client()
     experiment = client.get_experiment_by_name(context.experiment)
     assert experiment
     (found,) = client.search_runs([experiment.experiment_id])

@@ -34,6 +34,14 @@ OTHERS = """#!/usr/bin/env bash
 echo "${{0##*/}} $*" >>"{folder}/calls"
 """
 
+STUCK = """#!/usr/bin/env bash
+case " $* " in
+  *" get pods -o jsonpath="*) echo "ErrImagePull docker.io/library/postgres:17" ;;
+  *" rollout status "*) sleep 2; exit 1 ;;
+  *) exec {kubectl} "$@" ;;
+esac
+"""
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -183,3 +191,16 @@ def test_a_base_that_cannot_be_pulled_is_told(tree: Path, environment: dict[str,
 def containers(found: Object) -> list[Object]:
     spec = found["spec"]["template"]["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def test_why_a_pod_does_not_start_is_said_while_it_is_waited_for(
+    tree: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    stuck = tmp_path / "kubectl"
+    stuck.write_text(STUCK.format(kubectl=shutil.which("kubectl", path=environment["PATH"])))
+    stuck.chmod(0o755)
+    there = environment | {"PATH": f"{tmp_path}:{environment['PATH']}"}
+    done = subprocess.run(["infra/up"], cwd=tree, env=there, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "does not start: ImagePullBackOff docker.io/library/postgres:17\n" in done.stdout
+    assert "error: `kubectl -n gapgate get pods` shows what is not ready" in done.stderr

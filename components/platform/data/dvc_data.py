@@ -78,7 +78,8 @@ def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()
     for file, name in files_of(origin_of(source), reading, left_out):
         bring(file, target / name, link)
     if not any(target.iterdir()):
-        raise DataError(f"{source} holds no files; give it one folder of images for each class")
+        why = "".join(f" but {printable(each['name'])} ({each['reason']})" for each in left_out[:1])
+        raise DataError(f"{source} holds no files{why}; give it one folder of images for each class")
     return left_out
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gapgate.data.sources import BUILTINS, open_source, table_files
+from gapgate.data.sources.folders import has_loose_images
 from gapgate.errors import DataError
-from gapgate.hidden import is_hidden
+from gapgate.hidden import is_hidden, is_hidden_by_user, is_litter
 from gapgate.settings.sections import Reading
+from gapgate.text import shortened
 
 
 def origin_of(source: str) -> Path:
@@ -42,7 +45,20 @@ def files_of(origin: Path, reading: Reading, left_out: list[dict[str, str]]) -> 
         return
     # Folders that are being walked: one that is met again below itself is a loop of links.
     above = {_identity(origin): ""}
-    yield from _walk(origin, "", above, left_out)
+    with _length_named(origin):
+        yield from _walk(origin, "", above, left_out)
+
+
+@contextmanager
+def _length_named(file: Path) -> Iterator[None]:
+    """Turn the system's refusal of a path that is too long into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = shortened(str(error.filename or file), 120)
+        raise DataError(f"{name} is too long a path for this system; shorten the names of its folders") from None
 
 
 def _walk(folder: Path, name: str, above: dict[Any, str], left_out: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
@@ -51,10 +67,14 @@ def _walk(folder: Path, name: str, above: dict[Any, str], left_out: list[dict[st
         raise DataError(f"cannot read {folder}: no permission; change its owner or its mode")
     # By scandir, which knows what most entries are without asking the disk for each.
     with os.scandir(folder) as found:
-        entries = sorted((_is_folder(entry), entry.name, entry) for entry in found if not is_hidden(entry.name))
+        entries = sorted((_is_folder(entry), entry.name, entry) for entry in found if not is_litter(entry.name))
     for is_folder, own_name, entry in entries:
         path, utf8 = folder / own_name, _utf8(own_name)
         within = f"{name}/{utf8}" if name else utf8
+        if is_hidden(own_name):
+            if is_folder and is_hidden_by_user(own_name) and has_loose_images(path):
+                left_out.append({"name": within, "reason": "a hidden folder of images; rename it if it is a class"})
+            continue
         if "\n" in own_name or "\r" in own_name:
             raise DataError(f"{folder}/{own_name!r}: a file name with a line break; rename it")
         if utf8 != own_name and (folder / utf8).exists():
@@ -122,10 +142,12 @@ def _holds_images(file: Path, reading: Reading) -> bool:
 
 def bring(file: Path, place: Path, link: bool) -> None:
     """Copy a file to its place, or with `link` make a hard link where the disk allows it."""
-    if place.exists():  # a table may name a file twice
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
-            return os.link(file.resolve(), place)
-    shutil.copyfile(file, place)
+    with _length_named(file):
+        if place.exists():  # a table may name a file twice
+            return None
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            with suppress(OSError):  # another file system, a file of another owner, or one that has too many links
+                return os.link(file.resolve(), place)
+        shutil.copyfile(file, place)
+    return None

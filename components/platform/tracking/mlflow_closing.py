@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_runs import away_errors, client, read_state, runs_named, send_and_mark
+from components.platform.tracking.mlflow_client import away_errors, client
+from components.platform.tracking.mlflow_runs import read_state, runs_named, send_and_mark
 from components.platform.workspace import runs_dir
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 import gapgate
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_runs import away_errors, client, read_state, remember
+from components.platform.tracking.mlflow_client import away_errors, client
+from components.platform.tracking.mlflow_runs import read_state, remember
 from components.platform.tracking.spool import Reader
 from gapgate.artifacts import read_json
 

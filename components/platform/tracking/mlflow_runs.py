@@ -10,10 +10,9 @@ import getpass
 import json
 import os
 import re
-import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +20,15 @@ from filelock import FileLock
 
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
-from components.platform.tracking.local_store import open_local_store
-from components.platform.tracking.mlflow_charts import VIEW_QUERY, VIEW_TAG, view
+from components.platform.tracking.mlflow_charts import VIEW_QUERY
+from components.platform.tracking.mlflow_client import away_errors, client, is_server, without_retries
+from components.platform.tracking.mlflow_experiments import experiment_id
 from components.platform.tracking.mlflow_tables import TABLES_TAG, with_tables
 from components.platform.tracking.spool import KEPT, Event, Reader, place_of
-from components.platform.workspace import artifacts_dir, is_local, runs_dir, tracking_uri
+from components.platform.workspace import runs_dir, tracking_uri
 from gapgate import summed_json
 from gapgate.artifacts import code_revision
-from gapgate.errors import ArtifactError, TrackingError, TrackingRefusedError
+from gapgate.errors import ArtifactError
 from gapgate.report.note import HEADING
 from gapgate.text import redacted
 from gapgate.tracking import NOTE_TAG
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 STATE = "mlflow.json"
 """File of a spool with the MLflow run's id and the bytes that were sent of each event file."""
-_AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
-_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
-_ASK_TIMEOUT_S = 5.0
 _NOTE = "mlflow.note.content"
 """Tag with a run's description, in Markdown, which MLflow's UI shows above all else."""
 _RUN_NAME = "mlflow.runName"
@@ -54,75 +51,6 @@ _CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 _SCHEMA = {"mlflow_colspec": [{"name": "image", "type": "binary"}, {"name": "label", "type": "string"}]}
 _METRICS = 500
 """Metrics in a call; MLflow takes at most 100 params, 100 tags, and 1,000 of all in one."""
-
-
-def client() -> MlflowClient:
-    """A client of the configured tracking store with few retries, since the spool keeps what could not be sent."""
-    # MLflow's defaults are 7 retries of 120 s each; a step would wait that long for a server that is away.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import logging
-
-    import mlflow
-
-    # After the import of mlflow, which configures its own loggers.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    if is_local():
-        open_local_store()
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.MlflowClient()
-
-
-@contextmanager
-def without_retries() -> Iterator[None]:
-    """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
-@contextmanager
-def away_errors() -> Iterator[None]:
-    """Raise `TrackingError` for a tracking store that cannot be reached, `TrackingRefusedError` where it refuses."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (requests.RequestException, MlflowException) as error:
-        raise _tracking_error(error) from error
-
-
-def _tracking_error(error: Exception) -> TrackingError:
-    # An upload is a plain HTTP request; everything else is MLflow's own exception, with the name of its code.
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    code, said = getattr(error, "error_code", ""), " ".join(str(error).split())[:200]
-    kept = "everything it should get is kept, and `gapgate sync` sends it later"
-    if kfp_run.is_pod():
-        kept = "start the run again once it does"
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or status in (401, 403):
-        return TrackingRefusedError(
-            f"{tracking_uri()} refuses the user ({said}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
-            "or MLFLOW_TRACKING_TOKEN, of one who may write"
-        )
-    # MLflow wraps a refused connection and exhausted retries in its own exception, without a code of its own.
-    if any(sign in str(error) for sign in _AWAY) or (status is None and not code):
-        return TrackingError(f"{tracking_uri()} does not answer; {kept}")
-    if code in _PASSING or (status or 0) >= 500:
-        return TrackingError(f"{tracking_uri()} fails ({said}); {kept}")
-    return TrackingRefusedError(
-        f"{tracking_uri()} refuses a call ({said}); check that it is an MLflow server of our version"
-    )
 
 
 def send(context: RunContext) -> str:
@@ -232,98 +160,6 @@ def charts_url(server: str) -> str:
     """URL of the charts of those runs; empty before the first run."""
     page = experiment_url(server)
     return f"{page}{VIEW_QUERY}" if page.endswith(_TRAINING) else ""
-
-
-def is_server() -> bool:
-    """True if the tracking store is a server, and not the workspace's own file."""
-    return tracking_uri().startswith(("http://", "https://"))
-
-
-def refuse_deleted_experiment(name: str) -> None:
-    """Find out before a run whether its experiment was deleted; MLflow, whose import takes seconds, is not asked. A
-    server that does not answer, or refuses, is told about by the run.
-
-    Raises:
-        TrackingRefusedError: it was deleted.
-    """
-    if tracking_uri().startswith("sqlite:///"):
-        found = _stored_experiment(Path(tracking_uri().removeprefix("sqlite:///")), name)
-    elif tracking_uri().startswith(("http://", "https://")):
-        found = _served_experiment(name)
-    else:
-        return
-    if found and found[1] == "deleted":
-        raise _deleted(name, found[0])
-
-
-def _stored_experiment(file: Path, name: str) -> tuple[str, str] | None:
-    """Id and lifecycle stage of an experiment in MLflow's SQLite file."""
-    if not file.exists():
-        return None
-    query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        for number, stage in db.execute(query, (name,)):
-            return str(number), str(stage)
-    return None
-
-
-def _served_experiment(name: str) -> tuple[str, str] | None:
-    """Id and lifecycle stage of an experiment on an MLflow server; None if it does not say."""
-    import requests
-
-    headers, auth = {}, None
-    if (user := os.environ.get("MLFLOW_TRACKING_USERNAME")) and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
-        auth = (user, word)
-    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
-    url = f"{tracking_uri().rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    with suppress(requests.RequestException, ValueError, KeyError, TypeError):
-        answer = requests.get(
-            url, {"experiment_name": name}, headers=headers, auth=auth, timeout=_ASK_TIMEOUT_S, verify=verify
-        )
-        found = answer.json()["experiment"]
-        return str(found["experiment_id"]), str(found["lifecycle_stage"])
-    return None
-
-
-def _deleted(name: str, number: str) -> TrackingRefusedError:
-    # A server's address is in the user's environment, and may hold a password; the local store's is not.
-    store = f"MLFLOW_TRACKING_URI={tracking_uri()} " if is_local() else ""
-    return TrackingRefusedError(
-        f"the MLflow experiment {name!r} was deleted; bring it back with "
-        f"`{store}mlflow experiments restore --experiment-id {number}`, "
-        "or name another with --set tracking.experiment=NAME"
-    )
-
-
-def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
-    """The id of the experiment `name`, which is made when it is new; two runs may do so at once.
-
-    Raises:
-        TrackingRefusedError: it was deleted.
-    """
-    from mlflow.exceptions import MlflowException
-
-    if found := mlflow_client.get_experiment_by_name(name):
-        if found.lifecycle_stage == "deleted":
-            raise _deleted(name, found.experiment_id)
-        if found.tags.get(VIEW_TAG) != view():
-            # One of a version before; without it a run is none the worse.
-            with suppress(MlflowException):
-                mlflow_client.set_experiment_tag(found.experiment_id, VIEW_TAG, view())
-        return str(found.experiment_id)
-    # For a local store MLflow would otherwise make `mlruns/` in the current folder.
-    location = artifacts_dir().as_uri() if tracking_uri().startswith("sqlite:") else None
-    try:
-        kind = {
-            "mlflow.experimentKind": "custom_model_development"
-        }  # else the UI opens on its page for language models
-        return str(mlflow_client.create_experiment(name, artifact_location=location, tags=kind | {VIEW_TAG: view()}))
-    except MlflowException:
-        if found := mlflow_client.get_experiment_by_name(name):
-            return str(found.experiment_id)
-        raise
 
 
 def _begin(mlflow_client: MlflowClient, context: RunContext) -> dict[str, Any]:

@@ -25,16 +25,23 @@ _TIED = (
 )
 
 
+_QUIET = ["--uvicorn-opts", "--log-level warning"]
+"""Options of MLflow's server: no line for each request."""
+
+
 def command(port: int) -> list[str]:
     """Arguments after the Python executable that start the server on a loopback port."""
     # One worker, not MLflow's four: one person looks at one SQLite file.
     store = ["--backend-store-uri", tracking_uri(), "--default-artifact-root", artifacts_dir().as_uri()]
-    return ["-m", "mlflow", "server", *store, "--host", child_server.LOOPBACK, "--port", str(port), "--workers", "1"]
+    address = ["--host", child_server.LOOPBACK, "--port", str(port), "--workers", "1"]
+    return ["-m", "mlflow", "server", *store, *address, *_QUIET]
 
 
 def environment() -> dict[str, str]:
-    """The environment of this process, with MLflow's usage statistics and its second process for jobs switched off."""
-    return os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    """The environment of this process, with MLflow's usage statistics and its second process for jobs switched off, and
+    without its notes on how it is built."""
+    switched_off = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return os.environ | switched_off | {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 
 def serve(port: int, ready: Callable[[str], None]) -> int:

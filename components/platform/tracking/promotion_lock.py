@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from components.platform.tracking.mlflow_runs import away_errors
+from components.platform.tracking.mlflow_client import away_errors
 from components.platform.workspace import home
 from gapgate.artifacts import digest_of, write_text
 from gapgate.errors import TrackingError, TrackingRefusedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from gapgate.data.sources.base import FileReader, Reader
 MAX_ALIKE = 20
 """Most images that near-duplicates tie together. More are no copies of one picture: all of the set look alike, as parts
 on one background do, and tying them together would leave one group a class."""
+MAX_TIED_SHARE = 0.5
+"""Largest share of the images in one unit of groups that near-duplicates tie together; beyond it they tie none."""
 MAX_COMPARED = 100_000
 """Largest number of images that are compared with each other for near-duplicates; time grows with its square."""
 
@@ -54,11 +57,21 @@ def bind(index: Index, reader: Reader, images_file: Path, rule: str) -> Bonds:
         *((row, f"series {key}") for row, key in series.items()),
         *((row, f"shots {key}") for row, key in bursts.items()),
     ]
-    bonds = groups.merged(
-        members, pairs or [], lambda row: str(index.one("SELECT hash FROM images WHERE row = ?", row))
-    )
+
+    def key_of(row: int) -> str:
+        return str(index.one("SELECT hash FROM images WHERE row = ?", row))
+
+    bonds = groups.merged(members, pairs or [], key_of)
+    if _largest(bonds) > MAX_TIED_SHARE * index.one("SELECT COUNT(*) FROM images WHERE split IS NULL"):
+        # Patients whose X-rays look alike stay apart, or nothing would be left to divide.
+        grouped = {row for row, _ in members}
+        bonds = groups.merged(members, [pair for pair in pairs or [] if grouped.isdisjoint(pair)], key_of)
     index.insert_many("UPDATE images SET bond = ? WHERE row = ?", ((key, row) for row, key in bonds.items()))
     return Bonds(len(series), len(bursts), None if pairs is None else len(pairs))
+
+
+def _largest(bonds: Mapping[int, str]) -> int:
+    return max(Counter(bonds.values()).values(), default=0)
 
 
 def _near(index: Index, images_file: Path) -> list[tuple[int, int]] | None:

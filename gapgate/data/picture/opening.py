@@ -121,6 +121,8 @@ def _format(data: bytes | Path) -> Format:
     else:
         with data.open("rb") as file:
             head = file.read(HEAD_BYTES)
+    if not head:
+        raise ImageError(ImageFault.EMPTY, "the file is empty")
     if (form := format_of(head)) is None:
         raise unknown_format()
     return form

@@ -17,9 +17,13 @@ from gapgate.settings.sections import Reading
 __all__ = ["BUILTINS", "Pixels", "Reader", "Record", "Source", "open_source", "write_builtin"]
 
 _KNOWN = "a folder of images, a .csv, .tsv, .jsonl, .parquet, .npz or .zip file"
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _REMEDIES = {
-    **dict.fromkeys((".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "unpack it and name the folder"),
+    **dict.fromkeys(_PACKED, "unpack it and name the folder"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV and name that"),
+    **dict.fromkeys((".json", ".xml", ".txt", ".yaml", ".yml"), "write a CSV file with the columns path and label"),
+    **dict.fromkeys((".feather", ".arrow", ".lmdb", ".tfrecord", ".tfrecords"), "save it as Parquet and name that"),
+    **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt"), "save its arrays as .npz and name that"),
 }
 """Suffix of a file that other programs must change first → how."""
 
@@ -46,7 +50,7 @@ def open_source(path: Path, scratch: Path, reading: Reading = Reading()) -> Sour
     source = name_classes(source, reading)
     if len(source.class_names) < 2:
         only = f"one class only ({source.class_names[0]})" if source.class_names else "no classes"
-        raise DataError(f"{path} has {only}; a classifier needs two or more")
+        raise DataError("; ".join([f"{path} has {only}", *source.notes, "a classifier needs two or more"]))
     return source
 
 
@@ -89,8 +93,10 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
         return _open_tables(found, folder, scratch, reading, without)
     if arrays:
         return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
-    if scratch in folder.parents:
-        zips = []  # an archive in an archive may hold itself
+    packed = next((entry for entry in entries if entry.suffix.lower() in _PACKED and entry.is_file()), None)
+    # An archive in an archive may hold itself.
+    if packed and not subfolders and (packed not in zips or scratch in folder.parents):
+        raise DataError(f"{folder} holds the archive {packed.name}; unpack it and name the folder")
     if len(zips) == 1 and not subfolders:
         return _open_file(zips[0], scratch, reading)
     if zips and not subfolders:

@@ -120,7 +120,12 @@ def _check(part: Part) -> None:
     for name, values in counts.items():
         if values is None:
             continue
-        if values.ndim != 1 or len(values) != part.images.num_images:
+        if values.ndim != 1:
+            shape = " × ".join(map(str, values.shape))
+            raise DataError(
+                f"{part.name}: {name} are an array of {shape}; store one value for each image, as argmax gives"
+            )
+        if len(values) != part.images.num_images:
             raise DataError(
                 f"{part.name}: {len(values):,} {name} for {part.images.num_images:,} images; "
                 f"give one of the {name} for each image"

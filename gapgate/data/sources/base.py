@@ -108,6 +108,20 @@ def ordered_classes(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+_OTHER_SUFFIXES = frozenset(
+    (
+        *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log"),
+        *(".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".ipynb", ".sh", ".m", ".r", ".parquet"),
+    )
+)
+"""Suffixes of files that people keep beside images."""
+
+
+def may_be_image(name: str) -> bool:
+    """False for the name of a text, a table, a notebook or the like; a name without a known suffix may be an image."""
+    return Path(name).suffix.lower() not in _OTHER_SUFFIXES
+
+
 def has_image_suffix(name: str) -> bool:
     """True for a file name with the suffix of an image format."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES

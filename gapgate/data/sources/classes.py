@@ -130,10 +130,13 @@ def _alike(names: list[str]) -> dict[str, str]:
 
 
 def _key(name: str) -> str:
-    """What names that look alike share: case, spaces, the form of a whole number and of letters do not count."""
+    """What names that look alike share: case, spaces, characters without a picture, the form of a whole number and of
+    letters do not count."""
     if _WHOLE.fullmatch(name):
         return str(int(_plain(name)))
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    # Format characters and variation selectors are not seen (Unicode, Default_Ignorable_Code_Point).
+    seen = "".join(char for char in name if unicodedata.category(char) != "Cf" and not "\ufe00" <= char <= "\ufe0f")
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen).casefold()).strip()
 
 
 def _plain(name: str) -> str:

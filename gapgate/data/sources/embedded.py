@@ -65,15 +65,14 @@ def _copied(table: Table, root: Path, out: Any, is_split_by_file: bool) -> Itera
     columns = list(dict.fromkeys([table.images, *table.columns.values()]))
     for number, row in enumerate(table.values(columns)):
         where = f"{table.path}, row {number + 1}"
-        label = row[table.columns["label"]]
-        if label is None:
+        cells = {ours: table.text(row[theirs], theirs, number + 1) for ours, theirs in table.columns.items()}
+        if not cells["label"]:
             raise DataError(f"{where} has no label; complete or drop the row")
-        split = split_of_row(table, str(row[table.columns["split"]]), where) if "split" in table.columns else of_file
+        split = split_of_row(table, cells["split"], where) if "split" in cells else of_file
         data = row[table.images]
         data = (data.get("bytes") if isinstance(data, dict) else data) or b""
-        group = row[table.columns["group"]] if "group" in table.columns else ""
         name = f"{table.path.relative_to(root).with_suffix('')}/{number:06d}"
-        yield _Row(name, str(label).strip(), split, str(group), out.tell(), len(data))
+        yield _Row(name, cells["label"], split, cells.get("group", ""), out.tell(), len(data))
         out.write(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -71,27 +72,38 @@ class Files:
         return path.startswith(self._own) or bool(self._stripped and path.startswith(self._stripped))
 
     def _by_name(self, path: str, where: str) -> str | None:
-        """The only file of that name, or of that name with an extension; a folder in `path` must be its folder."""
+        """The only file of that name, or of that name with an extension; a folder in `path` must be its folder. Case
+        and the form of accents count only where they tell two files apart."""
         if self._names is None:
             self._names = {}
             for known in files_below(self._root, ""):
                 if has_image_suffix(known):
                     name = posixpath.basename(known)
-                    for key in dict.fromkeys((name, PurePosixPath(name).stem)):
+                    for key in dict.fromkeys((_plain(name), _plain(PurePosixPath(name).stem))):
                         self._names.setdefault(key, []).append(known)
-        candidates = self._names.get(posixpath.basename(path), [])
-        found = [known for known in candidates if f"/{known}".endswith(f"/{path}") or _is_stem(known, path)]
+        candidates = self._names.get(_plain(posixpath.basename(path)), [])
+        found = [known for known in candidates if _ends_with(known, path)]
+        found = found or [known for known in candidates if _ends_with(_plain(known), _plain(path))]
         if len(found) > 1:
             raise DataError(f"{where}: {path} may be {found[0]} or {found[1]}; write the folder and the extension too")
         self._searched = self._searched or bool(found)
         return found[0] if found else None
 
     def _is_file(self, path: str) -> bool:
-        return (self._root / path).is_file()
+        try:
+            return (self._root / path).is_file()
+        except (OSError, ValueError):  # too long for a name, or with a NUL
+            return False
 
 
-def _is_stem(known: str, path: str) -> bool:
-    return f"/{PurePosixPath(known).with_suffix('')}".endswith(f"/{path}")
+def _ends_with(known: str, path: str) -> bool:
+    """True if a file's path, or the same without its extension, ends with `path`."""
+    return any(f"/{each}".endswith(f"/{path}") for each in (known, str(PurePosixPath(known).with_suffix(""))))
+
+
+def _plain(path: str) -> str:
+    """A path as Windows and macOS compare it: without case, and accents in one form."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _outside(file: str, where: str) -> DataError:

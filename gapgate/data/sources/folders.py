@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
+from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, may_be_image, ordered_classes
 from gapgate.data.sources.names import OUT, splits_of
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden
@@ -38,6 +38,7 @@ def open_class_folders(root: Path, reading: Reading) -> Source:
     """
     layout = _layout(root, reading)
     splits, notes = _answered(root, layout)
+    notes += _texts_notes(root, splits)
     for name in splits:
         _refuse_unlabelled(root / name)
     folders = {name: _class_folders(root / name) for name in splits}
@@ -70,8 +71,27 @@ def has_loose_images(folder: Path) -> bool:
 
 
 def subfolders_of(folder: Path) -> list[str]:
-    """Names of the folders in a folder that are not hidden, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    """Names of the folders in a folder that are not hidden and do not hold texts or tables alone, sorted."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and not _holds_texts(path)
+    )
+
+
+def _holds_texts(folder: Path) -> bool:
+    """True if a folder has files, none of which may be an image: documents, or boxes for detection."""
+    found, waiting = False, [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif may_be_image(entry.name):
+                    return False
+                else:
+                    found = True
+    return found
 
 
 def innermost(root: Path, folder: str) -> str:
@@ -156,6 +176,14 @@ def _answered(root: Path, layout: _Layout) -> tuple[dict[str, str], list[str]]:
     if layout.splits and "train" not in layout.splits.values():
         raise DataError(f"{root} holds {splits} and no training split; name it train, or one of them in data.splits")
     return layout.splits, notes
+
+
+def _texts_notes(root: Path, splits: Iterable[str]) -> Iterator[str]:
+    """Say which folders beside the classes, or the splits, are no classes."""
+    for place in sorted({"", *splits}):
+        for path in sorted((root / place).iterdir()):
+            if path.is_dir() and not is_hidden(path.name) and _holds_texts(path):
+                yield f"{path.relative_to(root).as_posix()}/ holds no images and is left out"
 
 
 def _images_below(root: Path, folder: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection
 from typing import Any
 
@@ -12,9 +13,18 @@ OUT = "out"
 """What `split_of` returns for images without labels, which are left out."""
 
 _WORDS = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
-    "test": ("test", "testing", "tst", "holdout"),
+    "train": (
+        *("train", "training", "trn", "trainval", "entrainement", "apprentissage", "entrenamiento"),
+        *("treino", "treinamento", "addestramento", "обучение", "训练", "训练集", "訓練", "学習", "학습", "훈련"),
+    ),
+    "val": (
+        *("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
+        *("validierung", "validacion", "validacao", "validazione", "валидация", "验证", "验证集", "検証", "검증"),
+    ),
+    "test": (
+        *("test", "testing", "tst", "holdout", "tests", "teste", "prueba", "pruebas", "prufung", "тест"),
+        *("测试", "测试集", "テスト", "테스트"),
+    ),
     OUT: (
         "pred",
         "predict",
@@ -59,6 +69,9 @@ def splits_of(names: Collection[str]) -> dict[str, str]:
 
 def _taken_apart(name: str) -> tuple[str, tuple[str, ...]]:
     """The split that a name holds (empty if none or two), and its other words without numbers and fillers."""
+    # Without accents, whichever way they are written.
+    plain = "".join(char for char in unicodedata.normalize("NFKD", name) if unicodedata.category(char) != "Mn")
+    name = unicodedata.normalize("NFC", plain)
     words = [word.lower() for token in _TOKEN.findall(name) for word in _GLUED.sub(r"\1 \2", token).split()]
     splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
     # `test_unlabelled` is a test split without labels.

@@ -67,6 +67,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             split = split_of_file(table.path, root) if len(tables) > 1 else ""
             notes += _fill(db, table, root, split)
         db.execute("CREATE INDEX by_path ON rows (path)")
+        notes += _without_doubles(db, tables[0].path)
         if left_out := _refuse_unlabelled(db, tables[0].path, root, unlabelled):
             names = ", ".join(table.path.name for table in unlabelled)
             notes.append(f"{left_out:,} images that {names} names without labels are left out")
@@ -109,6 +110,27 @@ def _fill(db: sqlite3.Connection, table: Table, root: Path, split: str) -> list[
             f"{table.path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
         )
     return [*_columns_note(table), *_groups_note(table), *_folds_note(table, folds), *files.notes()]
+
+
+def _without_doubles(db: sqlite3.Connection, path: Path) -> Iterator[str]:
+    """Delete rows that say the same as an earlier one, and yield a note on it.
+
+    Raises:
+        DataError: two rows say different things of one image.
+    """
+    # Rows with ids of their own are images of their own, copies of which are found by their pixels.
+    first = "SELECT MIN(number) FROM rows GROUP BY path, label, split, grp"
+    doubles = db.execute(f"DELETE FROM rows WHERE id = '' AND number NOT IN ({first})").rowcount
+    if doubles:
+        yield f"{doubles:,} rows say the same as an earlier one and are left out"
+    query = "SELECT path, label, split FROM rows WHERE id = '' AND path = ? ORDER BY number LIMIT 2"
+    twice = "SELECT path FROM rows WHERE id = '' GROUP BY path HAVING COUNT(*) > 1"
+    if count := db.execute(f"SELECT COUNT(*) FROM ({twice})").fetchone()[0]:
+        (example,) = db.execute(f"{twice} ORDER BY MIN(number) LIMIT 1").fetchone()
+        one, other = (" in ".join(filter(None, row[1:])) for row in db.execute(query, (example,)))
+        raise DataError(
+            f"{path}: {count:,} images have several rows, first {example} ({one}, and {other}); keep one row for each"
+        )
 
 
 def split_of_row(table: Table, value: str, where: str) -> str:

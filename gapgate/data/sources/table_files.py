@@ -13,6 +13,7 @@ from typing import Any
 from gapgate.data.sources.base import IMAGE_SUFFIXES, has_image_suffix
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
+from gapgate.text import shortened
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _NAMES = {
@@ -30,7 +31,10 @@ _NAMES = {
 }
 """Column → names that it may have, in the order in which they are tried; case, spaces and underscores do not count."""
 _USUAL = {"path": "path, file, filename, image, image_id", "label": "label, class, target, category"}
+_SHOWN_COLUMNS = 20
 _SEPARATORS = ",;\t|"
+_SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*$", re.IGNORECASE)
+"""The line by which a file tells Excel its separator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Table:
     def missing(self) -> DataError:
         """The error that names the column which was not found, those that there are, and how to answer."""
         what = "label" if self.images or "path" in self.columns else "path"
-        listed = ", ".join(self.header)
+        listed = ", ".join(self.header[:_SHOWN_COLUMNS]) + (", …" if len(self.header) > _SHOWN_COLUMNS else "")
         if not listed:
             return DataError(f"{self.path} is empty; write a row with the columns' names, and one for each image")
         if not self.has_header:
@@ -72,16 +76,29 @@ class Table:
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Stream the rows: our name of each column → its text."""
-        for row in self.values(list(self.columns.values())):
-            yield {ours: _text(row.get(theirs)) for ours, theirs in self.columns.items()}
+        for number, row in enumerate(self.values(list(self.columns.values())), start=1):
+            yield {ours: self.text(row.get(theirs), theirs, number) for ours, theirs in self.columns.items()}
+
+    def text(self, value: Any, column: str, number: int) -> str:
+        """The text of a cell in row `number`.
+
+        Raises:
+            DataError: the cell holds a list or a structure.
+        """
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "backslashreplace")
+        if isinstance(value, (list, dict)):
+            raise DataError(
+                f"{self.path}, row {number}: {column} holds {shortened(str(value), 40)}, and no single value; "
+                "write one path and one label a row, or name other columns with --path-column and --label-column"
+            )
+        return _text(value)
 
     def values(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Stream the rows with the columns `names`, values as they are stored."""
         if self.path.suffix.lower() == ".parquet":
             # Image bytes make a row large, other rows are small.
-            size = 64 if self.images in names else 8192
-            for batch in _parquet(self.path).iter_batches(batch_size=size, columns=names):
-                yield from batch.to_pylist()
+            yield from _parquet_rows(self.path, names, 64 if self.images in names else 8192)
         elif self.path.suffix.lower() == ".jsonl":
             yield from _json_rows(self.path)
         else:
@@ -131,6 +148,9 @@ def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
             found[ours] = header[int(chosen) - 1]
         else:
             raise DataError(f"{path} has no column {chosen}; it has {', '.join(header)}: name one with --{ours}-column")
+    for ours in ("path", "label"):
+        if header.count(found.get(ours, "")) > 1:
+            raise DataError(f"{path} has {header.count(found[ours])} columns {found[ours]}; rename all but one")
     # Kaggle's tables of `id` and label: the id is the file's name.
     if "path" not in found and "id" in found:
         found["path"] = found.pop("id")
@@ -155,17 +175,33 @@ def _encoding(path: Path) -> str:
         return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _not_csv(path: Path, error: Exception) -> DataError:
+def _not_csv(path: Path, error: object) -> DataError:
     return DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as such")
 
 
-def _first_row(path: Path) -> tuple[str, list[str]]:
-    """The separator, that by which the first line has most cells, and the cells."""
+def _lines(path: Path) -> Iterator[str]:
+    """Stream the lines that are not empty.
+
+    Raises:
+        DataError: the file is no text.
+    """
     try:
         with path.open(newline="", encoding=_encoding(path)) as file:
-            line = next((line for line in file if line.strip()), "")
+            for line in file:
+                if "\0" in line:  # UTF-16 without its mark, or no text
+                    raise _not_csv(path, "it holds NUL bytes")
+                if line.strip():
+                    yield line
     except UnicodeError as error:
         raise _not_csv(path, error) from None
+
+
+def _first_row(path: Path) -> tuple[str, list[str]]:
+    """The separator, that which the file names or by which its first line has most cells, and the cells."""
+    lines = _lines(path)
+    line = next(lines, "")
+    if named := _SEP_LINE.match(line):
+        return named[1], [cell.strip() for cell in next(csv.reader(lines, delimiter=named[1]), [])]
     rows = {sep: next(csv.reader([line], delimiter=sep, skipinitialspace=True), []) for sep in _SEPARATORS}
     separator = max(_SEPARATORS, key=lambda sep: len(rows[sep]))
     return separator, [cell.strip() for cell in rows[separator]]
@@ -174,14 +210,14 @@ def _first_row(path: Path) -> tuple[str, list[str]]:
 def _csv_rows(table: Table) -> Iterator[dict[str, Any]]:
     names = list(table.header) if table.has_header else [str(number + 1) for number in range(len(table.header))]
     try:
-        with table.path.open(newline="", encoding=_encoding(table.path)) as file:
-            lines = (line for line in file if line.strip())
-            rows = csv.reader(lines, delimiter=table.separator, skipinitialspace=True)
-            if table.has_header:
-                next(rows, None)
-            for row in rows:
+        lines = (line for number, line in enumerate(_lines(table.path)) if number or not _SEP_LINE.match(line))
+        rows = csv.reader(lines, delimiter=table.separator, skipinitialspace=True)
+        if table.has_header:
+            next(rows, None)
+        for row in rows:
+            if any(map(str.strip, row)):  # spreadsheets write rows of separators below the last one
                 yield dict(zip(names, row, strict=False))
-    except (UnicodeError, csv.Error) as error:
+    except csv.Error as error:
         raise _not_csv(table.path, error) from None
 
 
@@ -237,5 +273,19 @@ def _parquet(path: Path) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file ({str(error)[:80]}); save it again") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _not_parquet(path, error) from None
+
+
+def _parquet_rows(path: Path, names: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
+    import pyarrow
+
+    try:
+        for batch in _parquet(path).iter_batches(batch_size=batch_size, columns=names):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:  # damaged behind the header
+        raise _not_parquet(path, error) from None
+
+
+def _not_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not a Parquet file, or damaged ({str(error)[:80]}); save it again")

@@ -79,6 +79,22 @@ def unpack_model(bento_path: Path, folder: Path, *, sha256: str = "", max_bytes:
     return folder.resolve()
 
 
+@contextmanager
+def unpacked_model(bento_path: Path) -> Iterator[Path]:
+    """Extract the files of `src/model` into a temporary folder for the time of the block, and yield its path; an
+    `ArtifactError` of the block names the archive in its place.
+
+    Raises:
+        ArtifactError: as in `unpack_model`.
+    """
+    with tempfile.TemporaryDirectory(prefix="gapgate-model-") as work:
+        folder = unpack_model(bento_path, Path(work, "model"))
+        try:
+            yield folder
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(f"{folder}/", f"{bento_path}: ")) from None
+
+
 def _extract(bento_path: Path, folder: Path, wanted: PurePosixPath, max_bytes: int) -> None:
     """Extract the members below `wanted` into `folder`, which is emptied before."""
     with storage_errors(folder):

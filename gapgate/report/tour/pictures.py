@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.onnx.graph import Stage
-from gapgate.report.drawing import Theme, Tile, in_rows, label_text, mosaic, mosaic_size, save
+from gapgate.report.drawing import GRAY, Theme, Tile, coloured, in_rows, label_text, mosaic, mosaic_size, save, scale
 from gapgate.report.tour.convolution import Kernel
 from gapgate.text import number
 
@@ -49,11 +50,9 @@ def stages(
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
-        gray: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255}
-        axes = mosaic(figure, tiles[:1], _SIDE_INCHES, gray, above=0.24)
-        results: dict[str, Any] = {"cmap": signs, "vmin": -largest, "vmax": largest} if signed else gray
-        for tile in tiles[1:]:
-            axes.imshow(tile.pixels, extent=tile.extent, aspect="auto", **results)
+        results = scale(signs, -largest, largest) if signed else GRAY
+        painted = [replace(tile, pixels=coloured(tile.pixels, results)) for tile in tiles[1:]]
+        axes = mosaic(figure, [tiles[0], *painted], _SIDE_INCHES, GRAY, above=0.24)
         for tile, stage in zip(tiles, found, strict=True):
             title = f"{stage.name}\n{stage.size}"
             axes.text(tile.left, -0.03, title, va="bottom", fontsize=8, color=theme.ink, linespacing=1.4)
@@ -81,7 +80,7 @@ def kernel(folder: Path, name: str, image: NDArray[np.uint8], numbers: Kernel, p
 
     def paint(figure: Figure, theme: Theme) -> None:
         signs = LinearSegmentedColormap.from_list("sign", [theme.orange, theme.surface, theme.blue])
-        axes = mosaic(figure, [], _CELL_INCHES, {}, above=0.6)
+        axes = mosaic(figure, [], _CELL_INCHES, GRAY, above=0.6)
         for at, values in enumerate(grids):
             left = at * 3.7
             extent = (left, left + 3, 3, 0)
@@ -117,7 +116,7 @@ def similar(
     tiles = in_rows(pictures, _SHEET_COLUMNS, 1.5)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = mosaic(figure, tiles, _SHEET_INCHES, {"cmap": "gray", "vmin": 0, "vmax": 255})
+        axes = mosaic(figure, tiles, _SHEET_INCHES, GRAY)
         for at, (tile, (upper, lower)) in enumerate(zip(tiles, captions, strict=True)):
             colour = theme.blue if at == 0 else theme.ink
             name = label_text(upper, at, 16)

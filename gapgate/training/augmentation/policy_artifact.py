@@ -22,6 +22,7 @@ from gapgate.data.splits import Splits
 from gapgate.data.tiles import tile, whole_factor
 from gapgate.network.modules import to_float
 from gapgate.settings.sections import AugmentSettings
+from gapgate.text import percent
 from gapgate.tracking import NullTracker, Tracker
 from gapgate.training.augmentation.operations import Augmenter, compile_policy
 from gapgate.training.augmentation.policy import Cutmix, Mixup, Operation
@@ -119,7 +120,9 @@ def _captions(targets: Tensor, class_names: list[str]) -> list[str]:
         shares = sorted(((share, name) for share, name in zip(probabilities, class_names, strict=True)), reverse=True)
         # A smaller share would be written as 0%.
         parts = [(share, name) for share, name in shares if share >= 0.005]
-        captions.append(" + ".join(f"{name} {share:.0%}" for share, name in parts) if len(parts) > 1 else parts[0][1])
+        captions.append(
+            " + ".join(f"{name} {percent(share, 0)}" for share, name in parts) if len(parts) > 1 else parts[0][1]
+        )
     return captions
 
 

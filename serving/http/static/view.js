@@ -16,7 +16,8 @@ export function percent(fraction) {
   return `${(fraction * 100).toFixed(1)} %`;
 }
 
-const points = (value) => (Number.isFinite(value) ? value.toFixed(1) : "?");
+// A true minus sign, as everywhere else; −0.04 is 0.0.
+const points = (value) => (Number.isFinite(value) ? value.toFixed(1).replace(/^-(?!0\.0$)/, "−").replace("-", "") : "?");
 const number = (value) => value.toLocaleString("en");
 export const bytes = (count) => (count >= 2 ** 20 ? `${+(count / 2 ** 20).toFixed(1)} MiB` : `${+(count / 2 ** 10).toFixed(1)} KiB`);
 const data = (type, base64) => `data:${type};base64,${base64}`;

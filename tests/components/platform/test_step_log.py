@@ -72,6 +72,15 @@ def test_nothing_is_left_at_the_end_and_nothing_is_divided_by_no_progress(printe
     assert lines == ["gapgate: train: a", "gapgate: train: b", "gapgate: train: c"]
 
 
+def test_the_loss_of_a_training_is_drawn_behind_each_epoch(printed: Callable[..., list[str]]) -> None:
+    losses = [
+        {"kind": "metrics", "time": 1000.0 + epoch, "at": epoch, "values": {"train/loss": loss}}
+        for epoch, loss in enumerate([2.0, 1.0, 0.0], start=1)
+    ]
+    lines = printed(STARTED, losses[0], progress(1001, 10, "a"), *losses[1:], progress(1002, 10, "b"))
+    assert lines == ["gapgate: train: a", "gapgate: train: b █▅▁"]
+
+
 def test_what_goes_to_mlflow_alone_is_not_printed(printed: Callable[..., list[str]]) -> None:
     kinds = ("metrics", "params", "tags", "file")
     assert printed(STARTED, *({"kind": kind, "time": 1001.0} for kind in kinds)) == []

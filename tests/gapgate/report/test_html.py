@@ -53,12 +53,15 @@ def evaluation_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     images, labels = digits()
     splits = write_splits(root / "splits", images, labels, NAMES, (1200, 147))
-    for name in ("contact_sheet.png", "set_aside.png"):
+    for name in ("contact_sheet.png", "set_aside.png", "near_duplicates.png"):
         Image.new("RGB", (64, 64), "red").save(root / "splits" / name)
     row = ["a/broken.png", HOSTILE, "cannot be used", "the image is truncated"]
     (root / "splits/set_aside.json").write_text(json.dumps({"columns": [], "data": [row]}))
     splits.info["notes"] = ["test/ holds 5 images without class folders and is left out"]
-    (root / "splits/splits.json").write_text(json.dumps(splits.info | {"set_aside": {"cannot be used": 1}}))
+    near = [[1, f"a/twin-{number}.png", NAMES[number], "train"] for number in range(2)]
+    (root / "splits/near_duplicates.json").write_text(json.dumps({"columns": [], "data": near}))
+    counted = {"set_aside": {"cannot be used": 1}, "near_duplicates": {"images": 2, "sets": 1, "mixed_sets": 1}}
+    (root / "splits/splits.json").write_text(json.dumps(splits.info | counted))
     (root / "model").mkdir()
     write_model_files(root / "model", fit_linear(root / "model/model.onnx", images[:300], labels[:300]), images[:10])
     (root / "evaluation").mkdir()
@@ -117,6 +120,28 @@ def test_every_mistake_of_the_confusion_matrix_leads_to_its_images(evaluation_di
         assert one["id"] in text
 
 
+def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_lead_to_their_images(
+    evaluation_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "MAX_CONFUSION_CLASSES", 9)
+    page = Page(rendered(evaluation_dir))
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and (attrs["href"] or "").startswith("#pair-")]
+    assert links
+    assert {f"#{attrs['id']}" for _, attrs in page.tags if attrs.get("id", "").startswith("pair-")} >= set(links)
+    counts = json.loads((evaluation_dir / "evaluation.json").read_text())["confusion"]
+    of_links = [counts[int(row)][int(column)] for _, row, column in (link.split("-") for link in links)]
+    assert of_links == sorted(of_links, reverse=True)
+
+
+def test_groups_are_told_only_where_they_are_more_than_single_images(evaluation_dir: Path) -> None:
+    evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
+    for num_groups, is_told in ((evaluation["accuracy"]["test"]["num_images"], False), (7, True)):
+        evaluation["accuracy"]["test"]["num_groups"] = num_groups
+        certificate = gate.judge(GateSettings(), evaluation).model_dump(mode="json")
+        page = html.render(evaluation, evaluation_dir / "figures", certificate)
+        assert ("the intervals draw whole groups" in page) is is_told
+
+
 def test_train_is_called_augmented_only_where_something_augments(evaluation_dir: Path) -> None:
     evaluation = json.loads((evaluation_dir / "evaluation.json").read_text())
     certificate = gate.judge(GateSettings(), evaluation).model_dump(mode="json")
@@ -135,7 +160,8 @@ def test_class_names_are_text_and_nothing_else(evaluation_dir: Path) -> None:
 def test_images_set_aside_and_notes_on_the_data_are_told(evaluation_dir: Path) -> None:
     page = Page(rendered(evaluation_dir))
     text = " ".join(page.text.split())
-    for words in ("5 images without class folders", "1 images set aside", "a/broken.png", "the image is truncated"):
+    words_of_files = ("5 images without class folders", "1 images set aside", "a/broken.png", "the image is truncated")
+    for words in (*words_of_files, "2 near-duplicates in 1 set", "1 set has several classes", "a/twin-1.png"):
         assert words in text
     shown = [attrs.get("alt") for tag, attrs in page.tags if tag == "img"]
     assert "Images that are in no split, with the reasons" in shown

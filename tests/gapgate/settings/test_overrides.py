@@ -73,6 +73,16 @@ def test_epochs_and_optimizer_are_one_setting_each(tmp_path, override, name, val
     assert getattr(load(tmp_path / "recipe.yaml", [f"train.{override}"]).train, name) == value
 
 
+@pytest.mark.parametrize("source", ["my photos #1 %20 [x]", "a: #b", "two\nlines", "'quoted #1'"])
+def test_a_path_is_taken_as_it_is(tmp_path, source):
+    (tmp_path / "recipe.yaml").write_text(TUTORIAL)
+    if source.startswith("a:"):
+        with pytest.raises(SettingsError):
+            load(tmp_path / "recipe.yaml", [f"data.source={source}"])
+    else:
+        assert load(tmp_path / "recipe.yaml", [f"data.source={source}"]).data.source == source.strip("'")
+
+
 def test_the_last_layer_keeps_one_unit_for_each_class(changed):
     assert changed("train.architecture.dense.units=100")[CLASSIFIER].units is None
 

@@ -13,7 +13,7 @@ import typer
 
 from cli.workspace import sync
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
 from gapgate import summed_json
@@ -45,11 +45,11 @@ def ended(home: Path) -> Callable[..., RunContext]:
 
 
 def status(context: RunContext) -> str:
-    return str(mlflow_runs.client().get_run(mlflow_runs.run_id(context)).info.status)
+    return str(mlflow_client.client().get_run(mlflow_runs.run_id(context)).info.status)
 
 
 def loss(context: RunContext) -> float:
-    return float(mlflow_runs.client().get_run(mlflow_runs.run_id(context)).data.metrics["train/loss"])
+    return float(mlflow_client.client().get_run(mlflow_runs.run_id(context)).data.metrics["train/loss"])
 
 
 def unregistered(context: RunContext) -> None:

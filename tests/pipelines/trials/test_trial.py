@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.workspace import features_dir, runs_dir, trials_dir
 from gapgate.errors import SettingsError
 from gapgate.settings.sections import Settings, parse
@@ -28,7 +28,7 @@ def test_trials_of_another_seed_share_their_splits_and_have_a_run_each():
     assert first.artifacts["model"].digest != second.artifacts["model"].digest
     assert not first.was_cached
     assert any(text.startswith("train ") for text in heard)
-    runs = [mlflow_runs.client().get_run(trial.run_id) for trial in (first, second)]
+    runs = [mlflow_client.client().get_run(trial.run_id) for trial in (first, second)]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     for run, trial in zip(runs, (first, second), strict=True):
         assert run.data.metrics["test/accuracy"] == trial.evaluation["accuracy"]["test"]["value"]
@@ -60,4 +60,4 @@ def test_a_trial_that_fails_is_sent_as_failed():
         run_trial(settings_of(flip_average=True))
     (context,) = pending_runs()
     settle(context)
-    assert mlflow_runs.client().get_run(mlflow_runs.run_id(context)).info.status == "FAILED"
+    assert mlflow_client.client().get_run(mlflow_runs.run_id(context)).info.status == "FAILED"

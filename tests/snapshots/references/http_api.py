@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from serving.description.schema_words import SchemaWords
 from tests.snapshots.references.tables import code, page, table
 
 _CODE_LINE = re.compile(r"^- `(\w+)`: (.+)$", re.M)
 _COMMON = ("unauthorized", "loopback_only", "overloaded", "internal", "timeout", "starting", "refused")
 """Codes of errors that nearly every route can give; they are listed once."""
+_WORDS = SchemaWords(lambda name: f"[{name}](#{name.lower()})", code)
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -52,7 +53,8 @@ def _anchor(method: str, path: str) -> str:
 
 def _parameters(operation: dict[str, Any]) -> list[str]:
     rows = [
-        (f"{code(of['name'])} ({of['in']})", _type(of["schema"]), of["description"]) for of in operation["parameters"]
+        (f"{code(of['name'])} ({of['in']})", _WORDS.of(of["schema"]), of["description"])
+        for of in operation["parameters"]
     ]
     return table(("parameter", "value", "meaning"), rows) if rows else []
 
@@ -71,7 +73,7 @@ def _body(operation: dict[str, Any]) -> list[str]:
 
 def _answer(operation: dict[str, Any]) -> Iterator[str]:
     for kind, content in operation["responses"]["200"]["content"].items():
-        yield f"Answer: {code(kind)}, {_type(content['schema'])}."
+        yield f"Answer: {code(kind)}, {_WORDS.of(content['schema'])}."
         yield ""
 
 
@@ -99,31 +101,7 @@ def _errors(
 def _fields(schema: dict[str, Any]) -> list[str]:
     required = schema.get("required", ())
     rows = [
-        (code(name) + ("" if name in required else " (optional)"), _type(of), of.get("description", ""))
+        (code(name) + ("" if name in required else " (optional)"), _WORDS.of(of), of.get("description", ""))
         for name, of in schema.get("properties", {}).items()
     ]
     return table(("field", "type", "meaning"), rows) if rows else []
-
-
-def _type(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(_type(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
-    if "enum" in schema:
-        shown = ", ".join(map(code, schema["enum"][:12]))
-        return shown + (f" and {len(schema['enum']) - 12} more" if len(schema["enum"]) > 12 else "")
-    if "const" in schema:
-        return code(schema["const"])
-    if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}"
-    if isinstance(schema.get("additionalProperties"), dict):
-        return f"object of {_type(schema['additionalProperties'])}"
-    words = [schema.get("type", "any")]
-    if "maximum" in schema:
-        words.append(f"{schema['minimum']} to {schema['maximum']:,}")
-    if "default" in schema:
-        words.append(f"default {json.dumps(schema['default'])}")
-    return ", ".join(words)

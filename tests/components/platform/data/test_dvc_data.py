@@ -162,3 +162,25 @@ def test_names_that_are_not_utf_8_become_it(photos, tmp_path):
     (photos / "été").mkdir()
     with pytest.raises(DataError, match="two entries are called été"):
         dvc_data.hash_of_source(str(photos))
+
+
+def test_a_hidden_folder_of_images_is_told_unless_a_program_makes_it(photos, tmp_path):
+    (photos / "cats").rename(photos / ".net")
+    (photos / "dogs" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(photos / "dogs" / "0.png", photos / "dogs" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    names, left_out = staged(photos, tmp_path / "staged")
+    assert names == [f"dogs/{number}.png" for number in range(3)]
+    assert left_out == {".net": "a hidden folder of images; rename it if it is a class"}
+    shutil.rmtree(photos / "dogs")
+    with pytest.raises(DataError, match=r"holds no files but \.net \(a hidden folder of images; rename it"):
+        staged(photos, tmp_path / "again")
+
+
+def test_a_path_that_is_too_long_for_the_system_is_one_line(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos / "cats")
+    for _ in range(18):
+        Path("x" * 240).mkdir()
+        os.chdir("x" * 240)
+    shutil.copy(photos / "dogs" / "0.png", "deep.png")
+    with pytest.raises(DataError, match="… is too long a path for this system; shorten the names of its folders"):
+        staged(photos, tmp_path / "staged")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_experiments
 from components.platform.tracking.spool import Spool
 from gapgate.errors import StorageError
 from tests.components import releases
@@ -27,7 +27,7 @@ LATER = """
 import sys
 from pathlib import Path
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_experiments, mlflow_runs
 from components.platform.tracking.mlflow_registry import Registry
 from pipelines.local.bentos import champion_bento
 from tests.components import releases
@@ -78,13 +78,13 @@ def test_a_workspace_that_was_moved_or_copied_works_and_its_old_place_is_not_wri
 def test_another_name_of_the_same_workspace_changes_nothing(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow_runs.experiment_id(mlflow_runs.client(), "gapgate")
+    mlflow_experiments.experiment_id(mlflow_client.client(), "gapgate")
     (home / "mlartifacts").mkdir()
     before = places(home)
     (tmp_path / "link").symlink_to(home)
     monkeypatch.setenv("GAPGATE_HOME", str(tmp_path / "link"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    mlflow_runs.client()
+    mlflow_client.client()
     assert places(home) == before
     assert before
 
@@ -92,7 +92,7 @@ def test_another_name_of_the_same_workspace_changes_nothing(
 def test_a_damaged_store_is_one_line(home: Path) -> None:
     (home / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match=r"cannot use .*mlflow.db \(file is not a database\)"):
-        mlflow_runs.client()
+        mlflow_client.client()
 
 
 @pytest.mark.parametrize("name", ["what?", "a%41"])
@@ -102,5 +102,5 @@ def test_a_place_that_a_database_cannot_have_is_one_line(
     monkeypatch.setenv("GAPGATE_HOME", str(tmp_path / name))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     with pytest.raises(StorageError, match="choose another folder by GAPGATE_HOME"):
-        mlflow_runs.client()
+        mlflow_client.client()
     assert list(tmp_path.iterdir()) == []

@@ -7,12 +7,12 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_closing, mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_closing, mlflow_runs
 from tests.pipelines.kubeflow.kfp_server import KfpServer
 
 
 def fetch(run: str) -> Run:
-    return mlflow_runs.client().get_run(run)
+    return mlflow_client.client().get_run(run)
 
 
 def test_runs_whose_pods_are_gone_are_closed_as_kfp_says_and_others_are_left(home: Path, kfp: KfpServer) -> None:

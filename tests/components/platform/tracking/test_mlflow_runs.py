@@ -11,16 +11,18 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import mlflow.artifacts
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_experiments, mlflow_runs
 from components.platform.tracking.spool import KEPT, Spool
 from gapgate import summed_json
 from gapgate.artifacts import code_revision
@@ -43,15 +45,15 @@ def spool(context: RunContext) -> Spool:
 
 
 def fetch(run: str) -> Run:
-    return mlflow_runs.client().get_run(run)
+    return mlflow_client.client().get_run(run)
 
 
 def history(run: str, name: str) -> list[tuple[int, float]]:
-    return sorted((each.step, each.value) for each in mlflow_runs.client().get_metric_history(run, name))
+    return sorted((each.step, each.value) for each in mlflow_client.client().get_metric_history(run, name))
 
 
 def all_runs() -> list[Run]:
-    client = mlflow_runs.client()
+    client = mlflow_client.client()
     experiments = [each.experiment_id for each in client.search_experiments()]
     return list(client.search_runs(experiments))
 
@@ -72,7 +74,7 @@ def test_what_a_step_reports_becomes_one_mlflow_run(context: RunContext, spool: 
     assert run.data.params == {"train.epochs": "2"}
     assert run.data.tags.items() >= {("seed", "0"), ("gapgate.run", "r1")}
     assert (run.info.run_name, run.info.status) == ("r1", "RUNNING")
-    assert [each.path for each in mlflow_runs.client().list_artifacts(run.info.run_id, "report")] == [
+    assert [each.path for each in mlflow_client.client().list_artifacts(run.info.run_id, "report")] == [
         "report/report.html"
     ]
     assert mlflow_runs.run_id(context) == run.info.run_id
@@ -83,7 +85,7 @@ def test_sending_again_sends_only_what_is_new(context: RunContext, spool: Spool)
     report(spool, 1)
     spool.tags({"note": "a step's"})
     run = mlflow_runs.send(context)
-    mlflow_runs.client().set_tag(run, "note", "a person's")
+    mlflow_client.client().set_tag(run, "note", "a person's")
     report(spool, 2)
     assert mlflow_runs.send(context) == mlflow_runs.send(context) == run
     assert history(run, "val/accuracy") == [(1, 0.1), (2, 0.2)]
@@ -188,7 +190,7 @@ def test_a_kept_file_is_deleted_once_it_is_sent_and_no_other_file_is(context: Ru
     (kept,) = [path for path in (context.spool / KEPT).rglob("*") if path.is_file()]
     run = mlflow_runs.send(context)
     assert (kept.exists(), given.exists()) == (False, True)
-    client = mlflow_runs.client()
+    client = mlflow_client.client()
     assert {each.path for each in client.list_artifacts(run)} == {"preview.png", "pictures"}
 
 
@@ -197,7 +199,7 @@ def test_a_file_that_is_gone_is_passed_over(context: RunContext, spool: Spool, t
     report(spool, 1)
     run = mlflow_runs.send(context)
     assert history(run, "val/accuracy") == [(1, 0.1)]
-    assert mlflow_runs.client().list_artifacts(run) == []
+    assert mlflow_client.client().list_artifacts(run) == []
 
 
 @pytest.mark.parametrize(("succeeded", "status"), [(True, "FINISHED"), (False, "FAILED")])
@@ -219,8 +221,8 @@ def test_the_end_of_a_run_sends_the_rest_and_closes_it(
 def test_a_run_that_the_platform_began_is_gone_on_with(
     context: RunContext, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = mlflow_runs.client()
-    begun = client.create_run(mlflow_runs.experiment_id(client, "elsewhere")).info.run_id
+    client = mlflow_client.client()
+    begun = client.create_run(mlflow_experiments.experiment_id(client, "elsewhere")).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", begun)
     report(spool, 1)
     assert mlflow_runs.send(context) == begun
@@ -231,7 +233,7 @@ def test_runs_of_other_names_are_other_runs_of_one_experiment(home: Path) -> Non
     runs = [mlflow_runs.send(RunContext(name, "animals")) for name in ("r1", "r2")]
     assert len(set(runs)) == 2
     assert len({fetch(run).info.experiment_id for run in runs}) == 1
-    experiment = mlflow_runs.client().get_experiment_by_name("animals")
+    experiment = mlflow_client.client().get_experiment_by_name("animals")
     assert experiment.artifact_location == (home / "mlartifacts").as_uri()
 
 
@@ -293,17 +295,17 @@ def test_a_run_is_closed_with_the_status_that_it_ended_with(context: RunContext,
 def test_a_deleted_experiment_is_found_before_a_run_and_the_command_brings_it_back(
     context: RunContext, spool: Spool
 ) -> None:
-    mlflow_runs.refuse_deleted_experiment("gapgate")  # there is none yet
-    client = mlflow_runs.client()
-    client.delete_experiment(mlflow_runs.experiment_id(client, "gapgate"))
+    mlflow_experiments.refuse_deleted_experiment("gapgate")  # there is none yet
+    client = mlflow_client.client()
+    client.delete_experiment(mlflow_experiments.experiment_id(client, "gapgate"))
     with pytest.raises(TrackingRefusedError, match="'gapgate' was deleted; bring it back with `") as caught:
-        mlflow_runs.refuse_deleted_experiment("gapgate")
+        mlflow_experiments.refuse_deleted_experiment("gapgate")
     with pytest.raises(TrackingRefusedError, match="was deleted"):
         mlflow_runs.send(context)
-    mlflow_runs.refuse_deleted_experiment("another")
+    mlflow_experiments.refuse_deleted_experiment("another")
     store, *command = shlex.split(str(caught.value).split("`")[1])
     subprocess.run([sys.executable, "-m", *command], env=os.environ | dict([store.split("=", 1)]), check=True)
-    mlflow_runs.refuse_deleted_experiment("gapgate")
+    mlflow_experiments.refuse_deleted_experiment("gapgate")
     mlflow_runs.send(context)
 
 
@@ -311,13 +313,13 @@ def test_a_server_is_asked_for_a_deleted_experiment(
     home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    client = mlflow_runs.client()
-    client.delete_experiment(mlflow_runs.experiment_id(client, "gone"))
+    client = mlflow_client.client()
+    client.delete_experiment(mlflow_experiments.experiment_id(client, "gone"))
     with pytest.raises(TrackingRefusedError, match="`mlflow experiments restore --experiment-id"):
-        mlflow_runs.refuse_deleted_experiment("gone")
+        mlflow_experiments.refuse_deleted_experiment("gone")
     for address, name in ((server.url, "never made"), (NOWHERE, "gone")):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        mlflow_runs.refuse_deleted_experiment(name)
+        mlflow_experiments.refuse_deleted_experiment(name)
 
 
 def test_a_password_goes_before_a_token_in_each_call(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,8 +327,8 @@ def test_a_password_goes_before_a_token_in_each_call(server: RegistryServer, mon
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     with proxy(server, authorization="Basic c3RlcHM6cmlnaHQ=") as (address, seen):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        mlflow_runs.refuse_deleted_experiment("any")
-        mlflow_runs.client().get_experiment_by_name("any")
+        mlflow_experiments.refuse_deleted_experiment("any")
+        mlflow_client.client().get_experiment_by_name("any")
     assert [headers["Authorization"] for headers in seen] == ["Basic c3RlcHM6cmlnaHQ="] * 2
 
 
@@ -348,8 +350,8 @@ def test_a_call_that_the_server_finds_wrong_is_refused_and_not_away(
     home: Path, server: RegistryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    with pytest.raises(TrackingRefusedError, match="refuses a call") as caught, mlflow_runs.away_errors():
-        mlflow_runs.client().get_run("0" * 32)
+    with pytest.raises(TrackingRefusedError, match="refuses a call") as caught, mlflow_client.away_errors():
+        mlflow_client.client().get_run("0" * 32)
     assert not caught.value.is_passing
 
 
@@ -418,7 +420,7 @@ def test_images_have_their_key_and_step_and_come_from_a_disk_that_is_gone(contex
         spool.image(tmp_path / "sample.png", "val/sample", epoch)
     (tmp_path / "sample.png").unlink()
     run = fetch(mlflow_runs.send(context))
-    names = [each.path for each in mlflow_runs.client().list_artifacts(run.info.run_id, "images")]
+    names = [each.path for each in mlflow_client.client().list_artifacts(run.info.run_id, "images")]
     assert sorted(name.split("+timestamp")[0] for name in names if name.endswith(".png")) == [
         "images/val~sample+step+1",
         "images/val~sample+step+4",
@@ -432,7 +434,7 @@ def test_a_picture_that_is_no_file_is_sent_from_the_spool_and_leaves_nothing_the
     for epoch in (1, 5):
         spool.drawing(Image.new("RGB", (8, 8), (epoch, 0, 0)), "predictions on validation images", epoch)
     run = fetch(mlflow_runs.send(context))
-    found = [each.path for each in mlflow_runs.client().list_artifacts(run.info.run_id, "images")]
+    found = [each.path for each in mlflow_client.client().list_artifacts(run.info.run_id, "images")]
     assert sorted(name.split("+timestamp")[0] for name in found if name.endswith(".png")) == [
         "images/predictions on validation images+step+1",
         "images/predictions on validation images+step+5",
@@ -452,3 +454,37 @@ def test_without_an_answer_of_kfp_the_mlflow_run_has_the_id_as_its_name(
     assert fetch(mlflow_runs.send(RunContext("unknown-to-kfp"))).info.run_name == "unknown-to-kfp"
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", NOWHERE)
     assert fetch(mlflow_runs.send(RunContext("r2"))).info.run_name == "r2"
+
+
+def test_artifacts_come_by_the_server_also_where_it_has_them_in_s3(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A server with S3 offers an address there, which a pod may not reach."""
+
+    class WithS3(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers = {
+                "/server-info": {"multipart_downloads_enabled": True},
+                "/presigned/": {"url": f"{NOWHERE}/bucket/a.txt", "headers": {}, "file_size": 1},
+                "?path=": {"files": []},
+            }
+            found = [json.dumps(answer) for part, answer in answers.items() if part in self.path]
+            body = "".join(found or "x").encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for name in ("DOWNLOAD", "UPLOAD"):
+        monkeypatch.delenv(f"MLFLOW_ENABLE_PROXY_MULTIPART_{name}", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), WithS3) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        mlflow_client.client()
+        found = mlflow.artifacts.download_artifacts("mlflow-artifacts:/1/a.txt", dst_path=str(tmp_path))
+        server.shutdown()
+    assert Path(found).read_text() == "x"

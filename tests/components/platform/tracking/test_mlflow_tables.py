@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.platform.run_context import RunContext
-from components.platform.tracking import mlflow_runs
+from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.tracking.mlflow_tables import table_tag
 from components.platform.tracking.spool import Spool
 from gapgate.artifacts import write_json
@@ -15,6 +15,6 @@ def test_mlflow_reads_the_images_set_aside_as_a_table(home: Path, tmp_path: Path
     write_json(tmp_path / "set_aside.json", {"columns": ["image", "reason"], "data": [["a.png", "corrupt"]]})
     spool.file(tmp_path / "set_aside.json", "data")
     spool.tags(table_tag("data/set_aside.json"))
-    run = mlflow_runs.client().get_run(mlflow_runs.send(context))
-    table = mlflow_runs.client().load_table(run.info.experiment_id, "data/set_aside.json")
+    run = mlflow_client.client().get_run(mlflow_runs.send(context))
+    table = mlflow_client.client().load_table(run.info.experiment_id, "data/set_aside.json")
     assert table.to_dict("records") == [{"image": "a.png", "reason": "corrupt"}]

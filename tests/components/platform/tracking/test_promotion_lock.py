@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from components.platform.tracking import promotion_lock as locks
-from components.platform.tracking.mlflow_runs import client
+from components.platform.tracking.mlflow_client import client
 from components.platform.tracking.promotion_lock import TICKET, Held, promotion_lock
 from gapgate.errors import TrackingError
 

@@ -84,12 +84,13 @@ def test_members_that_no_disk_can_hold_are_explained(data, opened, packed):
 
 def test_an_archive_in_an_archive_is_not_unpacked(data, opened, packed):
     inner = packed({f"{label}/1.png": png() for label in "ab"}, "inner.zip").read_bytes()
-    with pytest.raises(DataError, match=r"outer\.zip is empty or of no known format"):
+    with pytest.raises(DataError, match=r"outer\.zip holds the archive inner\.zip; unpack it and name the folder"):
         opened(packed({"inner.zip": inner}, "outer.zip"))
 
 
 def test_other_archives_name_the_remedy(data, opened):
     for name in ("set.tar.gz", "set.rar"):
         (data / name).write_bytes(b"x")
-        with pytest.raises(DataError, match="unpack it and name the folder"):
-            opened(data / name)
+        for path in (data / name, data):  # also where it is all that a folder holds
+            with pytest.raises(DataError, match="unpack it and name the folder"):
+                opened(path)

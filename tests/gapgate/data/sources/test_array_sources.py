@@ -267,3 +267,12 @@ def test_another_seed_gives_other_shapes():
 def test_an_unknown_built_in_is_refused(data):
     with pytest.raises(DataError, match="'flowers' is no built-in data set; take one of digits, shapes"):
         write_builtin("flowers", data)
+
+
+def test_labels_of_a_column_for_each_class_are_named_with_the_remedy(data, opened):
+    np.save(data / "images.npy", np.zeros((4, 8, 8), np.uint8))
+    np.save(data / "labels.npy", np.eye(2, dtype=np.uint8)[[0, 1, 0, 1]])
+    with pytest.raises(
+        DataError, match=r"labels are an array of 4 × 2; store one value for each image, as argmax gives"
+    ):
+        opened()

@@ -29,7 +29,17 @@ def test_two_forms_of_an_accent_are_one_class(classes):
     assert {name for name, _ in classes(f"train/{composed}", "train/b", f"test/{apart}", "test/b")} == {composed, "b"}
 
 
-@pytest.mark.parametrize("names", [("Cat", "cat", "dog"), ("1", "1.0", "2"), ("01", "1", "2"), ("t-shirt", "T shirt")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Cat", "cat", "dog"),
+        ("1", "1.0", "2"),
+        ("01", "1", "2"),
+        ("t-shirt", "T shirt"),
+        ("a", "a\u200b"),
+        ("❤", "❤\ufe0f"),
+    ],
+)
 def test_names_that_look_alike_are_asked_about(classes, names):
     with pytest.raises(DataError, match=r"differ in their spelling only: are they one class\? .*=merge \(or keep\)"):
         classes(*names)

@@ -35,6 +35,11 @@ def counts(source):
         ("seg_train", "seg_test", "test"),
         ("flowers-training", "flowers-holdout", "test"),
         ("train2017", "val2017", "val"),
+        ("trainval", "test", "test"),
+        ("Training", "Prüfung", "test"),
+        ("entraînement", "test", "test"),
+        ("treino", "validação", "val"),
+        ("训练集", "测试集", "test"),
         ("seg_train/seg_train", "seg_test/seg_test", "test"),
     ],
 )
@@ -43,7 +48,7 @@ def test_usual_names_of_splits_are_splits(data, opened, train, other, split):
         write(data, f"{folder}/a/1.png", f"{folder}/b/1.png")
     source = opened()
     assert counts(source) == {(s, c): 1 for s in ("train", split) for c in "ab"}
-    assert any(f"is {split}" in note for note in source.notes) == (other.lower() != split)
+    assert any(f"is {split}" in note for note in source.notes) == ((train.lower(), other.lower()) != ("train", split))
 
 
 @pytest.mark.parametrize("unlabelled", ["test/1.png", "test/test/1.png", "test/unknown/1.png", "seg_pred/1.png"])
@@ -102,3 +107,30 @@ def test_folders_above_the_classes_are_passed(data, opened):
 @pytest.fixture
 def opened_with(data, opened):
     return lambda **answers: opened(data, Reading(**answers))
+
+
+def test_splits_of_a_set_for_detection_are_no_classes(data, opened):
+    write(data, "train2017/1.png", "val2017/1.png")
+    (data / "annotations").mkdir()
+    (data / "annotations" / "instances.json").write_text("{}")
+    with pytest.raises(DataError, match=r"1 images without a label in .*train2017, such as 1\.png"):
+        opened()
+
+
+def test_folders_of_texts_are_no_classes_and_pass_for_nothing(data, opened):
+    write(data, "images/a/1.png", "images/b/1.png")
+    for place in ("docs/about.md", "labels/boxes/1.txt"):
+        (data / place).parent.mkdir(parents=True)
+        (data / place).write_text("0 .5 .5 .1 .1")
+    source = opened()
+    assert counts(source) == {("", "a"): 1, ("", "b"): 1}
+
+
+def test_a_folder_of_texts_beside_classes_is_left_out_with_a_line(data, opened):
+    write(data, "a/1.png", "b/1.png", "c/1.png")
+    (data / "b" / "1.png").rename(data / "b" / "1")  # a file without a known suffix may be an image
+    (data / "c" / "1.png").rename(data / "c" / "1.dcm")
+    (data / "d").mkdir()
+    (data / "d" / "notes.txt").write_text("x")
+    source = opened()
+    assert (source.class_names, source.notes) == (("a", "b", "c"), ("d/ holds no images and is left out",))
