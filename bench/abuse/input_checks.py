@@ -75,8 +75,11 @@ def floods(bento: Path, less: int) -> Iterator[Line]:
             ask(running.url, http(running.url, "/v1/predict", file, "image/tiff")).status for file in files * number
         ]
         seconds = (time.perf_counter() - begun) / len(statuses)
-        ask(running.url, get("/none"))  # its line is the last
-        lines = running.server.log.read_bytes()[before:].splitlines()[:-1]
+        ask(running.url, get("/none"))
+        # The line of an answer is written behind it; that of /none is the last.
+        while b"GET /none" not in (written := running.server.log.read_bytes()[before:]):
+            time.sleep(0.01)
+        lines = written.splitlines()[:-1]
     strange = sum(not line.startswith(b"{") for line in lines)
     counted = ", ".join(f"{count} × {status}" for status, count in sorted(Counter(statuses).items()))
     figure = f"{counted}; {len(lines)} lines of log, {strange} past logging; {1e3 * seconds:.1f} ms each"
