@@ -12,7 +12,7 @@ from cli.terminal.console import Console
 from components.platform.tracking import mlflow_client, mlflow_runs
 from gapgate import artifacts
 from gapgate.text import number, percent
-from pipelines.local.runner import RunResult
+from pipelines.local.result import RunResult
 
 COLOURS = {"pass": "green", "fail": "red", "undecided": "yellow"}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from components.platform.tracking.spool import Event
-    from pipelines.local.runner import RunResult
+    from pipelines.local.result import RunResult
 
 _one = threading.Lock()
 """A run has the process's environment and standard output for itself."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.catalog import STEPS
-from components.platform.run_context import RunContext
+from components.execute import execute
+from components.platform.run_context import DRAINED_VARIABLE, RunContext
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Reader, end_lines
 from components.platform.workspace import runs_dir
 from gapgate import artifacts, summed_json
-from gapgate.errors import ArtifactError, GapgateError, TrackingError
+from gapgate.errors import ArtifactError, GapgateError, RegistryError, TrackingError
 from pipelines.local.outputs import outputs_of
-from pipelines.local.runner import SETTINGS, mark_unregistrable, resume_registration
+from pipelines.local.result import SETTINGS, RunResult, failure_of, give_results, write_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,45 @@ def _register(context: RunContext, settings: dict[str, Any]) -> str:
         return f"sent, but {reason}"
     resume_registration(context, settings)
     return "sent, registered"
+
+
+def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> RunResult:
+    """Register and package a run that ended while the tracking server was away; `settings` are those of the run.
+
+    Raises:
+        TrackingError: the server still does not answer.
+    """
+    context.export()
+    os.environ[DRAINED_VARIABLE] = "1"  # else each step sends the spool too, and closes the run
+    outputs = outputs_of(context)
+    # The folder of the pipeline run that KFP made; `outputs_of` looks for the new artifacts there.
+    root = outputs["certificate"].parent.parent
+    for name in ("register", "package"):
+        step = STEPS[name]
+        passed = artifacts.read_json(outputs["certificate"] / "certificate.json")["verdict"] == "pass"
+        if step.output in outputs or (name == "package" and not passed):
+            continue
+        inputs = {kind: str(outputs[kind]) for kind in step.inputs}
+        execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
+        outputs = outputs_of(context)
+    result = RunResult(context, outputs=outputs)
+    give_results(result)
+    mlflow_runs.finish(context, succeeded=True)
+    write_result(result)
+    return result
+
+
+def mark_unregistrable(context: RunContext, reason: str) -> None:
+    """End a run whose model waits to be registered and cannot be any more.
+
+    Raises:
+        TrackingError: the server does not answer.
+    """
+    mlflow_runs.finish(context, succeeded=False)
+    path = context.folder / "result.json"
+    result = summed_json.read(path) if path.exists() else {}
+    failure = failure_of(RegistryError(reason))
+    summed_json.write(path, {"exit_code": failure["exit_code"], "outputs": {}, **result, "failure": failure})
 
 
 def _lack(context: RunContext) -> str:

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import signal
 import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from components.catalog import STEPS
-from components.execute import execute
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_experiments, mlflow_runs
-from components.platform.tracking.spool import Event, Reader, Spool
-from gapgate import artifacts, fork_server, own_packages, summed_json
+from components.platform.tracking.spool import Reader, Spool
+from gapgate import artifacts, fork_server, own_packages
 from gapgate.descendants import children, kill_descendants
-from gapgate.errors import ArtifactError, GapgateError, RegistryError, StorageError, fault_of_machine, storage_errors
+from gapgate.errors import GapgateError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
 from gapgate.settings.sections import Settings
 from gapgate.text import printable, redacted, shortened
 from pipelines.display import Display
-from pipelines.local import reports
 from pipelines.local.outputs import ARTIFACTS, outputs_of
+from pipelines.local.result import (
+    RESERVED_BYTES,
+    SETTINGS,
+    RunResult,
+    failure_of,
+    give_results,
+    reserve,
+    write_result,
+)
 
-SETTINGS = "settings.json"
 LOG = "log.txt"
 _SAID = re.compile(r" {4}\w")
 _SEND_EVERY_S = 2.0
-_RESERVED_BYTES = 64 * 1024
-"""Bytes that a run keeps free for its result, which a disk that fills up meanwhile must not cost."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 IMPORTED = [
     *(f"components.{name}" for name in STEPS),
@@ -48,29 +48,6 @@ IMPORTED = [
     "mlflow.store.model_registry.sqlalchemy_store",
 ]
 """Modules that the steps share by forks of one server, in the order in which they are needed."""
-_BENTO = "model.bento"
-
-
-@dataclass(slots=True)
-class RunResult:
-    """Result of a run."""
-
-    context: RunContext
-    failure: Event | None = None
-    """The `failed` event of the step that ended the run."""
-    tracking_notice: str = ""
-    """Reason why reports have not reached the tracking server; empty if they have."""
-    outputs: dict[str, Path] = field(default_factory=dict)
-    """Kind of artifact → its folder, for every step that ended well."""
-
-    @property
-    def exit_code(self) -> int:
-        """0: passed; 2: a user's mistake; 3: the gate did not pass; 4: not registered yet; 75: a remote of the data is
-        away; 1: anything else."""
-        if self.failure:
-            return int(self.failure["exit_code"])
-        verdict = artifacts.read_json(self.outputs["certificate"] / "certificate.json")["verdict"]
-        return 0 if verdict == "pass" else 3
 
 
 def run_pipeline(settings: Settings, display: Display, *, in_containers: bool = False, title: str = "") -> RunResult:
@@ -100,8 +77,8 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any,
             # Twice, since a registration may wait for it for days.
             artifacts.write_json(context.spool / SETTINGS, settings.model_dump(mode="json"))
             (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
-            _reserve(context).write_bytes(bytes(_RESERVED_BYTES))
-            sync(_reserve(context))
+            reserve(context).write_bytes(bytes(RESERVED_BYTES))
+            sync(reserve(context))
         if title:
             Spool(context.spool, "run").tags({"mlflow.runName": title})
         context.export()
@@ -117,7 +94,7 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
         with display.live(context.name), _followed(context, display, result), _scratch(context):
             crash = _execute(settings, context, runner)
     except StorageError as error:
-        result.failure = result.failure or _failure(error)
+        result.failure = result.failure or failure_of(error)
     except KeyboardInterrupt:
         with contextlib.suppress(GapgateError):
             mlflow_runs.send_and_mark(context, "KILLED")
@@ -128,64 +105,15 @@ def _worked(settings: Settings, context: RunContext, display: Display, runner: A
     # From the disk: KFP raises when a step fails, and returns nothing of the steps before it.
     result.outputs = outputs_of(context)
     try:
-        _give_results(result)
+        give_results(result)
     except StorageError as error:
-        result.failure = result.failure or _failure(error)
+        result.failure = result.failure or failure_of(error)
     # A step that was killed has reported no failure of its own.
     if result.failure is None and (crash or "certificate" not in result.outputs):
-        result.failure = _failure(crash or "the run ended without a certificate")
+        result.failure = failure_of(crash or "the run ended without a certificate")
     result.tracking_notice = _close(context, succeeded=result.failure is None)
-    _write_result(result)
+    write_result(result)
     return result
-
-
-def _failure(reason: str | GapgateError) -> Event:
-    """The `failed` event of a run that ended outside its steps."""
-    exit_code, error = (reason.exit_code, type(reason).__name__) if isinstance(reason, GapgateError) else (1, "")
-    return {"step": "pipeline", "message": str(reason), "exit_code": exit_code, "trace": "", "error": error}
-
-
-def _reserve(context: RunContext) -> Path:
-    return context.folder / "reserve"
-
-
-def resume_registration(context: RunContext, settings: Mapping[str, Any]) -> RunResult:
-    """Register and package a run that ended while the tracking server was away; `settings` are those of the run.
-
-    Raises:
-        TrackingError: the server still does not answer.
-    """
-    context.export()
-    os.environ[DRAINED_VARIABLE] = "1"  # else each step sends the spool too, and closes the run
-    outputs = outputs_of(context)
-    # The folder of the pipeline run that KFP made; `outputs_of` looks for the new artifacts there.
-    root = outputs["certificate"].parent.parent
-    for name in ("register", "package"):
-        step = STEPS[name]
-        passed = artifacts.read_json(outputs["certificate"] / "certificate.json")["verdict"] == "pass"
-        if step.output in outputs or (name == "package" and not passed):
-            continue
-        inputs = {kind: str(outputs[kind]) for kind in step.inputs}
-        execute(name, json.dumps(settings.get(step.section, {})), inputs, str(root / name / step.output))
-        outputs = outputs_of(context)
-    result = RunResult(context, outputs=outputs)
-    _give_results(result)
-    mlflow_runs.finish(context, succeeded=True)
-    _write_result(result)
-    return result
-
-
-def mark_unregistrable(context: RunContext, reason: str) -> None:
-    """End a run whose model waits to be registered and cannot be any more.
-
-    Raises:
-        TrackingError: the server does not answer.
-    """
-    mlflow_runs.finish(context, succeeded=False)
-    path = context.folder / "result.json"
-    result = summed_json.read(path) if path.exists() else {}
-    failure = _failure(RegistryError(reason))
-    summed_json.write(path, {"exit_code": failure["exit_code"], "outputs": {}, **result, "failure": failure})
 
 
 @contextlib.contextmanager
@@ -321,34 +249,6 @@ def _scratch(context: RunContext) -> Iterator[None]:
         context.remove_scratch()
 
 
-def settings_digest(context: RunContext) -> str:
-    """sha256 (hex) of the file with a run's settings, which its result keeps; empty where there is none."""
-    places = (context.folder / SETTINGS, context.spool / SETTINGS)
-    return next((artifacts.sha256_file(place) for place in places if place.exists()), "")
-
-
-def _give_results(result: RunResult) -> None:
-    """Put what people open into the run's folder: the report, with what is known by now, and a link to the Bento.
-
-    Raises:
-        StorageError: the disk is full.
-    """
-    folder, outputs = result.context.folder, result.outputs
-    with storage_errors(folder):
-        # One that is damaged is told by the step that reads it, and costs no registration.
-        with contextlib.suppress(ArtifactError):
-            reports.write(reports.of_run(result.context), folder / reports.REPORT)
-            # In MLflow in the place of the one that `gate` wrote, which knows neither version nor receipt.
-            if "registration" in outputs:
-                Spool(result.context.spool, "run").file(folder / reports.REPORT, "report")
-        if "bento" in outputs:
-            place = folder / _BENTO
-            # `resume_registration` links a second time.
-            place.unlink(missing_ok=True)
-            # Relative, so that the workspace can be moved.
-            place.symlink_to((outputs["bento"] / _BENTO).relative_to(folder))
-
-
 def _close(context: RunContext, *, succeeded: bool) -> str:
     try:
         mlflow_runs.finish(context, succeeded=succeeded)
@@ -358,17 +258,3 @@ def _close(context: RunContext, *, succeeded: bool) -> str:
         said = fault_of_machine(error) or shortened(printable(redacted(f"{type(error).__name__}: {error}")), 200)
         return f"the tracking store fails ({said}); `gapgate sync` sends the rest later"
     return ""
-
-
-def _write_result(result: RunResult) -> None:
-    content: dict[str, Any] = {
-        "exit_code": result.exit_code,
-        "failure": result.failure,
-        "outputs": {kind: str(path.relative_to(result.context.folder)) for kind, path in result.outputs.items()},
-        "ended_at": time.time(),
-        "settings": settings_digest(result.context),
-    }
-    # Written last: a run without a result was killed.
-    with storage_errors(result.context.folder):
-        _reserve(result.context).unlink(missing_ok=True)
-        summed_json.write(result.context.folder / "result.json", content)

@@ -11,6 +11,7 @@ import pytest
 
 from cli.terminal.console import Console
 from cli.terminal.progress import TerminalDisplay
+from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE
 from gapgate.artifacts import read_json
 from gapgate.errors import storage_errors
 from gapgate.settings.sections import Settings
@@ -41,7 +42,7 @@ def test_a_full_disk_at_the_end_of_a_run_leaves_its_result(
         return ""
 
     monkeypatch.setattr(runner, "_execute", fill)
-    for name in (runner.DRAINED_VARIABLE, runner.PARENT_VARIABLE):
+    for name in (DRAINED_VARIABLE, PARENT_VARIABLE):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("GAPGATE_HOME", str(disk / "home"))
     result = runner.run_pipeline(Settings(), TerminalDisplay(Console(file=io.StringIO())))

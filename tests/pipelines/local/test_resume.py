@@ -22,7 +22,7 @@ from gapgate.errors import TrackingError
 from gapgate.settings.sections import Settings
 from pipelines.local import resume
 from pipelines.local.cleaning import old_runs
-from pipelines.local.runner import settings_digest
+from pipelines.local.result import settings_digest
 from tests.serving import packaged
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
