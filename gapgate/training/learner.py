@@ -104,7 +104,8 @@ class Learner:
         return self.model if self.average is None else self.average.model
 
     def start_epoch(self, epoch: int, num_images: int) -> list[Tensor]:
-        """Seed every random stream for an epoch, counted from 1, and draw its batches: indices into the train split."""
+        """Seed every random stream for an epoch, counted from 1, and draw its batches: indices (batch,)
+        int64 into the train split."""
         self.shards.copy_statistics()
         for model in self.shards.models:
             model.train()
@@ -143,7 +144,8 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the summed cross-entropy, with label smoothing (Szegedy et al. 2016) and class weights."""
+        """Compute the summed cross-entropy of logits (n, num_classes), a scalar in float32, with label smoothing
+        (Szegedy et al. 2016) and class weights; `targets` are those of `augmented`."""
         # The sum, which the caller divides by the number of images. For class labels torch's own mean divides by the
         # sum of their weights, so an image's share of the loss would depend on the classes in its batch.
         return functional.cross_entropy(

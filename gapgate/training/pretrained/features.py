@@ -109,7 +109,7 @@ class _Store:
         self._path = path
 
     def read(self, keys: list[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the features that are known and whole."""
+        """Return the features (num_features,) that are known and whole, by content hash."""
         if not self._path.exists():
             return {}
         wanted = set(keys)
@@ -124,7 +124,7 @@ class _Store:
             return {}
 
     def add(self, features: dict[str, NDArray[np.float32]]) -> None:
-        """Keep features, by content hash."""
+        """Keep features (num_features,), by content hash."""
         vectors = {key: vector.astype("<f4").tobytes() for key, vector in features.items()}
         lines = [(key, vector, xxh3_64_hexdigest(vector)) for key, vector in vectors.items()]
         try:
