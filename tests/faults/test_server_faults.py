@@ -31,6 +31,7 @@ CALLS = (
     "POST runs/search",
     "POST runs/create",
     "GET runs/get",
+    "POST runs/log-inputs",
     "POST runs/log-batch",
     "PUT artifacts/FILE",
     "POST logged-models",
@@ -116,7 +117,6 @@ def test_whatever_happens_to_a_call_sync_finishes_everything_once(
     check_all_is_there(waiting)
 
 
-@pytest.mark.skipif(not IS_ALL, reason="`make faults` runs it")
 def test_each_kind_of_call_has_its_trial(
     waiting: FaultWorkspace, faulty: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +176,8 @@ def check_all_is_there(workspace: FaultWorkspace) -> None:
     params = [item for event in events if event["kind"] == "params" for item in event["values"].items()]
     for name in dict(params):
         assert (name, found.data.params[name]) in params  # of two tries, one
+    splits = [split for event in events if event["kind"] == "data" for split in event["num_images"]]
+    assert len(found.inputs.dataset_inputs) == len(splits) > 0
     files = {str(Path(event["folder"], Path(event["path"]).name)) for event in events if event["kind"] == "file"}
     folders = {str(Path(file).parent) for file in files}
     listed = {each.path for folder in folders for each in client.list_artifacts(found.info.run_id, folder)}
