@@ -137,7 +137,7 @@ def _names_with(file: Path, reading: Reading) -> Iterator[str]:
 
 def _holds_images(file: Path, reading: Reading) -> bool:
     """True for a table with the images in it."""
-    return file.suffix.lower() in table_files.SUFFIXES and bool(table_files.read_table(file, reading).images)
+    return file.suffix.lower() in table_files.SUFFIXES and table_files.read_table(file, reading).holds_images
 
 
 def bring(file: Path, place: Path, link: bool) -> None:

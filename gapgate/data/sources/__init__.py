@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, table, table_files
+from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, pixels, table, table_files
 from gapgate.data.sources.base import Pixels, Reader, Record, Source
 from gapgate.data.sources.builtin import BUILTINS, write_builtin
 from gapgate.data.sources.classes import name_classes
+from gapgate.data.sources.names import OUT
 from gapgate.data.sources.table_files import Table, read_table
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden
@@ -29,8 +30,8 @@ _REMEDIES = {
 
 
 def open_source(path: Path, scratch: Path, reading: Reading = Reading()) -> Source:  # noqa: B008 (frozen)
-    """Open a data set: class folders, tables of paths and labels, images in Parquet, IDX files, CIFAR batches, NumPy
-    arrays, or a ZIP archive of one of them.
+    """Open a data set: class folders, tables of paths or pixels and labels, images in Parquet, IDX files, CIFAR
+    batches, NumPy arrays, or a ZIP archive of one of them.
 
     A folder that holds just one of these, as a file or a subfolder, stands for it.
 
@@ -89,7 +90,8 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
     if found := _labelled_tables(folder, tables, subfolders, reading):
         if arrays:
             _refuse_choice(folder, [*arrays, *(each.path for each in found)])
-        without = [each for each in tables if "path" in each.columns and "label" not in each.columns]
+        others = [each for each in tables if each.has_images and each not in found]
+        without = [each for each in others if table.is_of_files(each, folder)]
         return _open_tables(found, folder, scratch, reading, without)
     if arrays:
         return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
@@ -124,6 +126,8 @@ def _open_tables(
 ) -> Source:
     if all(each.images for each in tables):
         return embedded.open_embedded(tables, root, scratch, is_named=not reading.class_names)
+    if all(each.pixels for each in tables):
+        return pixels.open_pixels(tables, root, scratch, _class_names(root, reading), unlabelled)
     return table.open_tables(tables, root, scratch, unlabelled)
 
 
@@ -151,8 +155,11 @@ def _labelled_tables(folder: Path, tables: list[Table], subfolders: list[Path], 
         found = [each for of_folder in within for each in of_folder if each.is_labelled]
         if any(not any(each.is_labelled for each in of_folder) for of_folder in within):
             found = []
-    splits = [table.split_of_file(each.path, folder) for each in found]
-    if len(found) > 1 and not all(splits):
+    # Columns of 0 and 1 may be properties of images whose classes are in another table.
+    found = [each for each in found if not each.one_hot] or found
+    splits = table.splits_of_files([each.path for each in found], folder)
+    found = [each for each in found if splits[each.path] != OUT] or found
+    if len(found) > 1 and not all(splits.values()):
         _refuse_choice(folder, [each.path for each in found])
     return found
 

@@ -55,7 +55,8 @@ class Source:
     """Data set in a known format."""
 
     format: str
-    """Name of the format in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`, `images in Parquet`."""
+    """Name of the format in reports: `class folders`, `table`, `IDX`, `CIFAR`, `NumPy`, `images in Parquet`,
+    `pixels in a table`."""
     class_names: tuple[str, ...]
     """Names of the classes, in label order."""
     reader: Reader

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapgate.data.sources.base import EncodedReader, Record, Source, ordered_classes
-from gapgate.data.sources.table import refuse_numbers, split_of_file, split_of_row
+from gapgate.data.sources.table import notes_on, refuse_numbers, rows_of, splits_of_files
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError, ImageError, ImageFault
 
@@ -49,30 +49,25 @@ def open_embedded(tables: Sequence[Table], root: Path, scratch: Path, *, is_name
     names = {table.class_names for table in tables}
     if len(names) > 1:
         raise DataError(f"the Parquet files in {root} name different classes; take files of one data set")
+    of_files = splits_of_files([table.path for table in tables], root) if len(tables) > 1 else {}
     blob = scratch / "images.bin"
     with blob.open("wb") as out:
-        rows = [row for table in tables for row in _copied(table, root, out, len(tables) > 1)]
+        rows = [row for table in tables for row in _copied(table, root, out, of_files.get(table.path, ""))]
     found = {row.label for row in rows}
     refuse_numbers(tables[0], found)
     class_names = _class_names(names.pop() if is_named else (), found)
     labels = _labels(class_names, found)
-    return Source("images in Parquet", class_names, BytesReader(blob), partial(_records, rows, labels))
+    notes = tuple(note for table in tables for note in notes_on(table))
+    return Source("images in Parquet", class_names, BytesReader(blob), partial(_records, rows, labels), notes)
 
 
-def _copied(table: Table, root: Path, out: Any, is_split_by_file: bool) -> Iterator[_Row]:
-    """Copy the images of a table to `out`, and yield its rows."""
-    of_file = split_of_file(table.path, root) if is_split_by_file else ""
-    columns = list(dict.fromkeys([table.images, *table.columns.values()]))
-    for number, row in enumerate(table.values(columns)):
-        where = f"{table.path}, row {number + 1}"
-        cells = {ours: table.text(row[theirs], theirs, number + 1) for ours, theirs in table.columns.items()}
-        if not cells["label"]:
-            raise DataError(f"{where} has no label; complete or drop the row")
-        split = split_of_row(table, cells["split"], where) if "split" in cells else of_file
+def _copied(table: Table, root: Path, out: Any, split: str) -> Iterator[_Row]:
+    """Copy the images of a table, whose rows are of `split` where none is named, to `out`, and yield its rows."""
+    for number, (_, cells, row) in enumerate(rows_of(table, split, [table.images])):
         data = row[table.images]
         data = (data.get("bytes") if isinstance(data, dict) else data) or b""
         name = f"{table.path.relative_to(root).with_suffix('')}/{number:06d}"
-        yield _Row(name, cells["label"], split, cells.get("group", ""), out.tell(), len(data))
+        yield _Row(name, cells["label"], cells["split"], cells.get("group", ""), out.tell(), len(data))
         out.write(data)
 
 

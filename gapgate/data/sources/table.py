@@ -5,15 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gapgate.data.leaks.groups import group_columns
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
 from gapgate.data.sources.files import Files
-from gapgate.data.sources.names import split_named, split_of
+from gapgate.data.sources.names import split_named, split_of, splits_of
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden
@@ -24,12 +25,15 @@ _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 _TRUE = ("1", "1.0", "true", "yes", "t", "y")
 
 
-def split_of_file(path: Path, root: Path) -> str:
-    """The split that a table's file name or its folder stands for (`train.csv`, `test/metadata.csv`,
-    `train-00000-of-00002.parquet`); empty: none."""
-    shard = _SHARD.match(path.stem)
-    found = split_of(shard[1] if shard else path.stem)
-    return found or (split_of(path.parent.name) if path.parent != root else "")
+def splits_of_files(paths: Iterable[Path], root: Path) -> dict[Path, str]:
+    """The split that the name or the folder of each of several tables stands for (`train.csv`, `test/metadata.csv`,
+    `train-00000-of-00002.parquet`, `mnist_test.csv` beside `mnist_train.csv`); empty: none."""
+    stems = {path: shard[1] if (shard := _SHARD.match(path.stem)) else path.stem for path in paths}
+    named = splits_of(stems.values())
+    return {
+        path: named.get(stem, "") or (split_of(path.parent.name) if path.parent != root else "")
+        for path, stem in stems.items()
+    }
 
 
 def is_of_files(table: Table, root: Path) -> bool:
@@ -63,9 +67,9 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             "CREATE TABLE rows (number INTEGER PRIMARY KEY, id TEXT, label TEXT, split TEXT, grp TEXT, path TEXT)"
         )
         db.execute("BEGIN")
+        of_files = splits_of_files([table.path for table in tables], root) if len(tables) > 1 else {}
         for table in tables:
-            split = split_of_file(table.path, root) if len(tables) > 1 else ""
-            notes += _fill(db, table, root, split)
+            notes += _fill(db, table, root, of_files.get(table.path, ""))
         db.execute("CREATE INDEX by_path ON rows (path)")
         notes += _without_doubles(db, tables[0].path)
         if left_out := _refuse_unlabelled(db, tables[0].path, root, unlabelled):
@@ -91,25 +95,46 @@ def _records(rows: Path, class_names: tuple[str, ...]) -> Iterator[Record]:
 def _fill(db: sqlite3.Connection, table: Table, root: Path, split: str) -> list[str]:
     """Insert the rows of a table with the path of each file below `root`; return notes on how it was understood."""
     files = Files(root, table.path)
-    folds = _folds(table)
     missing, first_missing = 0, ""
-    for number, row in enumerate(table.rows(), start=1):
-        where = f"{table.path}, row {number}"
-        file, label = row.get("path", ""), row.get("label", "")
-        if not file or not label:
-            raise DataError(f"{where} has no {'label' if file else 'path'}; complete or drop the row")
-        if "split" in row:
-            split = folds.get(row["split"], "") or split_of_row(table, row["split"], where)
+    for where, row, _ in rows_of(table, split):
+        if not (file := row.get("path", "")):
+            raise DataError(f"{where} has no path; complete or drop the row")
         if (found := files.find(file, where)) is None:
             missing, first_missing = missing + 1, first_missing or file
             continue
-        values = (row.get("id", ""), label, split, row.get("group", ""), found)
+        values = (row.get("id", ""), row["label"], row["split"], row.get("group", ""), found)
         db.execute("INSERT INTO rows (id, label, split, grp, path) VALUES (?, ?, ?, ?, ?)", values)
     if missing:
         raise DataError(
             f"{table.path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
         )
-    return [*_columns_note(table), *_groups_note(table), *_folds_note(table, folds), *files.notes()]
+    return [*notes_on(table), *files.notes()]
+
+
+def rows_of(table: Table, split: str, more: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """Stream a table's rows: where each stands for a message, its cells by our names with the split, which is `split`
+    where the table has none, and its values as they are stored, those of the columns `more` too.
+
+    Raises:
+        DataError: a row has no label, or a split is unknown.
+    """
+    folds = _folds(table)
+    names = list(dict.fromkeys([*table.columns.values(), *table.one_hot, *more]))
+    for number, values in enumerate(table.values(names), start=1):
+        where = f"{table.path}, row {number}"
+        row = table.cells(values, number)
+        if not row["label"]:
+            raise DataError(f"{where} has no label; complete or drop the row")
+        if "split" in row:
+            row["split"] = folds.get(row["split"], "") or split_of_row(table, row["split"], where)
+        yield where, {"split": split} | row, values
+
+
+def notes_on(table: Table) -> Iterator[str]:
+    """Say how a table was understood where that is no matter of course."""
+    yield from _columns_note(table)
+    yield from _groups_note(table)
+    yield from _folds_note(table, _folds(table))
 
 
 def _without_doubles(db: sqlite3.Connection, path: Path) -> Iterator[str]:
@@ -158,10 +183,13 @@ def _folds(table: Table) -> dict[str, str]:
 
 def _columns_note(table: Table) -> Iterator[str]:
     """Say which columns were taken, where not all of them are called as we do."""
-    if not table.has_header or any(ours != theirs.strip().lower() for ours, theirs in table.columns.items()):
+    is_usual = all(ours == theirs.strip().lower() for ours, theirs in table.columns.items())
+    if not table.has_header or not is_usual or table.one_hot:
         known = ("path", "label", "group", "split", "id")
-        taken = ", ".join(f"{ours} from {table.columns[ours]}" for ours in known if ours in table.columns)
-        yield f"{table.path.name}: {taken}"
+        taken = [f"{ours} from {table.columns[ours]}" for ours in known if ours in table.columns]
+        if table.one_hot:
+            taken.append(f"label from the 1 in {', '.join(table.one_hot)}")
+        yield f"{table.path.name}: {', '.join(taken)}"
 
 
 def _groups_note(table: Table) -> Iterator[str]:
@@ -210,7 +238,7 @@ def _refuse_unlabelled(db: sqlite3.Connection, path: Path, root: Path, unlabelle
 
 def refuse_numbers(table: Table, labels: set[str]) -> None:
     """Raise a DataError if the labels are measurements and no classes: numbers, some of them with a fraction."""
-    if all(_FLOAT.fullmatch(label) for label in labels):
+    if not table.one_hot and all(_FLOAT.fullmatch(label) for label in labels):
         fractions = sorted((label for label in labels if not float(label).is_integer()), key=float)
         if fractions:
             raise DataError(

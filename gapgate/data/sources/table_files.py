@@ -5,33 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gapgate.data.sources import parquet
 from gapgate.data.sources.base import IMAGE_SUFFIXES, has_image_suffix
+from gapgate.data.sources.columns import FEWEST_PIXELS, USUAL, pixel_columns, understood
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
 from gapgate.text import shortened
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-_NAMES = {
-    "path": (
-        *("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
-        *("imgname", "imageid", "imgid", "photo", "picture"),
-    ),
-    "label": (
-        *("label", "labels", "labelname", "class", "classname", "target", "category", "categoryname", "classid"),
-        *("labelid", "categoryid", "finelabel", "y"),
-    ),
-    "group": ("group", "groupid"),
-    "split": ("split", "subset", "fold", "set", "partition", "usage", "isvalid", "isval", "istrain", "istest"),
-    "id": ("id",),
-}
-"""Column → names that it may have, in the order in which they are tried; case, spaces and underscores do not count."""
-_USUAL = {"path": "path, file, filename, image, image_id", "label": "label, class, target, category"}
 _SHOWN_COLUMNS = 20
+_FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""Text of a cell in a column that says whether an image is of that class."""
+_FIRST_ROWS = 1000
+"""Number of rows by which such columns are recognised."""
 _SEPARATORS = ",;\t|"
 _SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*$", re.IGNORECASE)
 """The line by which a file tells Excel its separator."""
@@ -50,34 +42,79 @@ class Table:
     has_header: bool = True
     images: str = ""
     """Column whose values are image files (Parquet); empty: none."""
+    pixels: tuple[str, ...] = ()
+    """Columns that hold a pixel each, or the one that holds all pixels as text; `()` if the images are elsewhere."""
+    one_hot: tuple[str, ...] = ()
+    """Columns that are classes, with a 1 in that of the image and a 0 in the others, in place of a column of labels."""
     class_names: tuple[str, ...] = ()
     """Names of the labels 0, 1, … where the file has them (Hugging Face's `ClassLabel`)."""
 
     @property
     def is_labelled(self) -> bool:
         """True if it has paths or images, and labels."""
-        return bool(self.images or "path" in self.columns) and "label" in self.columns
+        return self.has_images and bool("label" in self.columns or self.one_hot)
+
+    @property
+    def has_images(self) -> bool:
+        """True if it has images or their paths."""
+        return self.holds_images or "path" in self.columns
+
+    @property
+    def holds_images(self) -> bool:
+        """True if the images are in it, as files or as pixels."""
+        return bool(self.images or self.pixels)
 
     def missing(self) -> DataError:
         """The error that names the column which was not found, those that there are, and how to answer."""
-        what = "label" if self.images or "path" in self.columns else "path"
-        listed = ", ".join(self.header[:_SHOWN_COLUMNS]) + (", …" if len(self.header) > _SHOWN_COLUMNS else "")
+        what = "label" if self.has_images else "path"
+        listed = _listed(self.header)
         if not listed:
             return DataError(f"{self.path} is empty; write a row with the columns' names, and one for each image")
+        if self.pixels and not self.has_header:
+            return DataError(
+                f"{self.path} has no header, its first row is {listed}: which column is the label, beside the pixels? "
+                "Answer with --label-column 1"
+            )
         if not self.has_header:
             return DataError(
                 f"{self.path} has no header, its first row is {listed}: which columns are path and label? "
                 "Answer with --path-column 1 --label-column 2"
             )
+        names, rows = _flag_columns(self)
+        if several := [number for number, flags in enumerate(rows, start=1) if len(names) > 1 and sum(flags) > 1]:
+            chosen = [name for name, flag in zip(names, rows[several[0] - 1], strict=True) if flag]
+            return self._not_one(several[0], chosen, names)
         return DataError(
-            f"{self.path} has no column {what}; call it one of {_USUAL[what]}, "
+            f"{self.path} has no column {what}; call it one of {USUAL[what]}, "
             f"or name yours with --{what}-column (its columns are {listed})"
         )
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Stream the rows: our name of each column → its text."""
-        for number, row in enumerate(self.values(list(self.columns.values())), start=1):
-            yield {ours: self.text(row.get(theirs), theirs, number) for ours, theirs in self.columns.items()}
+        for number, row in enumerate(self.values([*self.columns.values(), *self.one_hot]), start=1):
+            yield self.cells(row, number)
+
+    def cells(self, row: dict[str, Any], number: int) -> dict[str, str]:
+        """The text of row `number` by our names of the columns.
+
+        Raises:
+            DataError: a cell holds no single value, or not just one of the classes has a 1.
+        """
+        found = {ours: self.text(row.get(theirs), theirs, number) for ours, theirs in self.columns.items()}
+        if self.one_hot:
+            flags = [_FLAGS.get(_text(row.get(name)).lower()) for name in self.one_hot]
+            chosen = [name for name, flag in zip(self.one_hot, flags, strict=True) if flag]
+            if len(chosen) != 1 or None in flags:
+                raise self._not_one(number, chosen, self.one_hot)
+            found["label"] = chosen[0]
+        return found
+
+    def _not_one(self, number: int, chosen: Sequence[str], names: Sequence[str]) -> DataError:
+        return DataError(
+            f"{self.path}, row {number}: of the columns {_listed(names)}, {_listed(chosen) or 'none'} "
+            f"{'are' if len(chosen) > 1 else 'is'} 1, and a class is one 1 with a 0 in all others; an image has one "
+            "class: correct or drop the row, or name a column of labels with --label-column"
+        )
 
     def text(self, value: Any, column: str, number: int) -> str:
         """The text of a cell in row `number`.
@@ -98,7 +135,7 @@ class Table:
         """Stream the rows with the columns `names`, values as they are stored."""
         if self.path.suffix.lower() == ".parquet":
             # Image bytes make a row large, other rows are small.
-            yield from _parquet_rows(self.path, names, 64 if self.images in names else 8192)
+            yield from parquet.rows(self.path, names, 64 if self.images in names else 8192)
         elif self.path.suffix.lower() == ".jsonl":
             yield from _json_rows(self.path)
         else:
@@ -116,51 +153,60 @@ def read_table(path: Path, reading: Reading) -> Table:
         return _parquet_table(path, reading)
     if suffix == ".jsonl":
         header = list(next(_json_rows(path), {}))
-        return Table(path, tuple(header), _columns(path, header, reading))
+        return _with_pixels(Table(path, tuple(header), understood(path, header, reading)))
     separator, first = _first_row(path)
     # A header names columns, and so holds no name of an image file.
-    if not any(has_image_suffix(cell) or _is_image(path.parent, cell) for cell in first):
-        return Table(path, tuple(first), _columns(path, first, reading), separator)
+    is_of_pixels = len(first) > FEWEST_PIXELS and all(map(_is_number, first))
+    if not is_of_pixels and not any(has_image_suffix(cell) or _is_image(path.parent, cell) for cell in first):
+        return _with_pixels(Table(path, tuple(first), understood(path, first, reading), separator))
     numbers = [str(number) for number in range(1, len(first) + 1)]
     chosen = {"path": reading.path_column, "label": reading.label_column}
     columns = {ours: number for ours, number in chosen.items() if number in numbers}
-    return Table(path, tuple(first), columns, separator, has_header=False)
+    pixels = tuple(number for number in numbers if number not in columns.values()) if is_of_pixels else ()
+    return Table(path, tuple(first), columns, separator, has_header=False, pixels=pixels)
+
+
+def _with_pixels(table: Table) -> Table:
+    """A table with its columns of pixels where it names no files, and with those of its classes where it has no
+    labels."""
+    if not table.has_images:
+        table = replace(table, pixels=pixel_columns(table.header))
+    if "label" in table.columns or not table.has_images:
+        return table
+    names, rows = _flag_columns(table)
+    # A table of properties has a 1 in several of its columns.
+    num_single = sum(sum(flags) == 1 for flags in rows)
+    return replace(table, one_hot=names) if len(names) > 1 and 2 * num_single >= len(rows) else table
+
+
+def _flag_columns(table: Table) -> tuple[tuple[str, ...], list[list[bool]]]:
+    """The columns without another purpose that hold 0 and 1 alone, and their values in the first rows."""
+    others = [name for name in table.header if name not in {*table.columns.values(), table.images, *table.pixels}]
+    if len(others) < 2 or not table.has_header:
+        return (), []
+    rows = [
+        [_FLAGS.get(_text(row.get(name)).lower()) for name in others]
+        for row in islice(table.values(others), _FIRST_ROWS)
+    ]
+    kept = [at for at in range(len(others)) if rows and all(row[at] is not None for row in rows)]
+    return tuple(others[at] for at in kept), [[bool(row[at]) for at in kept] for row in rows]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")
 
 
 def _is_image(folder: Path, stem: str) -> bool:
     """True if the folder has an image of that name, which lacks the extension."""
     return any((folder / f"{stem}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
-
-
-def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
-    """Map our name of each column to its name in the table."""
-    there = {_plain(name): name for name in reversed(header)}
-    found = {}
-    for ours, names in _NAMES.items():
-        if theirs := next((there[name] for name in names if name in there), None):
-            found[ours] = theirs
-    for ours, chosen in (("path", reading.path_column), ("label", reading.label_column)):
-        if not chosen:
-            continue
-        if _plain(chosen) in there:
-            found[ours] = there[_plain(chosen)]
-        elif chosen.isdecimal() and 0 < int(chosen) <= len(header):
-            found[ours] = header[int(chosen) - 1]
-        else:
-            raise DataError(f"{path} has no column {chosen}; it has {', '.join(header)}: name one with --{ours}-column")
-    for ours in ("path", "label"):
-        if header.count(found.get(ours, "")) > 1:
-            raise DataError(f"{path} has {header.count(found[ours])} columns {found[ours]}; rename all but one")
-    # Kaggle's tables of `id` and label: the id is the file's name.
-    if "path" not in found and "id" in found:
-        found["path"] = found.pop("id")
-    # One column serves one purpose; that of the user's choice before that of a usual name.
-    taken = {found[ours] for ours in ("path", "label") if ours in found}
-    return {ours: theirs for ours, theirs in found.items() if ours in ("path", "label") or theirs not in taken}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", str(name).lower())
 
 
 def _text(value: Any) -> str:
@@ -235,57 +281,24 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parquet_table(path: Path, reading: Reading) -> Table:
-    import pyarrow
-
-    schema = _parquet(path).schema_arrow
-    columns = _columns(path, schema.names, reading)
+    schema = parquet.opened(path).schema_arrow
+    columns = understood(path, schema.names, reading)
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     if "label" not in columns and labels:
         columns["label"] = labels[0]
-    images = [field.name for field in schema if _holds_images(field.type, pyarrow)]
+    images = [field.name for field in schema if parquet.holds_images(field.type)]
     if columns.get("path") not in images and reading.path_column:
         images = []
     names = features.get(columns.get("label"), {}) if images else {}
     if images:
         columns.pop("path", None)
-    return Table(
+    table = Table(
         path,
         tuple(schema.names),
         columns,
         images=images[0] if images else "",
         class_names=tuple(names.get("names", ())) if isinstance(names, dict) else (),
     )
-
-
-def _holds_images(kind: Any, pyarrow: Any) -> bool:
-    """True for a column of bytes, or of Hugging Face's pairs of bytes and path."""
-    types = pyarrow.types
-    if types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _parquet(path: Path) -> Any:
-    import pyarrow  # takes half a second and 60 MB, which no other format needs
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _not_parquet(path, error) from None
-
-
-def _parquet_rows(path: Path, names: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    import pyarrow
-
-    try:
-        for batch in _parquet(path).iter_batches(batch_size=batch_size, columns=names):
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:  # damaged behind the header
-        raise _not_parquet(path, error) from None
-
-
-def _not_parquet(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is not a Parquet file, or damaged ({str(error)[:80]}); save it again")
+    return _with_pixels(table)

@@ -128,7 +128,7 @@ def test_labels_of_bytes_are_text_and_damage_behind_the_header_is_one_line(data,
         opened(path)
 
 
-def test_a_table_of_pixels_shows_few_of_its_columns(data, opened):
-    (data / "t.csv").write_text("label," + ",".join(f"pixel{number}" for number in range(784)) + "\n")
-    with pytest.raises(DataError, match=r"has no column path.*pixel18, …\)"):
+def test_a_table_of_many_columns_shows_few_of_them(data, opened):
+    (data / "t.csv").write_text("label," + ",".join(f"feature{number}" for number in range(784)) + "\n")
+    with pytest.raises(DataError, match=r"has no column path.*feature18, …\)"):
         opened()
