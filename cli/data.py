@@ -87,9 +87,10 @@ def show(
     import tempfile
     from collections import Counter
 
-    from components.platform.data import dvc_data, dvc_workspace
+    from components.platform.data import dvc_data, dvc_workspace, source_files
     from gapgate.data.sources import open_source
     from gapgate.data.splits import SPLIT_NAMES
+    from gapgate.errors import DataError
 
     reading = _reading(path_column, label_column)
     left_out: list[dict[str, str]] = []
@@ -102,7 +103,10 @@ def show(
             left_out = dvc_data.stage(source, folder, link=True, reading=reading)
         elif not folder.exists():
             dvc_workspace.restore(_ROOT)
-        opened = open_source(folder, Path(scratch), reading)
+        try:
+            opened = open_source(folder, Path(scratch), reading)
+        except DataError as error:
+            raise DataError(source_files.as_named(str(error), folder, source or str(folder))) from None
         counts = Counter((record.label, record.split or "all") for record in opened.records())
     splits = [split for split in ("all", *SPLIT_NAMES) if any(split == found for _, found in counts)]
     table = Table("class", *splits, box=None)

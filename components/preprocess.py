@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.facts import Data, Facts
+from components.platform.data import source_files
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.leaks import alike
@@ -31,7 +32,8 @@ def run(settings: PreprocessSettings, inputs: Mapping[str, Artifact], folder: Pa
     try:
         preprocess(settings, dataset.path / "files", folder, tracker, reading, read["left_out"])
     except DataError as error:
-        raise DataError(_as_named(str(error), dataset)) from None
+        source = dataset.read_json("dataset.json")["source"]
+        raise DataError(source_files.as_named(str(error), dataset.path / "files", source)) from None
     # `register` writes it into the receipt, and does not read the dataset itself.
     shutil.copyfile(dataset.path / "dataset.json", folder / "dataset.json")
     artifacts.write_json(folder / artifacts.LINEAGE, artifacts.lineage(inputs))
@@ -71,13 +73,3 @@ def describe(folder: Path) -> Facts:
             classes=splits.class_names,
         ),
     )
-
-
-def _as_named(message: str, dataset: Artifact) -> str:
-    """A message with the place of the files as the user named it, instead of the artifact's."""
-    files, source = dataset.path / "files", dataset.read_json("dataset.json")["source"]
-    alone = files / Path(source).name
-    if alone.is_file():  # with what it needs beside it
-        message = message.replace(str(alone), source)
-        source = str(Path(source).parent)
-    return message.replace(str(files), source)

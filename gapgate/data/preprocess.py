@@ -163,8 +163,11 @@ def _refuse_untrainable(
         rejected = _rejected(index, left_out)
         query = "SELECT id || ' (' || reason || ')' FROM images WHERE split = 'duplicate' ORDER BY row LIMIT 1"
         dropped = index.one("SELECT COUNT(*) FROM images WHERE split = 'duplicate'")
+        elsewhere = [f"{sum(class_counts[name]):,} in {name}" for name in ("val", "test") if any(class_counts[name])]
+        held = f" ({', '.join(elsewhere)})" if elsewhere else ""
         raise DataError(
-            f"{left} left to train on, and a classifier needs two classes; add images"
+            f"{left} left to train on{held}, and a classifier needs two "
+            f"classes; add images{' to train' if elsewhere else ''}"
             f"{rejected and f', and mend those that cannot be used: {rejected}'}"
             f"{f'; {dropped:,} were set aside as copies, first {index.one(query)}' if dropped else ''}"
         )

@@ -56,3 +56,20 @@ def test_status_says_how_to_get_a_list_to_compare_with(source, capsys):
     (listing,) = source.parent.rglob("*.dir")
     listing.unlink()
     assert "DVC's cache has no list of the pinned files to compare with" in gapgate(capsys, "status")[1]
+
+
+def test_show_names_the_files_as_the_user_did(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "t.csv").write_text("photo,finding\n1.png,a\n")
+    monkeypatch.chdir(tmp_path)
+    for source in ("mine", "mine/t.csv"):
+        with pytest.raises(DataError, match=r"^mine/t\.csv has no column label"):
+            gapgate(capsys, "show", source)
+
+
+def test_a_url_is_no_source_and_its_password_is_not_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"^https://\*\*\*@example\.org/x\.zip is a URL; download the data and name the"
+    ):
+        gapgate(capsys, "show", "https://me:secret@example.org/x.zip")

@@ -16,7 +16,7 @@ from gapgate.data.sources.folders import has_loose_images
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden, is_hidden_by_user, is_litter
 from gapgate.settings.sections import Reading
-from gapgate.text import shortened
+from gapgate.text import redacted, shortened
 
 
 def origin_of(source: str) -> Path:
@@ -26,6 +26,8 @@ def origin_of(source: str) -> Path:
         DataError: there is none, or it is no folder or file.
     """
     origin = Path(source)
+    if "://" in source and not origin.exists():
+        raise DataError(f"{redacted(source)} is a URL; download the data and name the folder or the file")
     if not origin.exists():
         raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
     if not origin.is_dir() and not origin.is_file():
@@ -138,6 +140,15 @@ def _names_with(file: Path, reading: Reading) -> Iterator[str]:
 def _holds_images(file: Path, reading: Reading) -> bool:
     """True for a table with the images in it."""
     return file.suffix.lower() in table_files.SUFFIXES and table_files.read_table(file, reading).holds_images
+
+
+def as_named(message: str, files: Path, source: str) -> str:
+    """A message with the place of the files as the user named it, instead of that of their copies in `files`."""
+    alone = files / Path(source).name
+    if alone.is_file():  # with what it needs beside it
+        message = message.replace(str(alone), source)
+        source = str(Path(source).parent)
+    return message.replace(str(files), source)
 
 
 def bring(file: Path, place: Path, link: bool) -> None:

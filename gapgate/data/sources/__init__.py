@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, pixels, table, table_files
@@ -25,6 +25,7 @@ _REMEDIES = {
     **dict.fromkeys((".json", ".xml", ".txt", ".yaml", ".yml"), "write a CSV file with the columns path and label"),
     **dict.fromkeys((".feather", ".arrow", ".lmdb", ".tfrecord", ".tfrecords"), "save it as Parquet and name that"),
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt"), "save its arrays as .npz and name that"),
+    ".npy": "call the arrays images.npy and labels.npy and name their folder",
 }
 """Suffix of a file that other programs must change first → how."""
 
@@ -51,8 +52,18 @@ def open_source(path: Path, scratch: Path, reading: Reading = Reading()) -> Sour
     source = name_classes(source, reading)
     if len(source.class_names) < 2:
         only = f"one class only ({source.class_names[0]})" if source.class_names else "no classes"
-        raise DataError("; ".join([f"{path} has {only}", *source.notes, "a classifier needs two or more"]))
+        said = [f"{path} has {only}", *source.notes, "a classifier needs two or more", *_labels_elsewhere(path)]
+        raise DataError("; ".join(said))
     return source
+
+
+def _labels_elsewhere(path: Path) -> Iterator[str]:
+    """Name a file in a folder that may have the labels in a form which is not read, and what to do with it."""
+    for entry in sorted(path.iterdir() if path.is_dir() else ()):
+        is_text = is_hidden(entry.name) or entry.stem.lower() in ("readme", "license", "classes")
+        if (remedy := _REMEDIES.get(entry.suffix.lower())) and entry.is_file() and not is_text:
+            yield f"if the labels are in {entry.name}, {remedy}"
+            return
 
 
 def _open_file(path: Path, scratch: Path, reading: Reading) -> Source:
@@ -87,6 +98,10 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
     arrays = [entry for entry in entries if entry.suffix.lower() == ".npz"]
     zips = [entry for entry in entries if entry.suffix.lower() == ".zip" and entry.is_file()]
     tables = [read_table(entry, reading) for entry in _tables_in(folder)]
+    packed = next((entry for entry in entries if entry.suffix.lower() in _PACKED and entry.is_file()), None)
+    of_files = [each for each in tables if each.is_labelled and "path" in each.columns]
+    if packed and of_files and not subfolders and not folders.has_loose_images(folder):
+        raise DataError(f"the images that {of_files[0].path} names are in {packed.name}; unpack it and name the folder")
     if found := _labelled_tables(folder, tables, subfolders, reading):
         if arrays:
             _refuse_choice(folder, [*arrays, *(each.path for each in found)])
@@ -95,7 +110,6 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
         return _open_tables(found, folder, scratch, reading, without)
     if arrays:
         return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
-    packed = next((entry for entry in entries if entry.suffix.lower() in _PACKED and entry.is_file()), None)
     # An archive in an archive may hold itself.
     if packed and not subfolders and (packed not in zips or scratch in folder.parents):
         raise DataError(f"{folder} holds the archive {packed.name}; unpack it and name the folder")
@@ -115,10 +129,13 @@ def _open_class_folders(folder: Path, tables: list[Table], reading: Reading) -> 
         source = folders.open_class_folders(folder / folders.innermost(folder, ""), reading)
         if len(source.class_names) > 1 or not tables:
             return source
-    except DataError:
+    except DataError as error:
+        if not tables and (elsewhere := next(_labels_elsewhere(folder), "")):
+            raise DataError(f"{error}; {elsewhere}") from None
         if not tables or isinstance(reading.splits, dict):
             raise
-    raise tables[0].missing()
+    # The table of the training images has the labels beside what that of the test images has.
+    raise max(tables, key=lambda each: len(each.header)).missing()
 
 
 def _open_tables(

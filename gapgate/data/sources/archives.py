@@ -38,8 +38,9 @@ def unpack(path: Path, scratch: Path) -> Path:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed, place.open("xb") as out:
                     shutil.copyfileobj(packed, out, 1 << 20)
-    # The last one is zipfile's answer to a compression that it does not know.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+    # The last two are zipfile's answers to a compression that it does not know, and to a name that is not the UTF-8
+    # which its entry promises.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
         raise DataError(f"{path} is damaged or of an unusual kind; pack it again as a plain ZIP file") from None
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} holds {Path(error.filename).name} twice; pack it again") from None

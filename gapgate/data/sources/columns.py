@@ -12,11 +12,11 @@ from gapgate.settings.sections import Reading
 _NAMES = {
     "path": (
         *("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
-        *("imgname", "imageid", "imgid", "photo", "picture"),
+        *("imgname", "imageid", "imgid", "photo", "picture", "imageindex", "idcode"),
     ),
     "label": (
         *("label", "labels", "labelname", "class", "classname", "target", "category", "categoryname", "classid"),
-        *("labelid", "categoryid", "finelabel", "y", "emotion"),
+        *("labelid", "categoryid", "finelabel", "y", "emotion", "diagnosis", "dx", "breed", "species"),
     ),
     "group": ("group", "groupid"),
     "split": ("split", "subset", "fold", "set", "partition", "usage", "isvalid", "isval", "istrain", "istest"),
@@ -27,6 +27,7 @@ USUAL = {"path": "path, file, filename, image, image_id", "label": "label, class
 _PIXEL = re.compile(r"(pixel|pix|px)[ ._-]?\d+|\d+x\d+", re.IGNORECASE)
 """Name of a column with one pixel: `pixel0`, or row and column as in `28x28`."""
 FEWEST_PIXELS = 64
+_SHOWN_COLUMNS = 20
 
 
 def pixel_columns(header: Sequence[str]) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def understood(path: Path, header: list[str], reading: Reading) -> dict[str, str
         elif chosen.isdecimal() and 0 < int(chosen) <= len(header):
             found[ours] = header[int(chosen) - 1]
         else:
-            raise DataError(f"{path} has no column {chosen}; it has {', '.join(header)}: name one with --{ours}-column")
+            raise DataError(f"{path} has no column {chosen}; it has {listed(header)}: name one with --{ours}-column")
     for ours in ("path", "label"):
         if header.count(found.get(ours, "")) > 1:
             raise DataError(f"{path} has {header.count(found[ours])} columns {found[ours]}; rename all but one")
@@ -67,3 +68,8 @@ def understood(path: Path, header: list[str], reading: Reading) -> dict[str, str
 def plain(name: str) -> str:
     """A column's name as it is compared: without case, spaces and underscores."""
     return re.sub(r"[\W_]+", "", str(name).lower())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of many columns."""
+    return ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")

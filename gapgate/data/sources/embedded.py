@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapgate.data.sources.base import EncodedReader, Record, Source, ordered_classes
-from gapgate.data.sources.table import notes_on, refuse_numbers, rows_of, splits_of_files
+from gapgate.data.sources.table import notes_on, refuse_no_classes, rows_of, splits_of_files
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError, ImageError, ImageFault
 
@@ -54,7 +54,7 @@ def open_embedded(tables: Sequence[Table], root: Path, scratch: Path, *, is_name
     with blob.open("wb") as out:
         rows = [row for table in tables for row in _copied(table, root, out, of_files.get(table.path, ""))]
     found = {row.label for row in rows}
-    refuse_numbers(tables[0], found)
+    refuse_no_classes(tables[0], found, len(rows))
     class_names = _class_names(names.pop() if is_named else (), found)
     labels = _labels(class_names, found)
     notes = tuple(note for table in tables for note in notes_on(table))

@@ -55,7 +55,7 @@ def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...] | None)
             members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
             wanted = {name for _, *names in _layout(members) for name in names if name in members}
             return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
         raise DataError(f"{path} is truncated or corrupt; get it again") from None
 
 
@@ -82,8 +82,8 @@ def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...] |
     for split, images, labels, groups, splits in _layout(files):
         if labels not in files:
             raise DataError(f"{where} has {images} and no {labels}; add one label for each image")
-        columns = {name: _column(files[name], name) for name in (labels, groups, splits) if name in files}
-        block = _block(files[images], images)
+        columns = {name: _column(files[name], f"{where}: {name}") for name in (labels, groups, splits) if name in files}
+        block = _block(files[images], f"{where}: {images}")
         part = Part(split or "images", split, block, columns[labels], columns.get(groups), columns.get(splits))
         parts.append(part)
     if not parts:
@@ -91,7 +91,10 @@ def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...] |
         raise DataError(
             f"{where} holds {found}; name the arrays images and labels, or x_train, y_train, x_test, y_test"
         )
-    return array_source("NumPy", parts, class_names)
+    try:
+        return array_source("NumPy", parts, class_names)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _map(path: Path, name: str) -> NDArray[Any]:
@@ -120,6 +123,6 @@ def _block(path: Path, name: str) -> Block:
         )
     # Records are read at offset + image · stride, which holds for C order only.
     if not images.flags.c_contiguous:
-        raise DataError(f"{name} is in Fortran order; store numpy.ascontiguousarray({name})")
+        raise DataError(f"{name} is in Fortran order; store it by numpy.ascontiguousarray")
     assert isinstance(images, np.memmap)
     return Block(path, images.offset, len(images), math.prod(shape), shape)

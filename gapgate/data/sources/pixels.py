@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from gapgate.data.sources.arrays import Block, Part, array_source
 from gapgate.data.sources.base import Source
-from gapgate.data.sources.table import notes_on, refuse_numbers, rows_of, splits_of_files
+from gapgate.data.sources.table import notes_on, refuse_no_classes, rows_of, splits_of_files
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
+from gapgate.text import shortened
 
 
 def open_pixels(
@@ -46,7 +47,8 @@ def open_pixels(
         _part(table, root, of_files.get(table.path, ""), scratch / f"pixels-{number}.bin")
         for number, table in enumerate(tables)
     ]
-    refuse_numbers(tables[0], {str(label) for part in parts for label in np.unique(part.labels)})
+    labels = {str(label) for part in parts for label in np.unique(part.labels)}
+    refuse_no_classes(tables[0], labels, sum(len(part.labels) for part in parts))
     notes = [note for table in tables for note in notes_on(table)]
     notes += [_shape_note(table, part) for table, part in zip(tables, parts, strict=True)]
     notes += [f"{table.path.name} has no labels and is left out" for table in unlabelled if table.pixels]
@@ -70,30 +72,28 @@ def _part(table: Table, root: Path, split: str, target: Path) -> Part:
     if not labels:
         raise DataError(f"{table.path} has no rows; write one for each image")
     block = Block(target, 0, len(labels), size, _shape(size, table))
-    codes = (
-        np.array(labels, np.int64)
-        if all(len(label) < 19 and label.isdecimal() for label in labels)
-        else np.array(labels)
-    )
+    are_numbers = all(len(label) < 19 and label.isdecimal() for label in labels)
+    codes = np.array(labels, np.int64) if are_numbers else np.array(labels)
     name = table.path.relative_to(root).with_suffix("").as_posix()
     return Part(name, "", block, codes, np.array(groups), np.array(splits) if any(splits) else None)
 
 
 def _bytes(cells: list[Any], where: str) -> NDArray[np.uint8]:
-    """The pixels (N,) of a row: a cell each, or one cell with a text or a list of all."""
+    """The pixels (N,) of a row: a cell each, or one cell with a text or a list of all, or of its lines."""
     found = cells[0] if len(cells) == 1 else cells
     if isinstance(found, str):
         found = found.strip("[] ").replace(",", " ").split()
     try:
         values = np.asarray(found, np.float64)
         rounded = np.clip(np.floor(values), 0, 255)
-        is_right = values.ndim == 1 and bool((rounded == values).all())
+        is_right = values.ndim in (1, 2) and bool((rounded == values).all())
     except (TypeError, ValueError):
         is_right = False
     if not is_right:
         wrong = next((value for value in found if not _is_pixel(value)), found) if isinstance(found, list) else found
-        raise DataError(f"{where}: {wrong!r} is no pixel; write whole numbers from 0 (black) to 255, or drop the row")
-    return rounded.astype(np.uint8)
+        said = "an empty cell" if wrong in (None, "") else shortened(repr(wrong), 40)
+        raise DataError(f"{where}: {said} is no pixel; write whole numbers from 0 (black) to 255, or drop the row")
+    return rounded.astype(np.uint8).ravel()
 
 
 def _is_pixel(value: Any) -> bool:

@@ -13,15 +13,19 @@ from typing import Any
 
 from gapgate.data.leaks.groups import group_columns
 from gapgate.data.sources.base import FileReader, Record, Source, has_image_suffix, ordered_classes
+from gapgate.data.sources.columns import listed
 from gapgate.data.sources.files import Files
 from gapgate.data.sources.names import split_named, split_of, splits_of
 from gapgate.data.sources.table_files import Table
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden
+from gapgate.text import shortened
 
 _ROWS = "listed.sqlite"
 _SHARD = re.compile(r"(.+?)-\d{3,}-of-\d{3,}")
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
+_FEWEST_NAMES = 10
+"""Number of images from which on labels that all differ are no classes."""
 _TRUE = ("1", "1.0", "true", "yes", "t", "y")
 
 
@@ -76,8 +80,9 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             names = ", ".join(table.path.name for table in unlabelled)
             notes.append(f"{left_out:,} images that {names} names without labels are left out")
         labels = {label for (label,) in db.execute("SELECT DISTINCT label FROM rows")}
+        (num_images,) = db.execute("SELECT COUNT(*) FROM rows").fetchone()
         db.execute("COMMIT")
-    refuse_numbers(tables[0], labels)
+    refuse_no_classes(tables[0], labels, num_images)
     class_names = ordered_classes(labels)
     records = partial(_records, scratch / _ROWS, class_names)
     return Source("table", class_names, FileReader(root), records, tuple(notes))
@@ -105,6 +110,7 @@ def _fill(db: sqlite3.Connection, table: Table, root: Path, split: str) -> list[
         values = (row.get("id", ""), row["label"], row["split"], row.get("group", ""), found)
         db.execute("INSERT INTO rows (id, label, split, grp, path) VALUES (?, ?, ?, ?, ?)", values)
     if missing:
+        first_missing = shortened(first_missing, 100)
         raise DataError(
             f"{table.path}: {missing:,} labels without a file, first {first_missing}; add the files or drop the rows"
         )
@@ -188,7 +194,7 @@ def _columns_note(table: Table) -> Iterator[str]:
         known = ("path", "label", "group", "split", "id")
         taken = [f"{ours} from {table.columns[ours]}" for ours in known if ours in table.columns]
         if table.one_hot:
-            taken.append(f"label from the 1 in {', '.join(table.one_hot)}")
+            taken.append(f"label from the 1 in {listed(table.one_hot)}")
         yield f"{table.path.name}: {', '.join(taken)}"
 
 
@@ -236,9 +242,17 @@ def _refuse_unlabelled(db: sqlite3.Connection, path: Path, root: Path, unlabelle
     return left_out
 
 
-def refuse_numbers(table: Table, labels: set[str]) -> None:
-    """Raise a DataError if the labels are measurements and no classes: numbers, some of them with a fraction."""
-    if not table.one_hot and all(_FLOAT.fullmatch(label) for label in labels):
+def refuse_no_classes(table: Table, labels: set[str], num_images: int) -> None:
+    """Raise a DataError if the labels are no classes: a name for each image, or measurements, which are numbers, some
+    of them with a fraction."""
+    if table.one_hot:
+        return
+    if len(labels) == num_images >= _FEWEST_NAMES:
+        raise DataError(
+            f"{table.path}: the column {table.columns['label']} has another value for each of the {num_images:,} "
+            "images, as their names or numbers, and no classes; take another --label-column"
+        )
+    if all(_FLOAT.fullmatch(label) for label in labels):
         fractions = sorted((label for label in labels if not float(label).is_integer()), key=float)
         if fractions:
             raise DataError(

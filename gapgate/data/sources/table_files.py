@@ -13,13 +13,14 @@ from typing import Any
 
 from gapgate.data.sources import parquet
 from gapgate.data.sources.base import IMAGE_SUFFIXES, has_image_suffix
-from gapgate.data.sources.columns import FEWEST_PIXELS, USUAL, pixel_columns, understood
+from gapgate.data.sources.columns import FEWEST_PIXELS, USUAL, listed, pixel_columns, understood
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
 from gapgate.text import shortened
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-_SHOWN_COLUMNS = 20
+_LONGEST_CELL = 1 << 24
+"""Characters of a cell in a CSV file, where Python's limit of 131,072 is less than an image written as text."""
 _FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 """Text of a cell in a column that says whether an image is of that class."""
 _FIRST_ROWS = 1000
@@ -67,26 +68,26 @@ class Table:
     def missing(self) -> DataError:
         """The error that names the column which was not found, those that there are, and how to answer."""
         what = "label" if self.has_images else "path"
-        listed = _listed(self.header)
-        if not listed:
+        shown = listed(self.header)
+        if not shown:
             return DataError(f"{self.path} is empty; write a row with the columns' names, and one for each image")
         if self.pixels and not self.has_header:
             return DataError(
-                f"{self.path} has no header, its first row is {listed}: which column is the label, beside the pixels? "
+                f"{self.path} has no header, its first row is {shown}: which column is the label, beside the pixels? "
                 "Answer with --label-column 1"
             )
         if not self.has_header:
             return DataError(
-                f"{self.path} has no header, its first row is {listed}: which columns are path and label? "
+                f"{self.path} has no header, its first row is {shown}: which columns are path and label? "
                 "Answer with --path-column 1 --label-column 2"
             )
-        names, rows = _flag_columns(self)
+        names, rows = _flag_columns(self) if self.has_images else ((), [])
         if several := [number for number, flags in enumerate(rows, start=1) if len(names) > 1 and sum(flags) > 1]:
             chosen = [name for name, flag in zip(names, rows[several[0] - 1], strict=True) if flag]
             return self._not_one(several[0], chosen, names)
         return DataError(
             f"{self.path} has no column {what}; call it one of {USUAL[what]}, "
-            f"or name yours with --{what}-column (its columns are {listed})"
+            f"or name yours with --{what}-column (its columns are {shown})"
         )
 
     def rows(self) -> Iterator[dict[str, str]]:
@@ -111,9 +112,9 @@ class Table:
 
     def _not_one(self, number: int, chosen: Sequence[str], names: Sequence[str]) -> DataError:
         return DataError(
-            f"{self.path}, row {number}: of the columns {_listed(names)}, {_listed(chosen) or 'none'} "
-            f"{'are' if len(chosen) > 1 else 'is'} 1, and a class is one 1 with a 0 in all others; an image has one "
-            "class: correct or drop the row, or name a column of labels with --label-column"
+            f"{self.path}, row {number}: a 1 is in {listed(chosen) or 'none'} of the columns {listed(names)}; an "
+            "image has one class, with a 1 in its column and 0 in all others: correct or drop the row, or name a "
+            "column of labels with --label-column"
         )
 
     def text(self, value: Any, column: str, number: int) -> str:
@@ -134,8 +135,9 @@ class Table:
     def values(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Stream the rows with the columns `names`, values as they are stored."""
         if self.path.suffix.lower() == ".parquet":
-            # Image bytes make a row large, other rows are small.
-            yield from parquet.rows(self.path, names, 64 if self.images in names else 8192)
+            # Images make a row large, other rows are small.
+            is_large = not {self.images, *self.pixels}.isdisjoint(names)
+            yield from parquet.rows(self.path, names, 64 if is_large else 8192)
         elif self.path.suffix.lower() == ".jsonl":
             yield from _json_rows(self.path)
         else:
@@ -152,7 +154,8 @@ def read_table(path: Path, reading: Reading) -> Table:
     if suffix == ".parquet":
         return _parquet_table(path, reading)
     if suffix == ".jsonl":
-        header = list(next(_json_rows(path), {}))
+        # A row may lack a key.
+        header = list(dict.fromkeys(key for row in islice(_json_rows(path), _FIRST_ROWS) for key in row))
         return _with_pixels(Table(path, tuple(header), understood(path, header, reading)))
     separator, first = _first_row(path)
     # A header names columns, and so holds no name of an image file.
@@ -181,7 +184,8 @@ def _with_pixels(table: Table) -> Table:
 
 def _flag_columns(table: Table) -> tuple[tuple[str, ...], list[list[bool]]]:
     """The columns without another purpose that hold 0 and 1 alone, and their values in the first rows."""
-    others = [name for name in table.header if name not in {*table.columns.values(), table.images, *table.pixels}]
+    taken = {*table.columns.values(), table.images, *table.pixels}
+    others = [name for name in table.header if name not in taken]
     if len(others) < 2 or not table.has_header:
         return (), []
     rows = [
@@ -198,10 +202,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")
 
 
 def _is_image(folder: Path, stem: str) -> bool:
@@ -244,6 +244,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _first_row(path: Path) -> tuple[str, list[str]]:
     """The separator, that which the file names or by which its first line has most cells, and the cells."""
+    csv.field_size_limit(_LONGEST_CELL)
     lines = _lines(path)
     line = next(lines, "")
     if named := _SEP_LINE.match(line):
@@ -254,6 +255,7 @@ def _first_row(path: Path) -> tuple[str, list[str]]:
 
 
 def _csv_rows(table: Table) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(_LONGEST_CELL)
     names = list(table.header) if table.has_header else [str(number + 1) for number in range(len(table.header))]
     try:
         lines = (line for number, line in enumerate(_lines(table.path)) if number or not _SEP_LINE.match(line))

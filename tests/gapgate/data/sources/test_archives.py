@@ -94,3 +94,11 @@ def test_other_archives_name_the_remedy(data, opened):
         for path in (data / name, data):  # also where it is all that a folder holds
             with pytest.raises(DataError, match="unpack it and name the folder"):
                 opened(path)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".npz"])
+def test_a_name_that_is_not_the_utf8_it_promises_is_one_line(data, opened, packed, suffix):
+    path = packed({"été/1.png": png(), "b/1.png": png(1)}, f"set{suffix}")
+    path.write_bytes(path.read_bytes().replace("été".encode(), b"\x82t\x82.."))
+    with pytest.raises(DataError, match=r"set\.(zip is damaged or of an unusual kind|npz is truncated or corrupt)"):
+        opened(path)

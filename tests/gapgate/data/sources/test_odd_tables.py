@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,3 +133,62 @@ def test_a_table_of_many_columns_shows_few_of_them(data, opened):
     (data / "t.csv").write_text("label," + ",".join(f"feature{number}" for number in range(784)) + "\n")
     with pytest.raises(DataError, match=r"has no column path.*feature18, …\)"):
         opened()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("annotations.json", "if the labels are in annotations.json, write a CSV file with the columns path and label"),
+        ("labels.xlsx", "if the labels are in labels.xlsx, save the sheet as CSV"),
+        ("Y.npy", "if the labels are in Y.npy, call the arrays images.npy and labels.npy and name their folder"),
+    ],
+)
+@pytest.mark.parametrize("has_photos", [True, False])
+def test_labels_in_a_file_that_is_not_read_are_pointed_at(data, opened, request, name, said, has_photos):
+    if has_photos:
+        request.getfixturevalue("names")
+    (data / name).write_bytes(b"x")
+    (data / "README.txt").write_text("no labels")
+    with pytest.raises(DataError, match=said):
+        opened()
+
+
+def test_the_table_that_is_asked_about_is_the_one_that_may_have_labels(data, opened, names):
+    (data / "test.csv").write_text("photo_nr\n1\n")
+    (data / "train.csv").write_text("photo_nr,finding\n0,a\n")
+    with pytest.raises(DataError, match=r"train\.csv has no column path.*\(its columns are photo_nr, finding\)"):
+        opened()
+
+
+def test_a_row_of_json_may_lack_a_key(data, opened, names):
+    (data / "t.jsonl").write_text('{"file": "Photos/0.png"}\n{"file": "Photos/1.png", "label": "a"}\n')
+    with pytest.raises(DataError, match=r"t\.jsonl, row 1 has no label; complete or drop the row"):
+        opened()
+
+
+def test_an_image_in_the_place_of_a_path_is_told_in_short(data, opened, names):
+    (data / "t.csv").write_text(f"image,label\n{'iVBORw0KGgo' * 1000},a\nx,b\n")
+    with pytest.raises(DataError, match=r"2 labels without a file, first iVBOR\w{90,95}…; add the files"):
+        opened()
+
+
+def test_a_column_with_another_value_for_each_image_is_no_column_of_classes(data, opened):
+    rows = [(f"{number}.png", f"id{number}") for number in range(12)]
+    for number in range(12):
+        (data / f"{number}.png").write_bytes(png(number))
+    (data / "t.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    with pytest.raises(DataError, match=r"t\.csv: the column label has another value for each of the 12 images"):
+        opened()
+    pixels = " ".join(["7"] * 64)
+    (data / "t.csv").write_text("label,pixels\n" + "".join(f"{label},{pixels}\n" for _, label in rows))
+    with pytest.raises(DataError, match="the column label has another value for each of the 12 images"):
+        opened()
+
+
+def test_images_that_lie_packed_beside_their_table_are_told(data, opened):
+    with zipfile.ZipFile(data / "train.zip", "w") as archive:
+        archive.writestr("train/1.png", png(1))
+    for column in ("id", "image"):
+        (data / "labels.csv").write_text(f"{column},breed\n1,a\n2,b\n")
+        with pytest.raises(DataError, match=r"images that .*labels\.csv names are in train\.zip; unpack it and name"):
+            opened()

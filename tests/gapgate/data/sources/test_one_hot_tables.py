@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gapgate.errors import DataError
+from gapgate.settings.sections import Reading
 
 ROWS = [(1, 0, 0), (0, 1, 0), (0, 1, 0), (1, 0, 0)]
 
@@ -37,9 +38,7 @@ def test_the_class_is_the_column_with_the_one(photos, opened, kind):
     assert "labels.csv: path from image, label from the 1 in MEL, NV, UNK" in source.notes
 
 
-@pytest.mark.parametrize(
-    ("row", "found"), [((1, 0, 1), "MEL, UNK are 1"), ((0, 0, 0), "none is 1"), ((1, 0, 0.5), "MEL is 1")]
-)
+@pytest.mark.parametrize(("row", "found"), [((1, 0, 1), "MEL, UNK"), ((0, 0, 0), "none"), ((1, 0, 0.5), "MEL")])
 def test_an_image_of_no_class_or_of_two_is_told_by_its_row(photos, opened, row, found):
     write(photos, [*ROWS[:3], row])
     # 0.5 makes the whole column one of shares, which is no class.
@@ -47,14 +46,16 @@ def test_an_image_of_no_class_or_of_two_is_told_by_its_row(photos, opened, row, 
         write(photos, [*ROWS[:3] * 400, row])
     number = 1201 if 0.5 in row else 4
     with pytest.raises(
-        DataError, match=rf"labels.csv, row {number}: of the columns MEL, NV, UNK, {found}, and a class"
+        DataError, match=rf"labels.csv, row {number}: a 1 is in {found} of the columns MEL, NV, UNK; an"
     ):
         opened()
 
 
 def test_a_table_of_several_labels_an_image_is_refused_in_one_line(photos, opened):
     write(photos, [(1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 0, 0)])
-    with pytest.raises(DataError, match=r"row 1: of the columns MEL, NV, UNK, MEL, NV are 1.*an image has one class"):
+    with pytest.raises(
+        DataError, match=r"row 1: a 1 is in MEL, NV of the columns MEL, NV, UNK; an image has one class"
+    ):
         opened()
 
 
@@ -79,11 +80,9 @@ def test_labels_and_class_folders_go_before_properties(photos, opened):
 
 
 def test_a_named_column_of_labels_is_taken_instead(photos, opened):
-    from gapgate.settings.sections import Reading
-
-    write(photos, [(*row, "xy"[row[0]]) for row in ROWS], header="image,MEL,NV,UNK,diagnosis")
+    write(photos, [(*row, "xy"[row[0]]) for row in ROWS], header="image,MEL,NV,UNK,finding")
     assert opened().class_names == ("MEL", "NV")
-    assert opened(reading=Reading(label_column="diagnosis")).class_names == ("x", "y")
+    assert opened(reading=Reading(label_column="finding")).class_names == ("x", "y")
 
 
 def test_images_in_parquet_may_have_such_columns(data, opened):

@@ -1,5 +1,7 @@
 """Tables with the pixels in them, as Kaggle has MNIST, sign language and FER-2013."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,7 +115,7 @@ def test_a_table_without_a_header_is_asked_for_the_labels_column(data, opened, i
         ("256", "'256'"),
         ("-1", "'-1'"),
         ("0.5", "'0.5'"),
-        ("", "''"),
+        ("", "an empty cell"),
         ("x", "'x'"),
         ("nan", "'nan'"),
         ("1e400", "'1e400'"),
@@ -157,3 +159,12 @@ def test_whole_numbers_as_floats_are_labels_and_pixels(data, opened, images):
 def test_the_order_of_classes_is_that_of_their_numbers(data, opened, images):
     write(data / "t.csv", images, ["10", "2", "10", "2"])
     assert opened().class_names == ("2", "10")
+
+
+def test_lines_of_pixels_are_an_image_and_a_large_text_is_no_fault(data, opened, images):
+    rows = [{"label": label, "pixels": image.tolist()} for label, image in zip(LABELS, images, strict=True)]
+    (data / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert same(opened(data / "t.jsonl"), images)
+    large = np.random.default_rng(0).integers(100, 256, (2, 200, 200), np.uint8)
+    (data / "t.csv").write_text("label,pixels\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows_of(large, " "))))
+    assert same(opened(data / "t.csv"), large, "01")

@@ -16,6 +16,12 @@ def measured(num_right: int, num_images: int, seed: int = 0, **options: object) 
     return gap.measure(answers(num_right, num_images), np.random.default_rng(seed), **options)
 
 
+def posterior(num_right: int, num_images: int) -> tuple[float, float]:
+    """Parameters of Jeffreys' Beta, modified where all answers are alike."""
+    num_wrong = num_images - num_right
+    return (max(num_right, 1), max(num_wrong, 1)) if 0 in (num_right, num_wrong) else (num_right + 0.5, num_wrong + 0.5)
+
+
 def test_the_same_accuracy_on_both_sides_is_no_gap() -> None:
     found = gap.gap(measured(90, 100, seed=1), measured(90, 100, seed=2))
     assert found.value == 0
@@ -32,7 +38,7 @@ def test_the_fashion_mnist_gap_is_four_points_and_about_half_a_point_wide_on_eac
 @pytest.mark.parametrize(("num_right", "num_images"), [(0, 10), (3, 10), (10, 10), (441, 450)])
 def test_single_images_give_the_jeffreys_interval(num_right: int, num_images: int) -> None:
     found = measured(num_right, num_images, num_resamples=200_000).interval(0.95)
-    low, high = beta.ppf([0.025, 0.975], num_right + 0.5, num_images - num_right + 0.5)
+    low, high = beta.ppf([0.025, 0.975], *posterior(num_right, num_images))
     value = num_right / num_images
     assert (found.low, found.high) == pytest.approx((min(low, value), max(high, value)), abs=0.004)
 
@@ -41,6 +47,16 @@ def test_a_perfect_score_on_ten_images_is_not_certain() -> None:
     found = gap.gap(measured(1200, 1200), measured(10, 10, seed=1))
     assert found.value == 0
     assert found.high > 15
+
+
+@pytest.mark.parametrize(("num_images", "passes"), [(78, False), (115, False), (150, True)])
+def test_a_perfect_score_passes_a_limit_only_where_a_model_at_the_limit_seldom_has_it(
+    num_images: int, passes: bool
+) -> None:
+    # 0.97 ** n, the chance that a model with a gap of 3 points has no error, falls below 2.5 % at 122 images.
+    found = gap.gap(measured(5000, 5000), measured(num_images, num_images, seed=1, num_resamples=10_000))
+    assert (found.high < 3.0) == passes
+    assert gap.jeffreys_interval(num_images, num_images).low == pytest.approx(0.025 ** (1 / num_images))
 
 
 def coverage(
@@ -101,7 +117,7 @@ def test_whole_groups_of_any_one_size_have_the_jeffreys_interval_of_as_many_imag
     correct = np.repeat(answers(num_right, num_groups), size)
     groups = np.repeat(np.arange(num_groups), size)
     draws = gap.measure(correct, np.random.default_rng(0), groups=groups, num_resamples=100_000).draws
-    expected = beta.ppf([0.025, 0.5, 0.975], num_right + 0.5, num_groups - num_right + 0.5)
+    expected = beta.ppf([0.025, 0.5, 0.975], *posterior(num_right, num_groups))
     assert np.quantile(draws, [0.025, 0.5, 0.975]) == pytest.approx(expected, abs=0.006)
 
 
