@@ -16,7 +16,7 @@ def measured(num_right: int, num_images: int, seed: int = 0, **options: object) 
     return gap.measure(answers(num_right, num_images), np.random.default_rng(seed), **options)
 
 
-def posterior(num_right: int, num_images: int) -> tuple[float, float]:
+def posterior(num_right: float, num_images: float) -> tuple[float, float]:
     """Parameters of Jeffreys' Beta, modified where all answers are alike."""
     num_wrong = num_images - num_right
     return (max(num_right, 1), max(num_wrong, 1)) if 0 in (num_right, num_wrong) else (num_right + 0.5, num_wrong + 0.5)
@@ -165,7 +165,7 @@ def test_that_many_images_do_decide_and_four_fifths_of_them_do_not(
     assert needed is not None
 
     def is_decided(num_images: float) -> bool:
-        draws = np.random.default_rng(5).beta(accuracy * num_images + 0.5, (1 - accuracy) * num_images + 0.5, 100_000)
+        draws = np.random.default_rng(5).beta(*posterior(accuracy * num_images, num_images), 100_000)
         found = gap.gap(train_side, gap.Accuracy(accuracy, int(num_images), draws))
         return found.high <= limit or found.low > limit
 
