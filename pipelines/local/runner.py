@@ -255,7 +255,6 @@ def _close(context: RunContext, *, succeeded: bool) -> str:
     except GapgateError as error:
         return str(error)
     except Exception as error:  # of MLflow or its database: the result is written all the same
-        first = f"{type(error).__name__}: {error}".splitlines()[0]  # a database's error goes on with its SQL
-        said = fault_of_machine(error) or shortened(printable(redacted(first)), 200)
+        said = fault_of_machine(error) or shortened(printable(redacted(f"{type(error).__name__}: {error}")), 200)
         return f"the tracking store fails ({said}); `gapgate sync` sends the rest later"
     return ""

@@ -300,6 +300,14 @@ def test_images_that_leave_fewer_than_two_classes_to_train_on_are_refused_with_t
         run()
 
 
+def test_images_that_the_source_has_for_testing_alone_are_told_to_be_there(run):
+    save_arrays(run.data, noise(6), np.array([0, 1] * 3), splits=np.array(["test"] * 5 + ["val"]))
+    with pytest.raises(
+        DataError, match=r"^no image is left to train on \(1 in val, 5 in test\), .*; add images to train$"
+    ):
+        run()
+
+
 def test_a_class_that_is_missing_in_a_split_is_named(run):
     save_arrays(run.data, noise(50), np.array([0] * 48 + [1] * 2))
     with pytest.raises(
