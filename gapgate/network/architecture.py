@@ -27,7 +27,7 @@ from gapgate.network.layers import (
 )
 
 __all__ = ["MAX_LAYER_WEIGHTS", "PRESETS", "ImageShape", "Layer", "LayerShape"]
-__all__ += ["conv_padding", "describe", "inside", "resolve", "torchvision_name", "trace"]
+__all__ += ["check_name", "conv_padding", "describe", "inside", "resolve", "torchvision_name", "trace"]
 
 
 ImageShape: TypeAlias = tuple[int, int, int]
@@ -62,19 +62,28 @@ def resolve(architecture: str | tuple[Layer, ...], image_shape: ImageShape, num_
         layers = architecture
     elif torchvision_name(architecture) is not None:
         return ()
-    elif architecture in PRESETS:
-        layers = PRESETS[architecture](image_shape)
     else:
-        raise SettingsError(
-            f"train.architecture={architecture} is not a preset; choose one of {', '.join(PRESETS)}, torchvision/NAME, "
-            "or give a list of layers"
-        )
+        check_name(architecture)
+        layers = PRESETS[architecture](image_shape)
     layers = tuple(
         layer.model_copy(update={"units": num_classes}) if isinstance(layer, Dense) and layer.units is None else layer
         for layer in layers
     )
     trace(layers, image_shape, num_classes)
     return layers
+
+
+def check_name(architecture: str) -> None:
+    """Refuse a name that is no preset and no classifier of torchvision.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if architecture not in PRESETS and torchvision_name(architecture) is None:
+        raise SettingsError(
+            f"train.architecture={architecture} is not a preset; choose one of auto, frozen, finetune, "
+            f"{', '.join(PRESETS)}, torchvision/NAME, or give a list of layers"
+        )
 
 
 def torchvision_name(architecture: str | tuple[Layer, ...]) -> str | None:

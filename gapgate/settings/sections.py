@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from gapgate.errors import SettingsError
-from gapgate.network.architecture import Layer
+from gapgate.network.architecture import Layer, check_name
 from gapgate.settings.base import Count, Fraction, Section
 from gapgate.settings.overrides import apply, one_line, read_yaml, shorten
 from gapgate.training.augmentation.policy import Operation, Rotate, Scale, Translate
@@ -183,6 +183,12 @@ class TrainSettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, shuffling, augmentation and dropout. On CPUs with the same instruction set the same seed gives
     the same bits."""
+
+    @model_validator(mode="after")
+    def _check_architecture(self) -> TrainSettings:
+        if isinstance(self.architecture, str) and self.architecture not in ("auto", "frozen", "finetune"):
+            check_name(self.architecture)
+        return self
 
     @model_validator(mode="after")
     def _check_backbone(self) -> TrainSettings:

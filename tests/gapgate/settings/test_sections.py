@@ -74,6 +74,11 @@ def test_off_is_a_word_and_false_is_not():
         ("train.epochs", ["--set train.epochs", "train.epochs=3"]),
         ("train.epochs=[", ["not YAML"]),
         ("train.architecture.9.filters=1", ["train.architecture"]),
+        (
+            "train.architecture=resnet18",
+            ["train.architecture=resnet18 is not a preset", "finetune", "torchvision/NAME"],
+        ),
+        ("train.architecture=torchvision", ["write it like torchvision/resnet18"]),
     ],
 )
 def test_a_wrong_setting_names_its_path_value_and_limit_in_one_line(override, words):
