@@ -256,6 +256,13 @@ def test_a_mistyped_parameter_is_refused_with_the_right_ones(package_dir: Path) 
     assert "top_k" in response.json()["error"]["message"]
 
 
+def test_too_many_parameters_are_counted_in_the_answer(package_dir: Path) -> None:
+    query = "&".join(f"a{number}=1" for number in range(100))
+    response = ask(started(package_dir), "POST", f"/v1/predict?{query}", content=picture(16, 16), headers=PNG)
+    assert (response.status_code, code(response)) == (422, "invalid_parameter")
+    assert "at most 64 parameters" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
