@@ -29,7 +29,7 @@ def check(options: Options) -> None:
 
 
 def _followed(options: Options) -> tuple[MlflowRegistry, ModelUri]:
-    # A name for each user: two users of one machine cannot share a folder (`package_cache._check_owner`).
+    # A name for each user: two users of one machine cannot share a folder (`PackageCache`).
     cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
     return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache), ModelUri.parse(options.model)
 

@@ -2,6 +2,11 @@
 
 A new version is fetched, loaded beside the current model, and then switched to. A version that may not be served is
 refused, and the current model goes on answering.
+
+Each worker has its own watcher. One follower for all would leave them what they have, a thread that loads and proves the
+model, a hold on its folder and the reason of a refusal, and two servers with one cache still need its lock; what it
+would add is a process to watch over and a channel to the workers, and the parent cannot be it, since it starts no thread
+so that its forks are safe.
 """
 
 from __future__ import annotations
