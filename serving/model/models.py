@@ -49,7 +49,12 @@ class Models:
         self._package = package
         self._code = "starting"
         self._problem = "the model is being loaded"
-        self._watcher = self._watch(options) if options.model else None
+        self._watcher: Watcher[Predictor] | None = None
+        if options.model:
+            registry, uri = _followed(options)
+            self._watcher = Watcher(
+                registry, uri, options.model_poll_s, Predictor.load, self.switch, current=lambda: self.current
+            )
 
     def start(self) -> None:
         """Load the model or start to follow it. If it is refused, the server runs on and `/readyz` gives the reason."""
@@ -98,14 +103,3 @@ class Models:
     def refused(self) -> bool:
         """True if the registry names a version that is refused."""
         return bool(self._watcher and self._watcher.refused)
-
-    def _watch(self, options: Options) -> Watcher[Predictor]:
-        registry, uri = _followed(options)
-        return Watcher(
-            registry,
-            uri,
-            poll_s=options.model_poll_s,
-            load=Predictor.load,
-            switch=self.switch,
-            current=lambda: self.current,
-        )

@@ -72,7 +72,7 @@ def test_a_form_that_cannot_be_read_gets_the_cause(content_type: str, body: byte
 
 
 def test_the_files_are_counted_before_they_are_read() -> None:
-    with pytest.raises(TooManyFilesError, match="more than 2 files"):
+    with pytest.raises(TooManyFilesError, match="more than 2 images"):
         parse_files(TYPE, form(*[part('name="image"')] * 3, end="no end"), 2)
 
 
