@@ -28,10 +28,10 @@ def check(options: Options) -> None:
         _followed(options)
 
 
-def _followed(options: Options) -> tuple[MlflowRegistry, ModelUri]:
+def _followed(options: Options) -> MlflowRegistry:
     # A name for each user: two users of one machine cannot share a folder (`PackageCache`).
     cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
-    return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache), ModelUri.parse(options.model)
+    return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), ModelUri.parse(options.model), cache)
 
 
 class Models:
@@ -51,10 +51,8 @@ class Models:
         self._problem = "the model is being loaded"
         self._watcher: Watcher[Predictor] | None = None
         if options.model:
-            registry, uri = _followed(options)
-            self._watcher = Watcher(
-                registry, uri, options.model_poll_s, Predictor.load, self.switch, current=lambda: self.current
-            )
+            load, switch = Predictor.load, self.switch
+            self._watcher = Watcher(_followed(options), options.model_poll_s, load, switch, lambda: self.current)
 
     def start(self) -> None:
         """Load the model or start to follow it. If it is refused, the server runs on and `/readyz` gives the reason."""
