@@ -106,7 +106,14 @@ def test_half_received_bodies_beyond_the_limit_are_refused(package_dir: Path) ->
 
 
 @pytest.mark.parametrize(
-    "header", [{"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"authorization": f"bearer {KEY}"}]
+    "header",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY},
+        {"authorization": f"bearer {KEY}"},
+        {"authorization": "Bearer", "x-api-key": KEY},
+        {"authorization": "Basic eDp5", "x-api-key": KEY},
+    ],
 )
 def test_a_key_lets_anybody_in_and_other_keys_do_not(package_dir: Path, header: dict[str, str]) -> None:
     called = started(package_dir, api_keys=("0" * 64, HASH))
