@@ -99,10 +99,11 @@ class Answerer(ABC):
         """Return a row for each file."""
         contents = [self.content(file) for file in files]
         found = iter(self.classify([content for content in contents if isinstance(content, bytes)]))
-        return [
-            replace(replace(self.no_answer, error=content) if isinstance(content, str) else next(found), file=name)
-            for name, content in zip(map(name_of, files), contents, strict=True)
-        ]
+        rows = []
+        for file, content in zip(files, contents, strict=True):
+            row = next(found) if isinstance(content, bytes) else replace(self.no_answer, error=content)
+            rows.append(replace(row, file=name_of(file)))
+        return rows
 
 
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
