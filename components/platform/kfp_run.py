@@ -30,6 +30,7 @@ class KfpRun:
     url: str
     """The run's page in KFP's UI; empty where the user is."""
     has_ended: bool
+    has_succeeded: bool
     was_cancelled: bool
 
 
@@ -77,5 +78,6 @@ def _read(found: dict[str, Any]) -> KfpRun:
         user=user or "",
         url=page(ui, found.get("run_id") or "") if ui else "",
         has_ended=found.get("state") in _ENDED,
+        has_succeeded=found.get("state") == "SUCCEEDED",
         was_cancelled=bool(states & {"CANCELING", "CANCELED"}),
     )
