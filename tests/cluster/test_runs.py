@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from tests.cluster.platform import GAPGATE, KFP, Done, run_at_once, until
@@ -145,6 +146,34 @@ def test_a_run_that_is_canceled_in_a_step_is_closed_as_killed(platform, step):
     assert platform.gapgate("cancel", run).code == 0
     assert ended(platform, run).code == 1
     until(lambda: platform.mlflow_run(run).info.status == "KILLED", 120)
+
+
+def lose_every_pod(platform, run):
+    """Delete the pod of a training as often as it is made again."""
+
+    def is_over():
+        if pod := platform.running(run, "train"):
+            platform.kubectl("-n", KFP, "delete", pod, "--grace-period=0", "--force", "--ignore-not-found")
+        return requests.get(f"{platform.host}/apis/v2beta1/runs/{run}", timeout=60).json()["state"] == "FAILED"
+
+    until(is_over, 900)
+
+
+def cancel_as_the_pages_do(platform, run):
+    requests.post(f"{platform.host}/apis/v2beta1/runs/{run}:terminate", timeout=60).raise_for_status()
+    lose_every_pod(platform, run)
+
+
+@pytest.mark.parametrize(("fate", "status"), [(lose_every_pod, "FAILED"), (cancel_as_the_pages_do, "KILLED")])
+def test_a_run_that_no_step_could_close_is_closed_by_the_job(platform, fate, status):
+    run = begun(platform, *LONG, "--no-cache")
+    until(lambda: platform.running(run, "train"), 900)
+    fate(platform, run)
+    name = f"close-{time.time_ns()}"
+    platform.kubectl("-n", KFP, "create", "job", name, "--from=cronjob/gapgate-close-runs")
+    platform.kubectl("-n", KFP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=5m")
+    platform.kubectl("-n", KFP, "delete", "job", name)
+    assert platform.mlflow_run(run).info.status == status
 
 
 def test_the_log_of_a_training_is_followed_while_it_runs(platform):

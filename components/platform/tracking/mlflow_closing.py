@@ -40,9 +40,10 @@ def end_lost() -> dict[str, Status]:
             state = read_state(folder)
         except ArtifactError:  # `gapgate sync` names it and sets it aside
             continue
-        if not state or state.get("ended") or not (run := kfp_run.find(name)) or not run.has_ended:
+        if state.get("ended") or not (run := kfp_run.find(name)) or not run.has_ended:
             continue
         status: Status = "FINISHED" if run.has_succeeded else "KILLED" if run.was_cancelled else "FAILED"
-        send_and_mark(RunContext(name), status)
+        # A server that was away for the whole run gets it now, so the experiment counts.
+        send_and_mark(RunContext(name, run.experiment) if run.experiment else RunContext(name), status)
         closed[name] = status
     return closed

@@ -10,6 +10,7 @@ from mlflow.entities import Run
 from components import close
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_closing, mlflow_runs
+from components.platform.tracking.spool import Spool
 from gapgate.errors import TrackingError
 from tests.pipelines.kubeflow.kfp_server import KfpServer
 
@@ -39,9 +40,21 @@ def test_runs_whose_pods_are_gone_are_closed_as_kfp_says_and_others_are_left(
 def test_a_damaged_record_keeps_no_other_run_open(home: Path, kfp: KfpServer) -> None:
     runs = {name: mlflow_runs.send(RunContext(name)) for name in (kfp.record("ingest_failed"), kfp.record("cancelled"))}
     damaged, other = runs
-    (RunContext(damaged).spool / mlflow_runs.STATE).write_text("{}")
+    record = RunContext(damaged).spool / mlflow_runs.STATE
+    record.write_text(record.read_text().replace("run_id", "run_iD"))
     assert mlflow_closing.end_lost() == {other: "KILLED"}
     assert fetch(runs[damaged]).info.status == "RUNNING"
+
+
+def test_a_run_that_mlflow_has_never_heard_of_is_sent_to_its_experiment(home: Path, kfp: KfpServer) -> None:
+    lost = kfp.record("ingest_failed")
+    kfp.runs[lost]["runtime_config"]["parameters"]["experiment"] = "flowers"
+    Spool(RunContext(lost).spool, "resolve").started()
+    assert mlflow_closing.end_lost() == {lost: "FAILED"}
+    found = mlflow_client.client().get_experiment_by_name("flowers")
+    assert found
+    (run,) = mlflow_client.client().search_runs([found.experiment_id], f"tags.`gapgate.run` = '{lost}'")
+    assert run.info.status == "FAILED"
 
 
 def test_a_server_that_is_away_is_one_line(
