@@ -165,7 +165,7 @@ def _judge_point(name: str, said: str, value: float, limit: float, limit_text: s
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """What would decide an undecided check."""
+    """Photos that would decide an undecided check."""
 
     num_images: int | None
     """Number of judged images, the present ones included; None: no number would."""

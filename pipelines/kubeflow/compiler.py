@@ -20,7 +20,7 @@ _ALL_TRIES_S = 366 * 86_400
 the first try no other begins, and one at work is ended (Argo 4.0.5). So it is a year; each try has its own timeout."""
 _CERTIFICATES = "/etc/gapgate/certificates"
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
-"""Of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
+"""Variables of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
 
 
 def compile_pipeline(cluster: ClusterSettings, path: Path, *, is_cached: bool = True) -> None:
