@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from serving.description import try_form
 from serving.description.schema_words import SchemaWords
 
 Json = dict[str, Any]
@@ -18,7 +19,7 @@ _CODE_LINE = re.compile(r"- `(\w+)`: (.*)")  # as `serving.description.openapi` 
 def render(spec: Json, options_table: Sequence[tuple[str, str, str]]) -> str:
     """Return the whole page as HTML; it needs `/static/page.css` and `/static/docs.css`.
 
-    `/static/docs.js` adds buttons to copy.
+    `/static/docs.js` adds buttons to copy, and makes the forms send requests.
 
     Args:
         spec: the description from `serving.description.openapi.spec`.
@@ -54,7 +55,7 @@ def _security(spec: Json) -> str:
     return (
         f"<p>This server asks for a key: send it as {_code('X-API-Key: KEY')} or {_code(header)}. The commands below "
         f"take it from the variable {_code('GAPGATE_API_KEY')} of your shell. Without a key this "
-        "page shows the values of a made-up model.</p>"
+        f"page shows the values of a made-up model.</p>{_KEY_FORM}"
     )
 
 
@@ -67,7 +68,7 @@ def _operation(path: str, method: str, operation: Json) -> str:
         f'<section class="card" id="{operation["operationId"]}">'
         f"<h2>{escape(operation['summary'])}</h2>"
         f'<p class="address"><b>{method.upper()}</b> {_code(path)}</p>'
-        f"<p>{_prose(operation['description'])}</p>{samples}"
+        f"<p>{_prose(operation['description'])}</p>{try_form.render(path, method, operation)}{samples}"
         f"{_parameters(operation['parameters'])}{_body(operation.get('requestBody'))}"
         f"{_answer(operation['responses']['200'])}{_errors(operation['responses'])}</section>"
     )
@@ -160,6 +161,12 @@ def _prose(text: str) -> str:
     # Escaped first: class names and messages come from data and must not become tags.
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
+
+_KEY_FORM = """<form id="key-form" class="key-form" hidden>
+<p><label for="key">API key for the forms of this page</label>
+<input id="key" name="key" type="password" autocomplete="off" spellcheck="false" required></p>
+<div class="row"><button>Use key</button><span class="note" role="status">It stays in this tab and is forgotten when the
+tab closes.</span></div></form>"""
 
 _PAGE = """<!doctype html>
 <html lang="en">
