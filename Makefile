@@ -130,7 +130,8 @@ TORCH_FOR_CPU = $(UV) pip install --quiet --torch-backend cpu --python $(BIN)/py
 	$$(grep -oE '^torch(vision)?==[0-9.]+' runtime.lock)
 .venv/.demo: runtime.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c $(NEEDS_PYTHON)
-	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk; most of it is CUDA$(comma) which make demo TORCH=cpu leaves out)"
+	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk)"
+	@$(if $(filter cpu,$(TORCH)),,echo "most of it is CUDA; make demo TORCH=cpu leaves that out")
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 ifeq ($(TORCH),cpu)
 	@$(TORCH_FOR_CPU) --dry-run 2> .venv/torch.log || { echo "error: $(TORCH_INDEX) does not give torch without CUDA:" \
@@ -153,5 +154,6 @@ endif
 	@touch $@
 
 .uv/bin/uv:
+	@echo "installing uv, which installs the packages, into .uv"
 	@$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet uv \
 		|| { rm -rf .uv; echo "uv is missing and cannot be installed: give python3 its venv module (Debian: python3-venv)"; exit 1; }

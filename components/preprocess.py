@@ -62,7 +62,7 @@ def describe(folder: Path) -> Facts:
         tables=tables,
         images={"contact_sheet.png": "training images"},
         # As ingest: a run that DVC began has the Splits alone.
-        tags={f"data.{name}": str(value) for name, value in dataset.items()},
+        tags={f"data.{name}": str(value) for name, value in dataset.items() if value != ""},
         params=params,
         data=Data(
             source=dataset["source"],

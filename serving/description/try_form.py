@@ -31,7 +31,7 @@ def _parameters(operation: str, parameters: list[Json]) -> Iterator[str]:
         schema = parameter["schema"]
         is_path = parameter["in"] == "path"
         attributes = f'data-in="{parameter["in"]}"' + (" required" if is_path else "")
-        if values := [True, False] if schema["type"] == "boolean" else schema.get("enum"):
+        if values := ["true", "false"] if schema["type"] == "boolean" else schema.get("enum"):
             yield _choice(operation, parameter["name"], attributes, values if is_path else ["", *values])
             continue
         if schema["type"] == "integer":
@@ -58,9 +58,9 @@ def _answers(operation: str, content_types: list[str]) -> Iterator[str]:
         yield _choice(operation, "Accept", 'data-in="header"', content_types)
 
 
-def _choice(operation: str, name: str, attributes: str, values: list[Any]) -> str:
+def _choice(operation: str, name: str, attributes: str, values: list[str]) -> str:
     options = "".join(
-        f"<option>{escape(str(value).lower() if value in (True, False) else str(value))}</option>" for value in values
+        f"<option>{escape(value)}</option>" if value else '<option value="">not given</option>' for value in values
     )
     return _field(operation, name, f"<select {attributes}", rest=f"{options}</select>")
 
