@@ -68,7 +68,7 @@ class Options(BaseModel):
     """Most pixels of an image; a larger one is refused before decoding."""
     formats: Words = ()
     """Formats of image files that are taken; `+tiff,+avif,+heic` adds to the usual png, jpeg, webp, bmp, gif and
-    ppm. TIFF is then one page with 8 or 16 bits, uncompressed or with LZW or deflate; HEIC needs the package `pillow-heif`."""
+    ppm. TIFF is then one page with 8 or 16 bits, uncompressed or with LZW or deflate; HEIC needs `pillow-heif`."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""
     concurrency: Annotated[int, Field(ge=1)] = 64

@@ -126,7 +126,8 @@ def _judge_leaks(limit: float, evaluation: Any) -> Check:
     conflicts = int(_figure(evaluation, "leaks", "label_conflicts", least=0))
     twice = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count) or "none"
     torn = f"{conflicts:,}" if conflicts else "none"
-    reason = f"leaked share {_percent(share)} % of val and test ({twice} in another split, {torn} with two labels)"
+    where = f"{twice} in another split, {torn} with two labels"
+    reason = f"leaked share {_percent(share)} % of val and test ({where})"
     return _judge_point("max_leaked_share", reason, share, limit, f"{_percent(limit)} %", upper=True)
 
 

@@ -115,7 +115,7 @@ def restore(root: Path, path: str = "data", *, force: bool = False) -> Pin:
     pin, data = pin_of(root, path), root / path
     if pin is None:
         raise DataError(
-            f"{data}.dvc is not there; name a source, as `gapgate run FOLDER`, or pin one with `gapgate data add FOLDER`"
+            f"{data}.dvc is not there; name a source, as `gapgate run FOLDER`, or pin one: `gapgate data add FOLDER`"
         )
     with _alone(root, path):
         # A repeated `restore` costs one read of the files and no write.
