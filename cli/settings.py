@@ -16,7 +16,7 @@ from gapgate.errors import SettingsError
 def settings(
     name: Annotated[
         str,
-        argument(metavar="[NAME]", help="A setting, a section, or the beginning of names."),
+        argument(metavar="NAME", help="A setting, a section, or the beginning of names."),
     ] = "",
 ) -> None:
     """List the settings of `params.yaml` and `--set`: values, default and meaning."""
