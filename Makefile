@@ -132,6 +132,7 @@ TORCH_FOR_CPU = $(UV) pip install --quiet --torch-backend cpu --python $(BIN)/py
 	@$(PYTHON) -c $(NEEDS_PYTHON)
 	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk)"
 	@$(if $(filter cpu,$(TORCH)),,echo "most of it is CUDA; make demo TORCH=cpu leaves that out")
+	@echo "this takes some minutes, in which nothing more is said"
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 ifeq ($(TORCH),cpu)
 	@$(TORCH_FOR_CPU) --dry-run 2> .venv/torch.log || { echo "error: $(TORCH_INDEX) does not give torch without CUDA:" \
@@ -147,7 +148,7 @@ endif
 
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c $(NEEDS_PYTHON)
-	@echo "installing Gapgate's packages and those of its tests into .venv"
+	@echo "installing Gapgate's packages and those of its tests into .venv: some minutes, in which nothing more is said"
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .

@@ -20,7 +20,9 @@ def test_torch_for_processors_that_cannot_be_had_is_one_line_before_anything_is_
         '[ "$2" != install ] || { printf "error: failed\\n  cause: dns error\\n  cause: no such host" >&2; exit 1; }\n'
     )
     uv.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
     command = ["make", ".venv/.demo", "TORCH=cpu", "UV=./uv", f"PYTHON={sys.executable}"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
