@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measured(folder: Path, method: str, size: int | None, epochs: int) -> tuple[NDArray[np.bool_], float, int]:
-    """For each test image whether the answer is right, the seconds of the training, and its number of images."""
+    """Measure one method: whether each test image is right, the seconds of the training, and its number of images."""
     network = "scratch" if method == "scratch" else "pretrained"
     settings = PreprocessSettings(network=network, evidence="holdout", stratify=True, size_px=size or "auto")
     with tempfile.TemporaryDirectory() as scratch:

@@ -43,7 +43,7 @@ def receipt(
 
 
 Found = tuple[str, str, Any]
-"""Where a receipt is, its digest as its place names it, and its content."""
+"""A receipt: where it is, its digest as its place names it, and its content."""
 
 
 def _local(prefix: str) -> Found | None:

@@ -149,7 +149,7 @@ def _kept(registry: Registry, version: Version) -> Receipt | None:
 
 
 def _decided(registry: Registry, version: Version, context: RunContext) -> dict[str, Any]:
-    """What is known about the alias; empty for one that passed and is decided on when it is packaged."""
+    """Facts about the alias; empty for one that passed and is decided on when it is packaged."""
     run = version.tags["gapgate.run"]
     if version.verdict != "pass" and run == context.name:
         return {"alias": "", "reason": f"gate: {version.verdict}"}

@@ -1,4 +1,4 @@
-"""How often a step tries what meets a passing fault: once on a user's machine, for some minutes in a pod."""
+"""Tries of what meets a passing fault: one on a user's machine, for some minutes in a pod."""
 
 from __future__ import annotations
 

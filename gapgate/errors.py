@@ -200,11 +200,11 @@ _STORAGE_REMEDIES = {
     errno.ENOTDIR: "a file or a link is where a folder should be; choose another folder",
 }
 _CUT_OFF = re.compile(r"\d+ requested and \d+ written")
-"""What numpy says, without a number of the error, where an array did not fit (2.4)."""
+"""Message of numpy, without a number of the error, where an array did not fit (2.4)."""
 _NO_MEMORY = re.compile(
     "cannot allocate memory|can't allocate memory|failed to map segment|can't start new thread", re.I
 )
-"""What the loader of libraries, torch and Python's threads say where memory or address space is short."""
+"""Messages of the loader of libraries, of torch and of Python's threads where memory or address space is short."""
 
 
 @contextmanager

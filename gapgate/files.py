@@ -75,7 +75,7 @@ def recover(path: Path) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What killed processes, and those that are at work, have beside `path`."""
+    """Files that killed processes, and those at work, have beside `path`."""
     beginnings = _name(path, _PARTIAL), _name(path, _REPLACED)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return sorted(entry for entry in beside if entry.name.startswith(beginnings))

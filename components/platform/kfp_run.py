@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _API = "http://ml-pipeline.kubeflow:8888"
-"""Where KFP's launcher looks for the API too. `KF_PIPELINES_ENDPOINT` names another."""
+"""Address of the API, as KFP's launcher has it. `KF_PIPELINES_ENDPOINT` names another."""
 _TIMEOUT_S = 5.0
 _SUBMITTED = re.compile(r"; submitted(?: by (.+?))? at (https?://\S+);")
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")

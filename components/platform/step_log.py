@@ -74,7 +74,7 @@ class StepLog:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a step said at its end."""
+    """Words of a step at its end."""
 
     summary: str
     details: Sequence[str]

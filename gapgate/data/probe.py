@@ -1,4 +1,4 @@
-"""What `auto` means for a data set: size, mode, fit and filter of its transform, by some of its images."""
+"""Meaning of `auto` for a data set: size, mode, fit and filter of its transform, by some of its images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def resolve(
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """What the probed images have in common."""
+    """Properties that the probed images have in common."""
 
     shared_px: int | None
     """Side in pixels, if all are squares of one size from 8 to 224 px."""

@@ -80,7 +80,7 @@ def _judge_class_recall(limit: float, evaluation: Any) -> Check:
     for index, entry in enumerate(classes):
         name = str(entry.get("name", index)) if isinstance(entry, dict) else str(index)
         support = entry.get("support") if isinstance(entry, dict) else None
-        if type(support) is int and 0 <= support < MIN_CLASS_IMAGES:
+        if type(support) is int and support < MIN_CLASS_IMAGES:
             few.append((support, name))
         else:
             recalls.append((_figure(evaluation, "classes", index, "recall", least=0, most=1), name))
@@ -164,7 +164,7 @@ def _judge_point(name: str, said: str, value: float, limit: float, limit_text: s
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """What would decide an undecided check."""
+    """Photos that would decide an undecided check."""
 
     num_images: int | None
     """Number of judged images, the present ones included; None: no number would."""

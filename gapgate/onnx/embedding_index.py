@@ -28,8 +28,8 @@ principal components."""
 
 USUAL = "usual.json"
 USUAL_SHARE = 0.99
-"""Of `digits` 4 % of the test images are farther than it, 66 % of noise, 91 % of pieces of photos, 96 % of inverted
-digits and 88 % of plain grays."""
+"""Share of the training images within the distance beyond which an image is unusual. For `digits` that are 4 % of the
+test images, 66 % of noise, 91 % of pieces of photos, 96 % of inverted digits and 88 % of plain grays."""
 
 _ROUNDING = 2 * MAX_DIMENSIONS * float(np.finfo(np.float32).eps)
 """Bound on the rounding errors of two float32 dot products of unit vectors together, whatever the order in which BLAS

@@ -1,4 +1,4 @@
-"""What an evaluation found and the gate said, as a short page of Markdown for a tracker or a registry."""
+"""Note on a model for a tracker or a registry: its evaluation and the gate's words, as a short page of Markdown."""
 
 from __future__ import annotations
 

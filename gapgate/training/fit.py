@@ -1,4 +1,4 @@
-"""From settings to a Model: tries the recipes that the settings allow, and keeps the one that val prefers."""
+"""Fit of a Model to settings: tries the recipes that the settings allow, and keeps the one that val prefers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _in_words(tried: Sequence[Mapping[str, Any]], kept: int, is_folded: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What all recipes for one model share."""
+    """Parts that all recipes for one model share."""
 
     splits: Splits
     operations: Sequence[Operation]

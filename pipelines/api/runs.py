@@ -31,7 +31,7 @@ class Figure:
     """A measured figure with its interval."""
 
     value: float
-    """What was measured."""
+    """Measured value."""
     low: float
     """Lower end of the interval."""
     high: float
@@ -52,14 +52,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a run."""
+    """Result of a run."""
 
     name: str
     """Name of the run, and of its folder in the workspace."""
     verdict: Literal["pass", "fail", "undecided"]
     """The gate's verdict on the model."""
     exit_code: int
-    """What `gapgate run` ends with: 0 the model passed, 3 it did not."""
+    """Exit code of `gapgate run`: 0 the model passed, 3 it did not."""
     train: Figure
     """Accuracy on the training images, a fraction, without augmentation."""
     val: Figure
@@ -172,7 +172,7 @@ class _Lines:
     def __init__(self, show: Callable[[str], object]) -> None:
         self._function = show
         self.fault: Exception | None = None
-        """What the function raised, after which it is not called again."""
+        """Error of the function, after which it is not called again."""
 
     def _show(self, line: str) -> None:
         # In the thread that follows the steps, which must not end by a fault of the caller's.

@@ -18,7 +18,7 @@ _RUN_LABEL = "metadata.labels['pipeline/runid']"
 _LONGEST_BACKOFF_S = 600
 _CERTIFICATES = "/etc/gapgate/certificates"
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
-"""Of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
+"""Variables of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
 
 
 def compile_pipeline(cluster: ClusterSettings, path: Path, *, is_cached: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What a run asks of its cluster, and whether a node can give it."""
+"""Demand of a run on its cluster, and whether a node can meet it."""
 
 from __future__ import annotations
 

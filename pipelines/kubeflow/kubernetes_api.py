@@ -24,7 +24,7 @@ class Node:
 
     name: str
     free: Amounts
-    """What its pods leave of what it has."""
+    """Rest that its pods leave of what it has."""
 
     def gives(self, asked: Amounts) -> bool:
         """True if a pod with these requests fits on the node."""

@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What Kubeflow Pipelines knows of a run at one moment."""
+    """Status of a run at one moment, as Kubeflow Pipelines knows it."""
 
     run: Any
     """Its `V2beta1Run`."""

@@ -64,7 +64,7 @@ class Step:
     is_cached: bool = False
     """True if its result is that of an earlier run."""
     messages: tuple[str, ...] = ()
-    """What Argo says of its pods and of itself, the last try first."""
+    """Messages of Argo on its pods and itself, the last try first."""
     exit_code: int | None = None
     """Exit code of its last try."""
     pods: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ class Reported:
 
     @property
     def known(self) -> dict[str, str]:
-        """What a report's head says and the evaluation does not know."""
+        """Facts in a report's head that the evaluation does not know."""
         manifest = artifacts.read_manifest(self.outputs["certificate"])
         registration = self.read("registration", "registration.json", {})
         alias = RunContext(self.name).decision.get("alias", "")
@@ -58,7 +58,7 @@ class Reported:
         return content
 
     def side(self) -> Side:
-        """This run as one side of a comparison.
+        """Run as one side of a comparison.
 
         Raises:
             ArtifactError: a file is missing or damaged.

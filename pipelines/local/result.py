@@ -1,4 +1,4 @@
-"""What a run leaves for people and for the next command: its result, its report and a link to its Bento."""
+"""Files that a run leaves for people and for the next command: its result, its report and a link to its Bento."""
 
 from __future__ import annotations
 

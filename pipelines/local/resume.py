@@ -24,7 +24,7 @@ from pipelines.local.result import SETTINGS, RunResult, failure_of, give_results
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a run that was waiting."""
+    """Outcome of a run that was waiting."""
 
     name: str
     said: str
@@ -147,7 +147,7 @@ def mark_unregistrable(context: RunContext, reason: str) -> None:
 
 
 def _lack(context: RunContext) -> str:
-    """What the registration of a run's model needs and will never get; empty if all is there."""
+    """Name what the registration of a run's model needs and will never get; empty if all is there."""
     outputs, register, package = outputs_of(context), STEPS["register"], STEPS["package"]
     needed = {*register.inputs, *package.inputs} - {register.output}
     if needed - outputs.keys():

@@ -71,7 +71,7 @@ class Request:
         self.received = 0
         """Bytes of the body that have arrived."""
         self.notes: dict[str, Any] = {}
-        """What the handlers tell the log: model, receipt, class, error."""
+        """Facts that the handlers tell the log: model, receipt, class, error."""
         # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -92,7 +92,7 @@ class Resolved:
 
     @property
     def stated(self) -> Stated:
-        """What the package has to prove."""
+        """Claims that the package has to prove."""
         return Stated(self.name, self.version, self.receipt, self.package_digest, self.archive_sha256)
 
     def __str__(self) -> str:

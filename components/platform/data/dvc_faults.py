@@ -1,4 +1,4 @@
-"""What a fault of git or of a DVC remote means, with its remedy, read from the chain of exceptions behind it.
+"""Faults of git and of DVC remotes: the meaning of each and its remedy, read from the chain of exceptions behind it.
 
 DVC wraps each fault in one of its own ("SCM error", "failed to load directory"). Only the innermost causes, those of
 the network libraries, tell a wrong password from a server that is down.

@@ -49,7 +49,7 @@ _SYSTEM = (
     "system_memory_usage_percentage",
 )
 _NO_CHART = ("system/peak_memory_bytes", *(f"system/{name}" for name in _SYSTEM))
-"""What a run's page shows on a page of its own."""
+"""Metrics that MLflow shows on a page of their own."""
 _PAGE = {
     "selectedColumns": ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in ("test/accuracy", "gap/points"))],
     "columnOrder": [],

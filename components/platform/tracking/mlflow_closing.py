@@ -26,7 +26,7 @@ def kill_named(experiment: str, name: str) -> bool:
 
 
 def end_lost() -> None:
-    """In a pod, close the MLflow runs of the workspace that ended without doing so, as those of pods that were killed;
+    """Close, in a pod, the MLflow runs of the workspace that ended without doing so, as those of pods that were killed;
     KFP's API tells which.
 
     Raises:

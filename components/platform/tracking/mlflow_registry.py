@@ -168,7 +168,7 @@ class Registry:
         return _download(version, PACKAGE_FILE, folder)
 
     def stated(self, version: Version) -> Stated:
-        """What the package of a version has to prove.
+        """Claims that the package of a version has to prove.
 
         Raises:
             GateError: its verdict is not pass.

@@ -314,7 +314,7 @@ def _linked(note: str, experiment: str, run: str) -> str:
 
 
 def read_state(spool: Path) -> dict[str, Any]:
-    """What a spool records of its MLflow run; empty before the first contact.
+    """Record that a spool has of its MLflow run; empty before the first contact.
 
     Raises:
         ArtifactError: the record is damaged.

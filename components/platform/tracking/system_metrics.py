@@ -1,4 +1,4 @@
-"""What a step takes of its machine, as MLflow's own monitors measure it: processor, memory, disk, network and GPU.
+"""Load of a step on its machine, as MLflow's own monitors measure it: processor, memory, disk, network and GPU.
 
 MLflow's own thread asks its server for the run at each sample, and at its end sends what is left, for minutes where the
 server is away. Here samples go into the spool as any other figure.

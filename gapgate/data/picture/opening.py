@@ -52,7 +52,7 @@ def load_image(header: Image.Image) -> Image.Image:
 
 
 def of_picture(picture: Image.Image) -> Image.Image:
-    """What `load_image` gives of a file, of an image that Pillow has opened or made; `picture` stays as it is.
+    """Convert an image that Pillow has opened or made to what `load_image` gives of a file; `picture` stays as it is.
 
     Raises:
         ImageError: its file is truncated or corrupt.

@@ -130,8 +130,8 @@ def _alike(names: list[str]) -> dict[str, str]:
 
 
 def _key(name: str) -> str:
-    """What names that look alike share: case, spaces, characters without a picture, the form of a whole number and of
-    letters do not count."""
+    """Form that names share which look alike: case, spaces, characters without a picture, the form of a whole number
+    and of letters do not count."""
     if _WHOLE.fullmatch(name):
         return str(int(_plain(name)))
     # Format characters and variation selectors are not seen (Unicode, Default_Ignorable_Code_Point).

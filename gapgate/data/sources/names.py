@@ -10,7 +10,7 @@ from typing import Any
 from gapgate.errors import DataError
 
 OUT = "out"
-"""What `split_of` returns for images without labels, which are left out."""
+"""Value of `split_of` for images without labels, which are left out."""
 
 _WORDS = {
     "train": (

@@ -1,4 +1,4 @@
-"""What a package proves by itself: that it was made for one registered version, and that the gate passed its model.
+"""Proof inside a package that it was made for one registered version, and that the gate passed its model.
 
 Tags of a registry can be edited by anyone with its database. A version is promoted, compared, served and asked by the
 certificate inside its package, whose seal covers every byte.
@@ -27,7 +27,7 @@ RUN_DIGEST_TAG = "package.digest"
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a registry says about the package of a version; nothing of it is believed before it is found inside."""
+    """Claims of a registry about the package of a version; nothing of it is believed before it is found inside."""
 
     name: str
     version: str

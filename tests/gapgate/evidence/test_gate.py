@@ -84,6 +84,9 @@ JUDGED = [
     ("calibration", "ece"),
     ("parity", "max_abs_difference"),
     ("parity", "num_images"),
+    ("leaks", "share"),
+    ("leaks", "near_duplicates"),
+    ("leaks", "label_conflicts"),
 ]
 SECTIONS = [("accuracy",), ("accuracy", "test"), ("gap",), ("classes",), ("calibration",), ("parity",), ("leaks",)]
 
@@ -238,6 +241,26 @@ def test_a_class_with_too_few_images_to_judge_is_named_with_how_many_more(
     assert said in check_of(certificate, "min_class_recall").reason
 
 
+@pytest.mark.parametrize(("support", "verdict"), [(4, "undecided"), (5, "fail")])
+def test_a_class_is_judged_from_five_images_on(support: int, verdict: str) -> None:
+    evaluation = changed(("classes", 1), {"name": "dog", "recall": 0.0, "support": support})
+    assert check_of(judge(LIMITS, evaluation), "min_class_recall").verdict == verdict
+
+
+@pytest.mark.parametrize(("count", "more"), [(5, ""), (6, " and 1 more"), (8, " and 3 more")])
+def test_of_many_classes_with_too_few_images_the_five_smallest_are_named(count: int, more: str) -> None:
+    classes = [{"name": f"c{n}", "recall": 1.0, "support": 4 if n else 1} for n in reversed(range(count))]
+    reason = check_of(judge(LIMITS, changed(("classes",), [GOOD["classes"][0], *classes])), "min_class_recall").reason
+    assert f"judge 'c0' (1), 'c1' (4), 'c2' (4), 'c3' (4), 'c4' (4){more}: add about {4 + count - 1} photos" in reason
+
+
+@pytest.mark.parametrize(("support", "photos"), [(4, 4), (2, 10)])
+def test_of_a_holdout_as_many_photos_are_missing_as_bring_enough_of_them_to_test(support: int, photos: int) -> None:
+    evaluation = changed(("classes", 1), {"name": "dog", "recall": 1.0, "support": support})
+    evaluation["facts"] = {"num_images": {"train": 6, "val": 1, "test": 3}}
+    assert f"add about {photos} photos" in check_of(judge(LIMITS, evaluation), "min_class_recall").reason
+
+
 def test_a_weak_class_fails_whatever_else_is_too_few() -> None:
     few = {"name": "cow", "recall": 1.0, "support": 3}
     evaluation = changed(("classes",), [few, {"name": "dog", "recall": 0.4, "support": 50}])
@@ -294,6 +317,9 @@ RANGES = [
     (("gap", "low"), "max_gap_points", (-100.0,), (-100.5,)),
     (("gap", "high"), "max_gap_points", (100.0,), (100.5,)),
     (("gap", "confidence_level"), "max_gap_points", (0.5, 0.9999), (0.499, 0.99991, 1.0)),
+    (("leaks", "share"), "max_leaked_share", (0.0, 1.0), (-0.001, 1.001)),
+    (("leaks", "near_duplicates"), "max_leaked_share", (0, 10**6), (-1,)),
+    (("leaks", "label_conflicts"), "max_leaked_share", (0, 10**6), (-1,)),
 ]
 
 

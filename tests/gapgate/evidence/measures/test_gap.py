@@ -258,3 +258,38 @@ def test_images_of_groups_count_for_as_much_of_one_as_the_measured_interval_says
         return gap.jeffreys_interval(num_images / times**2 / 2, num_images / times**2).high - 0.5
 
     assert half_width(found) <= 0.05 < half_width(found - 1)
+
+
+def test_an_inflated_accuracy_deviates_by_the_factor_and_stays_a_share() -> None:
+    alone, twice = measured(500, 1000), measured(500, 1000, inflation=2.0)
+    assert twice.value == alone.value
+    np.testing.assert_allclose(twice.draws - 0.5, 2 * (alone.draws - 0.5))
+    for num_right in (0, 1):
+        draws = measured(num_right, 1, inflation=3.0).draws
+        assert (draws.min(), draws.max()) == pytest.approx((0, 1), abs=1e-3)
+
+
+def folds(num_both: int, num_trained: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Answers in a cross-validation, by who was right: the models that have seen an image, and the one that has not."""
+    counts = [num_both, num_trained, num_held_out]
+    return np.repeat([1.0, 1.0, 0.0], counts), np.repeat([True, False, True], counts)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_gap_of_folds_is_drawn_image_by_image_and_a_fifth_wider(size: int) -> None:
+    trained, held_out = (np.repeat(side, size) for side in folds(30, 10, 0))
+    groups = np.repeat(np.arange(40), size) if size > 1 else None
+    found = gap.paired_gap(trained, held_out, np.random.default_rng(0), groups=groups, num_resamples=100_000)
+    # The posterior of the three shares, with half an image of the prior on each side.
+    expected = np.random.default_rng(1).dirichlet([30, 10.5, 0.5], 500_000) @ [0, 100, -100]
+    low, high = 25 + 1.2 * (np.quantile(expected, [0.025, 0.975]) - 25)
+    assert found.value == 25
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.3)
+
+
+def test_the_gap_of_folds_has_ten_thousand_draws_and_95_percent_unless_told_otherwise() -> None:
+    answered = folds(80, 15, 5)
+    named = gap.paired_gap(*answered, np.random.default_rng(0), num_resamples=10_000, confidence_level=0.95)
+    assert gap.paired_gap(*answered, np.random.default_rng(0)) == named
+    narrow = gap.paired_gap(*answered, np.random.default_rng(0), confidence_level=0.5)
+    assert narrow.high - narrow.low < 0.5 * (named.high - named.low)

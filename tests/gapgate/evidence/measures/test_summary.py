@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from gapgate.data.splits import SplitName
 from gapgate.evidence.measures.predictions import Predictions
 from gapgate.evidence.measures.summary import measure
 from gapgate.settings.sections import EvaluateSettings
@@ -64,3 +65,52 @@ def test_a_class_that_a_side_has_no_image_of_has_no_gap() -> None:
         per_class = measure(FAST, found, ["cat", "dog"])["gap"]["per_class"]
         assert per_class[0]["points"] == (50 if test is sides[1] else -50)
         assert per_class[1] == {"name": "dog", "points": None, "low": None, "high": None}
+
+
+def in_folds(times: int = 1, groups: bool = False) -> dict[SplitName, Predictions]:
+    """Six images, each `times` times over, of which 12 was trained on once, 15 never, and the others twice."""
+    test = answers([0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1])
+    train = answers([0, 0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 0, 1, 1, 1, 0])
+    sides = {"train": (train, [10, 10, 11, 11, 12, 13, 13, 14, 14]), "test": (test, [10, 11, 12, 13, 14, 15])}
+    found: dict[SplitName, Predictions] = {"val": answers([0, 1], [0, 0])}
+    for name, (side, rows) in sides.items():
+        found[name] = Predictions(
+            np.concatenate([np.array(rows) + 10 * n for n in range(times)]),
+            np.tile(side.labels, times),
+            np.tile(side.probabilities, (times, 1)),
+            np.tile(side.losses, times),
+            np.tile(rows, times) if groups else None,
+        )
+    return found
+
+
+def test_the_gap_of_folds_compares_each_image_with_the_share_of_the_models_that_saw_it() -> None:
+    figures = measure(EvaluateSettings(num_resamples=50_000), in_folds(), ["cat", "dog"], num_folds=3)
+    # Trained on: 1, ½, 1, 1, ½ right; held out: 1, 0, 1, 1, 0. Image 15 has no pair.
+    assert figures["gap"]["points"] == pytest.approx(20)
+    per_class = [(one["name"], one["points"]) for one in figures["gap"]["per_class"]]
+    assert per_class == [("cat", pytest.approx(100 / 6)), ("dog", pytest.approx(25))]
+    for name, (right, wrong, factor) in {"train": (7, 2, 1.2), "val": (1, 1, 1.0), "test": (4, 2, 1.2)}.items():
+        value = right / (right + wrong)
+        ends = value + factor * (beta.ppf([0.025, 0.975], right + 0.5, wrong + 0.5) - value)
+        interval = figures["accuracy"][name]
+        assert (interval["low"], interval["high"]) == pytest.approx(tuple(ends.clip(0, 1)), abs=0.01)
+    assert [figures["accuracy"][name]["num_images"] for name in ("train", "test")] == [5, 6]
+
+
+def test_a_class_that_no_fold_was_trained_on_has_no_gap() -> None:
+    found = in_folds()
+    train = found["train"]  # whose first five are of the first class
+    found["train"] = Predictions(train.rows[:5], train.labels[:5], train.probabilities[:5], train.losses[:5], None)
+    figures = measure(FAST, found, ["cat", "dog"], num_folds=3)
+    assert [one["points"] for one in figures["gap"]["per_class"]] == [pytest.approx(100 / 6), None]
+
+
+def test_the_gap_of_folds_is_drawn_by_groups() -> None:
+    settings = EvaluateSettings(num_resamples=50_000)
+    alone, grouped, copies = (
+        measure(settings, found, ["cat", "dog"], num_folds=3)["gap"]
+        for found in (in_folds(), in_folds(times=4, groups=True), in_folds(times=4))
+    )
+    assert (grouped["low"], grouped["high"]) == pytest.approx((alone["low"], alone["high"]), abs=1.5)
+    assert copies["high"] - copies["low"] < 0.7 * (alone["high"] - alone["low"])
