@@ -36,7 +36,8 @@ def print_summary(console: Console, sweep: Sweep, command: str) -> None:
     console.print()
     console.print(_across(sweep) if len(sweep.axes) == 2 else _down(sweep))
     # Said beside the best, whose lead may be chance.
-    rivals = f"; val does not tell {len(sweep.rivals)} more from it" if sweep.rivals else ""
+    others = "1 other is" if len(sweep.rivals) == 1 else f"{len(sweep.rivals)} others are"
+    rivals = f"; {others} not clearly worse on val" if sweep.rivals else ""
     places = {
         "best on val": escape(f"{sweep.best.label}{rivals}"),
         "report": escape(relative(sweep.context.folder / "sweep.html")),
