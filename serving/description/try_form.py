@@ -50,7 +50,9 @@ def _files(operation: str, description: Json) -> Iterator[str]:
         ((field, schema),) = contents[_FORM]["schema"]["properties"].items()
         takes_many = schema["type"] == "array"
     attributes = ('data-body="form"' if _FORM in contents else 'data-body="inference"') + " multiple" * takes_many
-    yield _field(operation, field, f'<input type="file" accept="image/*" {attributes}', "none: the example of the page")
+    yield _field(
+        operation, field, f'<input type="file" accept="image/*" {attributes}', "if none is chosen: the example"
+    )
 
 
 def _answers(operation: str, content_types: list[str]) -> Iterator[str]:
