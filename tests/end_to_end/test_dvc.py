@@ -201,6 +201,8 @@ def test_the_charts_of_the_runs_have_training_and_validation_in_one_and_no_chart
     # A row of the table; its title has no room beside the switches.
     page.get_by_text("gap/points").first.wait_for(state="attached")
     assert page.get_by_title("Figures and settings that differ").count() == 1
+    for line in ("(train/loss)", "(val/loss)"):  # in the legend, which comes after the title
+        page.get_by_text(line).first.wait_for(state="attached")
     text = page.inner_text("body")
     assert text.count("(val/loss)") == text.count("(train/loss)") > 0
     known = {
