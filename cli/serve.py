@@ -150,7 +150,7 @@ def _check(uri: Any, address: str, work: Path) -> None:
     from serving.model.registry import MlflowRegistry
 
     try:
-        found = MlflowRegistry(address, work).resolve(uri)
+        found = MlflowRegistry(address, uri, work).resolve()
     except TrackingError as error:
         Console(stderr=True).print(f"[yellow]{error}[/]", soft_wrap=True, highlight=False)
         return

@@ -84,7 +84,7 @@ def _refuse_deleted_experiment(context: RunContext) -> None:
 
 
 def _end(context: RunContext) -> None:
-    """Close the MLflow run as failed; a server that is away gets it from the first step of the next run."""
+    """Close the MLflow run as failed; for a server that is away, see `components.close`."""
     from components.platform.tracking import mlflow_runs
 
     with contextlib.suppress(TrackingError):

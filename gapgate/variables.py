@@ -37,5 +37,5 @@ INTERNAL = frozenset(
     )
 )
 """Names of those that one process of Gapgate sets for another."""
-OF_TESTS = frozenset(("GAPGATE_CLUSTER_FILE", "GAPGATE_PROMOTION_ROUNDS", "GAPGATE_TEST_DATA"))
+OF_TESTS = frozenset(("GAPGATE_CLUSTER_FILE", "GAPGATE_PROMOTION_ROUNDS", "GAPGATE_SWAPS", "GAPGATE_TEST_DATA"))
 """Names of those that tests alone read."""

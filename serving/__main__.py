@@ -113,7 +113,8 @@ class Workers:
         self._options = options
         self._package = package
         self._listener = listener
-        self._started: dict[int, float] = {}
+        self._started: dict[int, tuple[int, float]] = {}
+        """Process id of each worker → its number, from 0, and the time of its start."""
         self._ending = False
         # Anonymous and MAP_SHARED: forked workers see what this process writes, without a pipe or a lock.
         self._ends_whole = mmap.mmap(-1, 1)
@@ -132,9 +133,10 @@ class Workers:
             started = self._started.pop(pid, None)
             if started is None:  # an orphan: process 1 of a container becomes the parent of all of them
                 continue
-            lived_s = time.monotonic() - started
+            worker, begun = started
+            lived_s = time.monotonic() - begun
             self._worker_ended(pid)
-            self._memory.ended(pid)
+            self._memory.ended(worker)
             if self._ending:
                 continue
             logger.error("worker %d ended with code %d; starting another", pid, os.waitstatus_to_exitcode(status))
@@ -150,9 +152,10 @@ class Workers:
         if self._ending:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             return
-        parent = os.getpid()
+        parent, taken = os.getpid(), {worker for worker, _ in self._started.values()}
+        self._memory.worker = min(set(range(self._options.workers)) - taken)
         if pid := os.fork():
-            self._started[pid] = time.monotonic()
+            self._started[pid] = self._memory.worker, time.monotonic()
             # A signal that came since the block is delivered here, and `_end` finds the new worker in the table.
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             return

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 import gapgate
+from serving.description.docs import TEMPLATE
 from serving.http.pages import STATIC
 from serving.telemetry.privacy import QUIET
 
@@ -29,6 +30,7 @@ CREATION_TIME = "1970-01-01T00:00:00+00:00"
 ENTRYPOINT = """#!/bin/sh
 # `bentoml containerize` runs this: the server of the Bento's own, which is quicker than BentoML's and knows its keys.
 if [ "${1:-}" = serve ]; then shift; fi
+unset PYTHONSAFEPATH  # by which Python would not look for the server in its own folder
 cd "$BENTO_PATH/src" && exec python -m serving --host 0.0.0.0 --port "${PORT:-3000}" "$@"
 """
 README = """# {tag}
@@ -75,6 +77,7 @@ def _collect(model_dir: Path, context: Path) -> None:
             copy = context / source.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+    shutil.copyfile(TEMPLATE, context / TEMPLATE.relative_to(root))
 
 
 def _build(context: Path, tag: str) -> Path:

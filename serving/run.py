@@ -118,5 +118,5 @@ def serve(
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without PYTHONPATH, so that the server runs the source inside the Bento."""
-    return {key: value for key, value in variables.items() if key != "PYTHONPATH"} | QUIET
+    """Return the variables without those that would keep the server from running the source inside the Bento."""
+    return {key: value for key, value in variables.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")} | QUIET

@@ -197,7 +197,7 @@ def _close_tracking(experiment: str, run_id: str) -> str:
     from components.platform.workspace import tracking_uri
     from gapgate.errors import TrackingError
 
-    later = "its MLflow run is closed by the next run on the cluster"
+    later = "its MLflow run is closed by the cluster's job gapgate-close-runs, within five minutes"
     if not tracking_uri().startswith("http"):
         return f"{later}, or here where MLFLOW_TRACKING_URI names the server"
     try:

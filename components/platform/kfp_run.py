@@ -29,7 +29,10 @@ class KfpRun:
     """User who called `gapgate submit`; empty for a run that was started in another way."""
     url: str
     """The run's page in KFP's UI; empty where the user is."""
+    experiment: str
+    """MLflow experiment among its parameters; empty for a run that names none."""
     has_ended: bool
+    has_succeeded: bool
     was_cancelled: bool
 
 
@@ -70,12 +73,15 @@ def find(run_id: str) -> KfpRun | None:
 def _read(found: dict[str, Any]) -> KfpRun:
     submitted = _SUBMITTED.search(found.get("description") or "")
     user, ui = submitted.groups() if submitted else ("", "")
+    parameters = (found.get("runtime_config") or {}).get("parameters") or {}
     # A terminated run ends as FAILED; only its history says why.
     states = {entry.get("state") for entry in found.get("state_history") or []} | {found.get("state")}
     return KfpRun(
         name=found.get("display_name") or "",
         user=user or "",
         url=page(ui, found.get("run_id") or "") if ui else "",
+        experiment=str(parameters.get("experiment") or ""),
         has_ended=found.get("state") in _ENDED,
+        has_succeeded=found.get("state") == "SUCCEEDED",
         was_cancelled=bool(states & {"CANCELING", "CANCELED"}),
     )

@@ -15,7 +15,9 @@ from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
 
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Field of a pod in which KFP writes the run's id."""
-_LONGEST_BACKOFF_S = 600
+_ALL_TRIES_S = 366 * 86_400
+"""KFP's `backoff_max_duration` becomes Argo's `maxDuration`, which is no longest pause: that long after the start of
+the first try no other begins, and one at work is ended (Argo 4.0.5). So it is a year; each try has its own timeout."""
 _CERTIFICATES = "/etc/gapgate/certificates"
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
 """Variables of Python's ssl and of Go, of requests (MLflow), of botocore (a DVC remote in S3), and of git."""
@@ -76,15 +78,13 @@ def _give(task: dsl.PipelineTask, place: Place) -> None:
         )
     kubernetes.set_timeout(task, place.timeout_s)
     # KFP 2.17's manifests set retryPolicy OnError: a lost pod is retried, a container that ends with an error is not.
-    if place.retries:
-        # The upper bound must not cut a first pause that is longer.
-        longest = max(_LONGEST_BACKOFF_S, place.backoff_s)
-        task.set_retry(
-            place.retries,
-            backoff_duration=f"{place.backoff_s}s",
-            backoff_factor=2.0,
-            backoff_max_duration=f"{longest}s",
-        )
+    # They also set a number, 2, for tasks that have none; so 0 is said too.
+    task.set_retry(
+        place.retries,
+        backoff_duration=f"{place.backoff_s}s",
+        backoff_factor=2.0,
+        backoff_max_duration=f"{_ALL_TRIES_S}s",
+    )
     for secret, variables in place.secrets.items():
         kubernetes.use_secret_as_env(task, secret, dict(variables))
     for secret, variables in place.optional_secrets.items():

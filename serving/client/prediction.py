@@ -7,13 +7,14 @@ same order.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gapgate.data import formats
 from gapgate.errors import DataError, ImageError, ImageFault
@@ -70,23 +71,39 @@ class Row:
         }
 
 
-class Answerer(Protocol):
-    """Interface of a model that answers files, batch by batch and from several threads at once."""
+class Answerer(ABC):
+    """A model that answers files, batch by batch and from several threads at once."""
 
     threads: int
     """Number of batches in work at a time."""
+    no_answer: Row
+    """A row of the model, for a file that cannot be read."""
 
+    @abstractmethod
     def batches(self, files: Iterable[Path]) -> Iterator[list[Path]]:
         """Yield the files in order, as batches that `answer` takes."""
-        ...
+
+    @abstractmethod
+    def classify(self, images: list[bytes]) -> Iterable[Row]:
+        """Return a row without a file name for each image file."""
+
+    def content(self, file: Path) -> bytes | str:
+        """Return what to classify of a file, or the reason why it has no answer."""
+        return read(file)
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the calls of `answer` in progress as soon as possible."""
 
     def answer(self, files: list[Path]) -> list[Row]:
         """Return a row for each file."""
-        ...
-
-    def stop(self) -> None:
-        """End the calls of `answer` in progress as soon as possible."""
-        ...
+        contents = [self.content(file) for file in files]
+        found = iter(self.classify([content for content in contents if isinstance(content, bytes)]))
+        rows = []
+        for file, content in zip(files, contents, strict=True):
+            row = next(found) if isinstance(content, bytes) else replace(self.no_answer, error=content)
+            rows.append(replace(row, file=name_of(file)))
+        return rows
 
 
 def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
@@ -139,8 +156,8 @@ def predict(answerer: Answerer, files: Iterable[Path]) -> Iterator[list[Row]]:
         pool.shutdown(cancel_futures=True)
 
 
-class Local:
-    """Answerer with a packaged model in this process, without a server."""
+class Local(Answerer):
+    """A packaged model in this process, without a server."""
 
     def __init__(self, package: Path, *, top_k: int, batch_size: int | None = None) -> None:
         """Load and check the package in a folder, as a server does.
@@ -154,7 +171,7 @@ class Local:
 
         self.threads = min(available_cpus(), 8)
         self._predictor = predictor = Predictor.load(package)
-        self._source = (predictor.model.name, predictor.model.version, predictor.receipt)
+        self.no_answer = Row("", predictor.model.name, predictor.model.version, predictor.receipt)
         self._limits = limits_of(predictor)
         self._top_k = top_k
         self._batch_size = batch_size or BATCH_SIZE
@@ -165,28 +182,8 @@ class Local:
         while batch := list(islice(rest, self._batch_size)):
             yield batch
 
-    def answer(self, files: list[Path]) -> list[Row]:
-        """Return a row for each file."""
-        contents = [read(file) for file in files]
-        answers = iter(self._classify([content for content in contents if isinstance(content, bytes)]))
-        rows = []
-        for file, content in zip(files, contents, strict=True):
-            found = content if isinstance(content, str) else next(answers)
-            rows.append(
-                Row(
-                    name_of(file),
-                    *self._source,
-                    probabilities={} if isinstance(found, str) else found,
-                    error=found if isinstance(found, str) else "",
-                )
-            )
-        return rows
-
-    def stop(self) -> None:
-        """Do nothing: a batch ends within a second."""
-
-    def _classify(self, images: list[bytes]) -> Iterator[dict[str, float] | str]:
-        """Yield the probabilities of each image file, or its error; files are decoded as the server does."""
+    def classify(self, images: list[bytes]) -> Iterator[Row]:
+        """Yield a row for each image file, which is decoded as the server does."""
         import numpy as np
 
         from serving.http.inputs import Upload, decode_all
@@ -197,7 +194,11 @@ class Local:
         probabilities = self._predictor.probabilities(np.stack(pixels)) if pixels else None
         ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
         for found in decoded:
-            yield next(ranked) if isinstance(found, np.ndarray) else str(found)
+            answer = {"probabilities": next(ranked)} if isinstance(found, np.ndarray) else {"error": str(found)}
+            yield replace(self.no_answer, **answer)
+
+    def stop(self) -> None:
+        """Do nothing: a batch ends within a second."""
 
 
 def limits_of(predictor: Predictor) -> Limits:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from gapgate.errors import ServeError, SettingsError
-from serving.client.prediction import BATCH_SIZE, Row, name_of, read
+from serving.client.prediction import BATCH_SIZE, Answerer, Row, read
 
 _REQUESTS = 4
 """Requests in flight. The server works on a batch in each of its two threads, and on the next ones without a pause."""
@@ -29,17 +29,8 @@ _BUSY = (429, 503)
 _REFUSED = (401, 403)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    model: str
-    version: str
-    receipt: str
-    probabilities: Mapping[str, float]
-    error: str
-
-
-class Remote:
-    """Answerer that asks a server at an address."""
+class Remote(Answerer):
+    """A server at an address."""
 
     threads = _REQUESTS
 
@@ -59,7 +50,7 @@ class Remote:
         except BaseException:
             self.close()
             raise
-        self._source = (card["name"], card["version"], card["receipt"])
+        self.no_answer = Row("", card["name"], card["version"], card["receipt"])
         self._max_bytes: int = card["input"]["max_body_bytes"]
         self._batch_size = min(batch_size or BATCH_SIZE, card["input"]["max_batch"])
 
@@ -80,24 +71,6 @@ class Remote:
         if batch:
             yield batch
 
-    def answer(self, files: list[Path]) -> list[Row]:
-        """Return a row for each file.
-
-        Raises:
-            ServeError: the server is gone, stays busy, or refuses the key.
-        """
-        contents = [self._content(file) for file in files]
-        answers = iter(self._ask([content for content in contents if isinstance(content, bytes)]))
-        rows = []
-        for file, content in zip(files, contents, strict=True):
-            if isinstance(content, str):
-                rows.append(Row(name_of(file), *self._source, error=content))
-                continue
-            # The model may be switched between two requests, so each row names the one that answered it.
-            found = next(answers)
-            rows.append(Row(name_of(file), found.model, found.version, found.receipt, found.probabilities, found.error))
-        return rows
-
     def stop(self) -> None:
         """End the waits before retries, and give up each request at its next failure."""
         self._stopped.set()
@@ -106,29 +79,34 @@ class Remote:
         """Close the connections."""
         self._client.close()
 
-    def _content(self, file: Path) -> bytes | str:
+    def content(self, file: Path) -> bytes | str:
+        """Return a file that the server takes, or the reason why it has no answer."""
         data = read(file)
         if isinstance(data, bytes) and len(data) + 2 * _PART_BYTES > self._max_bytes:
             limit = f"the server's limit of {self._max_bytes:,} bytes for a request"
             return f"{len(data):,} bytes exceed {limit}; predict without --url, or raise GAPGATE_MAX_BODY_BYTES there"
         return data
 
-    def _ask(self, images: list[bytes]) -> list[_Answered]:
-        """Return an answer to each image. A refused request is sent again in halves, until a bad file fails alone."""
+    def classify(self, images: list[bytes]) -> list[Row]:
+        """Return a row for each image. A refused request is sent again in halves, until a bad file fails alone.
+
+        Raises:
+            ServeError: the server is gone, stays busy, or refuses the key.
+        """
         if not images:
             return []
         # Numbers in the place of file names: those are nobody's business but the caller's.
         form = [("image", (str(index), data, "application/octet-stream")) for index, data in enumerate(images)]
         response = self._post(form)
         if response.status_code == 200:
-            return _answers(self._json(response))
+            return _rows(self._json(response))
         problem = _problem(response)
         if response.status_code in _REFUSED:
             raise ServeError(_refusal(self._url, problem))
         if len(images) == 1:
-            return [_Answered(*self._source, {}, problem)]
+            return [replace(self.no_answer, error=problem)]
         middle = len(images) // 2
-        return self._ask(images[:middle]) + self._ask(images[middle:])
+        return self.classify(images[:middle]) + self.classify(images[middle:])
 
     def _post(self, form: list[Any]) -> httpx.Response:
         """Send a form and return the response; retry if the server is busy or the connection drops."""
@@ -196,10 +174,11 @@ def _client(url: str, key: str) -> httpx.Client:
         raise SettingsError(f"--url {url}: {error}") from None
 
 
-def _answers(content: dict[str, Any]) -> list[_Answered]:
-    source = (content["model"]["name"], content["model"]["version"], content["receipt"])
+def _rows(content: dict[str, Any]) -> list[Row]:
+    # The model may be switched between two requests, so each row names the one that answered it.
+    source = ("", content["model"]["name"], content["model"]["version"], content["receipt"])
     return [
-        _Answered(*source, found.get("probabilities", {}), found.get("error", {}).get("message", ""))
+        Row(*source, found.get("probabilities", {}), found.get("error", {}).get("message", ""))
         for found in content["results"]
     ]
 

@@ -13,12 +13,11 @@ from serving.description.inference_schema import InferenceError
 from serving.description.openapi_examples import example, samples
 from serving.description.route import ERRORS, Route
 from serving.description.schema import Answer, ErrorAnswer, ModelCard
+from serving.http.request import FORM_TYPE, TENSOR_TYPE
+from serving.http.responses import JSON_TYPE
 
 Json = dict[str, Any]
 
-FORM = "multipart/form-data"
-JSON = "application/json"
-TENSOR = "application/octet-stream"
 BINARY: Json = {"type": "string", "format": "binary"}
 
 
@@ -114,17 +113,22 @@ def _bodies(route: Route, card: ModelCard) -> Json:
         form["encoding"] = {"image": {"contentType": ", ".join(types)}}
         tensor = BINARY | {"description": f"{num_bytes:,} bytes: {pixels}.", "minLength": num_bytes}
         base64 = _form("image", _BASE64 | {"description": "The image file."})
-        return {**{name: {"schema": BINARY} for name in types}, FORM: form, JSON: base64, TENSOR: {"schema": tensor}}
+        return {
+            **{name: {"schema": BINARY} for name in types},
+            FORM_TYPE: form,
+            JSON_TYPE: base64,
+            TENSOR_TYPE: {"schema": tensor},
+        }
     if route.images == "tensors":
-        return {JSON: {"schema": _inference(card, num_bytes)}}
+        return {JSON_TYPE: {"schema": _inference(card, num_bytes)}}
     many = {"minItems": 1, "maxItems": card.input.max_batch}
     files = {"type": "array", "items": BINARY, **many}
     texts = {"type": "array", "items": _BASE64, **many, "description": "The image files."}
     text = f"n x {num_bytes:,} bytes: n images of {pixels}; n is at most {card.input.max_batch:,}."
     return {
-        FORM: _form("images", files | {"description": "The image files; the name of each field is free."}),
-        JSON: _form("images", texts),
-        TENSOR: {"schema": BINARY | {"description": text, "minLength": num_bytes}},
+        FORM_TYPE: _form("images", files | {"description": "The image files; the name of each field is free."}),
+        JSON_TYPE: _form("images", texts),
+        TENSOR_TYPE: {"schema": BINARY | {"description": text, "minLength": num_bytes}},
     }
 
 
@@ -193,14 +197,14 @@ def _responses(route: Route, card: ModelCard) -> Json:
         response = responses.setdefault(str(status), {"description": phrase, "headers": _headers(status)})
         response["description"] += f"\n- `{code}`: {meaning}"
         error = InferenceError if route.is_inference else ErrorAnswer
-        response["content"] = {JSON: {"schema": _reference(error)}}
+        response["content"] = {JSON_TYPE: {"schema": _reference(error)}}
     return responses
 
 
 def _content_schema(content_type: str, model: type[Answer] | None) -> Json:
     if model:
         return _reference(model)
-    return {"type": "object"} if content_type == JSON else {"type": "string"}
+    return {"type": "object"} if content_type == JSON_TYPE else {"type": "string"}
 
 
 def _reference(model: type[Answer]) -> Json:
@@ -222,18 +226,15 @@ class _Untitled(GenerateJsonSchema):
 
 @cache
 def _schemas(routes: tuple[Route, ...]) -> Json:
-    described = (route for route in routes if route.is_described)
-    models: set[type[Answer]] = {model for route in described for model in route.answers.values() if model}
-    models |= {ErrorAnswer, InferenceError}
+    models: set[type[Answer]] = {ErrorAnswer, InferenceError}
+    models |= {model for route in routes if route.is_described for model in route.answers.values() if model}
     mode: JsonSchemaMode = "serialization"
-    ordered = sorted(models, key=lambda model: model.__name__)
     _, found = models_json_schema(
-        [(model, mode) for model in ordered],
+        [(model, mode) for model in sorted(models, key=lambda model: model.__name__)],
         ref_template="#/components/schemas/{model}",
         schema_generator=_Untitled,
     )
-    definitions: Json = found["$defs"]
-    return definitions
+    return dict(found["$defs"])
 
 
 _BASE64: Json = {"type": "string", "contentEncoding": "base64"}

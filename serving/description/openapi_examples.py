@@ -68,6 +68,7 @@ def example(model: type[Answer], operation: str, card: ModelCard) -> dict[str, A
 def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
     signed: dict[str, Any] = {"model": {"name": card.name, "version": card.version}, "receipt": card.receipt}
     signed["request_id"] = _REQUEST_ID
+    shape = (card.input.height, card.input.width, card.input.channels)
     figures = (0.9271, 0.0514, 0.0125)
     ranked = dict(zip(card.classes, figures, strict=False))
     best: dict[str, Any] = {"class_name": card.classes[0], "confidence": figures[0]}
@@ -109,7 +110,7 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
         Health(status="ready"),
         InferenceHealth(ready=True),
         InferenceServer(name="gapgate", version="0.2.0", extensions=["binary_tensor_data"]),
-        InferenceModel.of(card.name, card.version, _shape(card), len(card.classes)),
+        InferenceModel.of(card.name, card.version, shape, len(card.classes)),
         InferenceAnswer(
             model_name=card.name,
             model_version=card.version,
@@ -118,10 +119,6 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
         ),
     ]
     return {type(answer): answer for answer in answers}
-
-
-def _shape(card: ModelCard) -> tuple[int, int, int]:
-    return card.input.height, card.input.width, card.input.channels
 
 
 def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import mmap
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -44,8 +43,10 @@ class Memory:
 
     def __init__(self, available: Callable[[], int] = available_bytes) -> None:
         self._available = available
-        # Anonymous and MAP_SHARED: a budget, and for each worker its process id and what it holds.
-        self._shared = memoryview(mmap.mmap(-1, 8 * (1 + 2 * _MAX_WORKERS))).cast("q")
+        self.worker = 0
+        """Number of this worker among those that run, from 0; the parent sets it before each fork."""
+        # Anonymous and MAP_SHARED: what each worker holds, and behind it the budget.
+        self._shared = memoryview(mmap.mmap(-1, 8 * (_MAX_WORKERS + 1))).cast("q")
         # The kernel gives up the lock of a process that is killed. It knows no threads, which need one of their own.
         self._file, name = tempfile.mkstemp(prefix="gapgate-lock-")
         Path(name).unlink()
@@ -63,29 +64,27 @@ class Memory:
             yield
             return
         with self._alone():
-            taken = sum(self._shared[2::2])
+            taken = sum(self._shared[:-1])
             if not taken:  # measured anew whenever nothing is being decoded, which would count twice
-                self._shared[0] = int(SHARE * self._available())
-            budget = self._shared[0]
+                self._shared[-1] = int(SHARE * self._available())
+            budget = self._shared[-1]
             if num_bytes > budget:
                 reason = f"decoding takes {num_bytes / 1e6:,.0f} MB of memory and the server has {budget / 1e6:,.0f} MB"
                 raise ImageError(ImageFault.TOO_COSTLY, reason, "send a smaller image")
             if taken + num_bytes > budget:
                 message = f"{taken / 1e6:,.0f} MB of memory are in use for large images; try again in a second"
                 raise ApiError(429, "overloaded", message, {"Retry-After": "1"})
-            self._add(num_bytes)
+            self._shared[self.worker] += num_bytes
         try:
             yield
         finally:
             with self._alone():
-                self._add(-num_bytes)
+                self._shared[self.worker] -= num_bytes
 
-    def ended(self, pid: int) -> None:
+    def ended(self, worker: int) -> None:
         """Give back what a worker that ended held."""
         with self._alone():
-            for slot in range(1, len(self._shared), 2):
-                if self._shared[slot] == pid:
-                    self._shared[slot] = self._shared[slot + 1] = 0
+            self._shared[worker] = 0
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -95,12 +94,3 @@ class Memory:
                 yield
             finally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-    def _add(self, num_bytes: int) -> None:
-        own = os.getpid()
-        slots = range(1, len(self._shared), 2)
-        slot = next((slot for slot in slots if self._shared[slot] == own), None)
-        if slot is None:
-            slot = next(slot for slot in slots if not self._shared[slot])
-            self._shared[slot] = own
-        self._shared[slot + 1] += num_bytes

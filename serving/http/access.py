@@ -37,7 +37,7 @@ def authorize(request: Request) -> None:
         message = f"only this machine is answered, and no proxy, while {variable('api_keys')} is not set"
         raise ApiError(403, "loopback_only", message)
     scheme, _, bearer = request.header("authorization").partition(" ")
-    given = bearer.strip() if scheme.lower() == "bearer" else request.header("x-api-key")
+    given = (bearer.strip() if scheme.lower() == "bearer" else "") or request.header("x-api-key")
     if not given:
         message = "send your key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         raise ApiError(401, "unauthorized", message, _CHALLENGE)

@@ -80,9 +80,7 @@ async def predict(context: Context, request: Request) -> Response:
             class_name=class_name,
             confidence=confidence,
             probabilities=probabilities,
-            model=predictor.model,
-            receipt=predictor.receipt,
-            request_id=request.id,
+            **_signed(predictor, request),
         )
     )
 
@@ -91,11 +89,7 @@ async def predict_batch(context: Context, request: Request) -> Response:
     """Answer `POST /v1/predict/batch`."""
     top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
     found = await classify(context, request, await read_uploads(request, request.options.max_batch), top_k)
-    results = list(_results(request, found))
-    predictor = found.predictor
-    return json_response(
-        {"results": results, "model": predictor.model, "receipt": predictor.receipt, "request_id": request.id}
-    )
+    return json_response({"results": list(_results(request, found)), **_signed(found.predictor, request)})
 
 
 async def classify(context: Context, request: Request, uploads: list[Upload], top_k: int) -> Classified:
@@ -143,7 +137,7 @@ async def explain(context: Context, request: Request) -> Response:
                 request, lambda cancelled: _heat_map(predictor, image, wanted, cancelled)
             )
         explanation = await context.work.in_thread(
-            request, lambda cancelled: _explain(predictor, request.id, image, wanted, with_maps, cancelled)
+            request, lambda cancelled: _explain(predictor, request, image, wanted, with_maps, cancelled)
         )
     return json_response(explanation)
 
@@ -158,7 +152,7 @@ async def similar(context: Context, request: Request) -> Response:
             raise ApiError(404, "no_index", "this package holds no training images; package.similar_images is 0")
         _note(request, predictor)
         image = await decode(context.work, request, predictor, upload)
-        neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, image, count, request.id))
+        neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, request, image, count))
     return json_response(neighbours)
 
 
@@ -169,6 +163,11 @@ def _note(request: Request, predictor: Predictor, **more: Any) -> None:
         "receipt": predictor.receipt,
         **more,
     }
+
+
+def _signed(predictor: Predictor, request: Request) -> dict[str, Any]:
+    """Return the fields of an answer that say what is behind it."""
+    return {"model": predictor.model, "receipt": predictor.receipt, "request_id": request.id}
 
 
 def _best(probabilities: dict[str, float]) -> tuple[str, float]:
@@ -214,7 +213,7 @@ def _results(request: Request, found: Classified) -> Iterator[dict[str, Any]]:
 
 def _explain(
     predictor: Predictor,
-    request_id: str,
+    request: Request,
     image: NDArray[np.uint8],
     wanted: str | None,
     with_maps: bool,
@@ -238,9 +237,7 @@ def _explain(
         drops=heat.drops.tolist(),
         heat_png=_text(heat_png(image, heat)),
         feature_maps=sheets,
-        model=predictor.model,
-        receipt=predictor.receipt,
-        request_id=request_id,
+        **_signed(predictor, request),
     )
 
 
@@ -256,7 +253,7 @@ def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, c
     return heat
 
 
-def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, request_id: str) -> Neighbours:
+def _neighbours(predictor: Predictor, request: Request, image: NDArray[np.uint8], count: int) -> Neighbours:
     assert predictor.index is not None
     class_name, confidence = predictor.class_of(image[0])
     found, usual = predictor.nearest(image[0], count), predictor.index.usual_distance
@@ -274,9 +271,7 @@ def _neighbours(predictor: Predictor, image: NDArray[np.uint8], count: int, requ
         ],
         class_name=class_name,
         confidence=confidence,
-        model=predictor.model,
-        receipt=predictor.receipt,
-        request_id=request_id,
+        **_signed(predictor, request),
     )
 
 

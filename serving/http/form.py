@@ -39,7 +39,7 @@ class TooManyFilesError(FormError):
     """Error for a body with more files than the caller takes."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the form has more than {limit:,} files")
+        super().__init__(f"more than {limit:,} images came")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def decode_base64(text: Any, name: str) -> bytes:
         FormError: it is no base64; `name` says where.
     """
     if not isinstance(text, str):
-        raise FormError(f"{name} is {type(text).__name__}, not text in base64")
+        raise FormError(f"{name} is no text in base64")
     begin = _DATA_URL.match(text)
     try:
         return b64decode(text[begin.end() :] if begin else text, validate=True)

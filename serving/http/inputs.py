@@ -17,12 +17,12 @@ from serving.guard import image_guard
 from serving.guard.image_guard import Limits
 from serving.guard.memory import bytes_to_decode
 from serving.http.form import FormFile
-from serving.http.request import FILES_TYPES, FORM_TYPE, IMAGE_TYPES, JSON_TYPE, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
-from serving.http.responses import ApiError
+from serving.http.request import FILES_TYPES, FORM_TYPE, IMAGE_TYPES, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
+from serving.http.responses import JSON_TYPE, ApiError
 from serving.http.work import Cancelled, Work
 from serving.model.predictor import Predictor
 
-_NO_FILE = "the form holds no file; send the image as one (with curl: -F image=@FILE)"
+_NO_FILE = "no image came; send it as a file of a form (with curl: -F image=@FILE)"
 _WHOLE = "send the whole file"
 _REMEDIES = {
     ImageFault.EMPTY: _WHOLE,

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from serving.description.schema import Gap, InputContract, ModelCard
 from serving.http.endpoints import Context
-from serving.http.request import FORM_TYPE, JSON_TYPE, TENSOR_TYPE, Request
-from serving.http.responses import ApiError, Response, json_response
+from serving.http.request import FORM_TYPE, TENSOR_TYPE, Request
+from serving.http.responses import JSON_TYPE, ApiError, Response, json_response
 from serving.model.predictor import Predictor
 from serving.options import Options
 
@@ -40,7 +40,8 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
         data=receipt["data"],
         training_data=receipt["artifacts"].get("splits", ""),
         code_revision=receipt["code_revision"],
-        versions=_versions(),
+        versions={name: version(name) for name in ("onnxruntime", "numpy", "pillow")}
+        | {"python": platform.python_version()},
         similar=len(predictor.index) if predictor.index else 0,
     )
 
@@ -58,12 +59,6 @@ def _input_contract(predictor: Predictor, options: Options) -> InputContract:
         max_pixels=min(options.max_pixels, predictor.transform.max_pixels),
         max_batch=options.max_batch,
     )
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the software that runs the model."""
-    packages = {name: version(name) for name in ("onnxruntime", "numpy", "pillow")}
-    return packages | {"python": platform.python_version()}
 
 
 async def receipt(context: Context, request: Request) -> Response:

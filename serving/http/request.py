@@ -21,11 +21,10 @@ from serving.http.form import (
     parse_json_files,
     parse_pickled_files,
 )
-from serving.http.responses import ApiError
+from serving.http.responses import JSON_TYPE, ApiError
 from serving.options import Options
 
 FORM_TYPE = "multipart/form-data"
-JSON_TYPE = "application/json"
 PICKLE_TYPE = "application/vnd.bentoml+pickle"
 FILES_TYPES = (FORM_TYPE, JSON_TYPE, PICKLE_TYPE)
 """Types of bodies that hold files."""
@@ -35,6 +34,7 @@ IMAGE_TYPES = tuple(form.media_type for form in FORMATS if form.is_served)
 KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_type, *form.other_media_types))
 """Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
 file itself."""
+MAX_PARAMETERS = 64
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -92,9 +92,12 @@ class Request:
     def _query(self) -> dict[str, list[str]]:
         try:
             text = self._query_string.decode("ascii")
-            return parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=64) if text else {}
+            return (
+                parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS) if text else {}
+            )
         except ValueError:
-            raise ApiError(422, "invalid_parameter", "the query string cannot be read; encode it as UTF-8") from None
+            message = f"the query string cannot be read; send at most {MAX_PARAMETERS} parameters, in UTF-8"
+            raise ApiError(422, "invalid_parameter", message) from None
 
     def text(self, name: str) -> str | None:
         """Return a query parameter; None if it is missing.

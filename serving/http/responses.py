@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from serving.description.inference_schema import InferenceError
 from serving.description.schema import ErrorAnswer, Problem
 
-JSON = "application/json"
+JSON_TYPE = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Response:
 
     body: bytes
     status: int = HTTPStatus.OK
-    content_type: str = JSON
+    content_type: str = JSON_TYPE
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ _API = "api/2.0/mlflow/"
 _FIRST_BYTE_S = 120.0
 """Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
 _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
+_Authenticate = Callable[[httpx.Request], httpx.Request]
 
 
 class MlflowRest:
@@ -160,22 +161,16 @@ def _stay(answer: httpx.Response) -> None:
             raise httpx.UnsupportedProtocol(text)
 
 
-class _Bearer(httpx.Auth):
-    """Authentication by a token."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
-
-
-def _credentials(username: str | None, password: str | None) -> httpx.Auth | None:
+def _credentials(username: str | None, password: str | None) -> httpx.BasicAuth | _Authenticate | None:
     # As in MLflow's own client: the address goes before the variables, a password before a token.
     username = unquote(username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = unquote(password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
         return httpx.BasicAuth(username, password)
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return _Bearer(token) if token else None
+
+    def by_token(request: httpx.Request) -> httpx.Request:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return by_token if token else None

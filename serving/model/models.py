@@ -28,10 +28,10 @@ def check(options: Options) -> None:
         _followed(options)
 
 
-def _followed(options: Options) -> tuple[MlflowRegistry, ModelUri]:
-    # A name for each user: two users of one machine cannot share a folder (`package_cache._check_owner`).
+def _followed(options: Options) -> MlflowRegistry:
+    # A name for each user: two users of one machine cannot share a folder (`PackageCache`).
     cache = Path(options.model_cache or Path(tempfile.gettempdir(), f"gapgate-models-{os.getuid()}"))
-    return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), cache), ModelUri.parse(options.model)
+    return MlflowRegistry(os.environ.get("MLFLOW_TRACKING_URI", ""), ModelUri.parse(options.model), cache)
 
 
 class Models:
@@ -49,7 +49,10 @@ class Models:
         self._package = package
         self._code = "starting"
         self._problem = "the model is being loaded"
-        self._watcher = self._watch(options) if options.model else None
+        self._watcher: Watcher[Predictor] | None = None
+        if options.model:
+            load, switch = Predictor.load, self.switch
+            self._watcher = Watcher(_followed(options), options.model_poll_s, load, switch, lambda: self.current)
 
     def start(self) -> None:
         """Load the model or start to follow it. If it is refused, the server runs on and `/readyz` gives the reason."""
@@ -98,14 +101,3 @@ class Models:
     def refused(self) -> bool:
         """True if the registry names a version that is refused."""
         return bool(self._watcher and self._watcher.refused)
-
-    def _watch(self, options: Options) -> Watcher[Predictor]:
-        registry, uri = _followed(options)
-        return Watcher(
-            registry,
-            uri,
-            poll_s=options.model_poll_s,
-            load=Predictor.load,
-            switch=self.switch,
-            current=lambda: self.current,
-        )

@@ -43,7 +43,7 @@ class PackageCache:
             for folder in (self._root.parent, self._root):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # `mkdir` takes a folder that exists as it is, with any owner and mode, so the owner is checked after it.
-            self._check_owners()
+            self._check_owner()
             # The lock file is never removed: a second process could then lock another file of the same name.
             with (self._root / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -110,7 +110,7 @@ class PackageCache:
         """
         if not folder.is_dir():
             return False
-        self._check_owners()
+        self._check_owner()
         self.hold(folder)
         return True
 
@@ -145,9 +145,15 @@ class PackageCache:
             return content if isinstance(content, dict) else None
         return None
 
-    def _check_owners(self) -> None:
+    def _check_owner(self) -> None:
+        """Refuse a cache of another user, who could put a model of their own into it: the default one is below /tmp,
+        where anybody can make a folder of its name first."""
+        own = os.geteuid()
         for folder in (self._root.parent, self._root):
-            _check_owner(folder)
+            if (owner := folder.stat().st_uid) not in (0, own):
+                raise StorageError(
+                    f"{folder} belongs to the user {owner}, not to {own}; choose another GAPGATE_MODEL_CACHE"
+                )
 
     def _pointer(self, uri: str) -> Path:
         return self._root / f"{_POINTER}{_short(uri)}.json"
@@ -164,20 +170,6 @@ class PackageCache:
     def _let_go(self, folder: Path) -> None:
         if (held := self._held.pop(folder, None)) is not None:
             os.close(held)
-
-
-def _check_owner(folder: Path) -> None:
-    """Refuse a folder that belongs to another user, who could put a model of their own into it.
-
-    The default cache is below /tmp, where anybody can make a folder of that name first.
-
-    Raises:
-        StorageError: the owner is neither this user nor root.
-    """
-    if (owner := folder.stat().st_uid) not in (0, os.geteuid()):
-        raise StorageError(
-            f"{folder} belongs to the user {owner}, not to {os.geteuid()}; choose another GAPGATE_MODEL_CACHE"
-        )
 
 
 def _remove_unheld(folder: Path) -> None:

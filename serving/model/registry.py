@@ -103,11 +103,13 @@ _RESOLVED = TypeAdapter(Resolved)
 
 
 class MlflowRegistry:
-    """The registry of an MLflow server, with a cache of its packages in `cache_dir`, which processes may share."""
+    """A model in the registry of an MLflow server, with a cache of its packages in `cache_dir`, which processes may
+    share."""
 
     def __init__(
         self,
         tracking_uri: str,
+        uri: ModelUri,
         cache_dir: Path,
         *,
         timeout_s: float = 10.0,
@@ -118,18 +120,19 @@ class MlflowRegistry:
         once where the version or its tags are others."""
         self._rest = MlflowRest(tracking_uri, timeout_s=timeout_s)
         self._max_package_bytes = max_package_bytes
-        self._cache_dir = cache_dir
         self._refresh_s = refresh_s
         self._known: tuple[dict[str, Any], Resolved, float] | None = None
-        self._caches: dict[str, PackageCache] = {}
+        self._cache = PackageCache(cache_dir, self._rest.address, uri.name)
+        self.uri = uri
 
-    def resolve(self, uri: ModelUri) -> Resolved:
-        """Return the version that `uri` names now.
+    def resolve(self) -> Resolved:
+        """Return the version that the address names now.
 
         Raises:
             RegistryError: there is no such model, alias or version.
             TrackingError: the server does not answer.
         """
+        uri = self.uri
         if uri.alias:
             answer = self._rest.get("registered-models/alias", name=uri.name, alias=uri.alias)
         else:
@@ -153,7 +156,7 @@ class MlflowRegistry:
             StorageError: the disk is full.
             TrackingError: the server does not answer.
         """
-        cache, folder = self._place(resolved)
+        cache, folder = self._cache, self._place(resolved)
         # The lock is held during the download: processes that ask for the same package wait and then find it.
         with cache.locked():
             if not _is_whole(folder, resolved.package_digest):
@@ -172,7 +175,7 @@ class MlflowRegistry:
         Raises:
             GateError, ArtifactError, StorageError: as in `fetch`.
         """
-        cache, folder = self._place(resolved)
+        cache, folder = self._cache, self._place(resolved)
         if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
             return None
         check(folder, resolved.stated)
@@ -181,21 +184,19 @@ class MlflowRegistry:
 
     def keep(self, folders: list[Path]) -> None:
         """Release the packages that this process fetched, except `folders`."""
-        for cache in self._caches.values():
-            cache.keep(folders)
+        self._cache.keep(folders)
 
-    def follow(self, uri: ModelUri, resolved: Resolved) -> None:
-        """Store that `uri` led to a version that is served now, for a start while the registry is away."""
-        self._cache(uri.name).follow(str(uri), asdict(resolved))
+    def follow(self, resolved: Resolved) -> None:
+        """Store that the address led to a version that is served now, for a start while the registry is away."""
+        self._cache.follow(str(self.uri), asdict(resolved))
 
-    def followed(self, uri: ModelUri) -> Resolved | None:
-        """Return the version that `follow` stored last, in any process; None if there is none that fits `uri`."""
-        content = self._cache(uri.name).followed(str(uri))
+    def followed(self) -> Resolved | None:
+        """Return the version that `follow` stored last, in any process; None if there is none that fits the address."""
         try:
-            found = _RESOLVED.validate_python(content)
+            found = _RESOLVED.validate_python(self._cache.followed(str(self.uri)))
         except ValidationError:
             return None
-        return found if found.name == uri.name and uri.version in ("", found.version) else None
+        return found if found.name == self.uri.name and self.uri.version in ("", found.version) else None
 
     def _complete(self, found: dict[str, Any]) -> Resolved:
         """The data of a version; those of its run from before, while they are young and nothing was missing in them."""
@@ -229,8 +230,8 @@ class MlflowRegistry:
             package_bytes=sizes.get(ARCHIVE),
         )
 
-    def _place(self, resolved: Resolved) -> tuple[PackageCache, Path]:
-        """Return the cache and the folder for the package of a version that may be served.
+    def _place(self, resolved: Resolved) -> Path:
+        """Return the folder for the package of a version that may be served.
 
         Raises:
             GateError, ArtifactError: the version does not pass, or its digest is none.
@@ -240,13 +241,7 @@ class MlflowRegistry:
         # Both become part of a path, and the registry is another machine.
         if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
             raise ArtifactError(f"{resolved.package_digest!r} is no digest of a package; package the model again")
-        cache = self._cache(resolved.name)
-        return cache, cache.folder(resolved.version, resolved.package_digest)
-
-    def _cache(self, name: str) -> PackageCache:
-        if name not in self._caches:
-            self._caches[name] = PackageCache(self._cache_dir, self._rest.address, name)
-        return self._caches[name]
+        return self._cache.folder(resolved.version, resolved.package_digest)
 
     def _download(self, resolved: Resolved, archive: Path, folder: Path) -> None:
         """Download `archive`, or what is missing of it, and unpack it into `folder`; raise if it is not the registered

@@ -2,6 +2,11 @@
 
 A new version is fetched, loaded beside the current model, and then switched to. A version that may not be served is
 refused, and the current model goes on answering.
+
+Each worker has its own watcher. One follower for all would leave them what they have, a thread that loads and proves
+the model, a hold on its folder and the reason of a refusal, and two servers with one cache still need its lock; what it
+would add is a process to watch over and a channel to the workers, and the parent cannot be it, since it starts no
+thread so that its forks are safe.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gapgate.errors import GapgateError, RegistryError, StorageError, TrackingError
-from serving.model.registry import MlflowRegistry, ModelUri, Resolved
+from serving.model.registry import MlflowRegistry, Resolved
 
 _LOG = logging.getLogger("gapgate.serving")
 _STOP_TIMEOUT_S = 1.0
@@ -36,13 +41,12 @@ class Watcher(Generic[Model]):
     def __init__(
         self,
         registry: MlflowRegistry,
-        uri: ModelUri,
         poll_s: float,
         load: Callable[[Path], Model],
         switch: Callable[[Model], None],
         current: Callable[[], Model | None],
     ) -> None:
-        self._registry, self._uri, self._poll_s = registry, uri, poll_s
+        self._registry, self._poll_s = registry, poll_s
         self._load, self._switch, self._current = load, switch, current
         self.served: Resolved | None = None
         """The version that was switched to last; None before the first."""
@@ -81,7 +85,7 @@ class Watcher(Generic[Model]):
     def poll_once(self) -> None:
         """Ask the registry once, and switch to the version that it names if that is another one. Never raises."""
         try:
-            awaited = self._follow(self._registry.resolve(self._uri))
+            awaited = self._follow(self._registry.resolve())
             self._note(awaited, logging.INFO)
         except TrackingError as error:
             self._note(str(error), away=True)
@@ -111,7 +115,7 @@ class Watcher(Generic[Model]):
             try:
                 self._put_in_place(named, self._registry.fetch)
                 # Only now: a restart must not find a note of a version that never loaded.
-                self._registry.follow(self._uri, named)
+                self._registry.follow(named)
             except _PASSING:
                 raise
             except Exception as error:
@@ -121,7 +125,7 @@ class Watcher(Generic[Model]):
 
     def _serve_last(self, fetch: Callable[[Resolved], Path | None]) -> None:
         """Serve the version that was followed last, while no model is served yet; `fetch` brings its package."""
-        last = self._registry.followed(self._uri)
+        last = self._registry.followed()
         if last is None or last in (self._refused, self._unusable):
             return
         try:
@@ -170,12 +174,13 @@ class Watcher(Generic[Model]):
 
     def _note(self, problem: str, level: int = logging.WARNING, *, away: bool = False, trace: bool = False) -> None:
         """Keep `problem` and log it if it is new; log an outage of the registry (`away`) at its begin and its end."""
+        uri = str(self._registry.uri)
         if self._is_away and not away:
-            _LOG.info("the registry answers again", extra={"event": "registry_back", "uri": str(self._uri)})
+            _LOG.info("the registry answers again", extra={"event": "registry_back", "uri": uri})
         # The words of an outage may change at each poll (refused, timed out); only its first poll is logged.
         if problem and problem != self.problem and not (away and self._is_away):
-            extra = {"event": "registry_away" if away else "registry_problem", "uri": str(self._uri)}
-            _LOG.log(level, "%s: %s", self._uri, problem, extra=extra, exc_info=trace)
+            extra = {"event": "registry_away" if away else "registry_problem", "uri": uri}
+            _LOG.log(level, "%s: %s", uri, problem, extra=extra, exc_info=trace)
         self._is_away, self.problem = away, problem
 
 

@@ -86,19 +86,22 @@ class Metrics:
             # Counters and gauges are in mmapped files then, one set a process; the collector reads and adds them.
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return bytes(generate_latest(registry) + generate_latest(_model_registry(self._models)))
+        now = CollectorRegistry()
+        now.register(_Now(self._models))
+        return bytes(generate_latest(registry) + generate_latest(now))
 
 
-class _ModelCollector(Collector):
-    """Series for the model of the worker that answers `/metrics`.
+class _Now(Collector):
+    """Series that are made when asked for: those of the processes, and of the model of the worker that answers.
 
-    They are made when asked for, not counted: another worker may be a poll behind, and a sum would mean nothing.
+    Another worker may be a poll behind, and a sum over models would mean nothing.
     """
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
+        yield from _of_processes()
         predictor = self._models.current
         info = GaugeMetricFamily("gapgate_model_info", "The model that answers.", labels=["name", "version", "receipt"])
         gap = GaugeMetricFamily(
@@ -115,21 +118,20 @@ class _ModelCollector(Collector):
         yield GaugeMetricFamily("gapgate_model_refused", "1 where the alias names a version that is refused.", refused)
 
 
-class _ProcessCollector(Collector):
-    """Series process_* as of other servers, added up over the workers; the limit of open files is that of one."""
-
-    def collect(self) -> Iterator[Metric]:
-        totals: dict[str, Metric] = {}
-        for pid in _workers():
-            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
-                for sample in metric.samples:
-                    if (total := totals.get(metric.name)) is None:
-                        totals[metric.name] = metric
-                        continue
-                    (so_far,) = total.samples
-                    merge = min if metric.name in ("process_start_time_seconds", "process_max_fds") else operator.add
-                    total.samples = [so_far._replace(value=merge(so_far.value, sample.value))]
-        yield from totals.values()
+def _of_processes() -> Iterable[Metric]:
+    """Return the series process_* as of other servers, added up over the workers; the limit of open files is that of
+    one."""
+    totals: dict[str, Metric] = {}
+    for pid in _workers():
+        for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+            for sample in metric.samples:
+                if (total := totals.get(metric.name)) is None:
+                    totals[metric.name] = metric
+                    continue
+                (so_far,) = total.samples
+                merge = min if metric.name in ("process_start_time_seconds", "process_max_fds") else operator.add
+                total.samples = [so_far._replace(value=merge(so_far.value, sample.value))]
+    return totals.values()
 
 
 def _workers() -> list[int]:
@@ -139,13 +141,6 @@ def _workers() -> list[int]:
         with suppress(OSError):
             return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     return [os.getpid()]
-
-
-def _model_registry(models: Models) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    registry.register(_ProcessCollector())
-    registry.register(_ModelCollector(models))
-    return registry
 
 
 def worker_ended(pid: int) -> None:

@@ -185,7 +185,8 @@ def test_cancel_ends_a_run_once(call, server):
     run = only(server.runs)["run_id"]
     said = call("cancel", run[:8])[1]
     assert "is being canceled" in said
-    assert "its MLflow run is closed by the next run on the cluster, or here where MLFLOW_TRACKING_URI names" in said
+    assert "by the cluster's job gapgate-close-runs" in said
+    assert "or here where MLFLOW_TRACKING_URI names" in said
     assert "has ended already: CANCELED" in call("cancel", run[:8])[1]
     assert server.calls.count("terminate_run") == 1
 

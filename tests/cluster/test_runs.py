@@ -1,11 +1,13 @@
 """Runs on a real cluster: the way of a model from `submit` to an answer, and what may befall a run."""
 
+import contextlib
 import io
 import re
 import time
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from tests.cluster.platform import GAPGATE, KFP, Done, run_at_once, until
@@ -145,6 +147,33 @@ def test_a_run_that_is_canceled_in_a_step_is_closed_as_killed(platform, step):
     assert platform.gapgate("cancel", run).code == 0
     assert ended(platform, run).code == 1
     until(lambda: platform.mlflow_run(run).info.status == "KILLED", 120)
+
+
+def kill_as_the_kernel_does_without_memory(platform, run):
+    """Send SIGKILL to all processes of a training but Argo's own."""
+    pod = platform.running(run, "train")
+    platform.kubectl("-n", KFP, "exec", pod, "-c", "main", "--", "python", "-c", "import os; os.kill(-1, 9)")
+
+
+def cancel_as_the_pages_do(platform, run):
+    requests.post(f"{platform.host}/apis/v2beta1/runs/{run}:terminate", timeout=60).raise_for_status()
+    with contextlib.suppress(AssertionError):  # the pod may have ended by now
+        kill_as_the_kernel_does_without_memory(platform, run)
+
+
+@pytest.mark.parametrize(
+    ("befall", "status"), [(kill_as_the_kernel_does_without_memory, "FAILED"), (cancel_as_the_pages_do, "KILLED")]
+)
+def test_a_run_that_no_step_could_close_is_closed_by_the_job(platform, befall, status):
+    run = begun(platform, *LONG, "--no-cache")
+    until(lambda: "epoch 1/" in platform.gapgate("logs", run, "train").out, 900)
+    befall(platform, run)
+    assert ended(platform, run).code == 1
+    name = f"close-{time.time_ns()}"
+    platform.kubectl("-n", KFP, "create", "job", name, "--from=cronjob/gapgate-close-runs")
+    platform.kubectl("-n", KFP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=5m")
+    platform.kubectl("-n", KFP, "delete", "job", name)
+    assert platform.mlflow_run(run).info.status == status
 
 
 def test_the_log_of_a_training_is_followed_while_it_runs(platform):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
 from typing import Any
@@ -103,6 +104,22 @@ def test_what_must_speak_may(overlay: str, client: str, server: str, port: int) 
     assert any(_allows(p, "egress", pods[server], pods[server], port) for p in at_client)
     assert any(_allows(p, "ingress", pods[client], pods[server], port) for p in at_server)
     assert not any(_allows(p, "ingress", pods["serve"], pods[server], port) for p in at_server) or client == "serve"
+
+
+@both
+def test_the_job_that_closes_runs_reaches_what_a_step_reaches(overlay: str) -> None:
+    job = one(overlay, "CronJob", "gapgate-close-runs")
+    template = job["spec"]["jobTemplate"]["spec"]["template"]
+    assert STEP.items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    given = environment(container)
+    assert given["MLFLOW_TRACKING_URI"] == _PIPELINE["tracking_uri"]
+    (volume,) = (each for each in template["spec"]["volumes"] if "persistentVolumeClaim" in each)
+    assert volume["persistentVolumeClaim"]["claimName"] == _PIPELINE["workspace"]["claim"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts[volume["name"]] == given["GAPGATE_HOME"]
+    *_, module = container["command"]
+    assert callable(importlib.import_module(module).main)
 
 
 @both

@@ -62,10 +62,18 @@ def test_sigterm_ends_the_server_which_leaves_no_process_and_nothing_in_the_home
         server.stop()
 
 
+def test_a_safe_path_of_python_keeps_no_server_from_the_source_inside_its_bento(
+    bento: Artifact, tmp_path: Path
+) -> None:
+    with serve(bento.path / "model.bento", work_dir=tmp_path, environment={"PYTHONSAFEPATH": "1"}) as server:
+        server.wait_ready()
+
+
 def test_bentoml_serve_takes_the_unpacked_bento_from_any_folder_and_ends_whole(bento: Artifact, tmp_path: Path) -> None:
     folder = unpack(bento.path / "model.bento", tmp_path / "bento")
     port = child_server.free_port()
     environment = os.environ | {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    environment["PYTHONSAFEPATH"] = "1"
     log = tmp_path / "log"
     command = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     process = child_server.start(command, log, cwd="/", env=environment)

@@ -67,7 +67,8 @@ def test_a_killed_worker_is_replaced_while_the_other_goes_on(bento: Artifact) ->
             wait_until_a_new_one_answers(running, before)
         assert len(running.workers()) == 2
     assert {status for load in loads for status in load.statuses} == {200}
-    assert sum(load.dropped for load in loads) < CONNECTIONS
+    # What was in its hands, at most one request of each connection: on a busy machine it may have accepted all of them.
+    assert sum(load.dropped for load in loads) <= CONNECTIONS
     assert sum(load.refused for load in loads) == 0
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from components.platform import kfp_run
 from components.platform.run_context import RunContext
 from components.platform.tracking.mlflow_client import away_errors, client
-from components.platform.tracking.mlflow_runs import read_state, runs_named, send_and_mark
+from components.platform.tracking.mlflow_runs import Status, read_state, runs_named, send_and_mark
 from components.platform.workspace import runs_dir
+from gapgate.errors import ArtifactError
 
 
 def kill_named(experiment: str, name: str) -> bool:
@@ -25,16 +26,24 @@ def kill_named(experiment: str, name: str) -> bool:
         return bool(runs)
 
 
-def end_lost() -> None:
+def end_lost() -> dict[str, Status]:
     """Close, in a pod, the MLflow runs of the workspace that ended without doing so, as those of pods that were killed;
-    KFP's API tells which.
+    KFP's API tells which. Returns the name and the status of each.
 
     Raises:
         TrackingError: the server does not answer; call again later.
     """
+    closed: dict[str, Status] = {}
     for folder in runs_dir().glob("*/spool") if kfp_run.is_pod() else ():
-        state = read_state(folder)
-        if not state or state.get("ended") or not (run := kfp_run.find(folder.parent.name)) or not run.has_ended:
+        name = folder.parent.name
+        try:
+            state = read_state(folder)
+        except ArtifactError:  # `gapgate sync` names it and sets it aside
             continue
-        context = RunContext(folder.parent.name)
-        send_and_mark(context, "KILLED" if run.was_cancelled else "FAILED")
+        if state.get("ended") or not (run := kfp_run.find(name)) or not run.has_ended:
+            continue
+        status: Status = "FINISHED" if run.has_succeeded else "KILLED" if run.was_cancelled else "FAILED"
+        # A server that was away for the whole run gets it now, so the experiment counts.
+        send_and_mark(RunContext(name, run.experiment) if run.experiment else RunContext(name), status)
+        closed[name] = status
+    return closed

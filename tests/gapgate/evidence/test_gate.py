@@ -155,6 +155,42 @@ def test_of_a_holdout_all_photos_are_counted_not_those_of_test_alone() -> None:
     assert f"about {round(more, 2 - len(str(more)))} more photos would decide" in check.reason
 
 
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        ({"train": 1, "val": 1, "test": 7}, 7 / 9),
+        ({"train": 8, "val": 0, "test": 1}, 1 / 9),
+        ({"train": 4, "val": None, "test": 1}, 1 / 5),
+        ({"train": 2, "val": 1}, 1),
+        ({"train": 2, "val": 1, "test": 0}, 1),
+        ({"train": 2, "val": 1, "test": None}, 1),
+        (None, 1),
+    ],
+)
+def test_the_photos_that_are_missing_are_counted_by_the_share_of_test(counts: Any, share: float) -> None:
+    evaluation = evaluation_of(1.0, 1200, 1.0, 40) | {"facts": {"num_images": counts}}
+    check = check_of(judge(LIMITS, evaluation), "max_gap_points")
+    assert check.images_to_decide is not None
+    more = math.ceil((check.images_to_decide - 40) / share)
+    assert f"about {round(more, 2 - len(str(more)))} more photos would decide" in check.reason
+
+
+def test_most_of_the_missing_photos_are_of_the_class_with_the_most_wrong_answers() -> None:
+    evaluation = evaluation_of(1.0, 1200, 1.0, 10)
+    rows = (("ape", 0.9, 60), ("bee", 0.5, 20), ("cow", 0.0, 5))  # 6, 10 and 5 wrong
+    evaluation["classes"] = [{"name": name, "recall": recall, "support": n} for name, recall, n in rows]
+    assert "most of them of 'bee'" in check_of(judge(LIMITS, evaluation), "max_gap_points").reason
+    for entry in evaluation["classes"]:
+        entry["recall"] = 1.0
+    assert check_of(judge(LIMITS, evaluation), "max_gap_points").reason.endswith("more photos would decide")
+
+
+def test_a_distance_next_to_none_is_decided_by_no_number_of_photos() -> None:
+    evaluation = changed(("gap",), {"points": 0.0, "low": -1.0, "high": 1.0, "confidence_level": 0.95})
+    check = check_of(judge(GateSettings(max_gap_points=1e-300), evaluation), "max_gap_points")
+    assert (check.verdict, check.images_to_decide) == ("undecided", None)
+
+
 def test_a_low_accuracy_fails_and_a_wavering_one_is_undecided() -> None:
     low = judge(LIMITS, evaluation_of(0.7, 5000, 0.7, 5000))
     assert check_of(low, "min_test_accuracy").verdict == "fail"

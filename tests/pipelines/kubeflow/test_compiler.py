@@ -186,9 +186,24 @@ def test_further_tries_with_back_off(specs):
         "maxRetryCount": 5,
         "backoffDuration": "20s",
         "backoffFactor": 2.0,
-        "backoffMaxDuration": "600s",
+        "backoffMaxDuration": "31622400s",
     }
     assert tasks["evaluate"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_a_try_may_be_as_long_as_its_timeout_though_another_was_before(specs):
+    # In Argo the longest backoff is counted from the start of the first try, and ends the ones after it.
+    tasks = specs[0]["root"]["dag"]["tasks"]
+    for step, timeout_s in (("train", 7_200), ("evaluate", 3_600)):
+        policy = {name: float(str(value).rstrip("s")) for name, value in tasks[step]["retryPolicy"].items()}
+        tries = int(policy["maxRetryCount"]) + 1
+        pauses = sum(policy["backoffDuration"] * policy["backoffFactor"] ** number for number in range(tries - 1))
+        assert policy["backoffMaxDuration"] > tries * timeout_s + pauses
+
+
+def test_a_step_without_further_tries_says_so_as_kfp_s_manifests_try_twice(tmp_path):
+    spec, _ = compiled(tmp_path, CONTENT | {"defaults": {"retries": 0}, "steps": {}})
+    assert spec["root"]["dag"]["tasks"]["train"]["retryPolicy"].get("maxRetryCount", 0) == 0
 
 
 def test_secrets_labels_and_variables_of_a_step_come_on_top_of_those_of_all(container, pod):

@@ -106,7 +106,14 @@ def test_half_received_bodies_beyond_the_limit_are_refused(package_dir: Path) ->
 
 
 @pytest.mark.parametrize(
-    "header", [{"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}, {"authorization": f"bearer {KEY}"}]
+    "header",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY},
+        {"authorization": f"bearer {KEY}"},
+        {"authorization": "Bearer", "x-api-key": KEY},
+        {"authorization": "Basic eDp5", "x-api-key": KEY},
+    ],
 )
 def test_a_key_lets_anybody_in_and_other_keys_do_not(package_dir: Path, header: dict[str, str]) -> None:
     called = started(package_dir, api_keys=("0" * 64, HASH))
@@ -254,6 +261,13 @@ def test_a_mistyped_parameter_is_refused_with_the_right_ones(package_dir: Path) 
     response = ask(started(package_dir), "POST", "/v1/predict?topk=3", content=picture(16, 16), headers=PNG)
     assert (response.status_code, code(response)) == (422, "invalid_parameter")
     assert "top_k" in response.json()["error"]["message"]
+
+
+def test_too_many_parameters_are_counted_in_the_answer(package_dir: Path) -> None:
+    query = "&".join(f"a{number}=1" for number in range(100))
+    response = ask(started(package_dir), "POST", f"/v1/predict?{query}", content=picture(16, 16), headers=PNG)
+    assert (response.status_code, code(response)) == (422, "invalid_parameter")
+    assert "at most 64 parameters" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_form_that_cannot_be_read_gets_the_cause(content_type: str, body: byte
 
 
 def test_the_files_are_counted_before_they_are_read() -> None:
-    with pytest.raises(TooManyFilesError, match="more than 2 files"):
+    with pytest.raises(TooManyFilesError, match="more than 2 images"):
         parse_files(TYPE, form(*[part('name="image"')] * 3, end="no end"), 2)
 
 
@@ -93,8 +93,8 @@ def test_files_in_json() -> None:
         (b"[]", "neither"),
         (b"{}", "neither"),
         (b'{"image": "", "images": []}', "neither"),
-        (b'{"image": 1}', "image is int, not text"),
-        (b'{"image": null}', "image is NoneType"),
+        (b'{"image": 1}', "image is no text"),
+        (b'{"image": null}', "image is no text"),
         (b'{"image": "no base64"}', "not base64"),
         (b'{"image": "YQ"}', "not base64"),
         ('{"image": "ÿ"}'.encode(), "not base64"),
@@ -131,7 +131,13 @@ def test_clients_that_name_no_file_are_understood(server: Server) -> None:
 def test_json_has_the_limits_of_a_form(server: Server) -> None:
     url = f"{server.url}/v1/predict/batch"
     image = base64.b64encode(PNG).decode()
-    assert httpx.post(url, json={"images": [image] * 129}).json()["error"]["code"] == "too_many_images"
+    for given, code, words in (
+        ([image] * 129, "too_many_images", "more than 128 images came"),
+        ([], "missing_image", "no image"),
+    ):
+        error = httpx.post(url, json={"images": given}).json()["error"]
+        assert error["code"] == code
+        assert error["message"].startswith(words)
     assert httpx.post(url, json={"images": ["A" * 2**20] * 11}).json()["error"]["code"] == "body_too_large"
     mixed = httpx.post(url, json={"images": [image, image[:40], image]}).json()["results"]
     assert ["error" in found for found in mixed] == [False, True, False]

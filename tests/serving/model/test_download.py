@@ -24,8 +24,8 @@ FETCH = """
 import sys
 from pathlib import Path
 from serving.model.registry import MlflowRegistry, ModelUri
-registry = MlflowRegistry(sys.argv[1], Path(sys.argv[3]))
-registry.fetch(registry.resolve(ModelUri.parse(sys.argv[2])))
+registry = MlflowRegistry(sys.argv[1], ModelUri.parse(sys.argv[2]), Path(sys.argv[3]))
+registry.fetch(registry.resolve())
 """
 
 
@@ -41,8 +41,8 @@ def publisher(mlflow_server: RegistryServer, tmp_path_factory: pytest.TempPathFa
 
 def started(url: str, publisher: Publisher, cache_dir: Path, version: str = "1") -> tuple[MlflowRegistry, Resolved]:
     """A registry as a process that starts has it, and what it says about a version."""
-    registry = MlflowRegistry(url, cache_dir)
-    return registry, registry.resolve(ModelUri.parse(f"models:/{publisher.name}/{version}"))
+    registry = MlflowRegistry(url, ModelUri.parse(f"models:/{publisher.name}/{version}"), cache_dir)
+    return registry, registry.resolve()
 
 
 def ranges(seen: list[dict[str, str]]) -> list[str]:
@@ -144,9 +144,10 @@ def test_a_part_of_an_archive_without_a_digest_or_of_another_version_is_not_used
 def test_an_archive_over_the_limit_is_refused_and_nothing_of_it_is_kept(
     mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
-    registry = MlflowRegistry(mlflow_server.url, tmp_path, max_package_bytes=10_000)
+    uri = ModelUri.parse(f"models:/{publisher.name}/1")
+    registry = MlflowRegistry(mlflow_server.url, uri, tmp_path, max_package_bytes=10_000)
     with pytest.raises(ArtifactError, match=r"package/model\.bento of run .* has more than the limit of 10,000 bytes"):
-        registry.fetch(registry.resolve(ModelUri.parse(f"models:/{publisher.name}/1")))
+        registry.fetch(registry.resolve())
     assert not list(tmp_path.glob("*/*/"))
 
 

@@ -1,8 +1,10 @@
-"""A server that follows an alias in the registry of a real MLflow server, under load."""
+"""A server that follows an alias in the registry of a real MLflow server, under load. `GAPGATE_SWAPS` sets how often it
+moves."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +19,7 @@ from tests.serving import packaged
 from tests.serving.registry_server import Publisher, RegistryServer
 from tests.waiting import wait_for
 
-SWAPS = 8
+SWAPS = int(os.environ.get("GAPGATE_SWAPS") or 8)
 PICTURE = packaged.picture(16, 16, seed=4)
 
 

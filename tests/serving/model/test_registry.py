@@ -65,9 +65,8 @@ def watch(
     url: str, publisher: Publisher, cache_dir: Path, *, served: Served | None = None, poll_s: float = 60, **options: Any
 ) -> tuple[Watcher[str], Served]:
     served = served or Served()
-    registry = MlflowRegistry(url, cache_dir, **options)
-    uri = ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
-    return Watcher(registry, uri, poll_s, served.load, served.switch, lambda: served.version), served
+    registry = MlflowRegistry(url, ModelUri.parse(f"models:/{publisher.name}@{ALIAS}"), cache_dir, **options)
+    return Watcher(registry, poll_s, served.load, served.switch, lambda: served.version), served
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -90,7 +89,7 @@ def test_an_address_is_read_and_a_wrong_one_is_explained() -> None:
     with pytest.raises(
         SettingsError, match=r"sqlite:///x\.db is not the address of a server; .* start `mlflow server`"
     ):
-        MlflowRegistry("sqlite:///x.db", Path("unused"))
+        MlflowRegistry("sqlite:///x.db", ModelUri.parse("models:/gapgate/3"), Path("unused"))
 
 
 def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_download(
@@ -118,14 +117,15 @@ def test_a_moved_alias_is_followed_and_moving_it_back_rolls_back_without_a_downl
 
 def test_a_version_is_followed_by_its_number(publisher: Publisher, tmp_path: Path) -> None:
     version = publisher.publish()
-    registry = MlflowRegistry(publisher.url, tmp_path / "cache")
-    resolved = registry.resolve(ModelUri.parse(f"models:/{publisher.name}/{version}"))
+    uri = ModelUri.parse(f"models:/{publisher.name}/{version}")
+    registry = MlflowRegistry(publisher.url, uri, tmp_path / "cache")
+    resolved = registry.resolve()
     assert (resolved.name, resolved.version, resolved.verdict) == (publisher.name, version, "pass")
     assert resolved.receipt.startswith("sha256:")
     assert seal.verify(registry.fetch(resolved)) == resolved.package_digest
     for missing in (f"models:/{publisher.name}/99", f"models:/{publisher.name}@none", "models:/unknown@champion"):
         with pytest.raises(RegistryError, match="not found"):
-            registry.resolve(ModelUri.parse(missing))
+            MlflowRegistry(publisher.url, ModelUri.parse(missing), tmp_path).resolve()
 
 
 def failing_verdict(publisher: Publisher) -> str:
@@ -275,11 +275,11 @@ def test_while_nothing_changes_it_asks_once_a_poll_and_a_new_package_is_found_la
         watcher.poll_once()
         counts.append(len(mlflow_server.requests()) - before)
     assert counts == [4, 1, 1, 1]  # alias, run, list of files, package
-    registry = MlflowRegistry(mlflow_server.url, tmp_path / "cache", refresh_s=0)
     uri = ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
-    assert registry.resolve(uri).package_digest == registry.resolve(uri).package_digest != f"sha256:{'0' * 64}"
+    registry = MlflowRegistry(mlflow_server.url, uri, tmp_path / "cache", refresh_s=0)
+    assert registry.resolve().package_digest == registry.resolve().package_digest != f"sha256:{'0' * 64}"
     publisher.log_digest(version, f"sha256:{'0' * 64}")
-    assert registry.resolve(uri).package_digest == f"sha256:{'0' * 64}"
+    assert registry.resolve().package_digest == f"sha256:{'0' * 64}"
 
 
 def test_a_start_with_a_refused_version_serves_the_last_good_one(publisher: Publisher, tmp_path: Path) -> None:
@@ -358,8 +358,8 @@ FETCH = """
 import sys
 from pathlib import Path
 from serving.model.registry import MlflowRegistry, ModelUri
-registry = MlflowRegistry(sys.argv[1], Path(sys.argv[3]))
-resolved = registry.resolve(ModelUri.parse(sys.argv[2]))
+registry = MlflowRegistry(sys.argv[1], ModelUri.parse(sys.argv[2]), Path(sys.argv[3]))
+resolved = registry.resolve()
 print("ready", flush=True)
 sys.stdin.readline()
 print(registry.fetch(resolved), flush=True)
@@ -372,12 +372,12 @@ def test_processes_that_fetch_at_once_download_once_and_what_one_uses_stays(
     mlflow_server: RegistryServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     with proxy(mlflow_server) as (url, seen):
-        registry = MlflowRegistry(url, tmp_path / "cache")
         fetched: list[Path] = []
 
         def fetch_another() -> None:
             uri = ModelUri.parse(f"models:/{publisher.name}/{publisher.publish()}")
-            fetched.append(registry.fetch(registry.resolve(uri)))
+            registry = MlflowRegistry(url, uri, tmp_path / "cache")
+            fetched.append(registry.fetch(registry.resolve()))
             registry.keep([])
 
         uri = f"models:/{publisher.name}/{publisher.publish()}"
@@ -452,19 +452,19 @@ def test_credentials_of_the_environment_are_sent_and_their_lack_is_named(
         with pytest.raises(
             TrackingError, match=r"answers 401 \(You are not authenticated\); set MLFLOW_TRACKING_USERNAME"
         ):
-            MlflowRegistry(url, tmp_path).resolve(uri)
+            MlflowRegistry(url, uri, tmp_path).resolve()
         with_user = url.replace("//", "//ann:secret@")
-        assert MlflowRegistry(with_user, tmp_path).resolve(uri).verdict == "pass"
+        assert MlflowRegistry(with_user, uri, tmp_path).resolve().verdict == "pass"
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-        registry = MlflowRegistry(url, tmp_path)
-        assert registry.fetch(registry.resolve(uri)).is_dir()
+        registry = MlflowRegistry(url, uri, tmp_path)
+        assert registry.fetch(registry.resolve()).is_dir()
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "of another server")
-        assert MlflowRegistry(with_user, tmp_path).resolve(uri).verdict == "pass"
+        assert MlflowRegistry(with_user, uri, tmp_path).resolve().verdict == "pass"
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
     with proxy(mlflow_server, authorization="Bearer t0ken") as (url, _):
-        assert MlflowRegistry(url, tmp_path).resolve(uri).verdict == "pass"
+        assert MlflowRegistry(url, uri, tmp_path).resolve().verdict == "pass"
 
 
 def test_a_redirect_to_another_host_is_not_followed(
@@ -473,14 +473,14 @@ def test_a_redirect_to_another_host_is_not_followed(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
     with proxy(mlflow_server) as (other, seen), proxy(mlflow_server, redirect_to=other) as (url, _):
         with pytest.raises(TrackingError, match=f"it redirects to {other.removeprefix('http://')}"):
-            MlflowRegistry(url, tmp_path).resolve(ModelUri.parse("models:/any@champion"))
+            MlflowRegistry(url, ModelUri.parse("models:/any@champion"), tmp_path).resolve()
         assert seen == []
 
 
 def test_a_server_that_is_not_mlflow_is_named(mlflow_server: RegistryServer, tmp_path: Path) -> None:
     uri = ModelUri.parse("models:/any@champion")
     with pytest.raises(TrackingError, match="answers 404; is it the address of an MLflow server"):
-        MlflowRegistry(f"{mlflow_server.url}/elsewhere", tmp_path).resolve(uri)
+        MlflowRegistry(f"{mlflow_server.url}/elsewhere", uri, tmp_path).resolve()
 
 
 def test_a_cache_folder_of_somebody_else_is_not_used(publisher: Publisher, tmp_path: Path) -> None:

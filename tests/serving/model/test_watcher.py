@@ -47,8 +47,8 @@ def follow(
             raise errors.pop(0)
         return Predictor.load(folder)
 
-    registry, uri = MlflowRegistry(publisher.url, cache_dir), ModelUri.parse(f"models:/{publisher.name}@{ALIAS}")
-    return Watcher(registry, uri, 60, load, served.append, lambda: served[-1] if served else None), served
+    registry = MlflowRegistry(publisher.url, ModelUri.parse(f"models:/{publisher.name}@{ALIAS}"), cache_dir)
+    return Watcher(registry, 60, load, served.append, lambda: served[-1] if served else None), served
 
 
 def test_a_restart_serves_the_last_model_at_once_while_the_registry_never_answers_and_another_process_downloads(
@@ -148,8 +148,8 @@ def test_a_proxy_of_the_environment_is_asked_for_another_machine_and_not_for_thi
         monkeypatch.delenv(name, raising=False)
     with proxy(mlflow_server, redirect_to="http://elsewhere.invalid") as (url, seen):
         monkeypatch.setenv("http_proxy", url)
-        assert MlflowRegistry(mlflow_server.url, tmp_path).resolve(uri).name == publisher.name
+        assert MlflowRegistry(mlflow_server.url, uri, tmp_path).resolve().name == publisher.name
         assert seen == []
         with pytest.raises(TrackingError, match="it redirects to elsewhere"):
-            MlflowRegistry("http://registry.invalid", tmp_path).resolve(uri)
+            MlflowRegistry("http://registry.invalid", uri, tmp_path).resolve()
         assert len(seen) == 1
