@@ -123,28 +123,38 @@ clean:  ## remove what was installed; runs and data stay
 	rm -rf .venv .uv .mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The build of torch for processors alone comes from PyTorch's own index, where its hash is another.
+# The build of torch for processors alone comes from PyTorch's own index, where its hash is another. Asked first: what
+# follows takes minutes.
+TORCH_INDEX = https://download.pytorch.org/whl/cpu
+TORCH_FOR_CPU = $(UV) pip install --quiet --torch-backend cpu --python $(BIN)/python \
+	$$(grep -oE '^torch(vision)?==[0-9.]+' runtime.lock)
 .venv/.demo: runtime.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c $(NEEDS_PYTHON)
-	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk; most of it is CUDA$(comma) which make demo TORCH=cpu leaves out)"
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@echo "installing Gapgate's packages into .venv: $(if $(filter cpu,$(TORCH)),0.5 GB to download$(comma) 2 GB on disk,3.3 GB to download$(comma) 6.6 GB on disk)"
+	@$(if $(filter cpu,$(TORCH)),,echo "most of it is CUDA; make demo TORCH=cpu leaves that out")
+	@echo "this takes some minutes, in which nothing more is said"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 ifeq ($(TORCH),cpu)
-	awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/} !skip' runtime.lock > .venv/without-cuda.lock
-	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python .venv/without-cuda.lock
-	$(UV) pip install --quiet --torch-backend cpu --python $(BIN)/python $$(grep -oE '^torch(vision)?==[0-9.]+' runtime.lock)
+	@$(TORCH_FOR_CPU) --dry-run 2> .venv/torch.log || { echo "error: $(TORCH_INDEX) does not give torch without CUDA:" \
+		"$$(tail -n 1 .venv/torch.log | sed 's/^[ ╰─▶]*\(cause: \)\?//'); make demo takes torch with CUDA from your package index" >&2; exit 1; }
+	@awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/} !skip' runtime.lock > .venv/without-cuda.lock
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python .venv/without-cuda.lock
+	@$(TORCH_FOR_CPU)
 else
-	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python runtime.lock
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python runtime.lock
 endif
-	$(UV) pip install --quiet --no-deps --python $(BIN)/python -e .
+	@$(UV) pip install --quiet --no-deps --python $(BIN)/python -e .
 	@touch $@
 
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
 	@$(PYTHON) -c $(NEEDS_PYTHON)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
-	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@echo "installing Gapgate's packages and those of its tests into .venv: some minutes, in which nothing more is said"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@touch $@
 
 .uv/bin/uv:
-	$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet uv \
+	@echo "installing uv, which installs the packages, into .uv"
+	@$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet uv \
 		|| { rm -rf .uv; echo "uv is missing and cannot be installed: give python3 its venv module (Debian: python3-venv)"; exit 1; }

@@ -61,7 +61,7 @@ def status() -> None:
     found = dvc_workspace.status(_ROOT)
     console = Console(soft_wrap=True)
     if found.pin is None:
-        console.print("data.dvc is not there; pin data with `gapgate data add SOURCE`")
+        console.print("data.dvc is not there; pin data with `gapgate data add FOLDER`")
     elif not found.hash:
         console.print(f"data/ is missing, pinned is {found.pin.hash}; `gapgate data restore` brings it back")
     elif found.is_dirty:

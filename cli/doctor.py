@@ -62,7 +62,7 @@ def doctor() -> None:
 def _versions() -> Iterator[Finding]:
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding("gapgate", __version__, f"Python {python}")
-    yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in _PACKAGES), "of its environment")
+    yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in _PACKAGES), "in its environment")
 
 
 def _devices() -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated
 
 from rich.markup import escape
@@ -16,11 +15,12 @@ from gapgate.errors import SettingsError
 def settings(
     name: Annotated[
         str,
-        argument(metavar="[NAME]", help="A setting, a section, or the beginning of names."),
+        argument(metavar="NAME", help="A setting, a section, or the beginning of names."),
     ] = "",
 ) -> None:
     """List the settings of `params.yaml` and `--set`: values, default and meaning."""
     from gapgate.settings.described import groups
+    from gapgate.settings.sections import nearest
 
     console = Console(highlight=False)
     found = groups()
@@ -30,10 +30,7 @@ def settings(
         if not name or group.name.startswith(name) or any(setting.name.startswith(name) for setting in group.settings)
     ]
     if not shown:
-        known = [setting.name for group in found for setting in group.settings]
-        like = get_close_matches(name, known, 3)
-        hint = f"did you mean {' or '.join(like)}?" if like else "without a name all are listed"
-        raise SettingsError(f"there is no setting {name}; {hint}")
+        raise SettingsError(f"there is no setting {name}; {nearest(name)}")
     for group, members in shown:
         console.print(f"\n[bold]{group.name}[/]  {escape(group.meaning)}")
         for setting in members:

@@ -33,7 +33,7 @@ def run(settings: DataSettings, inputs: Mapping[str, Artifact], folder: Path, tr
     return Facts(
         summary=f"{printable(facts['source'])}, DVC hash {facts['dvc_hash'][:12]}{dirty}",
         notes=[*notes, *_notes(left_out)],
-        tags={f"data.{name}": str(value) for name, value in facts.items()},
+        tags={f"data.{name}": str(value) for name, value in facts.items() if value != ""},
     )
 
 

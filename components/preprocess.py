@@ -51,6 +51,9 @@ def describe(folder: Path) -> Facts:
     if splits.num_folds:
         counted += f" in {splits.num_folds} folds"
     said = [counted, f"{len(splits.class_names)} classes", f"{width}×{height}×{channels}"]
+    # Splits of before groups were counted have none.
+    if num_groups := splits.info.get("groups", {}).get("num_groups", 0):
+        said.append(f"{num_groups:,} group{'s' * (num_groups != 1)}")
     shown = [name for name in (PICTURE, alike.PICTURE) if (folder / name).exists()]
     files = dict.fromkeys(["contact_sheet.png", *shown], "data")
     tables = {name: "data" for name in (TABLE, alike.TABLE) if (folder / name).exists()}
@@ -64,7 +67,7 @@ def describe(folder: Path) -> Facts:
         tables=tables,
         images={"contact_sheet.png": "training images"},
         # As ingest: a run that DVC began has the Splits alone.
-        tags={f"data.{name}": str(value) for name, value in dataset.items()},
+        tags={f"data.{name}": str(value) for name, value in dataset.items() if value != ""},
         params=params,
         data=Data(
             source=dataset["source"],

@@ -16,6 +16,7 @@ from gapgate.data.splits import Splits
 from gapgate.evidence.compare import compare, compare_answers
 from gapgate.evidence.sealed.package import Passed
 from gapgate.onnx.classifier import Classifier
+from gapgate.settings.sections import RegistrySettings
 
 DECISION_TAG = "gapgate.promotion"
 """Tag of a version with the decision on it, as JSON. It is the last that a registration writes, so it says that all
@@ -66,7 +67,7 @@ def _judged(
     # Of an earlier try; comparing the model with itself would say nothing.
     if champion.version == version.version:
         return {"alias": registries.CHAMPION, "reason": "an earlier try of this step promoted it"}
-    comparison = _compared(registry, champion, inputs)
+    comparison = _compared(registry, champion, version, inputs)
     return {
         "alias": registries.CHAMPION if comparison["not_worse"] else registries.CHALLENGER,
         "reason": f"against version {champion.version}: {comparison['reason']}",
@@ -74,11 +75,15 @@ def _judged(
     }
 
 
-def _compared(registry: Registry, champion: Version, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def _compared(
+    registry: Registry, champion: Version, version: Version, inputs: Mapping[str, Artifact]
+) -> dict[str, Any]:
     """Compare both ONNX files on this run's test images, or after a cross-validation the answers to held-out images; a
     champion of other classes cannot be compared."""
     if champion.tags.get("gapgate.classes") != classes_of(inputs["model"]):
-        return {"not_worse": False, "reason": "it knows other classes; `gapgate promote` if the new ones are meant"}
+        name = "" if version.name == RegistrySettings().model_name else f" --model {version.name}"
+        remedy = f"`gapgate promote {version.version}{name}` makes it champion"
+        return {"not_worse": False, "reason": f"it knows other classes; {remedy}"}
     splits = Splits.open(inputs["splits"].path)
     rows = splits.rows("test")
     with tempfile.TemporaryDirectory() as folder:

@@ -120,7 +120,8 @@ def _version(
     example = splits.images[splits.rows("val")[0]]
     model_id = mlflow_model.log_model(context, inputs["model"].path, name, example, metrics)
     registry.name(name, _MODEL.format(name=name))
-    description = mlflow_runs.linked(_note(inputs), context)
+    # MLflow's list of versions shows the first line as it is written.
+    description = mlflow_runs.linked(_note(inputs).removeprefix("### "), context)
     with registry.exclusive(name):
         # Again: another process may register the same model at the same moment.
         return registry.made_of(name, identity) or registry.register(name, model_id, run_id, tags, description)

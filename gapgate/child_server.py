@@ -60,10 +60,10 @@ class Relay:
         with self._lock:
             return "".join(self._lines)
 
-    def pass_on(self) -> None:
-        """Write what came so far, and from now on every line as it comes."""
+    def pass_on(self, *, held: bool = True) -> None:
+        """Write what came so far, if `held`, and from now on every line as it comes."""
         with self._lock:
-            for line in self._lines:
+            for line in self._lines if held else ():
                 _write(line)
             self._passes = True
 

@@ -68,7 +68,7 @@ class Options(BaseModel):
     """Most pixels of an image; a larger one is refused before decoding."""
     formats: Words = ()
     """Formats of image files that are taken; `+tiff,+avif,+heic` adds to the usual png, jpeg, webp, bmp, gif and
-    ppm. TIFF is then one page with 8 or 16 bits, uncompressed or with LZW or deflate; HEIC needs `gapgate[heic]`."""
+    ppm. TIFF is then one page with 8 or 16 bits, uncompressed or with LZW or deflate; HEIC needs `pillow-heif`."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 128
     """Most images in a batch request."""
     concurrency: Annotated[int, Field(ge=1)] = 64
@@ -135,7 +135,9 @@ class Options(BaseModel):
             ) from None
         if not all(_SHA256.fullmatch(key) for key in options.api_keys):
             name = variable("api_keys")
-            raise SettingsError(f"{name} holds what is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one")
+            raise SettingsError(
+                f"{name} holds a value that is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one"
+            )
         if options.api_keys and options.allow_anonymous:
             both = f"{variable('api_keys')} and {variable('allow_anonymous')}"
             raise SettingsError(f"{both} are set; with the second nobody needs a key: unset one")
@@ -149,9 +151,13 @@ def _check_formats(served: tuple[Format, ...]) -> None:
 
     for form in served:
         if form.name == "HEIC" and not has_heic():
-            raise SettingsError(f"{variable('formats')} names heic and pillow-heif is missing; install gapgate[heic]")
+            raise SettingsError(
+                f"{variable('formats')} names heic, which needs pillow-heif; install it, or leave heic out"
+            )
         if form.name == "TIFF" and not silence_libtiff():
-            raise SettingsError(f"{variable('formats')} names tiff, but this Pillow's libtiff would fill the log")
+            raise SettingsError(
+                f"{variable('formats')} names tiff, which would fill the log with this Pillow; leave tiff out"
+            )
 
 
 def variable(name: str) -> str:

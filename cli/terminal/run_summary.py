@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.terminal.console import Console
+from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
 from gapgate import artifacts
 from gapgate.text import number, percent
@@ -56,6 +57,15 @@ def relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def mlflow_link(context: RunContext, indent: int) -> str:
+    """The run's page in MLflow, as console markup: a link of the terminal, and as text a short address of the page.
+    A second line, `indent` columns in, says what serves it where no server does; empty before the first contact."""
+    if not (shown := mlflow_runs.short_run_url(context)):
+        return ""
+    link = f"[link={mlflow_runs.run_url(context)}]{escape(shown)}[/link]"
+    return link if mlflow_client.is_server() else f"{link}\n{' ' * indent}while `gapgate ui` runs"
+
+
 def _accuracies(evaluation: dict) -> Table:  # type: ignore[type-arg]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "value", "95 % interval", "images"):
@@ -98,10 +108,8 @@ def _places(result: RunResult) -> Iterator[tuple[str, str]]:
         version = f"{registration['name']} version {registration['version']}"
         yield "model", f"{version}, {alias}: {escape(decision['reason'])}"
     yield "report", relative(result.context.folder / "report.html")
-    if url := mlflow_runs.run_url(result.context):
-        # As a link of the terminal: one that is wider than the window is clicked whole.
-        link = f"[link={url}]{escape(url)}[/link]"
-        yield "MLflow", link if mlflow_client.is_server() else f"`gapgate ui` serves the run at\n{link}"
+    if link := mlflow_link(result.context, indent=8):
+        yield "MLflow", link
     if "bento" in outputs:
         yield "Bento", relative(result.context.folder / "model.bento")
     if registration:

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from cli.terminal.console import Console
-from cli.terminal.run_summary import relative
-from components.platform.tracking import mlflow_client, mlflow_runs
+from cli.terminal.run_summary import mlflow_link, relative
 from pipelines.trials.sweep import Cell, Sweep
 from pipelines.trials.sweep_report import shown
 
@@ -37,12 +36,17 @@ def print_summary(console: Console, sweep: Sweep, command: str) -> None:
     console.print()
     console.print(_across(sweep) if len(sweep.axes) == 2 else _down(sweep))
     # Said beside the best, whose lead may be chance.
-    rivals = f"; val does not tell {len(sweep.rivals)} more from it" if sweep.rivals else ""
-    places = {"best on val": f"{sweep.best.label}{rivals}", "report": relative(sweep.context.folder / "sweep.html")}
-    if url := mlflow_runs.run_url(sweep.context):
-        places["MLflow run"] = url if mlflow_client.is_server() else f"{url} (`gapgate ui` serves it)"
-    for name, text in (places | {"for good": command}).items():
-        console.print(f"{name:<11}  {escape(text)}", soft_wrap=True, highlight=False)
+    others = "1 other is" if len(sweep.rivals) == 1 else f"{len(sweep.rivals)} others are"
+    rivals = f"; {others} not clearly worse on val" if sweep.rivals else ""
+    places = {
+        "best on val": escape(f"{sweep.best.label}{rivals}"),
+        "report": escape(relative(sweep.context.folder / "sweep.html")),
+        "MLflow run": mlflow_link(sweep.context, indent=13),
+        "for good": escape(command),
+    }
+    for name, text in places.items():
+        if text:
+            console.print(f"{name:<11}  {text}", soft_wrap=True, highlight=False)
     if sweep.notice:
         console.print(f"[yellow]{escape(sweep.notice)}[/]", soft_wrap=True)
 

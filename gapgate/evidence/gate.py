@@ -124,11 +124,10 @@ def _judge_leaks(limit: float, evaluation: Any) -> Check:
     kinds = {"copies": "copies", "near_duplicates": "near-duplicates", "groups": "bursts or series"}
     counts = {words: int(_figure(evaluation, "leaks", key, least=0)) for key, words in kinds.items()}
     conflicts = int(_figure(evaluation, "leaks", "label_conflicts", least=0))
-    said = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
-    reason = (
-        f"{_percent(share)} % of val and test are in another split ({said or 'none'}) "
-        f"or have two labels ({conflicts:,})"
-    )
+    twice = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count) or "none"
+    torn = f"{conflicts:,}" if conflicts else "none"
+    where = f"{twice} in another split, {torn} with two labels"
+    reason = f"leaked share {_percent(share)} % of val and test ({where})"
     return _judge_point("max_leaked_share", reason, share, limit, f"{_percent(limit)} %", upper=True)
 
 

@@ -88,7 +88,7 @@ def _headline(found: Interval | None) -> str:
         return "The second run is better on images that neither has seen"
     if found.high < 0:
         return "The second run is worse on images that neither has seen"
-    return "No difference is shown by the images that both held out"
+    return "The images that both held out show no difference"
 
 
 def _shared(old: Side, new: Side) -> list[Flip]:

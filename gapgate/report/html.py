@@ -216,7 +216,7 @@ def gap_in_words(gap: Mapping[str, Any]) -> str:
     elif high < 0:
         lead = "The model does better on new images than on those of its training; the test split may be easier."
     else:
-        lead = "No difference between training images and new ones is shown by this many images."
+        lead = "The figures show no difference between training images and new ones."
     return f"{lead} With {sure} confidence the true gap lies between {_signed(low)} and {_signed(high)} points."
 
 

@@ -23,18 +23,23 @@ def note(evaluation: Mapping[str, Any], certificate: Mapping[str, Any], advice: 
     lines += [f"- {check['verdict']}: {plain(check['reason'])}" for check in missed] or [
         f"- pass: {len(checks)} checks"
     ]
-    lines += ["", "| | value | 95 % interval | images |", "|---|---|---|---|"]
+    lines += ["", _row("", "value", "95 % interval", "images"), "|---|---|---|---|"]
     for split, found in _splits(evaluation):
         interval = f"{percent(found['low'])} to {percent(found['high'])}"
-        lines.append(f"| {split} accuracy | {percent(found['value'])} | {interval} | {found['num_images']:,} |")
+        lines.append(_row(f"{split} accuracy", percent(found["value"]), interval, f"{found['num_images']:,}"))
     gap = evaluation.get("gap") or {}
     if gap.get("points") is not None:
         interval = f"{number(gap['low'])} to {number(gap['high'])}"
-        lines.append(f"| gap, train − test | {number(gap['points'])} points | {interval} | |")
+        lines.append(_row("gap, train − test", f"{number(gap['points'])} points", interval, ""))
     if advice:
         lines += ["", "### What now", "", *map(plain, in_lines(advice))]
     links = [f"[report](run:{REPORT})", *([f"[Bento](run:{BENTO})"] if verdict == "pass" else [])]
     return "\n".join([*lines, "", " · ".join(links)])
+
+
+def _row(*cells: str) -> str:
+    # MLflow's pages put no space between the columns of a table.
+    return f"| {' | '.join(f'{cell}&emsp;' for cell in cells)} |"
 
 
 def _splits(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -335,7 +335,7 @@ def _check_file(path: Path, content: dict[str, Any]) -> None:
     foreign = sorted(set(map(str, content)) - set(Settings.model_fields))
     if foreign:
         raise SettingsError(
-            f"{path} has {', '.join(foreign)}, which is no section of Gapgate's settings; {_nearest(foreign[0])} If it "
+            f"{path} has {', '.join(foreign)}, which is no section of Gapgate's settings; {nearest(foreign[0])} If it "
             "is another tool's file, name yours with --params (--params /dev/null for the defaults)"
         )
     try:
@@ -374,7 +374,7 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
     path = ".".join(filter(None, [prefix, *_path_of(problem, content)])) or "settings"
     kind, value = problem["type"], shorten(problem["input"])
     if kind == "extra_forbidden":
-        return f"{path} is not a setting; {_nearest(path)}"
+        return f"{path} is not a setting; {nearest(path)}"
     if kind == "missing":
         return f"{path} is missing; give it a value"
     if kind == "value_error":
@@ -387,7 +387,7 @@ def _explain(error: ValidationError, content: Any, prefix: str) -> str:
     return f"{path}={value}: {_lower_first(problem['msg'])}; change it"
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """A hint at the setting whose name is like that at the end of `path`, first of the same section."""
     section, _, name = path.rpartition(".")
     known = list(Settings.model_fields)

@@ -278,7 +278,9 @@ def _check_batch_size(settings: Recipe, model: nn.Module, num_images: int) -> No
     # error for one image. Batches differ by one image at most, so the smallest has num_images // num_batches.
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     if has_batch_norm and num_images // batches.num_batches(num_images, size) < 2:
-        raise SettingsError(f"train.batch_size={size} leaves batch_norm single images; raise train.batch_size")
+        raise SettingsError(
+            f"train.batch_size={size} makes a batch of one image, which batch_norm cannot take; raise train.batch_size"
+        )
 
 
 def _check_flip(settings: TrainSettings, operations: Sequence[Operation]) -> None:

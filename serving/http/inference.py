@@ -127,7 +127,7 @@ def _parse(request: Request, body: bytes, *, max_values: int) -> tuple[_Inferenc
     """
     length = request.header(JSON_LENGTH) or str(len(body))
     if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
-        raise FormError(f"Inference-Header-Content-Length: {length[:40]} is no length within the body")
+        raise FormError(f"Inference-Header-Content-Length: {length[:40]} is not a number of bytes within the body")
     content, binary = body[: int(length)], body[int(length) :]
     try:
         return _Inference.model_validate(parse_json(content, max_values=max_values)), binary

@@ -143,7 +143,7 @@ class MlflowRest:
             code, said = "", body.decode(errors="replace")
         said = " ".join(said.split())[:200] or answer.reason_phrase
         if code in _ABSENT:
-            return RegistryError(f"{self.address}: {said}")
+            return RegistryError(f"{self.address}: {said}; `gapgate models` lists what is there")
         if answer.status_code == 401:
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             return TrackingError(f"{self.address} answers 401 ({said}); {remedy}")

@@ -140,7 +140,9 @@ class MlflowRegistry:
         try:
             return self._complete(answer["model_version"])
         except (KeyError, TypeError, AttributeError):
-            raise TrackingError(f"{self._rest.address} answers in a form that is not MLflow's; is it one?") from None
+            raise TrackingError(
+                f"{self._rest.address} does not answer as MLflow does; is it an MLflow server?"
+            ) from None
 
     def fetch(self, resolved: Resolved) -> Path:
         """Return the folder of a version's package, verified file by file; download it if the cache lacks it.
@@ -238,7 +240,7 @@ class MlflowRegistry:
             raise GateError(f"the gate's verdict is {resolved.verdict or 'missing'}, not pass; promote another version")
         # Both become part of a path, and the registry is another machine.
         if not (resolved.version.isdecimal() and _DIGEST.fullmatch(resolved.package_digest)):
-            raise ArtifactError(f"the package's digest {resolved.package_digest!r} is none; package the model again")
+            raise ArtifactError(f"{resolved.package_digest!r} is no digest of a package; package the model again")
         return self._cache.folder(resolved.version, resolved.package_digest)
 
     def _download(self, resolved: Resolved, archive: Path, folder: Path) -> None:
@@ -260,7 +262,9 @@ class MlflowRegistry:
         except ArtifactError as error:
             if is_resumed:  # the part from before may be at fault: after a power cut a file can hold zeros
                 archive.unlink()
-                raise TrackingError(f"{what} does not fit the part from before; it is tried again") from None
+                raise TrackingError(
+                    f"{what} does not fit the part that was there already; it is downloaded again"
+                ) from None
             said = str(error).replace(f"{archive.parent}/", "").replace(f"{folder.parent}/", "")  # they are no more
             raise ArtifactError(said) from None
         if digest != resolved.package_digest:

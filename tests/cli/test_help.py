@@ -1,9 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from gapgate import __version__
+
+ROOT = Path(__file__).parents[2]
 
 COMMANDS = [
     "",
@@ -53,3 +56,9 @@ def test_help_imports_no_platform_and_no_torch(command):
 def test_the_version_is_printed():
     done = subprocess.run([sys.executable, "-c", "from cli import main; main()", "--version"], capture_output=True)
     assert done.stdout.decode() == f"gapgate {__version__}\n"
+
+
+def test_arguments_have_one_notation():
+    usage = [line for line in (ROOT / "docs/reference/cli.md").read_text().splitlines() if line.startswith("`gapgate ")]
+    assert len(usage) > 20
+    assert not [line for line in usage if "[[" in line]

@@ -89,7 +89,7 @@ def test_a_version_says_where_it_is_from_and_holds_the_model(
     }
     assert version.run_id == mlflow_runs.run_id(RunContext("r1"))
     described = mlflow_client.client().get_model_version(NAME, "1").description
-    assert described.startswith("### Gate: pass")
+    assert described.startswith("Gate: pass\n")
     assert f"/runs/{version.run_id}/artifacts/report/report.html)" in described
     assert f"models:/{NAME}@champion" in mlflow_client.client().get_registered_model(NAME).description
     import mlflow

@@ -123,12 +123,16 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
 
 
 def write_images(folder: Path) -> None:
-    """40 of scikit-learn's digits of each of two classes, as files."""
+    """40 of scikit-learn's digits of each of two classes, as files of ten patients, and a table of them beside it."""
     digits = load_digits(n_class=2)
+    rows = ["path,label,group"]
     for label, name in enumerate(("zero", "one")):
         (folder / name).mkdir(parents=True)
         for number, pixels in enumerate(digits.images[digits.target == label][:40]):
-            Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(folder / name / f"{number}.png")
+            path = folder / name / f"patient{number // 4}_{number}.png"
+            Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(path)
+            rows.append(f"{path.relative_to(folder.parent)},{name},patient{number // 4}")
+    (folder.parent / "labels.csv").write_text("\n".join(rows) + "\n")
 
 
 @cache

@@ -147,6 +147,7 @@ def pages(repository):
     process = child_server.start(command, log, cwd=repository, env=os.environ | {"PYTHONPATH": str(ROOT)})
     try:
         child_server.wait(process, log, "gapgate ui", lambda: None if "MLflow at" in log.read_text() else "silent", 120)
+        assert log.read_text().startswith("MLflow at ")
         (address,) = re.findall(r"MLflow at (\S+)", log.read_text())
         with playwright.sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -174,7 +175,7 @@ def test_mlflows_pages_show_a_run_its_data_its_pictures_and_its_model(repository
     page.get_by_text("data, train").first.wait_for()  # the column of data sets
     stopped = page.get_by_text("(gate: fail)").first
     stopped.wait_for()
-    page.goto(f"{server}/#/experiments/1/runs/{run.info.run_id}")
+    page.goto(f"{server}/#/runs/{run.info.run_id}")  # as a run's summary has it
     page.get_by_text("Gate: pass").first.wait_for()
     page.get_by_text("gap, train − test").first.wait_for()
     page.get_by_text("data, test").first.wait_for()
@@ -200,6 +201,8 @@ def test_the_charts_of_the_runs_have_training_and_validation_in_one_and_no_chart
     # A row of the table; its title has no room beside the switches.
     page.get_by_text("gap/points").first.wait_for(state="attached")
     assert page.get_by_title("Figures and settings that differ").count() == 1
+    for line in ("(train/loss)", "(val/loss)"):  # in the legend, which comes after the title
+        page.get_by_text(line).first.wait_for(state="attached")
     text = page.inner_text("body")
     assert text.count("(val/loss)") == text.count("(train/loss)") > 0
     known = {

@@ -32,6 +32,9 @@ def test_the_table_names_everything_that_the_run_made(digits_run):
     for step in ("ingest", "preprocess", "augment", "train", "evaluate", "gate", "register", "package"):
         assert re.search(rf"✓ {step}\b", printed)
     assert "gapgate version 1, champion" in printed
+    # Whole, with its lead, in a window of 80 columns.
+    assert all(len(line) <= 80 for line in printed.splitlines() if "/#/" in line or line.startswith("MLflow"))
+    assert re.search(r"^MLflow  http://127\.0\.0\.1:5000/#/runs/[0-9a-f]{32}$", printed, re.M)
     for name in ("report.html", "model.bento"):
         (path,) = re.findall(rf"\S+{name}", printed)
         assert (workspace.folder / path).stat().st_size > 1000
@@ -61,7 +64,7 @@ def test_a_run_is_compared_with_itself_and_a_run_that_is_not_there_is_named(digi
     done = workspace.gapgate("compare", name, name, "--out", "both.html")
     assert done.returncode == 0, done.stderr
     page = (workspace.folder / "both.html").read_text()
-    assert "No difference is shown" in page
+    assert "show no difference" in page
     assert "None: both have the same settings." in page
     done = workspace.gapgate("compare", name, "19990101")
     assert done.returncode == 2

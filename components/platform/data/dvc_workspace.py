@@ -114,7 +114,9 @@ def restore(root: Path, path: str = "data", *, force: bool = False) -> Pin:
     """
     pin, data = pin_of(root, path), root / path
     if pin is None:
-        raise DataError(f"{data}.dvc is not there; pin data with `gapgate data add SOURCE`")
+        raise DataError(
+            f"{data}.dvc is not there; name a source, as `gapgate run FOLDER`, or pin one: `gapgate data add FOLDER`"
+        )
     with _alone(root, path):
         # A repeated `restore` costs one read of the files and no write.
         if data.exists() and hashes_of(data, pin.algorithm).value == pin.hash:

@@ -137,11 +137,19 @@ UI_PORT = 5000
 
 def run_url(context: RunContext) -> str:
     """URL of the run's page in the UI of the tracking server, or in `gapgate ui`; empty before the first contact."""
-    state = read_state(context.spool)
-    if not state:
+    if not (state := read_state(context.spool)):
         return ""
+    return f"{_ui()}/experiments/{state['experiment_id']}/runs/{state['run_id']}{_TRAINING}"
+
+
+def short_run_url(context: RunContext) -> str:
+    """The same page under an address that fits into 80 columns; only MLflow's sidebar is then that of GenAI."""
+    return f"{_ui()}/runs/{found}" if (found := run_id(context)) else ""
+
+
+def _ui() -> str:
     server = tracking_uri() if is_server() else f"http://127.0.0.1:{UI_PORT}"
-    return f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}{_TRAINING}"
+    return f"{server.rstrip('/')}/#"
 
 
 def experiment_url(server: str) -> str:

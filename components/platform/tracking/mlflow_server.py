@@ -67,7 +67,7 @@ def serve(port: int, ready: Callable[[str], None]) -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     log = child_server.Relay()
     with suppress(KeyboardInterrupt), _started(log, port or child_server.free_port(), 120.0) as (process, address):
-        log.pass_on()
+        log.pass_on(held=False)  # at its start MLflow says how it could be set up otherwise
         ready(address)
         return process.wait()
     return 0

@@ -52,7 +52,7 @@ def named(ids: Iterable[tuple[int, str]], rule: str) -> dict[int, str]:
     """Group images by a regular expression: row → what its first group, or the whole expression, matches in the id.
 
     Raises:
-        SettingsError: the rule is no regular expression.
+        SettingsError: the rule is no regular expression, or matches no image.
     """
     try:
         pattern = re.compile(rule)
@@ -60,8 +60,16 @@ def named(ids: Iterable[tuple[int, str]], rule: str) -> dict[int, str]:
         raise SettingsError(
             f"preprocess.groups={rule!r} is no regular expression ({error}); mend it, or use auto or none"
         ) from None
-    matches = ((row, pattern.search(name)) for row, name in ids)
-    return {row: (match[1] or "") if pattern.groups else match[0] for row, match in matches if match}
+    found, example = {}, ""
+    for row, name in ids:
+        example = example or name
+        if match := pattern.search(name):
+            found[row] = (match[1] or "") if pattern.groups else match[0]
+    if example and not found:
+        raise SettingsError(
+            f"preprocess.groups={rule!r} matches no image, such as {example}; mend it, or use auto or none"
+        )
+    return found
 
 
 def series(ids: Iterable[tuple[int, str]]) -> dict[int, str]:

@@ -139,7 +139,7 @@ def _prepare(form: Format) -> None:
     elif form.name == "AVIF":
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # training and the server have a worker for each processor already
     elif form.name == "HEIC" and not has_heic():
-        reason, remedy = "a HEIC file, and pillow-heif is not installed", "install gapgate[heic], or save it as JPEG"
+        reason, remedy = "a HEIC file, and pillow-heif is not installed", "install pillow-heif, or save it as JPEG"
         raise ImageError(ImageFault.UNSUPPORTED, reason, remedy)
 
 

@@ -44,7 +44,7 @@ class FoldAnswers:
             raise ArtifactError(f"{path} cannot be read ({error}); run train again") from None
         shape = (splits.num_folds, len(splits.in_folds()), len(splits.class_names))
         if found.logits.shape != shape or not np.array_equal(found.rows, splits.in_folds()):
-            raise ArtifactError(f"{path} is of other images than the splits; run train again")
+            raise ArtifactError(f"{path} was made of other images than the splits; run train again")
         return found
 
     def write(self, folder: Path) -> None:

@@ -88,8 +88,8 @@ def in_words(parts: Parting | None, curve: Mapping[str, Any], train_settings: Ma
     if curve["num_epochs"] < 2:
         return ["One epoch makes no curve: nothing is to be seen of overfitting yet."] * curve["num_epochs"]
     said = (
-        "During training the two accuracies have not parted: the running mean on train does not end a point above "
-        "validation."
+        "During training the two accuracies stayed together: the running mean on train ends less than a point above "
+        "validation, or below it."
     )
     return [_in_figures(parts) if parts else said, _loss_in_words(curve), *_stopping(curve, train_settings)]
 

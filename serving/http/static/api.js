@@ -11,11 +11,11 @@ export class ApiError extends Error {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const saveKey = (key) => sessionStorage.setItem(KEY, key);
+export const keyHeader = () => (hasKey() ? { "X-API-Key": sessionStorage.getItem(KEY) } : {});
 
 // `image` (a Blob) is sent as a form, so that the server and not the file's name decides what it is.
 export async function call(path, { image, signal } = {}) {
-  const key = sessionStorage.getItem(KEY);
-  const options = { signal, headers: key ? { "X-API-Key": key } : {} };
+  const options = { signal, headers: keyHeader() };
   if (image) {
     options.method = "POST";
     options.body = new FormData();

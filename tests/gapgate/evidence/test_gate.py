@@ -420,7 +420,8 @@ def test_the_reasons_are_sentences_with_the_figures_and_a_true_minus() -> None:
         "recall 80.0 % of the weakest class 'dog' keeps the limit 50.0 %",
         "expected calibration error 0.020 keeps the limit 0.1",
         "largest difference 2.0e-06 between the ONNX and the PyTorch logits keeps the limit 0.0001",
-        "1.0 % of val and test are in another split (2 near-duplicates) or have two labels (1) keeps the limit 5.0 %",
+        "leaked share 1.0 % of val and test (2 near-duplicates in another split, 1 with two labels) keeps the limit "
+        "5.0 %",
     ]
     assert all(check.images_to_decide is None for check in judge(LIMITS, evaluation).checks)
 

@@ -263,7 +263,7 @@ def test_a_report_without_figures_is_still_a_page(evaluation_dir: Path, tmp_path
     ("low", "points", "high", "said"),
     [
         (1.0, 2.0, 3.0, "gets about 2.0 fewer right"),
-        (-1.0, 0.2, 1.5, "No difference between training images and new ones is shown"),
+        (-1.0, 0.2, 1.5, "The figures show no difference between training images and new ones."),
         (-3.0, -2.0, -0.5, "does better on new images"),
     ],
 )

@@ -121,7 +121,7 @@ def test_answers_of_other_images_are_refused(trained, photos, tmp_path):
     folder, _ = trained
     answers = FoldAnswers.read(folder, photos)
     FoldAnswers(answers.rows[1:], answers.logits[:, 1:]).write(tmp_path)
-    with pytest.raises(ArtifactError, match="is of other images than the splits"):
+    with pytest.raises(ArtifactError, match="was made of other images than the splits"):
         FoldAnswers.read(tmp_path, photos)
     with pytest.raises(ArtifactError, match="cannot be read"):
         FoldAnswers.read(tmp_path / "none", photos)

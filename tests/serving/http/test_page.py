@@ -171,6 +171,75 @@ def test_a_sample_of_the_documentation_is_copied_by_a_button(browser: Any, serve
     context.close()
 
 
+def send(page: Any, operation: str) -> Any:
+    """Send the form of an operation on `/docs`; returns the response."""
+    form = page.locator(f"#{operation} .try")
+    if form.get_attribute("open") is None:
+        form.locator("summary").click()
+    with page.expect_response(lambda response: "/static/" not in response.url) as response:
+        form.get_by_role("button", name="Send").click()
+    playwright.expect(form.get_by_role("status")).to_contain_text(f"{response.value.status} ")
+    form.locator(".answer > *").wait_for()
+    return response.value
+
+
+def test_a_form_of_the_documentation_sends_what_its_route_takes(
+    browser: Any, server: Server, image: Path, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    page.goto(f"{server.url}/docs")
+    example = httpx.get(f"{server.url}/static/example.png").content
+    page.get_by_label("top_k").first.wait_for(state="attached")
+    for operation, data in (("predict", example), ("predict", image.read_bytes())):
+        answer = send(page, operation).json()
+        assert answer["probabilities"] == pytest.approx(predicted(server, data)["probabilities"])
+        assert json.loads(page.inner_text("#predict .answer pre")) == answer
+        page.set_input_files("#predict input[type=file]", image)
+    page.fill("#predict [name=top_k]", "1")
+    assert len(send(page, "predict").json()["probabilities"]) == 1
+
+    (tmp_path / "broken.png").write_bytes(image.read_bytes()[:-60])
+    for operation in ("predictBatch", "inferenceInfer"):
+        page.set_input_files(f"#{operation} input[type=file]", [image, image])
+        answer = send(page, operation).json()
+        assert (len(answer["results"]) if "results" in answer else answer["outputs"][0]["shape"][0]) == 2
+    page.set_input_files("#predict input[type=file]", tmp_path / "broken.png")
+    assert send(page, "predict").status == 400
+    assert "invalid_image" in page.inner_text("#predict .answer")
+
+    page.click("#explain .try summary")
+    page.select_option("#explain [name=Accept]", "image/png")
+    assert send(page, "explain").headers["content-type"] == "image/png"
+    assert page.locator("#explain .answer img").evaluate("(img) => img.decode().then(() => img.naturalWidth)") > 0
+    page.select_option("#explain [name=Accept]", "application/json")
+    page.select_option("#explain [name=feature_maps]", "true")
+    assert len(page.inner_text("#explain .answer")) < len(send(page, "explain").text())
+    assert send(page, "receipt").json()["receipt"]
+    assert "# HELP" in send(page, "metrics").text()
+    assert page.locator("#docs .try").count() == 0
+    page.close()
+
+
+def test_every_route_that_answers_no_page_has_a_form_whose_fields_have_labels(browser: Any, server: Server) -> None:
+    page = browser.new_page()
+    page.goto(f"{server.url}/docs")
+    routes = {
+        operation["operationId"]
+        for path in httpx.get(f"{server.url}/docs.json").json()["paths"].values()
+        for operation in path.values()
+    }
+    assert set(page.locator("section:has(.try)").evaluate_all("(all) => all.map((each) => each.id)")) == routes - {
+        "page",
+        "docs",
+    }
+    unnamed = "(all) => all.filter((each) => !each.labels.length || !each.labels[0].innerText).length"
+    fields = page.locator(".try :is(input, select)")
+    page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+    assert fields.count() > 10
+    assert fields.evaluate_all(unnamed) == 0
+    page.close()
+
+
 def test_the_empty_page_has_an_example_to_try(page: Any, server: Server) -> None:
     expected = predicted(server, httpx.get(f"{server.url}/static/example.png").content)
     page.click("text=Try an example")
@@ -348,6 +417,13 @@ def test_a_server_with_keys_gets_one_from_the_field_that_appears(
         assert page.is_hidden("#key")
         page.set_input_files("#file", image)
         wait_for_answers(page)
+        page.goto(f"{server.url}/docs")
+        assert send(page, "model").status == 200
+        page.evaluate("sessionStorage.clear()")
+        assert send(page, "model").status == 401
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Use key").click()
+        assert send(page, "model").status == 200
         stored = page.evaluate("[JSON.stringify({...localStorage}), document.cookie]")
         assert stored == [json.dumps({}), ""]
     context.close()

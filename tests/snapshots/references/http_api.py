@@ -25,8 +25,9 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [
         "# HTTP API",
         "",
-        "The routes of `gapgate serve`. A running server has the same, with samples in curl, Python and JavaScript, at",
-        "`/docs`, and as OpenAPI 3.1 at `/docs.json`. Words on each are in [the prediction service](../serving.md).",
+        "The routes of `gapgate serve`. A running server has the same at `/docs`, with samples in curl, Python and",
+        "JavaScript and a form to try each route, and as OpenAPI 3.1 at `/docs.json`. More on each is in",
+        "[the prediction service](../serving.md).",
         "",
         'Every answer carries an `X-Request-ID`. From 400 up it is `{"error": {"code", "message", "request_id"}}`,',
         'below `/v2` `{"error", "code", "request_id"}`.',

@@ -79,6 +79,7 @@ def test_what_a_step_reports_becomes_one_mlflow_run(context: RunContext, spool: 
     ]
     assert mlflow_runs.run_id(context) == run.info.run_id
     assert mlflow_runs.run_url(context).endswith(f"/runs/{run.info.run_id}?workflowType=machine_learning")
+    assert mlflow_runs.short_run_url(context) == f"http://127.0.0.1:5000/#/runs/{run.info.run_id}"
 
 
 def test_sending_again_sends_only_what_is_new(context: RunContext, spool: Spool) -> None:
@@ -249,7 +250,7 @@ def test_without_a_server_nothing_is_lost_and_no_run_is_recorded(
     report(spool, 1)
     with pytest.raises(TrackingError, match=f"{NOWHERE} does not answer; .* `gapgate sync` sends it later"):
         mlflow_runs.finish(context, succeeded=True)
-    assert mlflow_runs.run_id(context) == mlflow_runs.run_url(context) == ""
+    assert mlflow_runs.run_id(context) == mlflow_runs.run_url(context) == mlflow_runs.short_run_url(context) == ""
     assert not mlflow_runs.is_sent(context)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     mlflow_runs.finish(context, succeeded=True)

@@ -68,6 +68,12 @@ def test_a_broken_rule_is_one_line():
         groups.named([], "(")
 
 
+def test_a_rule_that_matches_no_image_is_told_with_one_of_them():
+    with pytest.raises(SettingsError, match=r"matches no image, such as cat/p1_a\.png; mend it"):
+        groups.named(rows(["cat/p1_a.png", "cat/p2.png"]), r"^(p\d+)")
+    assert groups.named([], r"^(p\d+)") == {}  # all images have the source's own groups
+
+
 def test_columns_that_look_like_groups_are_offered():
     assert groups.group_columns(["path", "label", "patient_id", "Video", "siteName", "age", "grouping"]) == [
         "patient_id",

@@ -57,8 +57,8 @@ def test_train_above_from_the_start_parts_at_the_first_epoch():
 
 def test_curves_that_end_together_have_not_parted():
     assert words(history([0.7, 0.8, 0.9], [0.72, 0.82, 0.895])) == [
-        "During training the two accuracies have not parted: the running mean on train does not end a point above "
-        "validation.",
+        "During training the two accuracies stayed together: the running mean on train ends less than a point above "
+        "validation, or below it.",
         "The validation loss did not turn in 3 epochs (0.333 at its lowest, in epoch 3, and 0.333 at the end).",
     ]
 
