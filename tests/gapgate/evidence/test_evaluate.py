@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -379,3 +380,35 @@ def test_a_network_without_an_embedding_has_no_figure_of_what_it_looked_at(tmp_p
     found = evaluated(FAST, splits, tmp_path, tmp_path / "out")
     assert found["looked_at"] == []
     assert not (tmp_path / "out/figures/looked_at.png").exists()
+
+
+def test_a_holdouts_evidence_is_its_test_split_and_suspects_are_sought_in_all_that_was_not_trained_on(
+    evaluation: Any, splits: Splits
+) -> None:
+    unseen = {name: len(splits.rows(name)) for name in ("val", "test")}
+    words = f"{unseen['test']} test images that the model has not seen"
+    assert evaluation["method"] == {"name": "holdout", "num_folds": 0, "words": words}
+    assert evaluation["suspects"]["num_images"] == sum(unseen.values())
+
+
+def test_the_size_of_the_files_is_the_median_of_the_shorter_sides_of_those_that_were_read(
+    splits: Splits, model_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(splits.path, tmp_path / "splits")
+    index = pq.read_table(folder / "index.parquet")
+    third = len(index) // 3
+    sizes: list[tuple[int | None, int | None]] = [(30, 40)] * third + [(30, 20)] * third + [(1, 1)] * third
+    sizes += [(None, None)] * (len(index) - len(sizes))  # those that could not be read
+    for name, sides in zip(("width", "height"), zip(*sizes, strict=True), strict=True):
+        index = index.set_column(index.schema.get_field_index(name), name, [list(sides)])
+    pq.write_table(index, folder / "index.parquet")
+    found = evaluated(FAST, Splits.open(folder), model_dir, tmp_path / "evaluation")
+    assert found["facts"]["source_px"] == 20
+
+
+def test_a_loss_that_overflowed_is_no_figure_of_the_curves(splits: Splits, model_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    line = {"epoch": 1, "train_loss": 0.5, "val_loss": math.inf, "train_accuracy": 0.9, "val_accuracy": None}
+    (folder / "history.json").write_text(json.dumps([line | {"seconds": 2.0}]))
+    found = evaluated(FAST, splits, folder, tmp_path / "evaluation")
+    assert found["curves"] == [line | {"val_loss": None}]
