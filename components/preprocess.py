@@ -53,7 +53,7 @@ def describe(folder: Path) -> Facts:
     said = [counted, f"{len(splits.class_names)} classes", f"{width}×{height}×{channels}"]
     # Splits of before groups were counted have none.
     if num_groups := splits.info.get("groups", {}).get("num_groups", 0):
-        said.append(f"{num_groups:,} group{'s' * (num_groups != 1)}")
+        said.append(f"{num_groups:,} group{'s' * (num_groups != 1)} kept together")
     shown = [name for name in (PICTURE, alike.PICTURE) if (folder / name).exists()]
     files = dict.fromkeys(["contact_sheet.png", *shown], "data")
     tables = {name: "data" for name in (TABLE, alike.TABLE) if (folder / name).exists()}

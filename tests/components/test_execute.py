@@ -224,7 +224,7 @@ def test_a_step_hashes_each_file_that_it_made_once(tmp_path, monkeypatch):
     hashed.clear()
     splits, facts = make("preprocess", PreprocessSettings(), {"dataset": dataset}, tmp_path / "splits", NullTracker())
     assert sorted(hashed) == sorted(Path(file).name for file in splits.manifest.files)
-    assert facts.summary == "1,195 train, 133 val, 469 test; 10 classes; 8×8×1; 1 group"
+    assert facts.summary == "1,195 train, 133 val, 469 test; 10 classes; 8×8×1; 1 group kept together"
     assert splits == artifacts.load(tmp_path / "splits", "splits")
 
 
