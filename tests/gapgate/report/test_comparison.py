@@ -48,7 +48,7 @@ def test_a_better_model_is_said_to_be_better_with_the_difference_of_the_accuraci
     text = " ".join(page.text.split())
     assert page.open == []
     assert "The second run is better on images that neither has seen" in text
-    assert f"is {100 * (accuracies[1] - accuracies[0]):.1f} points" in text
+    assert f"both held out: {100 * (accuracies[1] - accuracies[0]):.1f} points" in text
     assert "The second run is worse" in Page(render(new, old)).text
     assert not re.search(r"url\(|@import|https?://", render(old, new))
 

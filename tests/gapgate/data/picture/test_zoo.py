@@ -206,7 +206,7 @@ def test_heic_without_its_library_says_what_to_install(monkeypatch):
     from gapgate.data.picture import opening
 
     monkeypatch.setattr(opening, "has_heic", lambda: False)
-    with pytest.raises(ImageError, match=r"pillow-heif is not installed; install gapgate\[heic\], or save it as JPEG"):
+    with pytest.raises(ImageError, match=r"pillow-heif is not installed; install pillow-heif, or save it as JPEG"):
         read_header(b"\0\0\0\x20ftypheic" + bytes(100), max_pixels=10)
 
 
