@@ -38,6 +38,41 @@ _SO_ATTACH_FILTER, _BPF_RETURN = 26, 6
 """Linux constants: the option of socket(7), and `BPF_RET | BPF_K`, the return instruction of a classic BPF program."""
 
 
+class WholeAnswers:
+    """A connection's transport that sends the head of an answer and its body in one write, where uvicorn makes two. A
+    worker that was killed between them would leave a client half an answer, which no proxy may ask for again."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Hold a head until the next write; write anything else, behind the head if one is held."""
+        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that no body follows, such as that of an answer to HEAD."""
+        if self._head:
+            self.write(b"")
+
+    def write_eof(self) -> None:
+        """Flush, and close the sending side."""
+        self.flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Flush, and close the connection once all is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a limit on headers, refusals in the form of `ErrorAnswer`, and the times by which
     `Server` finds slow clients."""
@@ -62,7 +97,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.begun = self.loop.time()
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, WholeAnswers(transport)))
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -89,6 +124,10 @@ class Protocol(HttpToolsProtocol):
         self._between = True
         self.begun = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cast(WholeAnswers, self.transport).flush()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, "bad_request", "this is not HTTP that the server can read"))

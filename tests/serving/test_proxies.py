@@ -138,16 +138,11 @@ def test_a_rolling_restart_of_two_servers_costs_no_client_a_request(bento: Artif
                 new = stack.enter_context(started(name, 1))
                 wait_for(lambda new=new: 'requests_total{route="/v1/predict",status="200"}' in metrics(new))
                 load.go_on(50)
-            num_restarted = len(load.statuses)
             if kind == "nginx":  # HAProxy does so too for requests that fit into its buffer
                 (worker,) = psutil.Process(new.process.pid).children()
                 worker.kill()
                 load.go_on(100)
-    assert set(load.statuses[:num_restarted]) == {200}
-    # The head and the body of an answer are two writes; after the first, nginx cannot ask the other server.
-    lost = [status for status in load.statuses[num_restarted:] if status != 200]
-    assert len(lost) <= 1
-    assert all("received 0 bytes" in str(status) for status in lost)
+    assert set(load.statuses) == {200}
 
 
 def metrics(server: Server) -> str:
