@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gapgate.data.sources import BUILTINS, open_source, table_files
+from gapgate.data.sources import BUILTINS, open_source
 from gapgate.data.sources.folders import has_loose_images
+from gapgate.data.sources.tables import table_files
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden, is_hidden_by_user, is_litter
 from gapgate.settings.sections import Reading

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gapgate.data.sources import archives, cifar, embedded, folders, idx, numpy_files, pixels, table, table_files
+from gapgate.data.sources import archives, cifar, folders, idx, numpy_files
 from gapgate.data.sources.base import Pixels, Reader, Record, Source
 from gapgate.data.sources.builtin import BUILTINS, write_builtin
 from gapgate.data.sources.classes import name_classes
 from gapgate.data.sources.names import OUT
-from gapgate.data.sources.table_files import Table, read_table
+from gapgate.data.sources.tables import embedded, paths, pixels, rows, table_files
+from gapgate.data.sources.tables.table_files import Table, read_table
 from gapgate.errors import DataError
 from gapgate.hidden import is_hidden
 from gapgate.settings.sections import Reading
@@ -106,7 +107,7 @@ def _open_folder(folder: Path, scratch: Path, reading: Reading) -> Source:
         if arrays:
             _refuse_choice(folder, [*arrays, *(each.path for each in found)])
         others = [each for each in tables if each.has_images and each not in found]
-        without = [each for each in others if table.is_of_files(each, folder)]
+        without = [each for each in others if paths.is_of_files(each, folder)]
         return _open_tables(found, folder, scratch, reading, without)
     if arrays:
         return _open_file(arrays[0], scratch, reading) if len(arrays) == 1 else _refuse_choice(folder, arrays)
@@ -145,7 +146,7 @@ def _open_tables(
         return embedded.open_embedded(tables, root, scratch, is_named=not reading.class_names)
     if all(each.pixels for each in tables):
         return pixels.open_pixels(tables, root, scratch, _class_names(root, reading), unlabelled)
-    return table.open_tables(tables, root, scratch, unlabelled)
+    return paths.open_tables(tables, root, scratch, unlabelled)
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -166,7 +167,7 @@ def _labelled_tables(folder: Path, tables: list[Table], subfolders: list[Path], 
     Raises:
         DataError: there are several, and not one for each split.
     """
-    found = [each for each in tables if each.is_labelled and table.is_of_files(each, folder)]
+    found = [each for each in tables if each.is_labelled and paths.is_of_files(each, folder)]
     if not found and len(subfolders) > 1:
         within = [[read_table(path, reading) for path in _tables_in(sub)] for sub in subfolders]
         found = [each for of_folder in within for each in of_folder if each.is_labelled]
@@ -174,7 +175,7 @@ def _labelled_tables(folder: Path, tables: list[Table], subfolders: list[Path], 
             found = []
     # Columns of 0 and 1 may be properties of images whose classes are in another table.
     found = [each for each in found if not each.one_hot] or found
-    splits = table.splits_of_files([each.path for each in found], folder)
+    splits = rows.splits_of_files([each.path for each in found], folder)
     found = [each for each in found if splits[each.path] != OUT] or found
     if len(found) > 1 and not all(splits.values()):
         _refuse_choice(folder, [each.path for each in found])

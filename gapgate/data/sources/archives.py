@@ -9,6 +9,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from gapgate.errors import DataError, StorageError
@@ -31,17 +32,12 @@ def unpack(path: Path, scratch: Path) -> Path:
     """
     target = scratch / "unpacked" / path.stem
     try:
-        with zipfile.ZipFile(path) as archive:
-            check(archive, path, scratch)
+        with opened(path, scratch, "damaged or of an unusual kind; pack it again as a plain ZIP file") as archive:
             for member, name in _members(archive, path):
                 place = target / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed, place.open("xb") as out:
                     shutil.copyfileobj(packed, out, 1 << 20)
-    # The last two are zipfile's answers to a compression that it does not know, and to a name that is not the UTF-8
-    # which its entry promises.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
-        raise DataError(f"{path} is damaged or of an unusual kind; pack it again as a plain ZIP file") from None
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} holds {Path(error.filename).name} twice; pack it again") from None
     except OSError as error:
@@ -53,7 +49,24 @@ def unpack(path: Path, scratch: Path) -> Path:
     return target
 
 
-def check(archive: zipfile.ZipFile, path: Path, scratch: Path) -> None:
+@contextmanager
+def opened(path: Path, scratch: Path, what_if_damaged: str) -> Iterator[zipfile.ZipFile]:
+    """Open an archive whose content fits into `scratch`, for the time of the block.
+
+    Raises:
+        DataError: it is refused, or it is `what_if_damaged`, which names the remedy too.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check(archive, path, scratch)
+            yield archive
+    # The last two are zipfile's answers to a compression that it does not know, and to a name that is not the UTF-8
+    # which its entry promises.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
+        raise DataError(f"{path} is {what_if_damaged}") from None
+
+
+def _check(archive: zipfile.ZipFile, path: Path, scratch: Path) -> None:
     """Refuse an archive that needs a password, or whose content would be too much for the disk or for its size.
 
     `zipfile` never unpacks more of a member than its entry says, so these sums hold.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,10 @@ def open_archive(path: Path, scratch: Path, class_names: tuple[str, ...] | None)
     Raises:
         DataError: the file is truncated or no archive, or one of the errors of `open_numpy_folder`.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archives.check(archive, path, scratch)
-            members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
-            wanted = {name for _, *names in _layout(members) for name in names if name in members}
-            return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
-        raise DataError(f"{path} is truncated or corrupt; get it again") from None
+    with archives.opened(path, scratch, "truncated or corrupt; get it again") as archive:
+        members = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
+        wanted = {name for _, *names in _layout(members) for name in names if name in members}
+        return _open({name: _unpack(archive, members[name], scratch) for name in sorted(wanted)}, path, class_names)
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, scratch: Path) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapgate.data.sources.base import EncodedReader, Record, Source, ordered_classes
-from gapgate.data.sources.table import notes_on, refuse_no_classes, rows_of, splits_of_files
-from gapgate.data.sources.table_files import Table
+from gapgate.data.sources.tables.rows import notes_on, refuse_no_classes, rows_of, with_splits
+from gapgate.data.sources.tables.table_files import Table
 from gapgate.errors import DataError, ImageError, ImageFault
 
 
@@ -43,16 +43,13 @@ def open_embedded(tables: Sequence[Table], root: Path, scratch: Path, *, is_name
     Raises:
         DataError: a file has no labels, a label is missing, a split is unknown, or the files name other classes.
     """
-    for table in tables:
-        if not table.is_labelled:
-            raise table.missing()
+    with_its_split = with_splits(tables, root)
     names = {table.class_names for table in tables}
     if len(names) > 1:
         raise DataError(f"the Parquet files in {root} name different classes; take files of one data set")
-    of_files = splits_of_files([table.path for table in tables], root) if len(tables) > 1 else {}
     blob = scratch / "images.bin"
     with blob.open("wb") as out:
-        rows = [row for table in tables for row in _copied(table, root, out, of_files.get(table.path, ""))]
+        rows = [row for table, split in with_its_split for row in _copied(table, root, out, split)]
     found = {row.label for row in rows}
     refuse_no_classes(tables[0], found, len(rows))
     class_names = _class_names(names.pop() if is_named else (), found)

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gapgate.data.sources import parquet
 from gapgate.data.sources.base import IMAGE_SUFFIXES, has_image_suffix
-from gapgate.data.sources.columns import FEWEST_PIXELS, USUAL, listed, pixel_columns, understood
+from gapgate.data.sources.tables import parquet
+from gapgate.data.sources.tables.columns import FEWEST_PIXELS, USUAL, listed, pixel_columns, understood
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
 from gapgate.text import shortened

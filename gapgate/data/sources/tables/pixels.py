@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gapgate.data.sources.arrays import Block, Part, array_source
 from gapgate.data.sources.base import Source
-from gapgate.data.sources.table import notes_on, refuse_no_classes, rows_of, splits_of_files
-from gapgate.data.sources.table_files import Table
+from gapgate.data.sources.tables.rows import notes_on, refuse_no_classes, rows_of, with_splits
+from gapgate.data.sources.tables.table_files import Table
 from gapgate.errors import DataError
 from gapgate.text import shortened
 
@@ -39,13 +39,9 @@ def open_pixels(
         DataError: a table has no labels, a label is missing, a split is unknown, or the pixels of a row are no square
             image of whole numbers from 0 to 255.
     """
-    for table in tables:
-        if not table.is_labelled:
-            raise table.missing()
-    of_files = splits_of_files([table.path for table in tables], root) if len(tables) > 1 else {}
     parts = [
-        _part(table, root, of_files.get(table.path, ""), scratch / f"pixels-{number}.bin")
-        for number, table in enumerate(tables)
+        _part(table, root, split, scratch / f"pixels-{number}.bin")
+        for number, (table, split) in enumerate(with_splits(tables, root))
     ]
     labels = {str(label) for part in parts for label in np.unique(part.labels)}
     refuse_no_classes(tables[0], labels, sum(len(part.labels) for part in parts))

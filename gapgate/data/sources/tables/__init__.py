@@ -1,0 +1,1 @@
+"""Tables with a row for each image: of paths, of image files or of pixels."""
