@@ -20,7 +20,7 @@ def settings(
 ) -> None:
     """List the settings of `params.yaml` and `--set`: values, default and meaning."""
     from gapgate.settings.described import groups
-    from gapgate.settings.sections import nearest
+    from gapgate.settings.parsing import nearest
 
     console = Console(highlight=False)
     found = groups()

@@ -29,7 +29,8 @@ from gapgate.artifacts import Artifact
 from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError, fault_of_machine
 from gapgate.settings.base import Section
-from gapgate.settings.sections import DataSettings, parse
+from gapgate.settings.parsing import parse
+from gapgate.settings.sections import DataSettings
 from gapgate.tracking import NullTracker, Tracker
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gapgate.settings.sections import Settings, load
+from gapgate.settings.parsing import load
+from gapgate.settings.sections import Settings
 
 
 def settings_file(params: Path | None) -> Path | None:

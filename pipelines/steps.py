@@ -78,7 +78,8 @@ def resolve(
     import json
 
     from components.resolve import report
-    from gapgate.settings.sections import DataSettings, parse
+    from gapgate.settings.parsing import parse
+    from gapgate.settings.sections import DataSettings
 
     where = {"source": source, "repository": repository, "revision": revision, "path": path}
     return report(parse(DataSettings, where | json.loads(reading), "data"), experiment)

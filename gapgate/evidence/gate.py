@@ -178,7 +178,7 @@ def _to_decide(evaluation: Any, distance: float, *, upwards: bool, gap: Interval
     if gap is None or not _is_folded(evaluation):
         train = None if gap is None else _interval(evaluation, "accuracy", "train")
         needed = _images_to_decide(evaluation, now, distance, upwards=upwards, train=train)
-    if needed is None and gap is not None and distance > 0:
+    if needed is None and gap is not None:
         # More photos are trained on as well, and the whole interval shrinks by the root of their number.
         width = (gap.value - gap.low if upwards else gap.high - gap.value) / 100
         if width < MAX_IMAGES * distance:

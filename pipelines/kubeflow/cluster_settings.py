@@ -11,7 +11,7 @@ from components.catalog import RESOLVE, TASKS
 from gapgate.errors import SettingsError
 from gapgate.settings.base import Count, Section
 from gapgate.settings.overrides import read_yaml
-from gapgate.settings.sections import parse
+from gapgate.settings.parsing import parse
 from gapgate.text import redacted
 from pipelines.container_images import built
 

@@ -158,7 +158,7 @@ def test_of_a_holdout_all_photos_are_counted_not_those_of_test_alone() -> None:
 @pytest.mark.parametrize(
     ("counts", "share"),
     [
-        ({"train": 1, "val": 1, "test": 7}, 7 / 9),
+        ({"train": 0, "val": 1, "test": 8}, 8 / 9),
         ({"train": 8, "val": 0, "test": 1}, 1 / 9),
         ({"train": 4, "val": None, "test": 1}, 1 / 5),
         ({"train": 2, "val": 1}, 1),
@@ -183,6 +183,21 @@ def test_most_of_the_missing_photos_are_of_the_class_with_the_most_wrong_answers
     for entry in evaluation["classes"]:
         entry["recall"] = 1.0
     assert check_of(judge(LIMITS, evaluation), "max_gap_points").reason.endswith("more photos would decide")
+
+
+def test_a_gap_without_any_width_at_its_limit_is_kept() -> None:
+    evaluation = changed(("gap",), {"points": 3.0, "low": 3.0, "high": 3.0, "confidence_level": 0.95})
+    assert check_of(judge(LIMITS, evaluation), "max_gap_points").verdict == "pass"
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1 - 4e-10, 10**9), (1 - 1e-8, None)])
+def test_a_thousand_million_photos_are_the_most(share: float, expected: int | None) -> None:
+    evaluation = changed(("gap",), {"points": 0.0, "low": -1.0, "high": 100.0, "confidence_level": 0.95})
+    evaluation |= {"method": {"name": "cross_validation"}}
+    evaluation["accuracy"]["test"]["num_images"] = 1000
+    # The upper half of 100 points has to shrink by about a thousand, which a million times the photos do.
+    certificate = judge(GateSettings(max_gap_points=0.1 * share), evaluation)
+    assert check_of(certificate, "max_gap_points").images_to_decide == expected
 
 
 def test_a_distance_next_to_none_is_decided_by_no_number_of_photos() -> None:

@@ -43,6 +43,14 @@ def test_single_images_give_the_jeffreys_interval(num_right: int, num_images: in
     assert (found.low, found.high) == pytest.approx((min(low, value), max(high, value)), abs=0.004)
 
 
+@pytest.mark.parametrize("num_images", [1, 10, 78])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_a_perfect_score_has_the_exact_limit_of_clopper_and_pearson(num_images: int, level: float) -> None:
+    least = beta.ppf((1 - level) / 2, num_images, 1)
+    assert gap.jeffreys_interval(num_images, num_images, level) == Interval(1, pytest.approx(least), 1)
+    assert gap.jeffreys_interval(0, num_images, level) == Interval(0, 0, pytest.approx(1 - least))
+
+
 def test_a_perfect_score_on_ten_images_is_not_certain() -> None:
     found = gap.gap(measured(1200, 1200), measured(10, 10, seed=1))
     assert found.value == 0
