@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from serving.description import try_form
 from serving.description.schema_words import SchemaWords
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def _template() -> Template:
         "indented": lambda example: json.dumps(example, indent=2, ensure_ascii=False),
         "last_part": lambda reference: (reference or "").rpartition("/")[2],
         "prose": _prose,
-        "try_it": lambda operation, path, method: Markup(try_form.render(path, method, operation)),
         "words": lambda schema: Markup(_WORDS.of(schema)),
     }
     environment.filters |= filters
