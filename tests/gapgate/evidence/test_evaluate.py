@@ -389,6 +389,7 @@ def test_a_holdouts_evidence_is_its_test_split_and_suspects_are_sought_in_all_th
     words = f"{unseen['test']} test images that the model has not seen"
     assert evaluation["method"] == {"name": "holdout", "num_folds": 0, "words": words}
     assert evaluation["suspects"]["num_images"] == sum(unseen.values())
+    assert evaluation["facts"]["has_dropout"] is False
 
 
 def test_the_size_of_the_files_is_the_median_of_the_shorter_sides_of_those_that_were_read(
@@ -406,9 +407,14 @@ def test_the_size_of_the_files_is_the_median_of_the_shorter_sides_of_those_that_
     assert found["facts"]["source_px"] == 20
 
 
-def test_a_loss_that_overflowed_is_no_figure_of_the_curves(splits: Splits, model_dir: Path, tmp_path: Path) -> None:
+def test_a_loss_that_overflowed_is_no_figure_of_the_curves_and_dropout_is_a_fact(
+    splits: Splits, model_dir: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(model_dir, tmp_path / "model")
     line = {"epoch": 1, "train_loss": 0.5, "val_loss": math.inf, "train_accuracy": 0.9, "val_accuracy": None}
     (folder / "history.json").write_text(json.dumps([line | {"seconds": 2.0}]))
+    layers = [{"type": "dense"}, {"type": "dropout"}]
+    (folder / "architecture.json").write_text(json.dumps({"layers": layers}))
     found = evaluated(FAST, splits, folder, tmp_path / "evaluation")
     assert found["curves"] == [line | {"val_loss": None}]
+    assert found["facts"]["has_dropout"] is True
