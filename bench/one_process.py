@@ -13,7 +13,7 @@ from components.catalog import STEPS
 from components.execute import execute
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_runs
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 
 
 def main(params: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.environments import ROOT, keras_python
 from bench.train.contestant import Contestant, alternate, median_ratio
 from bench.train.options import make_parser, prepare
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 
 TUTORIAL_EPOCHS, TUTORIAL_IMAGES = 10, 60_000
 RECIPE_IMAGES = 54_000

@@ -28,8 +28,8 @@ from gapgate import artifacts, fork_server
 from gapgate.artifacts import Artifact
 from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError, fault_of_machine
+from gapgate.settings import parse
 from gapgate.settings.base import Section
-from gapgate.settings.parsing import parse
 from gapgate.settings.sections import DataSettings
 from gapgate.tracking import NullTracker, Tracker
 

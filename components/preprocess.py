@@ -15,7 +15,7 @@ from gapgate.data.preprocess import preprocess
 from gapgate.data.set_aside import PICTURE, TABLE, in_words
 from gapgate.data.splits import SPLIT_NAMES, Splits
 from gapgate.errors import DataError
-from gapgate.settings.parsing import parse
+from gapgate.settings import parse
 from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import Tracker
 

@@ -20,7 +20,7 @@ from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits
 from gapgate.errors import storage_errors
-from gapgate.settings.parsing import parse
+from gapgate.settings import parse
 from gapgate.settings.sections import AugmentSettings, TrainSettings
 from gapgate.text import percent
 from gapgate.tracking import Tracker

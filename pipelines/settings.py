@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from gapgate.settings.sections import Settings
 
 

@@ -78,7 +78,7 @@ def resolve(
     import json
 
     from components.resolve import report
-    from gapgate.settings.parsing import parse
+    from gapgate.settings import parse
     from gapgate.settings.sections import DataSettings
 
     where = {"source": source, "repository": repository, "revision": revision, "path": path}

@@ -12,7 +12,7 @@ import torch
 
 from bench.train.worker import serve
 from gapgate.data.splits import Splits
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from gapgate.training import batches
 from gapgate.training.learner import Learner
 from gapgate.training.loop import train_epoch, validate

@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from components.catalog import RESOLVE, TASKS
 from gapgate.errors import SettingsError
+from gapgate.settings import parse
 from gapgate.settings.base import Count, Section
 from gapgate.settings.overrides import read_yaml
-from gapgate.settings.parsing import parse
 from gapgate.text import redacted
 from pipelines.container_images import built
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from gapgate.errors import GapgateError, SettingsError
-from gapgate.settings.parsing import parse
+from gapgate.settings import parse
 from pipelines.kubeflow.cluster_settings import ClusterSettings, Place
 from pipelines.kubeflow.kubernetes_api import Amounts, amount, nodes, text
 

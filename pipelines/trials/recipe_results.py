@@ -19,7 +19,7 @@ from components.platform.data.dvc_hashes import dvc_hash
 from gapgate import artifacts
 from gapgate.data.sources import BUILTINS
 from gapgate.errors import DataError
-from gapgate.settings.parsing import load, parse
+from gapgate.settings import load, parse
 from gapgate.settings.sections import Settings
 from pipelines.trials.code_digest import code_digest
 from pipelines.trials.trial import Trial, figures_digest, run_trial

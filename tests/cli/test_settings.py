@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from gapgate.errors import SettingsError
+from gapgate.settings import load
 from gapgate.settings.described import groups
-from gapgate.settings.parsing import load
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ import yaml
 
 from components.platform.tracking import mlflow_server
 from gapgate import artifacts
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from pipelines.graph import arguments
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline

@@ -8,7 +8,7 @@ import pytest
 from gapgate.network import modules
 from gapgate.network.architecture import resolve, trace
 from gapgate.network.layers import Activation, BatchNorm, Conv, Dense, Dropout2d, Flatten, Layer, Pool
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gapgate.errors import SettingsError
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from gapgate.training.fit import train
 from tests.gapgate.digit_splits import Recorder, write_digits
 

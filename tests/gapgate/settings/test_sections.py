@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from gapgate.errors import SettingsError
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from gapgate.settings.sections import Settings
 
 ROOT = Path(__file__).parents[3]

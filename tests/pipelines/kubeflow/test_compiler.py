@@ -13,7 +13,7 @@ from components.catalog import TASKS
 from gapgate import __version__
 from gapgate.artifacts import code_revision
 from gapgate.errors import SettingsError
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from pipelines.graph import arguments
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.compiler import compile_pipeline

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gapgate.data.sources.builtin import shapes
+from gapgate.settings import load
 from gapgate.settings.overrides import read_yaml
-from gapgate.settings.parsing import load
 from pipelines.trials.trial import run_trial
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))

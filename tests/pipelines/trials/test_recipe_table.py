@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.platform.workspace import runs_dir
-from gapgate.settings.parsing import parse
+from gapgate.settings import parse
 from gapgate.settings.sections import Settings
 from pipelines.trials.recipe_results import (
     RECIPES,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gapgate import artifacts
 from gapgate.errors import SettingsError
-from gapgate.settings.parsing import load
+from gapgate.settings import load
 from pipelines.trials.sweep import plan
 from tests.end_to_end.workspace import Workspace
 

@@ -5,7 +5,7 @@ import pytest
 from components.platform.tracking import mlflow_client, mlflow_runs
 from components.platform.workspace import features_dir, runs_dir, trials_dir
 from gapgate.errors import SettingsError
-from gapgate.settings.parsing import parse
+from gapgate.settings import parse
 from gapgate.settings.sections import Settings
 from pipelines.local import cleaning
 from pipelines.local.resume import pending_runs, settle
