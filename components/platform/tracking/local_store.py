@@ -6,7 +6,10 @@ its old place, and write there; the places in the file follow the workspace inst
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from components.platform.workspace import artifacts_dir, home, local_store
-from gapgate.errors import StorageError
+from gapgate.errors import StorageError, storage_errors
 from gapgate.files import whole_file
 
 _ROOT = re.compile(r"(file://.*/mlartifacts)(/\d+)?")
@@ -28,6 +31,8 @@ _PLACES = (
 )
 """Tables and columns with places of artifacts (MLflow 3.17)."""
 _TIMEOUT_S = 30.0
+_MAKING_BYTES = 8_000_000
+"""More than the database takes while it is made: 1.3 MB and its journal (MLflow 3.17)."""
 
 
 def open_local_store() -> None:
@@ -57,7 +62,15 @@ def _make() -> None:
             return
         with whole_file(local_store()) as fresh:
             fresh.unlink(missing_ok=True)  # of a process that was killed and had the same number
-            SqlAlchemyStore(f"sqlite:///{fresh}", artifacts_dir().as_uri())
+            free_bytes = shutil.disk_usage(home()).free
+            with storage_errors(home()):
+                try:
+                    SqlAlchemyStore(f"sqlite:///{fresh}", artifacts_dir().as_uri())
+                except Exception as error:
+                    # MLflow tries again over what its first try left, and reports that the tables exist.
+                    if free_bytes > _MAKING_BYTES:
+                        raise
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(local_store())) from error
 
 
 def _follow() -> None:

@@ -19,6 +19,7 @@ from components.platform.tracking.spool import Spool
 from gapgate.errors import StorageError
 from tests.components import releases
 from tests.components.releases import Made
+from tests.mounts import mounted
 from tests.serving import packaged
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.onnx
@@ -36,6 +37,17 @@ registry = Registry()
 found = champion_bento(releases.NAME), registry.receipt(version)["run"], mlflow_runs.send(RunContext("r1"))
 print(*found, releases.release(releases.Made("r2", Path(sys.argv[1])))["version"], sep="|")
 """
+
+
+@pytest.mark.parametrize("size", ["100k", "600k"])
+def test_a_disk_without_room_for_the_store_is_named_and_no_half_store_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    for disk in mounted(tmp_path / "disk", f"size={size}"):
+        monkeypatch.setenv("GAPGATE_HOME", str(disk / "home"))
+        with pytest.raises(StorageError, match=r"mlflow\.db: the disk is full; free space"):
+            mlflow_client.client()
+        assert [path.name for path in (disk / "home").iterdir()] == ["mlflow.lock"]
 
 
 def places(home: Path) -> set[str]:
