@@ -21,14 +21,20 @@ OUTSIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md",
     "bench/RESULTS.md": "benchmarks.md"
 }
 """Page of the repository → its name in the site."""
+STYLES = "site.css"
+"""Styles beside this file, and their name in the site."""
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 _LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
+_LONG_NAME = re.compile(r"(?<=<code>)[^<]{40,}(?=</code>)")
+_BREAK = re.compile(r"(?<=[_/:])(?=\w)")
+"""Places where a long name may be broken: after an underscore, a slash or a colon."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages outside docs/."""
+    """Add the pages and the styles outside docs/."""
     for source, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    files.append(File.generated(config, STYLES, content=Path(__file__).with_name(STYLES).read_text()))
     return files
 
 
@@ -53,3 +59,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
     # Code is left as it is: a fence's brackets are no links.
     between, fences = _FENCE.split(markdown), [*_FENCE.findall(markdown), ""]
     return "".join(_LINK.sub(link, text) + fence for text, fence in zip(between, fences, strict=True))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Let long names in code break between their words, and nowhere else."""
+    return _LONG_NAME.sub(lambda match: _BREAK.sub("<wbr>", match[0]), html)
