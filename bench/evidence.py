@@ -2,11 +2,12 @@
 
     python -m bench.evidence [--rounds 200] [--data FOLDER]
 
-Each round draws n images of a pool (digits, and Fashion-MNIST averaged to 14 × 14 pixels), splits them as the pipeline
+Each round draws n images of a pool (Fashion-MNIST averaged to 14 × 14 pixels, and digits), splits them as the pipeline
 does, trains multinomial logistic regression (as the last layer of `frozen` is), and measures accuracy and gap with the
 pipeline's own intervals. The truth is the accuracy, on all images outside of the draw, of the models that were
-measured; the served model is trained on all images of the folds, and is a little better than they are. Printed are the
-share of 95 % intervals that hold the truth, and of simulated answers how often the default gate passes.
+measured; draws of digits that leave too few outside are not made. The served model is trained on all images of the
+folds, and is a little better than they are. Printed are the share of 95 % intervals that hold the truth, and of
+simulated answers how often the default gate passes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SIZES = (100, 200, 400, 800)
 FOLDS = 5
 TEST_SHARE = 0.25
 RESAMPLES = 2_000
-POOL_SIZE = 10_000
+POOL_SIZE = 60_000
+LEAST_OUTSIDE = 8
+"""Images outside of a draw for each one in it: the truth is measured on them, and with fewer its own error would count
+against the intervals."""
 PENALTY = 1e-3
 
 Pool = tuple[NDArray[np.float64], NDArray[np.int32]]
@@ -46,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fashion_mnist.require(parser, args.data, "train")
     for name, pool in _pools(args.data).items():
         for size in SIZES:
+            if len(pool[1]) < (1 + LEAST_OUTSIDE) * size:
+                continue
             for method, measure in METHODS.items():
                 held, safe = _coverage(pool, size, args.rounds, measure)
                 print(
@@ -65,7 +71,7 @@ def _pools(folder: Path) -> dict[str, Pool]:
     images = fashion_mnist.images(folder, "train", POOL_SIZE)
     blocks = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(len(images), -1)
     labels = fashion_mnist.labels(folder, "train", POOL_SIZE).astype(np.int32)
-    return {"digits": (digits.data / 16, digits.target.astype(np.int32)), "fashion-mnist": (blocks / 255, labels)}
+    return {"fashion-mnist": (blocks / 255, labels), "digits": (digits.data / 16, digits.target.astype(np.int32))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +90,31 @@ def _fitted(pool: Pool, train: NDArray[np.int64]) -> LogisticRegression:
     return LogisticRegression(C=1 / (PENALTY * len(train)), tol=1e-3, max_iter=300).fit(pool[0][train], pool[1][train])
 
 
-def _right(pool: Pool, model: LogisticRegression, asked: NDArray[np.int64]) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = model.predict(pool[0][asked]) == pool[1][asked]
+def _right(pool: Pool, model: LogisticRegression) -> NDArray[np.bool_]:
+    """Return whether the model's answer is right, for each image of the pool, (N,)."""
+    right: NDArray[np.bool_] = model.predict(pool[0]) == pool[1]
     return right
 
 
 def _holdout(pool: Pool, drawn: NDArray[np.int64], rest: NDArray[np.int64], rng: np.random.Generator) -> Measured:
     cut = round(TEST_SHARE * len(drawn))
-    model = _fitted(pool, drawn[cut:])
-    interval = gap.measure(_right(pool, model, drawn[:cut]), rng, num_resamples=RESAMPLES).interval()
-    truth = float(_right(pool, model, rest).mean())
+    right = _right(pool, _fitted(pool, drawn[cut:]))
+    interval = gap.measure(right[drawn[:cut]], rng, num_resamples=RESAMPLES).interval()
+    truth = float(right[rest].mean())
     return Measured(interval, truth, truth)
 
 
 def _folds(pool: Pool, drawn: NDArray[np.int64], rest: NDArray[np.int64], rng: np.random.Generator) -> Measured:
-    right, truths = np.empty(len(drawn), bool), []
+    held_out_right, truths = np.empty(len(drawn), bool), []
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=int(rng.integers(2**31)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer images than folds
         for train, held_out in splitter.split(drawn, pool[1][drawn]):
-            model = _fitted(pool, drawn[train])
-            right[held_out] = _right(pool, model, drawn[held_out])
-            truths.append(_right(pool, model, rest).mean())
-    measured = gap.measure(right, rng, num_resamples=RESAMPLES, inflation=gap.FOLD_INFLATION)
-    served = float(_right(pool, _fitted(pool, drawn), rest).mean())
+            right = _right(pool, _fitted(pool, drawn[train]))
+            held_out_right[held_out] = right[drawn[held_out]]
+            truths.append(right[rest].mean())
+    measured = gap.measure(held_out_right, rng, num_resamples=RESAMPLES, inflation=gap.FOLD_INFLATION)
+    served = float(_right(pool, _fitted(pool, drawn))[rest].mean())
     return Measured(measured.interval(), float(np.mean(truths)), served)
 
 
