@@ -118,6 +118,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._header_bytes = None
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            # RFC 9112, 3.2: such a request gets 400. The parser treats an error here as one of its own.
+            raise ValueError(f"{hosts} Host headers")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
