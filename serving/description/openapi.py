@@ -78,19 +78,19 @@ def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
         _query(name, {"type": "integer", "minimum": 1, "maximum": limit, "default": default}, text)
         for name, limit, default, text in route.numbers
     ]
-    if route.name == "explain":
-        # With keys the page is open all the same, and names of classes can be confidential.
-        classes: Json = {"type": "string"} if secret else {"type": "string", "enum": card.classes}
-        parameters += [
-            _query("class", classes, "The class to explain; else the most probable."),
-            _query("feature_maps", {"type": "boolean", "default": False}, "Whether to add what each layer computes."),
-        ]
+    # With keys the page is open all the same, and names of classes and of the model can be confidential.
+    string: Json = {"type": "string"}
+    classes = string if secret else string | {"enum": card.classes}
+    further = {
+        "class": (classes, "The class to explain; else the most probable."),
+        "feature_maps": ({"type": "boolean", "default": False}, "Whether to add what each layer computes."),
+    }
+    parameters += [_query(name, *further[name]) for name in route.further_parameters]
     if "{digest}" in route.path:
         digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
         parameters.append(_in_path("digest", digest, "The `receipt` of a prediction.", card.receipt))
     if "{name}" in route.path:
-        # With keys the page is open all the same, and the name can be confidential.
-        name: Json = {"type": "string"} if secret else {"type": "string", "enum": [card.name]}
+        name = string if secret else string | {"enum": [card.name]}
         parameters.append(_in_path("name", name, "Name of the model, as `/v1/model` gives it.", card.name))
     return parameters
 
