@@ -327,7 +327,7 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Which small faults do the tests of a module miss?")
     parser.add_argument("modules", nargs="*", default=MODULES)
-    parser.add_argument("--survivors", action="store_true", help="try only what survived the last run, where there is one")
+    parser.add_argument("--survivors", action="store_true", help="try only what survived the last run, if any")
     given = parser.parse_args(argv)
     equivalents = tomllib.loads(EQUIVALENTS.read_text())
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

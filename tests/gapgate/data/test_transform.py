@@ -311,11 +311,20 @@ def test_a_strip_of_ten_million_pixels_is_padded_without_its_square():
     assert transform(size_px=64).apply(strip).shape == (64, 64, 3)
 
 
-def test_pixels_that_fit_are_returned_as_they_are():
+@pytest.mark.parametrize("options", [{"fit": "pad"}, {"fit": "pad", "margin_px": 8}, {"fit": "crop"}])
+def test_pixels_that_fit_are_returned_as_they_are(options):
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert transform().apply(pixels) is pixels
+    assert transform(**options).apply(pixels) is pixels
     gray = np.zeros((8, 8), np.uint8)
-    assert np.shares_memory(transform(mode="gray").apply(gray), gray)
+    assert np.shares_memory(transform(mode="gray", **options).apply(gray), gray)
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("rgb", (8, 8, 3)), ("gray", (8, 8))])
+def test_a_crop_takes_the_border_off_pixels_of_the_right_size_too(mode, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    cropped = transform(mode=mode, fit="crop", margin_px=8, resample="nearest").apply(pixels)
+    # 8 / (8 + 8) of the side is kept.
+    np.testing.assert_array_equal(cropped.reshape(shape), pixels[2:6, 2:6].repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_gray_is_repeated_and_colour_becomes_luma():
@@ -346,6 +355,12 @@ def test_a_transform_survives_its_file(tmp_path):
     settings = transform(fit="crop", fill=3, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
     settings.write(tmp_path / "transform.json")
     assert Transform.from_file(tmp_path / "transform.json") == settings
+
+
+@pytest.mark.parametrize(("text", "version"), [("", 1), (', "version": 1', 1), (', "version": 2', 2)])
+def test_a_file_without_a_version_is_of_the_first(tmp_path, text, version):
+    (tmp_path / "transform.json").write_text(f'{{"size_px": 8, "mode": "rgb"{text}}}')
+    assert Transform.from_file(tmp_path / "transform.json").version == version
 
 
 @pytest.mark.parametrize("text", ["{}", "not json", '{"size_px": 4, "mode": "rgb"}'])
