@@ -14,7 +14,7 @@ from tests.cluster.platform import GAPGATE, KFP, Done, run_at_once, until
 
 STEPS = ("ingest", "preprocess", "augment", "train", "evaluate", "gate", "register", "package")
 SHORT = ("--set", "train.epochs=3")
-NEW = ("--set", f"preprocess.salt={time.time_ns()}")
+NEW = ("--set", f"preprocess.salt=new-{time.time_ns()}")
 LONG = ("--set", "train.epochs=400", "--set", "train.architecture=tutorial")
 
 
