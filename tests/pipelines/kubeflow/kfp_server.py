@@ -248,7 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(200, json.dumps(self.state.get_healthz(query, body)))
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
         except RefusedError as refusal:
-            answer = {"error": str(refusal), "code": 3, "message": str(refusal), "details": []}
+            code = {404: 5}.get(refusal.status, 3)
+            answer = {"error": str(refusal), "code": code, "message": str(refusal), "details": []}
             self._send(refusal.status, json.dumps(answer))
         except ConnectionAbortedError:
             self.close_connection = True
