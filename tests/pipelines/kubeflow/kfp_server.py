@@ -119,7 +119,12 @@ class KfpServer:
         return self._page("runs", self.runs, query)
 
     def terminate_run(self, query, body, run_id):
-        self._get(self.runs, run_id)
+        run = self._get(self.runs, run_id)
+        if run.get("state") == "CANCELING":
+            raise RefusedError(400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found")
+        if run_id not in self.workflows:
+            run["state"] = "CANCELING"
+            raise RefusedError(500, "Failed to terminate workflow: workflows.argoproj.io not found")
         self.workflows[run_id].cancel()
         return {}
 
