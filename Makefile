@@ -4,7 +4,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 SOURCES := gapgate components pipelines serving cli infra tests bench
 SCRIPTS := infra/up infra/restore infra/kubernetes-api infra/docker/base infra/docker/engine infra/docker/install \
-	components/platform/git_askpass $(wildcard infra/kubernetes/base/*.sh tests/serving/foreign/*.sh)
+	components/platform/git_askpass serving/bento_entrypoint.sh $(wildcard infra/kubernetes/base/*.sh tests/serving/foreign/*.sh)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +dirty)

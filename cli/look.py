@@ -238,7 +238,8 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
         ImageError: the image cannot be decoded, or has too many pixels.
     """
     from serving.guard.image_guard import Limits
-    from serving.http.inputs import Upload, decode_all
+    from serving.http.form import Upload
+    from serving.http.inputs import decode_all
     from serving.options import Options
 
     limits = Limits(Options.from_environment().max_pixels, formats=None)  # a file of the user's own

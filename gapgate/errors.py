@@ -88,7 +88,6 @@ class ImageFault(StrEnum):
     """Floating-point or 32-bit pixels: nothing says which value is white."""
     TOO_COSTLY = "too_costly"
     """A structure that takes far more time or memory to decode than the size of the file lets expect."""
-    WRONG_SIZE = "wrong_size"
     """A tensor of another number of bytes than whole images have."""
 
 
@@ -102,7 +101,6 @@ IMAGE_REMEDIES: Mapping[ImageFault, str] = {
     ImageFault.TOO_MANY_PIXELS: "make it smaller",
     ImageFault.NO_FIXED_RANGE: "save the image with 8 or 16 bits",
     ImageFault.TOO_COSTLY: "save the image anew",
-    ImageFault.WRONG_SIZE: "send them in the order height, width, channel; an image file needs its own content type",
 }
 """Remedy of each fault, where the place that reports it has no better one."""
 

@@ -20,6 +20,7 @@ import yaml
 
 import gapgate
 from serving.description.docs import TEMPLATE
+from serving.description.openapi_examples import SAMPLES
 from serving.http.pages import STATIC
 from serving.telemetry.privacy import QUIET
 
@@ -27,21 +28,9 @@ SERVICE = "serving.service:GapgateService"
 BASE_IMAGE = "python:3.11-slim"
 REQUIREMENTS = Path(__file__).with_name("requirements.lock")
 CREATION_TIME = "1970-01-01T00:00:00+00:00"
-ENTRYPOINT = """#!/bin/sh
-# `bentoml containerize` runs this: the server of the Bento's own, which is quicker than BentoML's and knows its keys.
-if [ "${1:-}" = serve ]; then shift; fi
-unset PYTHONSAFEPATH  # by which Python would not look for the server in its own folder
-cd "$BENTO_PATH/src" && exec python -m serving --host 0.0.0.0 --port "${PORT:-3000}" "$@"
-"""
-README = """# {tag}
-
-An image classifier with its certificate. `POST /v1/predict` takes an image (as the body, or as the form field `image`)
-and answers with its class; `/` is a page to try it on, `/docs` describes every route and option.
-
-`python -m serving` in `src` starts it with the Bento's environment and without BentoML's server, which is quicker;
-`bentoml serve` works too. A container of `bentoml containerize` runs the former; it answers other machines, so give it
-`GAPGATE_API_KEYS` (the SHA-256 of each key) or `GAPGATE_ALLOW_ANONYMOUS=true`.
-"""
+ENTRYPOINT = Path(__file__).with_name("bento_entrypoint.sh")
+README = Path(__file__).with_name("bento_readme.md")
+"""Text about the Bento, in which `{tag}` stands for its name and version."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +66,8 @@ def _collect(model_dir: Path, context: Path) -> None:
             copy = context / source.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-    shutil.copyfile(TEMPLATE, context / TEMPLATE.relative_to(root))
+    for data in (SAMPLES, TEMPLATE):
+        shutil.copyfile(data, context / data.relative_to(root))
 
 
 def _build(context: Path, tag: str) -> Path:
@@ -102,7 +92,7 @@ def _build(context: Path, tag: str) -> Path:
     built: Any = service.GapgateService
     built.image = PinnedImage(base_image=BASE_IMAGE, distro="none", lock_python_packages=False)
     name, _, version = tag.partition(":")
-    description = README.format(tag=tag)
+    description = README.read_text().replace("{tag}", tag)
     bento = bentoml.build(SERVICE, name=name, version=version, build_ctx=str(context), description=description)
     return Path(bento.path)
 
@@ -110,7 +100,7 @@ def _build(context: Path, tag: str) -> Path:
 def _finish(bento: Path) -> None:
     """Add the requirements and the start of a container, and replace the time of the build by a fixed one."""
     shutil.copyfile(REQUIREMENTS, bento / "env" / "python" / "requirements.txt")
-    (bento / "env" / "docker" / "entrypoint.sh").write_text(ENTRYPOINT)
+    shutil.copyfile(ENTRYPOINT, bento / "env" / "docker" / "entrypoint.sh")
     content: dict[str, Any] = yaml.safe_load((bento / "bento.yaml").read_text())
     content["creation_time"] = CREATION_TIME
     (bento / "bento.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

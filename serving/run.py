@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from gapgate import child_server
 from gapgate.errors import ServeError
@@ -68,9 +67,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -110,13 +107,9 @@ def serve(
             [sys.executable, "-m", "serving", "--fd", str(listener.fileno()), "--end-with-parent"],
             log,
             cwd=source,
-            env=_environment(variables),
+            # Without what would keep the server from running the source inside the Bento.
+            env={name: variables[name] for name in variables.keys() - {"PYTHONPATH", "PYTHONSAFEPATH"}} | QUIET,
             pass_fds=[listener.fileno()],
         )
         bound = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     return Server(process, "http://localhost" if uds else f"http://{bound}", log, uds)
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those that would keep the server from running the source inside the Bento."""
-    return {key: value for key, value in variables.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")} | QUIET

@@ -114,10 +114,14 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 text = f"the headers exceed {MAX_HEADER_BYTES:,} bytes"
-                self._refuse(ApiError(431, "headers_too_large", text))
+                self._refuse(ApiError("headers_too_large", text))
 
     def on_headers_complete(self) -> None:
         self._header_bytes = None
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            # RFC 9112, 3.2: such a request gets 400. The parser treats an error here as one of its own.
+            raise ValueError(f"{hosts} Host headers")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -130,7 +134,7 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(ApiError(400, "bad_request", "this is not HTTP that the server can read"))
+        self._refuse(ApiError("bad_request", "this is not HTTP that the server can read"))
 
     def _refuse(self, error: ApiError) -> None:
         """Send an error and take nothing more. The client has `LINGER_S` to read it, then the connection closes."""

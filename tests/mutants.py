@@ -327,13 +327,13 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Which small faults do the tests of a module miss?")
     parser.add_argument("modules", nargs="*", default=MODULES)
-    parser.add_argument("--survivors", action="store_true", help="try only what survived the last run")
+    parser.add_argument("--survivors", action="store_true", help="try only what survived the last run, if any")
     given = parser.parse_args(argv)
     equivalents = tomllib.loads(EQUIVALENTS.read_text())
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     warm_up()
     for module in given.modules:
-        before = results[module]["survivors"] if given.survivors else None
+        before = results[module]["survivors"] if given.survivors and module in results else None
         results[module] = run_module(module, equivalents.get(module, []), before)
         RESULTS.write_text(json.dumps(results, indent=1))
     gc.unfreeze()

@@ -21,6 +21,8 @@ MARKS = {"": "[green]✓[/]", "pass": "[green]✓[/]", "fail": "[red]✗[/]", "u
 _WIDE = 112
 """Columns of a terminal from which a line has a bar too; the line of a training says as much in figures."""
 _WIDTH = max(len(name) for name in STEPS)
+_RECOUNT_EVERY_S = 10.0
+"""Seconds between two lines of a count that is not the step's first, such as that of a fold."""
 
 
 class TerminalDisplay:
@@ -41,7 +43,7 @@ class TerminalDisplay:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._running: TaskID | None = None
         self._started_at = time.time()
-        self._shown_tenth = 0
+        self._begin_count(0.0)
         self._losses: list[float] = []
 
     @contextmanager
@@ -72,9 +74,15 @@ class TerminalDisplay:
         """Show a line beside the events."""
         self.console.print(f"  {escape(printable(text))}", soft_wrap=True, highlight=False)
 
+    def _begin_count(self, wait_s: float) -> None:
+        """Begin a count for lines without a bar, with at least `wait_s` seconds from one to the next."""
+        self._wait_s, self._shown_at = wait_s, time.monotonic()
+        self._done = self._shown_tenth = 0
+        self._note = ""
+
     def _started(self, event: Event) -> None:
         self._started_at = event["time"]
-        self._shown_tenth = 0
+        self._begin_count(0.0)
         self._losses.clear()
         self._running = self._progress.add_task(event["step"], total=None, counted="", note="", curve="")
 
@@ -86,11 +94,16 @@ class TerminalDisplay:
             self._progress.update(self._running, total=total, completed=done, counted=counted, **fields)
         if self.console.is_terminal:
             return
+        if event["step"] != "train":
+            return
         # Without a bar, as in a CI log, ten lines of a training are enough.
-        tenth = 10 * done // max(total, 1)
-        if event["step"] == "train" and tenth > self._shown_tenth:
-            self._shown_tenth = tenth
-            self.console.print(f"  {event['step']:<{_WIDTH}}  {counted} {event['note']}", highlight=False)
+        if done < self._done:
+            self._begin_count(_RECOUNT_EVERY_S)
+        self._done, self._note = done, event["note"] or self._note
+        tenth, now = 10 * done // max(total, 1), time.monotonic()
+        if tenth > self._shown_tenth and now - self._shown_at >= self._wait_s:
+            self._shown_tenth, self._shown_at = tenth, now
+            self.console.print(f"  {event['step']:<{_WIDTH}}  {counted} {self._note}".rstrip(), highlight=False)
 
     def _ended(self, event: Event, mark: str, text: str) -> None:
         if self._running is not None:

@@ -30,6 +30,7 @@ class StepLog:
         self._step = step
         self._began_at = 0.0
         self._first: tuple[float, int] | None = None
+        self._done = 0
         self._printed_at = 0.0
         self._note = ""
         self._losses: list[float] = []
@@ -56,7 +57,9 @@ class StepLog:
     def _progress(self, event: Event) -> None:
         """Print each new note, such as that of an epoch's end, and without one a line in ten seconds."""
         now, done, total = event["time"], event["done"], event["total"]
-        self._first = self._first or (now, done)
+        if self._first is None or done < self._done:  # another count, such as a fold's
+            self._first = (now, done)
+        self._done = done
         is_news = event["note"] not in ("", self._note)
         if not is_news and now - max(self._printed_at, self._began_at) < _EVERY_S:
             return

@@ -186,7 +186,8 @@ class Local(Answerer):
         """Yield a row for each image file, which is decoded as the server does."""
         import numpy as np
 
-        from serving.http.inputs import Upload, decode_all
+        from serving.http.form import Upload
+        from serving.http.inputs import decode_all
 
         uploads = [Upload(data) for data in images]
         decoded = decode_all(self._predictor, uploads, self._limits, cancelled=lambda: False)
@@ -221,7 +222,8 @@ def decoded(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
     Raises:
         ImageError: it cannot be used.
     """
-    from serving.http.inputs import Upload, decode_all
+    from serving.http.form import Upload
+    from serving.http.inputs import decode_all
 
     (found,) = decode_all(predictor, [Upload(data)], limits_of(predictor), cancelled=lambda: False)
     if isinstance(found, ImageError):

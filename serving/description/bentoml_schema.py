@@ -36,8 +36,9 @@ def schema(routes: Iterable[Route]) -> dict[str, Any]:
 
 def _route(route: Route) -> dict[str, Any]:
     file: dict[str, Any] = {"content_type": "image/*", "format": "image", "type": "file"}
-    field, value = ("image", {**file, "title": "Image"})
-    if route.images == "many":
+    if route.images == "one":
+        field, value = "image", file | {"title": "Image"}
+    else:
         field, value = "images", {"items": file, "title": "Images", "type": "array"}
     return {
         "name": method_name(route),

@@ -6,15 +6,15 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 import gapgate
 from serving.description.inference_schema import InferenceError
 from serving.description.openapi_examples import example, samples
-from serving.description.route import ERRORS, Route
+from serving.description.route import Route
 from serving.description.schema import Answer, ErrorAnswer, ModelCard
 from serving.http.request import FORM_TYPE, TENSOR_TYPE
-from serving.http.responses import JSON_TYPE
+from serving.http.responses import ERRORS, JSON_TYPE
 
 Json = dict[str, Any]
 
@@ -39,7 +39,8 @@ def spec(routes: tuple[Route, ...], card: ModelCard, *, url: str = "", keys_requ
             "answer carries an `X-Request-ID`; every answer from 400 up is "
             '`{"error": {"code", "message", "request_id"}}`, below `/v2` '
             '`{"error", "code", "request_id"}`. Another address gets 404 `not_found`, another method 405 '
-            "`method_not_allowed`, a parameter that is none of its route's 422 `invalid_parameter`.",
+            "`method_not_allowed`, a parameter that is none of its route's 422 `invalid_parameter`, too large headers "
+            "431 `headers_too_large`.",
         },
         "servers": [{"url": url or "/"}],
         "paths": _paths(routes, card, url, keys_required),
@@ -62,7 +63,7 @@ def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: 
             "description": route.description,
             "parameters": _parameters(route, card, keys_required),
             "responses": _responses(route, card),
-            "x-codeSamples": samples(route.method, route.path, card, url, keys_required and not route.is_open),
+            "x-codeSamples": samples(route, card, url, keys_required and not route.is_open),
         }
         if route.images:
             operation["requestBody"] = {"required": True, "content": _bodies(route, card)}
@@ -77,19 +78,19 @@ def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
         _query(name, {"type": "integer", "minimum": 1, "maximum": limit, "default": default}, text)
         for name, limit, default, text in route.numbers
     ]
-    if route.name == "explain":
-        # With keys the page is open all the same, and names of classes can be confidential.
-        classes: Json = {"type": "string"} if secret else {"type": "string", "enum": card.classes}
-        parameters += [
-            _query("class", classes, "The class to explain; else the most probable."),
-            _query("feature_maps", {"type": "boolean", "default": False}, "Whether to add what each layer computes."),
-        ]
+    # With keys the page is open all the same, and names of classes and of the model can be confidential.
+    string: Json = {"type": "string"}
+    classes = string if secret else string | {"enum": card.classes}
+    further = {
+        "class": (classes, "The class to explain; else the most probable."),
+        "feature_maps": ({"type": "boolean", "default": False}, "Whether to add what each layer computes."),
+    }
+    parameters += [_query(name, *further[name]) for name in route.further_parameters]
     if "{digest}" in route.path:
         digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
         parameters.append(_in_path("digest", digest, "The `receipt` of a prediction.", card.receipt))
     if "{name}" in route.path:
-        # With keys the page is open all the same, and the name can be confidential.
-        name: Json = {"type": "string"} if secret else {"type": "string", "enum": [card.name]}
+        name = string if secret else string | {"enum": [card.name]}
         parameters.append(_in_path("name", name, "Name of the model, as `/v1/model` gives it.", card.name))
     return parameters
 
@@ -183,9 +184,10 @@ def _form(field: str, schema: Json) -> Json:
 def _responses(route: Route, card: ModelCard) -> Json:
     content: Json = {}
     for content_type, model in route.answers.items():
-        content[content_type] = {"schema": _content_schema(content_type, model)}
         if model:
-            content[content_type]["example"] = example(model, route.name, card)
+            content[content_type] = {"schema": _reference(model), "example": example(model, route.name, card)}
+        else:
+            content[content_type] = {"schema": {"type": "object" if content_type == JSON_TYPE else "string"}}
     responses: Json = {"200": {"description": route.summary, "headers": _headers(200), "content": content}}
     if route.is_tagged:
         responses["304"] = {"description": "Not changed since the `ETag` in `If-None-Match`", "headers": _headers(304)}
@@ -199,12 +201,6 @@ def _responses(route: Route, card: ModelCard) -> Json:
         error = InferenceError if route.is_inference else ErrorAnswer
         response["content"] = {JSON_TYPE: {"schema": _reference(error)}}
     return responses
-
-
-def _content_schema(content_type: str, model: type[Answer] | None) -> Json:
-    if model:
-        return _reference(model)
-    return {"type": "object"} if content_type == JSON_TYPE else {"type": "string"}
 
 
 def _reference(model: type[Answer]) -> Json:
@@ -228,9 +224,8 @@ class _Untitled(GenerateJsonSchema):
 def _schemas(routes: tuple[Route, ...]) -> Json:
     models: set[type[Answer]] = {ErrorAnswer, InferenceError}
     models |= {model for route in routes if route.is_described for model in route.answers.values() if model}
-    mode: JsonSchemaMode = "serialization"
     _, found = models_json_schema(
-        [(model, mode) for model in sorted(models, key=lambda model: model.__name__)],
+        [(model, "serialization") for model in sorted(models, key=lambda model: model.__name__)],
         ref_template="#/components/schemas/{model}",
         schema_generator=_Untitled,
     )

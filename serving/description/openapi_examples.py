@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from functools import cache
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from serving.description.inference_schema import (
@@ -12,6 +15,7 @@ from serving.description.inference_schema import (
     InferenceServer,
     InferenceTensor,
 )
+from serving.description.route import Route
 from serving.description.schema import (
     Answer,
     BatchAnswer,
@@ -29,6 +33,7 @@ from serving.description.schema import (
     ReceiptAnswer,
 )
 
+SAMPLES = Path(__file__).with_name("samples.toml")
 _REQUEST_ID = "5f0c8d2a6b7e4c1d9a3f2e1b0c4d5e6f"
 _PNG = "iVBORw0KGgo..."
 _JPEG = "/9j/4AAQSkZJRg..."
@@ -121,63 +126,32 @@ def _answers(card: ModelCard) -> dict[type[Answer], Answer]:
     return {type(answer): answer for answer in answers}
 
 
-def samples(method: str, path: str, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
+def samples(route: Route, card: ModelCard, url: str, with_key: bool) -> list[dict[str, str]]:
     """Return commands for a shell, and programs in Python and JavaScript for routes that take an image, in the form of
     the extension `x-codeSamples`: `lang`, `label`, `source`."""
-    key = ' -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else ""
-    curl = f"curl -sS{key}"
-    picture = f"curl -sS {url}/static/example.png |"
-    as_png = "-H 'Content-Type: image/png' --data-binary @-"
-    as_tensor = "-H 'Content-Type: application/octet-stream' --data-binary @-"
     num_bytes = card.input.height * card.input.width * card.input.channels
-    address = url + path.format(digest=card.receipt, name=card.name)
-    if method == "get":
-        return [_shell("As it is", f"{curl} {address}")]
-    if path == "/v1/predict/batch":
-        return [
-            _shell("Two raw tensors (black)", f"head -c {2 * num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
-            _shell("Your own files", f"{curl} -F images=@a.png -F images=@b.jpg {address}"),
-        ]
-    as_json = f"-H 'Content-Type: application/json' --data-binary @- {address}"
-    if path.endswith("/infer"):
-        tensor = '{"name": "images", "datatype": "BYTES", "shape": [1], "data": ["&"]}'
-        wrapped = f"base64 -w0 | sed 's#.*#{{\"inputs\": [{tensor}]}}#'"
-        return [_shell("An example image", f"{picture} {wrapped} |\n  {curl} {as_json}")]
-    made = [
-        _shell("An example image", f"{picture}\n  {curl} {as_png} {address}"),
-        _shell("Your own file", f"{curl} -F image=@photo.jpg {address}"),
-        *_programs(f"{url}/static/example.png", address, with_key=with_key),
+    words = {
+        "address": url + route.path.format(digest=card.receipt, name=card.name),
+        "example": f"{url}/static/example.png",
+        "picture": f"curl -sS {url}/static/example.png |",
+        "curl": 'curl -sS -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else "curl -sS",
+        "as_png": "-H 'Content-Type: image/png' --data-binary @-",
+        "as_json": "-H 'Content-Type: application/json' --data-binary @-",
+        "as_tensor": "-H 'Content-Type: application/octet-stream' --data-binary @-",
+        "image_bytes": num_bytes,
+        "two_images_bytes": 2 * num_bytes,
+        "python_import": "import os\n\n" if with_key else "",
+        "python_headers": ', headers={"X-API-Key": os.environ["GAPGATE_API_KEY"]}' if with_key else "",
+        "script_headers": ', headers: { "X-API-Key": process.env.GAPGATE_API_KEY }' if with_key else "",
+    }
+    every = _samples()
+    general = every["get"] if route.method == "get" else every["one"] if route.images == "one" else []
+    return [
+        {"lang": "Shell", **sample, "source": Template(sample["source"]).substitute(words)}
+        for sample in (*general, *every.get(route.name, ()))
     ]
-    if path == "/v1/explain":
-        source = f"{picture}\n  {curl} {as_png} -H 'Accept: image/png' -o heat.png {address}"
-        return [*made, _shell("The heat map as a file", source)]
-    if path == "/v1/predict":
-        return [
-            *made,
-            _shell("As base64 in JSON", f'{picture} base64 -w0 | sed \'s#.*#{{"image": "&"}}#\' |\n  {curl} {as_json}'),
-            _shell("A raw tensor (black)", f"head -c {num_bytes} /dev/zero |\n  {curl} {as_tensor} {address}"),
-        ]
-    return made
 
 
-def _programs(example: str, address: str, *, with_key: bool) -> Iterator[dict[str, str]]:
-    imports, header = (
-        ("import os\n\n", ', headers={"X-API-Key": os.environ["GAPGATE_API_KEY"]}') if with_key else ("", "")
-    )
-    python = f"""{imports}import httpx
-
-image = httpx.get("{example}").content  # or open("photo.jpg", "rb")
-answer = httpx.post("{address}", files={{"image": image}}{header})
-print(answer.json())"""
-    yield {"lang": "Python", "label": "Python", "source": python}
-    header = ', headers: { "X-API-Key": process.env.GAPGATE_API_KEY }' if with_key else ""
-    script = f"""const image = await (await fetch("{example}")).blob(); // or a file of an <input type="file">
-const body = new FormData();
-body.append("image", image, "photo");
-const answer = await fetch("{address}", {{ method: "POST", body{header} }});
-console.log(await answer.json());"""
-    yield {"lang": "JavaScript", "label": "JavaScript", "source": script}
-
-
-def _shell(label: str, source: str) -> dict[str, str]:
-    return {"lang": "Shell", "label": label, "source": source}
+@cache
+def _samples() -> dict[str, list[dict[str, str]]]:
+    return tomllib.loads(SAMPLES.read_text())

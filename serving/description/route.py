@@ -12,28 +12,6 @@ from serving.http.responses import Response
 
 INFERENCE = "/v2"
 """Begin of the paths of the Open Inference Protocol."""
-ERRORS: dict[str, tuple[int, str]] = {
-    "invalid_image": (400, "Not an image, a damaged one, or one of too many pixels."),
-    "wrong_shape": (400, "A raw tensor of another number of bytes than whole images have."),
-    "missing_image": (400, "No image in the request."),
-    "bad_request": (400, "A form that cannot be parsed, or that holds several images where one is asked for."),
-    "unauthorized": (401, "No key, or one that is not known."),
-    "loopback_only": (403, "No key is configured, so only the server's own machine is answered."),
-    "not_found": (404, "There is nothing under this address."),
-    "no_index": (404, "The package holds no training images to compare with."),
-    "body_too_large": (413, "The body exceeds the limit."),
-    "too_many_images": (413, "More images than one request may hold."),
-    "unsupported_media_type": (415, "Another content type than the accepted ones, which `Accept-Post` lists."),
-    "invalid_parameter": (422, "A parameter out of its range or set."),
-    "overloaded": (429, "As many requests as the server takes are under way; try again after `Retry-After` seconds."),
-    "internal": (500, "The server failed; its log has the request id."),
-    "starting": (503, "The model is being loaded."),
-    "refused": (503, "The package did not prove itself; the message says why."),
-    "not_ready": (503, "The server is ending."),
-    "upload_timeout": (408, "The body did not arrive in time."),
-    "timeout": (504, "No answer was found in time."),
-}
-"""Code → HTTP status and meaning."""
 
 
 # `eq=False`: a route is itself alone, and so a key of a cache.
@@ -51,8 +29,8 @@ class Route:
     description: str
     answers: Mapping[str, type[Answer] | None]
     """Content type of an answer with status 200 → its model; None if it has none."""
-    errors: tuple[str, ...]
-    """Codes in `ERRORS` of the errors that it can answer with."""
+    own_errors: tuple[str, ...] = ()
+    """Codes in `serving.http.responses.ERRORS` of the errors that not every route can answer with."""
     numbers: tuple[tuple[str, int, int, str], ...] = ()
     """Integer query parameters, from 1 to a limit: (name, limit, default, meaning)."""
     further_parameters: tuple[str, ...] = ()
@@ -79,6 +57,12 @@ class Route:
         if self.images:
             return "images"
         return "server" if self.is_open else "model"
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Codes of all errors that it can answer with."""
+        of_access = () if self.is_open else ("unauthorized", "loopback_only")
+        return (*self.own_errors, *of_access, "internal")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Memory:
                 raise ImageError(ImageFault.TOO_COSTLY, reason, "send a smaller image")
             if taken + num_bytes > budget:
                 message = f"{taken / 1e6:,.0f} MB of memory are in use for large images; try again in a second"
-                raise ApiError(429, "overloaded", message, {"Retry-After": "1"})
+                raise ApiError("overloaded", message, {"Retry-After": "1"})
             self._shared[self.worker] += num_bytes
         try:
             yield

@@ -56,7 +56,7 @@ class App:
         figures = Metrics(models)
         self.context = Context(models, Work(options, figures.in_progress, memory), figures, ROUTES)
         self.send_spans: Callable[[], None] = lambda: None
-        self._buffered = Buffered(options.max_buffered_bytes)
+        self._buffered = Buffered()
 
     def start(self) -> None:
         """Load the model, or begin to follow it."""
@@ -86,32 +86,28 @@ class App:
         request.path = below_root
         route, request.path_parameters = _match(request.path)
         template = route.path if route else UNMATCHED
-        is_inference = request.path.startswith(INFERENCE)
         try:
             response = await self._respond(request, route)
-        except ApiError as error:
-            request.notes["error"] = error.code
-            response = error_response(error, request.id, inference=is_inference)
         except ClientGoneError:  # nothing to send, but the request is counted
-            self._count(request, template, CLIENT_GONE, 0, begun)
-            return
+            return self._count(request, template, CLIENT_GONE, 0, begun)
         except Exception as error:
-            logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
-            # The answer tells nothing of the error: its text could show data or paths of the server.
-            request.notes["error"] = "internal"
-            problem = ApiError(500, "internal", "the server failed; its log has the request id")
-            response = error_response(problem, request.id, inference=is_inference)
+            if not isinstance(error, ApiError):
+                logger.error("request %s failed", request.id, exc_info=error, extra={"request_id": request.id})
+                # The answer tells nothing of the error: its text could show data or paths of the server.
+                error = ApiError("internal", "the server failed; its log has the request id")
+            request.notes["error"] = error.code
+            response = error_response(error, request.id, inference=request.path.startswith(INFERENCE))
         await _write(send, response, request, close=self.context.work.draining)
         self._count(request, template, response.status, len(response.body), begun)
 
     async def _respond(self, request: Request, route: Route | None) -> Response:
         if route is None:
             message = f"there is no {request.path[:100]}; /docs lists the routes"
-            raise ApiError(404, "not_found", message)
+            raise ApiError("not_found", message)
         if request.method not in route.methods:
             allowed = ", ".join(route.methods)
             message = f"{request.method} is not allowed on {request.path[:100]}; use {allowed}"
-            raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
+            raise ApiError("method_not_allowed", message, {"Allow": allowed})
         if not route.is_open:
             authorize(request)
             request.check_names(route.parameters)

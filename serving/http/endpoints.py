@@ -11,17 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gapgate.errors import ImageError
-from gapgate.onnx.occlusion import Heat, feature_maps_png, heat_png
+from gapgate.onnx.inner_layers import FeatureMaps
+from gapgate.onnx.occlusion import feature_maps_png, heat_png
 from serving.description.route import Route
-from serving.description.schema import (
-    Explanation,
-    FeatureMapSheet,
-    Neighbour,
-    Neighbours,
-    Prediction,
-)
+from serving.description.schema import Explanation, FeatureMapSheet, Neighbour, Neighbours, Prediction
 from serving.guard.image_guard import Limits
-from serving.http.inputs import Upload, decode, decode_all, from_tensor, invalid_image, read_upload, read_uploads
+from serving.http.form import Upload
+from serving.http.inputs import decode, decode_all, from_tensor, read_upload, read_uploads
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.http.work import Cancelled, Work
@@ -105,7 +101,7 @@ async def classify(context: Context, request: Request, uploads: list[Upload], to
         if uploads[0].is_tensor:
             images = from_tensor(predictor, uploads[0].data)
             if len(images) > limit:
-                raise ApiError(413, "too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
+                raise ApiError("too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
             uploads = [Upload(b"")] * len(images)  # images of a tensor have neither file names nor errors
             if len(images) <= predictor.quick_images:
                 ranked = predictor.ranked(predictor.probabilities(images), top_k)
@@ -129,17 +125,12 @@ async def explain(context: Context, request: Request) -> Response:
     async with context.work:
         predictor = context.models.require()
         if wanted is not None and wanted not in predictor.class_names:
-            raise ApiError(422, "invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
+            raise ApiError("invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
         _note(request, predictor)
         image = (await decode(context.work, request, predictor, upload))[0]
-        if request.prefers("image/png", "application/json"):
-            return await context.work.in_thread(
-                request, lambda cancelled: _heat_map(predictor, image, wanted, cancelled)
-            )
-        explanation = await context.work.in_thread(
+        return await context.work.in_thread(
             request, lambda cancelled: _explain(predictor, request, image, wanted, with_maps, cancelled)
         )
-    return json_response(explanation)
 
 
 async def similar(context: Context, request: Request) -> Response:
@@ -149,7 +140,7 @@ async def similar(context: Context, request: Request) -> Response:
     async with context.work:
         predictor = context.models.require()
         if predictor.index is None:
-            raise ApiError(404, "no_index", "this package holds no training images; package.similar_images is 0")
+            raise ApiError("no_index", "this package holds no training images; package.similar_images is 0")
         _note(request, predictor)
         image = await decode(context.work, request, predictor, upload)
         neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, request, image, count))
@@ -203,7 +194,7 @@ def _results(request: Request, found: Classified) -> Iterator[dict[str, Any]]:
         if upload.filename is not None:
             result["filename"] = upload.filename
         if index in found.errors:
-            result["error"] = invalid_image(found.errors[index]).problem(request.id)
+            result["error"] = ApiError("invalid_image", str(found.errors[index])).problem(request.id)
         else:
             probabilities = next(answers)
             class_name, confidence = _best(probabilities)
@@ -218,39 +209,32 @@ def _explain(
     wanted: str | None,
     with_maps: bool,
     cancelled: Cancelled,
-) -> Explanation:
+) -> Response:
     class_name, probability = predictor.class_of(image, wanted)
-    heat = _occluded(predictor, image, class_name, cancelled)
-    sheets = None
-    if with_maps:
-        sheets = []
-        for found in predictor.layers.feature_maps(image):
-            png, columns = feature_maps_png(found.maps)
-            shape = found.maps.shape
-            sheets.append(FeatureMapSheet(layer=found.layer, shape=shape, columns=columns, png=_text(png)))
-    return Explanation(
-        class_name=class_name,
-        confidence=probability,
-        method="occlusion",
-        patch_px=heat.patch_px,
-        stride_px=heat.stride_px,
-        drops=heat.drops.tolist(),
-        heat_png=_text(heat_png(image, heat)),
-        feature_maps=sheets,
-        **_signed(predictor, request),
-    )
-
-
-def _heat_map(predictor: Predictor, image: NDArray[np.uint8], wanted: str | None, cancelled: Cancelled) -> Response:
-    class_name, _ = predictor.class_of(image, wanted)
-    return Response(heat_png(image, _occluded(predictor, image, class_name, cancelled)), content_type="image/png")
-
-
-def _occluded(predictor: Predictor, image: NDArray[np.uint8], class_name: str, cancelled: Cancelled) -> Heat:
     heat = predictor.heat(image, class_name, cancelled)
     if heat is None:  # cancelled; the client is gone, or `Work.in_thread` has answered 504
         raise ClientGoneError
-    return heat
+    if request.prefers("image/png", "application/json"):
+        return Response(heat_png(image, heat), content_type="image/png")
+    sheets = [_sheet(found) for found in predictor.layers.feature_maps(image)] if with_maps else None
+    return json_response(
+        Explanation(
+            class_name=class_name,
+            confidence=probability,
+            method="occlusion",
+            patch_px=heat.patch_px,
+            stride_px=heat.stride_px,
+            drops=heat.drops.tolist(),
+            heat_png=_text(heat_png(image, heat)),
+            feature_maps=sheets,
+            **_signed(predictor, request),
+        )
+    )
+
+
+def _sheet(found: FeatureMaps) -> FeatureMapSheet:
+    png, columns = feature_maps_png(found.maps)
+    return FeatureMapSheet(layer=found.layer, shape=found.maps.shape, columns=columns, png=_text(png))
 
 
 def _neighbours(predictor: Predictor, request: Request, image: NDArray[np.uint8], count: int) -> Neighbours:

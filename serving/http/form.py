@@ -43,18 +43,19 @@ class TooManyFilesError(FormError):
 
 
 @dataclass(frozen=True, slots=True)
-class FormFile:
-    """A file in a form."""
+class Upload:
+    """One image as the client sent it."""
 
-    field: str
-    """Name of the form's field."""
-    filename: str | None
-    """File name that the client gave; empty if it gave none, None if the form has no place for one."""
     data: bytes
-    """Content of the file."""
+    field: str = ""
+    """Name of the form's field."""
+    filename: str | None = None
+    """File name that the client gave; empty if it gave none, None if there is no place for one."""
+    is_tensor: bool = False
+    """True if it is a raw tensor, and not an image file."""
 
 
-def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile]:
+def parse_files(content_type: str, body: bytes, max_files: int) -> list[Upload]:
     """Return the files of a form in order: the parts that have a file name, a content type other than text, or the name
     of an image's field.
 
@@ -67,7 +68,7 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     if not boundary:
         raise FormError("the form's content type has no boundary; let your HTTP library set the content type")
-    files: list[FormFile] = []
+    files: list[Upload] = []
     num_fields = 0
     part: MultipartSegment | None = None
     chunks: list[bytes] = []
@@ -86,7 +87,7 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile
                 elif event is not None:
                     chunks.append(event)
                 elif part is not None and _is_file(part):
-                    files.append(FormFile(part.name or "", _filename(part) or "", b"".join(chunks)))
+                    files.append(Upload(b"".join(chunks), part.name or "", _filename(part) or ""))
     except ParserLimitReached as error:
         raise FormError(f"the form is malformed: {error}") from None
     except MultipartError as error:
@@ -94,7 +95,7 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[FormFile
     return files
 
 
-def parse_json_files(body: bytes, max_files: int) -> list[FormFile]:
+def parse_json_files(body: bytes, max_files: int) -> list[Upload]:
     """Return the files of `{"image": BASE64}` or `{"images": [BASE64, ...]}`; each may be a `data:` URL.
 
     Raises:
@@ -108,10 +109,10 @@ def parse_json_files(body: bytes, max_files: int) -> list[FormFile]:
     texts = given if isinstance(given, list) else [given]
     if len(texts) > max_files:
         raise TooManyFilesError(max_files)
-    return [FormFile(field, None, decode_base64(text, field)) for text in texts]
+    return [Upload(decode_base64(text, field), field) for text in texts]
 
 
-def parse_pickled_files(body: bytes, max_files: int) -> list[FormFile]:
+def parse_pickled_files(body: bytes, max_files: int) -> list[Upload]:
     """Return the files of `{"image": bytes}` or `{"images": [bytes, ...]}` in the pickle that BentoML sends from one
     service of a Bento to another.
 
@@ -120,7 +121,7 @@ def parse_pickled_files(body: bytes, max_files: int) -> list[FormFile]:
     Raises:
         FormError: the pickle holds anything else, or more than `max_files` files.
     """
-    files: list[FormFile] = []
+    files: list[Upload] = []
     field = ""
     try:
         for number, (token, value, _) in enumerate(pickletools.genops(body)):
@@ -130,7 +131,7 @@ def parse_pickled_files(body: bytes, max_files: int) -> list[FormFile]:
             if isinstance(value, str):
                 field = value
             elif isinstance(value, bytes):
-                files.append(FormFile(field, None, value))
+                files.append(Upload(value, field))
     except ValueError as error:
         raise FormError(f"the pickle cannot be read: {error}") from None
     if len(files) > max_files:

@@ -22,8 +22,7 @@ from serving.description.inference_schema import (
     InferenceTensor,
 )
 from serving.http.endpoints import Classified, Context, classify
-from serving.http.form import FormError, decode_base64, parse_json
-from serving.http.inputs import Upload, invalid_image
+from serving.http.form import FormError, Upload, decode_base64, parse_json
 from serving.http.probes import require_ready
 from serving.http.request import Request
 from serving.http.responses import ApiError, Response, json_response
@@ -94,12 +93,12 @@ async def infer(context: Context, request: Request) -> Response:
         asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
         uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
     except FormError as error:
-        raise ApiError(400, "bad_request", str(error)) from None
+        raise ApiError("bad_request", str(error)) from None
     predictor = _named(context, request)
     found = await classify(context, request, uploads, len(predictor.class_names))
     if found.errors:  # the protocol has no place for the error of one image
         index, problem = min(found.errors.items())
-        raise ApiError(400, "invalid_image", f"image {index}: {invalid_image(problem).message}")
+        raise ApiError("invalid_image", f"image {index}: {problem}")
     return _answer(asked, found)
 
 
@@ -115,7 +114,7 @@ def _named(context: Context, request: Request) -> Predictor:
         if asked != served[part]:
             what = "model" if part == "name" else "version"
             message = f"there is no {what} {asked[:100]!r} here; this server has {served[part]!r}"
-            raise ApiError(404, "not_found", message)
+            raise ApiError("not_found", message)
     return predictor
 
 
@@ -147,13 +146,13 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
     count = given.shape[0] if given.shape else 0
     if given.datatype == "UINT8" and given.shape[1:] != list(image_shape):
         wanted = ", ".join(map(str, image_shape))
-        raise ApiError(400, "wrong_shape", f"{given.name} has the shape {given.shape}, not [n, {wanted}]")
+        raise ApiError("wrong_shape", f"{given.name} has the shape {given.shape}, not [n, {wanted}]")
     if given.datatype == "BYTES" and math.prod(given.shape) != count:
-        raise ApiError(400, "wrong_shape", f"{given.name} has the shape {given.shape}; image files have [n] or [n, 1]")
+        raise ApiError("wrong_shape", f"{given.name} has the shape {given.shape}; image files have [n] or [n, 1]")
     if count < 1:
-        raise ApiError(400, "missing_image", f"{given.name} holds no image")
+        raise ApiError("missing_image", f"{given.name} holds no image")
     if count > limit:
-        raise ApiError(413, "too_many_images", f"{count:,} images exceed {limit:,}; send fewer at a time")
+        raise ApiError("too_many_images", f"{count:,} images exceed {limit:,}; send fewer at a time")
     if given.data is None:
         data = _binary(given, binary)
         return [Upload(data, is_tensor=True)] if given.datatype == "UINT8" else [*_files(given.name, data, count)]
@@ -214,11 +213,8 @@ def _answer(asked: _Inference, found: Classified) -> Response:
     binary: list[bytes] = []
     for output in wanted:
         is_class = output.name == CLASS
-        tensor = InferenceTensor(
-            name=output.name,
-            datatype="BYTES" if is_class else "FP32",
-            shape=[len(rows)] if is_class else [len(rows), len(names)],
-        )
+        shape = [len(rows)] if is_class else [len(rows), len(names)]
+        tensor = InferenceTensor(name=output.name, datatype="BYTES" if is_class else "FP32", shape=shape)
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
             if is_class:
                 data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))

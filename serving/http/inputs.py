@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,11 @@ from PIL import Image, PngImagePlugin
 
 from gapgate.data.formats import format_of
 from gapgate.errors import ImageError, ImageFault
+from gapgate.onnx.classifier import shape_text
 from serving.guard import image_guard
 from serving.guard.image_guard import Limits
 from serving.guard.memory import bytes_to_decode
-from serving.http.form import FormFile
+from serving.http.form import Upload
 from serving.http.request import FILES_TYPES, FORM_TYPE, IMAGE_TYPES, KNOWN_IMAGE_TYPES, TENSOR_TYPE, Request
 from serving.http.responses import JSON_TYPE, ApiError
 from serving.http.work import Cancelled, Work
@@ -47,15 +48,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # a client's file could writ
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One image as the client sent it."""
-
-    data: bytes
-    is_tensor: bool = False
-    filename: str | None = None
-
-
 async def read_upload(request: Request) -> Upload:
     """Receive the image of a request: its body, the form's field `image`, or the only file of a form or of JSON.
 
@@ -69,8 +61,6 @@ async def read_upload(request: Request) -> Upload:
         data = await request.body()
     else:
         raise _unsupported(content_type, (*IMAGE_TYPES, FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
-    if not data:
-        raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     return _upload(data, content_type)
 
 
@@ -82,33 +72,33 @@ async def read_uploads(request: Request, max_files: int) -> list[Upload]:
     """
     content_type = request.content_type
     if content_type in FILES_TYPES:
-        uploads = [Upload(file.data, filename=file.filename) for file in await request.files(max_files)]
+        uploads = await request.files(max_files)
     elif content_type == TENSOR_TYPE:
         uploads = [_upload(await request.body(), content_type)]
-        if not uploads[0].data:
-            raise ApiError(400, "missing_image", f"{_EMPTY}; {_WHOLE}")
     else:
         raise _unsupported(content_type, (FORM_TYPE, JSON_TYPE, TENSOR_TYPE))
     if not uploads:
-        raise ApiError(400, "missing_image", _NO_FILE)
+        raise ApiError("missing_image", _NO_FILE)
     return uploads
 
 
 def _upload(data: bytes, content_type: str) -> Upload:
-    """Return a body. Bytes of no declared type are what some clients send of an image file (aiohttp, Azure): those that
-    begin like one are one, since no tensor begins so by chance."""
+    """Return a body that is not empty. Bytes of no declared type are what some clients send of an image file (aiohttp,
+    Azure): those that begin like one are one, since no tensor begins so by chance."""
+    if not data:
+        raise ApiError("missing_image", f"{_EMPTY}; {_WHOLE}")
     # FF D8 FF FF can be two pink pixels; after FF D8 FF of a JPEG file comes another byte.
     is_file = format_of(data) is not None and not data.startswith(b"\xff\xd8\xff\xff")
     return Upload(data, is_tensor=content_type == TENSOR_TYPE and not is_file)
 
 
-def _one_of(files: list[FormFile]) -> bytes:
+def _one_of(files: list[Upload]) -> bytes:
     """Return the content of the file in the field `image`, or of the only file."""
     if not files:
-        raise ApiError(400, "missing_image", _NO_FILE)
+        raise ApiError("missing_image", _NO_FILE)
     named = [file for file in files if file.field == "image"] or files
     if len(named) > 1:
-        raise ApiError(400, "bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
+        raise ApiError("bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
     return named[0].data
 
 
@@ -121,7 +111,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
     if upload.is_tensor:
         images = from_tensor(predictor, upload.data)
         if len(images) > 1:
-            raise ApiError(400, "wrong_shape", f"{len(images)} images came; send one, or all to /v1/predict/batch")
+            raise ApiError("wrong_shape", f"{len(images)} images came; send one, or all to /v1/predict/batch")
         return images
     limits = work.limits
     try:
@@ -137,7 +127,7 @@ async def decode(work: Work, request: Request, predictor: Predictor, upload: Upl
             pixels = predictor.pixels(image)
         return pixels[np.newaxis]
     except ImageError as error:
-        raise invalid_image(error.advised(_REMEDIES)) from None
+        raise ApiError("invalid_image", str(error.advised(_REMEDIES))) from None
 
 
 def decode_all(
@@ -179,24 +169,22 @@ def _pixels(predictor: Predictor, image: Image.Image, limits: Limits) -> NDArray
 
 
 def from_tensor(predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
-    """Return the images of a raw tensor as (N, H, W, C) uint8.
+    """Return the images of a raw tensor as (N, H, W, C) uint8 with N ≥ 1.
 
     Raises:
         ApiError: 400, the bytes are not those of whole images.
     """
-    try:
-        return predictor.from_tensor(data)
-    except ImageError as error:
-        raise ApiError(400, "wrong_shape", str(error)) from None
-
-
-def invalid_image(error: ImageError) -> ApiError:
-    """Return the answer for an image that cannot be used."""
-    return ApiError(400, "invalid_image", str(error))
+    shape = predictor.classifier.image_shape
+    size = math.prod(shape)
+    if not data or len(data) % size:
+        found = f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image"
+        remedy = "send them in the order height, width, channel; an image file needs its own content type"
+        raise ApiError("wrong_shape", f"{found}; {remedy}")
+    return np.frombuffer(data, np.uint8).reshape(-1, *shape)
 
 
 def _unsupported(content_type: str, accepted: tuple[str, ...]) -> ApiError:
     listed = ", ".join(accepted)
     found = f"content type {content_type} is not accepted" if content_type else "no content type was sent"
     message = f"{found}; send one of {listed} (with curl: -F image=@FILE)"
-    return ApiError(415, "unsupported_media_type", message, {"Accept-Post": listed})
+    return ApiError("unsupported_media_type", message, {"Accept-Post": listed})

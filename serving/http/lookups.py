@@ -26,13 +26,23 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
     """Return the model card: name, version, input and measured quality of the model."""
     receipt = predictor.receipt_answer.receipt
     figures = receipt["figures"]
+    height, width, channels = predictor.classifier.image_shape
     return ModelCard(
         name=predictor.model.name,
         version=predictor.model.version,
         receipt=predictor.receipt,
         package=predictor.digest,
         classes=list(predictor.class_names),
-        input=_input_contract(predictor, options),
+        input=InputContract(
+            height=height,
+            width=width,
+            channels=channels,
+            mode=predictor.transform.mode,
+            content_types=[*(form.media_type for form in options.served), FORM_TYPE, JSON_TYPE, TENSOR_TYPE],
+            max_body_bytes=options.max_body_bytes,
+            max_pixels=min(options.max_pixels, predictor.transform.max_pixels),
+            max_batch=options.max_batch,
+        ),
         # The gap has fields of its own below.
         metrics={name: value for name, value in figures.items() if not name.startswith("gap_")},
         gap=Gap(points=figures.get("gap_points"), low=figures.get("gap_low"), high=figures.get("gap_high")),
@@ -46,21 +56,6 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
     )
 
 
-def _input_contract(predictor: Predictor, options: Options) -> InputContract:
-    """Return the description of the images that the server accepts."""
-    height, width, channels = predictor.classifier.image_shape
-    return InputContract(
-        height=height,
-        width=width,
-        channels=channels,
-        mode=predictor.transform.mode,
-        content_types=[*(form.media_type for form in options.served), FORM_TYPE, JSON_TYPE, TENSOR_TYPE],
-        max_body_bytes=options.max_body_bytes,
-        max_pixels=min(options.max_pixels, predictor.transform.max_pixels),
-        max_batch=options.max_batch,
-    )
-
-
 async def receipt(context: Context, request: Request) -> Response:
     """Answer `GET /v1/receipts/{digest}`."""
     predictor = context.models.require()
@@ -69,7 +64,7 @@ async def receipt(context: Context, request: Request) -> Response:
     found = context.models.receipts.get(f"sha256:{hexadecimal}")
     if found is None:
         message = f"no receipt {hexadecimal[:80]} here; this server's model has {predictor.receipt}"
-        raise ApiError(404, "not_found", message)
+        raise ApiError("not_found", message)
     if (base := request.options.mlflow_url) and (run := quote(str(found.receipt["tracking_run"]), safe="")):
         report = f"{base}/get-artifact?run_uuid={run}&path={_REPORT}"
         found = found.model_copy(update={"run_url": f"{base}/#/runs/{run}", "report_url": report})

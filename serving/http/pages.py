@@ -15,7 +15,7 @@ from serving.description import docs as documentation
 from serving.description import openapi as description
 from serving.description.bentoml_schema import schema
 from serving.description.openapi_examples import without_secrets
-from serving.http.access import is_authorized
+from serving.http.access import authorize
 from serving.http.endpoints import Context
 from serving.http.lookups import card
 from serving.http.request import Request
@@ -61,9 +61,13 @@ def _spec(context: Context, request: Request) -> dict[str, Any]:
     forwarded = request.header("x-forwarded-proto").lower()
     scheme = forwarded if forwarded in ("http", "https") else request.scheme
     found = card(context.models.require(), request.options)
+    try:
+        authorize(request)
+    except ApiError:  # the page is open; what it tells of the model is not
+        found = without_secrets(found)
     return description.spec(
         context.routes,
-        found if is_authorized(request) else without_secrets(found),
+        found,
         url=f"{scheme}://{host}{request.options.root_path}" if _HOST.fullmatch(host) else "",
         keys_required=bool(request.options.api_keys),
     )
@@ -72,7 +76,7 @@ def _spec(context: Context, request: Request) -> dict[str, Any]:
 def _file(request: Request, name: str) -> Response:
     found = _files().get(name)
     if found is None:
-        raise ApiError(404, "not_found", f"there is no {request.path[:100]}; /docs lists the routes")
+        raise ApiError("not_found", f"there is no {request.path[:100]}; /docs lists the routes")
     body, content_type, tag = found
     headers = {**_HEADERS, "ETag": tag, "Cache-Control": "no-cache"}
     if tag in request.header("if-none-match"):

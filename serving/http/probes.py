@@ -32,5 +32,5 @@ def require_ready(context: Context) -> None:
         ApiError: 503, there is no model, or the server is ending.
     """
     if context.work.draining:
-        raise ApiError(503, "not_ready", "the server is ending")
+        raise ApiError("not_ready", "the server is ending")
     context.models.require()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs
@@ -15,8 +17,8 @@ from gapgate.data.formats import FORMATS
 from gapgate.text import size
 from serving.http.form import (
     FormError,
-    FormFile,
     TooManyFilesError,
+    Upload,
     parse_files,
     parse_json_files,
     parse_pickled_files,
@@ -43,12 +45,11 @@ class ClientGoneError(Exception):
     """Error for a client that closed its connection; nobody reads an answer."""
 
 
+@dataclass(slots=True)
 class Buffered:
     """Count of the bytes of unfinished uploads in one worker: many slow uploads must not fill its memory."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+    used: int = 0
 
 
 class Request:
@@ -97,7 +98,7 @@ class Request:
             )
         except ValueError:
             message = f"the query string cannot be read; send at most {MAX_PARAMETERS} parameters, in UTF-8"
-            raise ApiError(422, "invalid_parameter", message) from None
+            raise ApiError("invalid_parameter", message) from None
 
     def text(self, name: str) -> str | None:
         """Return a query parameter; None if it is missing.
@@ -107,7 +108,7 @@ class Request:
         """
         values = self._query.get(name, [])
         if len(values) > 1:
-            raise ApiError(422, "invalid_parameter", f"{name} is given {len(values)} times; give it once")
+            raise ApiError("invalid_parameter", f"{name} is given {len(values)} times; give it once")
         return values[0] if values else None
 
     def check_names(self, known: tuple[str, ...]) -> None:
@@ -119,7 +120,7 @@ class Request:
         for name in self._query:
             if name not in known:
                 listed = ", ".join(known) or "none"
-                raise ApiError(422, "invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
+                raise ApiError("invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
 
     def prefers(self, content_type: str, other: str) -> bool:
         """True if the client prefers `content_type` to `other` by its `Accept` header (RFC 9110, 12.5.1)."""
@@ -147,7 +148,7 @@ class Request:
         # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
         # because `int` raises ValueError for more than 4,300 digits.
         if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
-            raise ApiError(422, "invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
+            raise ApiError("invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
         return int(text)
 
     def flag(self, name: str) -> bool:
@@ -158,7 +159,7 @@ class Request:
         """
         text = self.text(name)
         if text not in ("true", "false", None):
-            raise ApiError(422, "invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
+            raise ApiError("invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
         return text == "true"
 
     @property
@@ -176,7 +177,7 @@ class Request:
         """
         if (encoding := self.header("content-encoding")) not in ("", "identity"):
             text = f"Content-Encoding {encoding[:40]} is not accepted; send the body as it is"
-            raise ApiError(415, "unsupported_media_type", text, {"Accept-Encoding": "identity"})
+            raise ApiError("unsupported_media_type", text, {"Accept-Encoding": "identity"})
         limit = self.options.max_body_bytes
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
@@ -186,7 +187,7 @@ class Request:
                 return await self._whole_body(limit)
         except TimeoutError:
             text = f"the body did not arrive within {self.options.timeout_s:g} s; send all of its Content-Length"
-            raise ApiError(408, "upload_timeout", text) from None
+            raise ApiError("upload_timeout", text) from None
 
     async def _whole_body(self, limit: int) -> bytes:
         chunks: list[bytes] = []
@@ -208,8 +209,8 @@ class Request:
                     self._body_read = True
                     return b"".join(chunks)
                 # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
-                if self._buffered.used > self._buffered.limit:
-                    raise ApiError(429, "overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
+                if self._buffered.used > self.options.max_buffered_bytes:
+                    raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
         finally:
             # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
             self._buffered.used -= size
@@ -219,20 +220,18 @@ class Request:
 
         A close with unread bytes would be a reset, and the client could lose the answer.
         """
-        try:
+        with suppress(TimeoutError):
             while not self._body_read:
                 async with asyncio.timeout(seconds):
                     message = await self._receive()
                 self._body_read = not message.get("more_body")
-        except TimeoutError:
-            pass
 
     async def gone(self) -> None:
         """Wait until the client closes its connection; the body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def files(self, max_files: int) -> list[FormFile]:
+    async def files(self, max_files: int) -> list[Upload]:
         """Receive the files of a body of one of `FILES_TYPES`.
 
         Raises:
@@ -246,10 +245,10 @@ class Request:
                 return parse_pickled_files(body, max_files)
             return parse_files(self.header("content-type"), body, max_files)
         except TooManyFilesError as error:
-            raise ApiError(413, "too_many_images", f"{error}; send fewer at a time") from None
+            raise ApiError("too_many_images", f"{error}; send fewer at a time") from None
         except FormError as error:
-            raise ApiError(400, "bad_request", str(error)) from None
+            raise ApiError("bad_request", str(error)) from None
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, "body_too_large", f"the body exceeds {size(limit)}; send a smaller image")
+    return ApiError("body_too_large", f"the body exceeds {size(limit)}; send a smaller image")

@@ -14,6 +14,30 @@ from serving.description.inference_schema import InferenceError
 from serving.description.schema import ErrorAnswer, Problem
 
 JSON_TYPE = "application/json"
+ERRORS: dict[str, tuple[int, str]] = {
+    "invalid_image": (400, "Not an image, a damaged one, or one of too many pixels."),
+    "wrong_shape": (400, "A raw tensor of another number of bytes than whole images have."),
+    "missing_image": (400, "No image in the request."),
+    "bad_request": (400, "A form that cannot be parsed, or that holds several images where one is asked for."),
+    "unauthorized": (401, "No key, or one that is not known."),
+    "loopback_only": (403, "No key is configured, so only the server's own machine is answered."),
+    "not_found": (404, "There is nothing under this address."),
+    "no_index": (404, "The package holds no training images to compare with."),
+    "method_not_allowed": (405, "Another method than those of the route, which `Allow` lists."),
+    "upload_timeout": (408, "The body did not arrive in time."),
+    "body_too_large": (413, "The body exceeds the limit."),
+    "too_many_images": (413, "More images than one request may hold."),
+    "unsupported_media_type": (415, "Another content type than the accepted ones, which `Accept-Post` lists."),
+    "invalid_parameter": (422, "A parameter out of its range or set."),
+    "overloaded": (429, "As many requests as the server takes are under way; try again after `Retry-After` seconds."),
+    "headers_too_large": (431, "More bytes of headers than the server takes."),
+    "internal": (500, "The server failed; its log has the request id."),
+    "starting": (503, "The model is being loaded."),
+    "refused": (503, "The package did not prove itself; the message says why."),
+    "not_ready": (503, "The server is ending."),
+    "timeout": (504, "No answer was found in time."),
+}
+"""Code → HTTP status and meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +53,11 @@ class Response:
 class ApiError(Exception):
     """Error that becomes an answer with a status from 400 up."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Keep the parts of an answer: `code` is a stable word for programs, `message` a line for people that gives the
-        value, the limit and the remedy."""
+    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        """Keep the parts of an answer: `code` is one of `ERRORS`, `message` a line for people that gives the value, the
+        limit and the remedy."""
         super().__init__(message)
-        self.status = status
+        self.status = ERRORS[code][0]
         self.code = code
         self.message = message
         self.headers = headers or {}

@@ -19,12 +19,13 @@ from serving.description.schema import (
 from serving.http import endpoints, inference, lookups, pages, probes
 from serving.http.endpoints import MAX_NEIGHBOURS, MAX_TOP_K, NEIGHBOURS, TOP_K
 
-_KEYED = ("unauthorized", "loopback_only", "internal")
-_MODEL = (*_KEYED, "starting", "refused")
-_IMAGE = (
-    "invalid_image", "wrong_shape", "missing_image", "bad_request", "body_too_large", "too_many_images",
-    "unsupported_media_type", "invalid_parameter", "overloaded", "upload_timeout", "timeout", *_MODEL,
+_MODEL = ("starting", "refused")
+_TENSORS = (
+    "wrong_shape", "missing_image", "bad_request", "body_too_large", "too_many_images", "invalid_parameter",
+    "overloaded", "upload_timeout", "timeout", *_MODEL,
 )  # fmt: skip
+_IMAGES = (*_TENSORS, "unsupported_media_type")
+_IMAGE = ("invalid_image", *_IMAGES)
 
 _TOP_K = ("top_k", MAX_TOP_K, TOP_K, "Number of classes in the answer, the most probable ones.")
 _K = ("k", MAX_NEIGHBOURS, NEIGHBOURS, "Number of training images in the answer.")
@@ -41,7 +42,7 @@ _ROUTES = (
     Route(
         endpoints.predict_batch, "post", "/v1/predict/batch", "predictBatch", "Classify several images",
         "An image that cannot be read fails alone, in its place; the status is 200 all the same.",
-        {"application/json": BatchAnswer}, tuple(code for code in _IMAGE if code != "invalid_image"),
+        {"application/json": BatchAnswer}, _IMAGES,
         numbers=(_TOP_K,), images="many",
     ),
     Route(
@@ -70,17 +71,17 @@ _ROUTES = (
     ),
     Route(
         inference.server, "get", "/v2", "inferenceServer", "Describe the server (Open Inference Protocol)",
-        "As KServe and Triton do.", {"application/json": InferenceServer}, _KEYED,
+        "As KServe and Triton do.", {"application/json": InferenceServer},
     ),
     Route(
         inference.live, "get", "/v2/health/live", "inferenceLive", "Is the process alive? (Open Inference Protocol)",
-        "For KServe's clients; the same as `/livez`.", {"application/json": InferenceHealth}, ("internal",),
+        "For KServe's clients; the same as `/livez`.", {"application/json": InferenceHealth},
         is_open=True,
     ),
     Route(
         inference.ready, "get", "/v2/health/ready", "inferenceReady", "Is the model ready? (Open Inference Protocol)",
         "For KServe's clients; the same as `/readyz`.", {"application/json": InferenceHealth},
-        ("internal", "starting", "refused", "not_ready"), is_open=True,
+        (*_MODEL, "not_ready"), is_open=True,
     ),
     Route(
         inference.model, "get", "/v2/models/{name}", "inferenceModel", "Describe the model (Open Inference Protocol)",
@@ -97,48 +98,48 @@ _ROUTES = (
         "One input: the images as `UINT8` of shape [n, height, width, channels], or image files as `BYTES` of shape"
         " [n]: in JSON as base64, with the header `Inference-Header-Content-Length` as binary data after the JSON."
         " An image that cannot be read fails the request.",
-        {"application/json": InferenceAnswer}, (*(code for code in _IMAGE if code != "unsupported_media_type"),
-        "not_found"), images="tensors",
+        {"application/json": InferenceAnswer}, ("invalid_image", *_TENSORS, "not_found"),
+        images="tensors",
     ),
     Route(
         probes.live, "get", "/livez", "live", "Is the process alive?", "For a supervisor.",
-        {"application/json": Health}, ("internal",), is_open=True,
+        {"application/json": Health}, is_open=True,
     ),
     Route(
         probes.live, "get", "/healthz", "health", "Is the process alive?", "The same as `/livez`, for BentoML.",
-        {"application/json": Health}, ("internal",), is_open=True, is_described=False,
+        {"application/json": Health}, is_open=True, is_described=False,
     ),
     Route(
         probes.ready, "get", "/readyz", "ready", "Is the model ready?",
         "Ready once the model has reproduced the logits of the golden images in its package.",
-        {"application/json": Health}, ("internal", "starting", "refused", "not_ready"), is_open=True,
+        {"application/json": Health}, (*_MODEL, "not_ready"), is_open=True,
     ),
     Route(
         probes.metrics, "get", "/metrics", "metrics", "Read the metrics",
         "Counters and histograms in the text format of Prometheus.",
-        {"text/plain": None}, _KEYED,
+        {"text/plain": None},
     ),
     Route(
         pages.index, "get", "/", "page", "Try the model in a browser", "Drop, paste, choose or draw an image.",
-        {"text/html": None}, ("internal",), is_open=True, is_tagged=True,
+        {"text/html": None}, is_open=True, is_tagged=True,
     ),
     Route(
         pages.docs, "get", "/docs", "docs", "Read this description", "As a page.",
-        {"text/html": None}, ("internal", "starting", "refused"), is_open=True,
+        {"text/html": None}, _MODEL, is_open=True,
     ),
     Route(
         pages.openapi, "get", "/docs.json", "openapi", "Get this description", "OpenAPI 3.1.",
-        {"application/json": None}, ("internal", "starting", "refused"), is_open=True,
+        {"application/json": None}, _MODEL, is_open=True,
     ),
     Route(
         pages.bentoml_schema, "get", "/schema.json", "bentomlSchema", "Get the description for BentoML's clients",
         "The routes as `bentoml.SyncHTTPClient` reads them.",
-        {"application/json": None}, ("internal",), is_open=True, is_described=False,
+        {"application/json": None}, is_open=True, is_described=False,
     ),
     Route(
         pages.static, "get", "/static/{file}", "static", "Get a part of the pages",
         "A script, a style sheet or an icon.",
-        {"text/plain": None}, ("internal", "not_found"), is_open=True, is_tagged=True, is_described=False,
+        {"text/plain": None}, ("not_found",), is_open=True, is_tagged=True, is_described=False,
     ),
 )  # fmt: skip
 _VERSIONS = (

@@ -49,7 +49,7 @@ class Work:
         """
         if self.in_progress >= self._limit:
             message = f"{self._limit} requests are in work; try again in a second"
-            raise ApiError(429, "overloaded", message, {"Retry-After": "1"})
+            raise ApiError("overloaded", message, {"Retry-After": "1"})
         self.in_progress += 1
         self._gauge.inc()
         # Every request that arrived in this turn of the event loop counts itself before the first is worked on: without
@@ -79,7 +79,7 @@ class Work:
             if gone.done():
                 raise ClientGoneError
             message = f"no answer within {self._timeout_s:g} s; send fewer or smaller images, or try again later"
-            raise ApiError(504, "timeout", message)
+            raise ApiError("timeout", message)
         finally:
             # A running thread cannot be cancelled, it has to look at the event; `cancel` below reaches only a call that
             # still waits for a thread. The slot is free from here on, before the thread has ended.

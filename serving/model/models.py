@@ -88,7 +88,7 @@ class Models:
         """
         if self.current is None:
             code = "refused" if self.refused else self._code
-            raise ApiError(503, code, self.problem, {"Retry-After": "1"})
+            raise ApiError(code, self.problem, {"Retry-After": "1"})
         return self.current
 
     @property

@@ -177,10 +177,9 @@ def _remove_unheld(folder: Path) -> None:
     try:
         # flock(2) belongs to the open file, not to the process: a hold of this process refuses it as well. LOCK_NB,
         # because a holder may keep its folder for as long as it lives.
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return
+        with suppress(BlockingIOError):
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(found)
 

@@ -17,11 +17,11 @@ from PIL import Image
 from gapgate.artifacts import LINEAGE, check_lineage, sha256_file
 from gapgate.data.picture.opening import load_image, read_header
 from gapgate.data.transform import Transform
-from gapgate.errors import ArtifactError, GateError, ImageError, ImageFault
+from gapgate.errors import ArtifactError, GateError
 from gapgate.evidence.sealed import seal
 from gapgate.evidence.sealed.golden import check_golden
 from gapgate.evidence.sealed.receipt import Receipt, verify
-from gapgate.onnx.classifier import Classifier, shape_text, softmax
+from gapgate.onnx.classifier import Classifier, softmax
 from gapgate.onnx.embedding_index import EmbeddingIndex, Neighbour
 from gapgate.onnx.inner_layers import InnerLayers
 from gapgate.onnx.occlusion import Heat, occlusion
@@ -111,19 +111,6 @@ class Predictor:
             ImageError: the file is truncated or corrupt.
         """
         return self.transform.apply_to_image(load_image(image))
-
-    def from_tensor(self, data: bytes) -> NDArray[np.uint8]:
-        """Return the bytes of whole images as the network's input, (N, H, W, C) uint8 with N ≥ 1.
-
-        Raises:
-            ImageError: the number of bytes is no multiple of an image's.
-        """
-        shape = self.classifier.image_shape
-        size = shape[0] * shape[1] * shape[2]
-        if not data or len(data) % size:
-            reason = f"{len(data):,} bytes are not a tensor of {shape_text(shape)} uint8, {size:,} bytes an image"
-            raise ImageError(ImageFault.WRONG_SIZE, reason)
-        return np.frombuffer(data, np.uint8).reshape(-1, *shape)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify images (N, H, W, C) uint8; return probabilities (N, num_classes) float32."""

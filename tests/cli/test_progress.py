@@ -52,6 +52,27 @@ def test_a_training_fits_into_a_line_of_80_columns() -> None:
     assert "…" not in written.getvalue()
 
 
+def test_without_a_bar_each_count_of_a_training_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fine-tuning counts batches after the images of which it has the features."""
+    clock = iter(range(1_000))
+    monkeypatch.setattr("cli.terminal.progress.time.monotonic", lambda: float(next(clock)))
+    written = io.StringIO()
+    display = TerminalDisplay(Console(file=written, width=80))
+    display.show({"kind": "started", "step": "train", "time": 1.0})
+    for done in range(1, 101):
+        event = {"kind": "progress", "step": "train", "done": done, "total": 100, "unit": "images", "note": "features"}
+        display.show(event)
+    for done in range(1, 61):
+        note = f"epoch {done // 20}/3, loss 0.1, val 90.0 %" if done % 20 == 0 else ""
+        display.show({"kind": "progress", "step": "train", "done": done, "total": 60, "unit": "batches", "note": note})
+    lines = [line.split(maxsplit=1)[1] for line in written.getvalue().splitlines()]
+    assert lines[:10] == [f"{images}/100 images features" for images in range(10, 101, 10)]
+    assert lines[10:] == [
+        "10/60 batches",
+        *(f"{batch}/60 batches epoch {batch // 20}/3, loss 0.1, val 90.0 %" for batch in (20, 30, 40, 50, 60)),
+    ]
+
+
 def test_a_curve_spans_all_values_and_shows_the_last() -> None:
     assert curve([0.0, 7.0, 3.5]) == "▁█▅"
     assert curve([8.0, *range(8)], width=8) == "▁▂▃▄▅▅▆▇"

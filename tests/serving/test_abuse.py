@@ -155,14 +155,20 @@ def test_paths_at_random_add_nothing_to_the_metrics(running: Victim) -> None:
         b"NONSENSE / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"CONNECT example.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nhost: example.com\r\n\r\n",
+        b"GET /livez HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: a\r\n folded: b\r\n\r\n",
         b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
-    ids=["TLS", "method", "CONNECT", "bytes", "folded", "two lengths", "length, chunks", "negative", "huge", "chunk"],
+    ids=[
+        *("TLS", "method", "CONNECT", "bytes", "no host", "two hosts", "two hosts of old", "folded"),
+        *("two lengths", "length, chunks", "negative", "huge", "chunk"),
+    ],
 )
 def test_broken_http_is_refused_in_the_one_form(running: Victim, data: bytes) -> None:
     with Connection(running.url) as connection:

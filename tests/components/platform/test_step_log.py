@@ -67,6 +67,12 @@ def test_the_time_left_counts_from_the_first_event_so_that_a_resumed_training_is
     assert lines[-1] == "gapgate: train: epoch 9/10; 20 s left"
 
 
+def test_the_time_left_of_a_second_count_is_its_own(printed: Callable[..., list[str]]) -> None:
+    """A fine-tuning counts batches after the images of which it has the features; each fold counts anew."""
+    counts = [progress(1000, 50), progress(1001, 100), progress(1010, 10), progress(1030, 20)]
+    assert printed(STARTED, *counts)[-1] == "gapgate: train: 20/100 images; 2 min 40 s left"
+
+
 def test_nothing_is_left_at_the_end_and_nothing_is_divided_by_no_progress(printed: Callable[..., list[str]]) -> None:
     lines = printed(STARTED, progress(1001, 50, "a"), progress(1002, 50, "b"), progress(1003, 100, "c"))
     assert lines == ["gapgate: train: a", "gapgate: train: b", "gapgate: train: c"]

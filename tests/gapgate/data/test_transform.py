@@ -1,6 +1,7 @@
 """Golden images: what a file decodes to, and what the network then sees."""
 
 import io
+import re
 import struct
 import tracemalloc
 import zlib
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from gapgate.data.picture.modes import on_background
 from gapgate.data.picture.opening import load_image, open_image, read_header
 from gapgate.data.transform import Transform
-from gapgate.errors import ArtifactError, ImageError, ImageFault
+from gapgate.errors import ArtifactError, DataError, ImageError, ImageFault
 from tests.processor_time import processor_s
 
 CORNERS = np.array([[10, 60, 110], [160, 200, 250]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)  # (16, 24)
@@ -311,11 +312,51 @@ def test_a_strip_of_ten_million_pixels_is_padded_without_its_square():
     assert transform(size_px=64).apply(strip).shape == (64, 64, 3)
 
 
-def test_pixels_that_fit_are_returned_as_they_are():
+@pytest.mark.parametrize("options", [{"fit": "pad"}, {"fit": "pad", "margin_px": 8}, {"fit": "crop"}])
+def test_pixels_that_fit_are_returned_as_they_are(options):
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert transform().apply(pixels) is pixels
+    assert transform(**options).apply(pixels) is pixels
     gray = np.zeros((8, 8), np.uint8)
-    assert np.shares_memory(transform(mode="gray").apply(gray), gray)
+    assert np.shares_memory(transform(mode="gray", **options).apply(gray), gray)
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("rgb", (8, 8, 3)), ("gray", (8, 8))])
+def test_a_crop_takes_the_border_off_pixels_of_the_right_size_too(mode, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    cropped = transform(mode=mode, fit="crop", margin_px=8, resample="nearest").apply(pixels)
+    # 8 / (8 + 8) of the side is kept.
+    np.testing.assert_array_equal(cropped.reshape(shape), pixels[2:6, 2:6].repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 2), (8, 8, 3), (8, 8, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
+def test_an_array_of_whole_numbers_is_taken_whatever_its_type(shape, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    pixels.flat[:2] = 0, 255
+    np.testing.assert_array_equal(transform().apply_to_array(pixels.astype(dtype)), transform().apply(pixels))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8), np.float32),
+        np.zeros((8, 8), bool),
+        np.full((8, 8), -1),
+        np.full((8, 8), 256),
+        *(np.zeros(shape, np.uint8) for shape in ((64,), (8, 8, 3, 1), (8, 8, 0), (8, 8, 5), (0, 8), (0, 8, 3))),
+    ],
+    ids=[
+        "floats",
+        "booleans",
+        "below 0",
+        "above 255",
+        *("1-D", "4-D", "no channels", "5 channels", "empty", "empty RGB"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused_with_its_type_and_shape(array):
+    wanted = f"an array of {array.dtype} with the shape {array.shape} is not an image; give"
+    with pytest.raises(DataError, match=re.escape(wanted)):
+        transform().apply_to_array(array)
 
 
 def test_gray_is_repeated_and_colour_becomes_luma():
@@ -346,6 +387,12 @@ def test_a_transform_survives_its_file(tmp_path):
     settings = transform(fit="crop", fill=3, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
     settings.write(tmp_path / "transform.json")
     assert Transform.from_file(tmp_path / "transform.json") == settings
+
+
+@pytest.mark.parametrize(("text", "version"), [("", 1), (', "version": 1', 1), (', "version": 2', 2)])
+def test_a_file_without_a_version_is_of_the_first(tmp_path, text, version):
+    (tmp_path / "transform.json").write_text(f'{{"size_px": 8, "mode": "rgb"{text}}}')
+    assert Transform.from_file(tmp_path / "transform.json").version == version
 
 
 @pytest.mark.parametrize("text", ["{}", "not json", '{"size_px": 4, "mode": "rgb"}'])

@@ -20,8 +20,8 @@ from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from serving import options
 from serving.description import docs, openapi
 from serving.description.openapi_examples import without_secrets
-from serving.description.route import ERRORS
 from serving.description.schema import ModelCard
+from serving.http.responses import ERRORS
 from serving.http.routes import ROUTES
 from serving.run import Server
 from tests.serving.packaged import picture

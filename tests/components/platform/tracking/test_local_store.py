@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -39,15 +39,18 @@ print(*found, releases.release(releases.Made("r2", Path(sys.argv[1])))["version"
 """
 
 
-@pytest.mark.parametrize("size", ["100k", "600k"])
+@pytest.fixture(params=["100k", "600k"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "disk", f"size={request.param}")
+
+
 def test_a_disk_without_room_for_the_store_is_named_and_no_half_store_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for disk in mounted(tmp_path / "disk", f"size={size}"):
-        monkeypatch.setenv("GAPGATE_HOME", str(disk / "home"))
-        with pytest.raises(StorageError, match=r"mlflow\.db: the disk is full; free space"):
-            mlflow_client.client()
-        assert [path.name for path in (disk / "home").iterdir()] == ["mlflow.lock"]
+    monkeypatch.setenv("GAPGATE_HOME", str(small_disk / "home"))
+    with pytest.raises(StorageError, match=r"mlflow\.db: the disk is full; free space"):
+        mlflow_client.client()
+    assert [path.name for path in (small_disk / "home").iterdir()] == ["mlflow.lock"]
 
 
 def places(home: Path) -> set[str]:
