@@ -11,6 +11,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from pydantic import ValidationError
 
+from gapgate.data import transform as transforms
+from gapgate.data.picture.colour import DISPLAY_P3, matrix_profile
 from gapgate.data.picture.modes import on_background
 from gapgate.data.picture.opening import load_image, open_image, read_header
 from gapgate.data.transform import Transform
@@ -387,6 +389,25 @@ def test_a_transform_survives_its_file(tmp_path):
     settings = transform(fit="crop", fill=3, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
     settings.write(tmp_path / "transform.json")
     assert Transform.from_file(tmp_path / "transform.json") == settings
+
+
+@pytest.mark.parametrize(("version", "expected"), [(1, (180, 120, 90)), (2, (192, 117, 83))])
+@pytest.mark.parametrize("alpha", [None, 255, 128])
+def test_a_colour_profile_counts_from_version_2_on(version, expected, alpha):
+    """180, 120, 90 of Display P3 are 192, 117, 83 of sRGB, by the matrices and curves of both."""
+    pixels = np.full((8, 8, 3 if alpha is None else 4), (180, 120, 90, alpha)[: 3 if alpha is None else 4], np.uint8)
+    profile = matrix_profile(DISPLAY_P3, 2.2)
+    found = transform(version=version).decode(encoded(Image.fromarray(pixels), icc_profile=profile))
+    share = 1 if alpha is None else alpha / 255
+    np.testing.assert_allclose(found[0, 0], np.array(expected) * share, atol=1)
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("RGB", [(8, 8)]), ("RGBA", [(160, 160)])])
+def test_a_profile_is_converted_once_and_after_resizing_unless_a_background_is_needed(monkeypatch, mode, sizes):
+    converted, convert = [], transforms.to_srgb
+    monkeypatch.setattr(transforms, "to_srgb", lambda image: (converted.append(image.size), convert(image))[1])
+    transform().decode(encoded(Image.new(mode, (160, 160)), icc_profile=matrix_profile(DISPLAY_P3, 2.2)))
+    assert converted == sizes
 
 
 @pytest.mark.parametrize(("text", "version"), [("", 1), (', "version": 1', 1), (', "version": 2', 2)])
