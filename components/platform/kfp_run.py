@@ -17,6 +17,8 @@ _API = "http://ml-pipeline.kubeflow:8888"
 _TIMEOUT_S = 5.0
 _SUBMITTED = re.compile(r"; submitted(?: by (.+?))? at (https?://\S+);")
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+_NOT_FOUND = 5
+"""Code of KFP's answer for a run that was deleted, which a proxy's own 404 does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class KfpRun:
     has_ended: bool
     has_succeeded: bool
     was_cancelled: bool
+    is_canceling: bool = False
+    """True while its pods are being ended; for ever, if its workflow was deleted."""
 
 
 def is_pod() -> bool:
@@ -56,7 +60,7 @@ def page(ui: str, run_id: str) -> str:
 
 
 def find(run_id: str) -> KfpRun | None:
-    """Ask for the run `run_id`; None outside of KFP's pods, for an unknown run, and if the API does not answer."""
+    """Ask for the run `run_id`; None outside of KFP's pods, and if the API does not answer."""
     if not is_pod():
         return None
     import requests
@@ -64,6 +68,8 @@ def find(run_id: str) -> KfpRun | None:
     host = os.environ.get("KF_PIPELINES_ENDPOINT") or _API
     try:
         answer = requests.get(f"{host}/apis/v2beta1/runs/{run_id}", timeout=_TIMEOUT_S)
+        if answer.status_code == requests.codes.not_found and answer.json().get("code") == _NOT_FOUND:
+            return KfpRun("", "", "", "", has_ended=True, has_succeeded=False, was_cancelled=True)
         answer.raise_for_status()
         return _read(answer.json())
     except (requests.RequestException, AttributeError):
@@ -84,4 +90,5 @@ def _read(found: dict[str, Any]) -> KfpRun:
         has_ended=found.get("state") in _ENDED,
         has_succeeded=found.get("state") == "SUCCEEDED",
         was_cancelled=bool(states & {"CANCELING", "CANCELED"}),
+        is_canceling=found.get("state") == "CANCELING",
     )

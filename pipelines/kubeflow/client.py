@@ -24,6 +24,7 @@ from pipelines.kubeflow.workflow import Node, Step, nodes_of
 
 PIPELINE = "gapgate-training"
 _PAGE = 100
+_CANCELING = "CANCELING"
 _ID_LENGTH = 36
 
 
@@ -136,9 +137,16 @@ class Kfp:
                     yield run
 
     def cancel(self, run_id: str) -> None:
-        """Ask KFP to terminate a run."""
-        with asking(self.host):
-            self._client.terminate_run(run_id)
+        """Ask KFP to terminate a run; one that it ends already stays as it is."""
+        if self.run(run_id).state == _CANCELING:  # KFP refuses it a second time: "Row not found"
+            return
+        try:
+            with asking(self.host):
+                self._client.terminate_run(run_id)
+        except ClusterError:
+            # KFP notes that first, and fails where the run's workflow was deleted.
+            if self.run(run_id).state != _CANCELING:
+                raise
 
     def schedule(self, version: Version, submission: Submission, *, cron: str = "", every_s: int = 0) -> Any:
         """Make a schedule, by a cron expression or an interval in seconds; returns KFP's `V2beta1RecurringRun`."""

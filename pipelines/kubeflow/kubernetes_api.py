@@ -53,7 +53,9 @@ def nodes(*, between_runs: bool = False) -> list[Node] | None:
     def ask(core: Any) -> list[Node]:
         selector = f"!{_RUN_LABEL}" if between_runs else ""
         found = core.list_pod_for_all_namespaces(label_selector=selector, _request_timeout=_TIMEOUT_S).items
-        pods = [pod for pod in found if pod.status.phase in ("Pending", "Running")]
+        # One that is being deleted, as while a deployment is replaced, gives what it has back within seconds.
+        there = [pod for pod in found if not pod.metadata.deletion_timestamp]
+        pods = [pod for pod in there if pod.status.phase in ("Pending", "Running")]
         return [
             _node(one, [pod for pod in pods if pod.spec.node_name == one.metadata.name])
             for one in core.list_node(_request_timeout=_TIMEOUT_S).items

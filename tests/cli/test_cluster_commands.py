@@ -191,6 +191,16 @@ def test_cancel_ends_a_run_once(call, server):
     assert server.calls.count("terminate_run") == 1
 
 
+def test_a_run_whose_workflow_was_deleted_is_canceled_as_often_as_one_asks(call, server):
+    run = server.record("waits_for_secret")
+    for _ in range(2):
+        code, said, *_ = call("cancel", run)
+        assert code == 0, said
+        assert "is being canceled" in said
+        assert "by the cluster's job gapgate-close-runs" in said
+    assert server.runs[run]["state"] == "CANCELING"
+
+
 def test_compile_writes_what_submit_uploads(call, server):
     assert call("compile", "-o", "made/pipeline.yaml")[0] == 0
     call("submit", *DIGITS)

@@ -14,8 +14,13 @@ from tests.cluster.platform import GAPGATE, KFP, Done, run_at_once, until
 
 STEPS = ("ingest", "preprocess", "augment", "train", "evaluate", "gate", "register", "package")
 SHORT = ("--set", "train.epochs=3")
-NEW = ("--set", f"preprocess.salt={time.time_ns()}")
-LONG = ("--set", "train.epochs=400", "--set", "train.architecture=tutorial")
+NEW = ("--set", f"preprocess.salt=new-{time.time_ns()}")
+
+
+def a_long_one():
+    """Settings of a training of a minute and more that no run before has begun: it would go on at its checkpoint."""
+    seed = f"train.seed={time.time_ns() % 2**31}"
+    return "--set", "train.epochs=400", "--set", "train.architecture=tutorial", "--set", seed
 
 
 def a_digit():
@@ -142,7 +147,7 @@ def test_an_image_that_cannot_be_pulled_is_said(platform):
 
 @pytest.mark.parametrize("step", ["ingest", "train", "register"])
 def test_a_run_that_is_canceled_in_a_step_is_closed_as_killed(platform, step):
-    run = begun(platform, *(LONG if step == "train" else SHORT), "--no-cache")
+    run = begun(platform, *(a_long_one() if step == "train" else SHORT), "--no-cache")
     until(lambda: platform.running(run, step), 900)
     assert platform.gapgate("cancel", run).code == 0
     assert ended(platform, run).code == 1
@@ -165,7 +170,7 @@ def cancel_as_the_pages_do(platform, run):
     ("befall", "status"), [(kill_as_the_kernel_does_without_memory, "FAILED"), (cancel_as_the_pages_do, "KILLED")]
 )
 def test_a_run_that_no_step_could_close_is_closed_by_the_job(platform, befall, status):
-    run = begun(platform, *LONG, "--no-cache")
+    run = begun(platform, *a_long_one(), "--no-cache")
     until(lambda: "epoch 1/" in platform.gapgate("logs", run, "train").out, 900)
     befall(platform, run)
     assert ended(platform, run).code == 1
@@ -177,7 +182,7 @@ def test_a_run_that_no_step_could_close_is_closed_by_the_job(platform, befall, s
 
 
 def test_the_log_of_a_training_is_followed_while_it_runs(platform):
-    run = begun(platform, *LONG)
+    run = begun(platform, *a_long_one())
     until(lambda: platform.running(run, "train"), 600)
     lines = platform.lines_until("gapgate: train: epoch", "logs", run, "train", "--follow", count=3)
     still_running = platform.running(run, "train")

@@ -42,6 +42,13 @@ case " $* " in
 esac
 """
 
+LATE = """#!/usr/bin/env bash
+case " $* " in
+  *" get deployment mlflow "*) echo ProgressDeadlineExceeded ;;
+  *) exec {kubectl} "$@" ;;
+esac
+"""
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -193,14 +200,29 @@ def containers(found: Object) -> list[Object]:
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
+def up_with(kubectl: str, tree: Path, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `infra/up` with a kubectl in front of the one that it has."""
+    (folder / "kubectl").write_text(kubectl.format(kubectl=shutil.which("kubectl", path=environment["PATH"])))
+    (folder / "kubectl").chmod(0o755)
+    there = environment | {"PATH": f"{folder}:{environment['PATH']}"}
+    return subprocess.run(["infra/up"], cwd=tree, env=there, capture_output=True, text=True, timeout=300)
+
+
+def test_a_rollout_that_was_too_slow_once_is_begun_again(
+    tree: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    restart = "kubectl -n gapgate rollout restart deployment/mlflow"
+    before = calls(environment).count(restart)
+    assert up_with(LATE, tree, environment, tmp_path).returncode == 0
+    made = calls(environment)
+    assert made.count(restart) == before + 1
+    assert made[made.index(restart) + 1] == "kubectl -n gapgate rollout status deployment/mlflow --timeout=10m"
+
+
 def test_why_a_pod_does_not_start_is_said_while_it_is_waited_for(
     tree: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    stuck = tmp_path / "kubectl"
-    stuck.write_text(STUCK.format(kubectl=shutil.which("kubectl", path=environment["PATH"])))
-    stuck.chmod(0o755)
-    there = environment | {"PATH": f"{tmp_path}:{environment['PATH']}"}
-    done = subprocess.run(["infra/up"], cwd=tree, env=there, capture_output=True, text=True, timeout=300)
+    done = up_with(STUCK, tree, environment, tmp_path)
     assert done.returncode == 2
     assert "does not start: ImagePullBackOff docker.io/library/postgres:17\n" in done.stdout
     assert "error: `kubectl -n gapgate get pods` shows what is not ready" in done.stderr

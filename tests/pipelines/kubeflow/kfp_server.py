@@ -119,7 +119,12 @@ class KfpServer:
         return self._page("runs", self.runs, query)
 
     def terminate_run(self, query, body, run_id):
-        self._get(self.runs, run_id)
+        run = self._get(self.runs, run_id)
+        if run.get("state") == "CANCELING":
+            raise RefusedError(400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found")
+        if run_id not in self.workflows:
+            run["state"] = "CANCELING"
+            raise RefusedError(500, "Failed to terminate workflow: workflows.argoproj.io not found")
         self.workflows[run_id].cancel()
         return {}
 
@@ -248,7 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(200, json.dumps(self.state.get_healthz(query, body)))
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
         except RefusedError as refusal:
-            answer = {"error": str(refusal), "code": 3, "message": str(refusal), "details": []}
+            code = {404: 5}.get(refusal.status, 3)
+            answer = {"error": str(refusal), "code": code, "message": str(refusal), "details": []}
             self._send(refusal.status, json.dumps(answer))
         except ConnectionAbortedError:
             self.close_connection = True

@@ -15,14 +15,16 @@ def node(name, **allocatable):
     return {"metadata": {"name": name}, "spec": {}, "status": {"allocatable": amounts}}
 
 
-def pod(name, on="", run="", init=(), **requests):
-    """A running pod with one container, on a node and of a run where they are given."""
+def pod(name, on="", run="", init=(), deleted="", **requests):
+    """A running pod with one container, on a node, of a run and being deleted since a time where they are given."""
     labels = {"pipeline/runid": run} if run else {}
     inits = [{"name": f"init-{place}", "resources": {"requests": one}} for place, one in enumerate(init)]
     spec = {"containers": [{"name": "main", "resources": {"requests": requests}}], "initContainers": inits}
     if on:
         spec["nodeName"] = on
     metadata = {"name": name, "namespace": "kubeflow", "labels": labels}
+    if deleted:
+        metadata["deletionTimestamp"] = deleted
     return {"metadata": metadata, "spec": spec, "status": {"phase": "Running" if on else "Pending"}}
 
 

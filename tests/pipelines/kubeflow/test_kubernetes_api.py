@@ -12,6 +12,7 @@ NODES = (node("small", cpu="1900m", memory="3Gi"), node("large", cpu="4", memory
 PODS = (
     pod("postgres", on="large", cpu="500m", memory="1Gi"),
     pod("train", on="large", run="r1", init=({"cpu": "100m"},), cpu="2", memory="8Gi"),
+    pod("replaced", on="large", deleted="2026-11-27T20:20:40Z", cpu="1", memory="4Gi"),
     pod("launcher", run="r2", init=({"cpu": "3"}, {"cpu": "1"}), cpu="1500m"),
 )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,8 @@ def test_runs_whose_pods_are_gone_are_closed_as_kfp_says_and_others_are_left(
     ended = {"cancelled": "KILLED", "cancelled_while_waiting": "KILLED", "ingest_failed": "FAILED"}
     ended |= {"passed": "FINISHED", "stopped_by_gate": "FINISHED"}
     closed = {kfp.record(name): status for name, status in ended.items()}
-    expected = {**closed, kfp.record("waits_for_secret"): "RUNNING", "unknown-to-kfp": "RUNNING"}
+    closed["deleted-in-kfp"] = "KILLED"
+    expected = {**closed, kfp.record("waits_for_secret"): "RUNNING"}
     runs = {name: mlflow_runs.send(RunContext(name)) for name in expected}
     assert close.main() == 0
     assert {name: fetch(run).info.status for name, run in runs.items()} == expected
@@ -44,6 +49,27 @@ def test_a_damaged_record_keeps_no_other_run_open(home: Path, kfp: KfpServer) ->
     record.write_text(record.read_text().replace("run_id", "run_iD"))
     assert mlflow_closing.end_lost() == {other: "KILLED"}
     assert fetch(runs[damaged]).info.status == "RUNNING"
+
+
+def test_a_run_whose_cancel_never_ends_is_closed_once_its_steps_are_silent(home: Path, kfp: KfpServer) -> None:
+    # As KFP 2.17 has it for ever, when the workflow of a run was deleted.
+    left, at_work = kfp.record("cancelled"), kfp.record("waits_for_secret")
+    now = time.time()
+    for name, age_s in ((left, 300), (at_work, 20)):
+        kfp.runs[name] |= {"state": "CANCELING", "finished_at": "1970-01-01T00:00:00Z"}
+        Spool(RunContext(name).spool, "train").metrics({"train/loss": 1.0}, 1)
+        os.utime(RunContext(name).spool / "train.jsonl", (now - age_s, now - age_s))
+        mlflow_runs.send(RunContext(name))
+    assert mlflow_closing.end_lost() == {left: "KILLED"}
+
+
+def test_a_proxys_404_ends_no_run(home: Path, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow_runs.send(RunContext("r1"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", f"http://127.0.0.1:{proxy.server_port}")
+        assert mlflow_closing.end_lost() == {}
+        proxy.shutdown()
 
 
 def test_a_run_that_mlflow_has_never_heard_of_is_sent_to_its_experiment(home: Path, kfp: KfpServer) -> None:
