@@ -201,10 +201,10 @@ class Kfp:
             # KFP has sent status 200 before it looks for the pod, so that an error looks like a log.
             if text is not None and not text.startswith('{"error_message"'):
                 return text
-        # The UI also finds the log of a pod that is gone, where Argo archives logs.
+        # The UI also finds the log of a pod that is gone, where Argo archives logs; else its answer can be empty.
         query = {"podname": pod, "runid": run_id, "podnamespace": self.pod_namespace}
         with contextlib.suppress(ClusterError), asking(self.host):
-            if (text := get(self._client, "/k8s/pod/logs", query, of_ui=True)) is not None:
+            if text := get(self._client, "/k8s/pod/logs", query, of_ui=True):
                 return text
         return kubernetes_api.pod_log(self.pod_namespace, pod)
 

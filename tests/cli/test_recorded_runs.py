@@ -44,6 +44,20 @@ def test_a_log_is_shown_or_said_to_be_absent(call, server, name):
         assert "ingest" in err
 
 
+@pytest.mark.parametrize("answer", [None, ""])
+def test_an_empty_answer_of_the_ui_is_no_log(call, server, answer):
+    """It gives one with status 200 for a pod that is gone."""
+    server.log_of_ui = answer
+    code, out, err = call("logs", server.record("cancelled"), "ingest")
+    assert (code, out) == (2, "")
+    assert "has no log of ingest" in err
+
+
+def test_a_log_that_the_ui_has_is_shown(call, server):
+    server.log_of_ui = "gapgate: ingest: done\n"
+    assert call("logs", server.record("cancelled"), "ingest")[:2] == (0, server.log_of_ui)
+
+
 def test_the_list_has_them_all_with_state_and_verdict(call, server):
     for name in NAMES:
         server.record(name)

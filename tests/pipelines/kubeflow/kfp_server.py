@@ -45,6 +45,8 @@ class KfpServer:
         self.token = self.cookie = self.version = ""
         self.has_many_users = False
         self.has_logs = True
+        self.log_of_ui = None
+        """What the UI server answers where it is asked for a log; None if there is no UI server."""
         self.page_limit = 100
         self.is_web_page = False
         self.lock = threading.Lock()
@@ -248,7 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
             if match := re.fullmatch("/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", parts.path):
                 return self._log(match[1])
             if parts.path == "/k8s/pod/logs":
-                raise RefusedError(404, "Not Found")  # there is no UI server
+                if self.state.log_of_ui is None:
+                    raise RefusedError(404, "Not Found")
+                return self._send(200, self.state.log_of_ui, "text/plain")
             if parts.path == "/apis/v2beta1/healthz" and self.state.version:
                 return self._send(200, json.dumps(self.state.get_healthz(query, body)))
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
