@@ -138,13 +138,11 @@ class Kfp:
 
     def cancel(self, run_id: str) -> None:
         """Ask KFP to terminate a run; one that it ends already stays as it is."""
-        if self.run(run_id).state == _CANCELING:  # KFP refuses it a second time: "Row not found"
-            return
         try:
             with asking(self.host):
                 self._client.terminate_run(run_id)
         except ClusterError:
-            # KFP notes that first, and fails where the run's workflow was deleted.
+            # KFP refuses it a second time ("Row not found"), and fails after noting it where the workflow was deleted.
             if self.run(run_id).state != _CANCELING:
                 raise
 
