@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from components.platform import kfp_run
 from gapgate.errors import ClusterError
 from pipelines.kubeflow import kubernetes_api
@@ -72,11 +74,11 @@ class Kfp:
         return kfp_run.page(self.ui, run_id) if self.ui else run_id
 
     def upload(self, package: Path, description: str = "") -> Version:
-        """The version with exactly this compiled pipeline: an existing one, or else a new one."""
+        """The version with exactly this compiled pipeline: an existing one, or else a new one, described so."""
         # Named by content: a second submit of the same pipeline uploads nothing.
         name = f"sha256-{hashlib.sha256(package.read_bytes()).hexdigest()[:16]}"
         with asking(self.host):
-            pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(description), self._pipeline)
+            pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(package), self._pipeline)
             identity = pipeline.pipeline_id
             found = self._version(identity, name)
             made = found or make_once(
@@ -248,8 +250,10 @@ class Kfp:
         found = self._pages(self._client.list_pipelines, "pipelines", filter=_named(PIPELINE), **self._here())
         return next(found, None)
 
-    def _new_pipeline(self, description: str) -> Any:
+    def _new_pipeline(self, package: Path) -> Any:
         """Make the pipeline without a version: an upload that makes both gives the version the pipeline's name."""
+        compiled = next(yaml.load_all(package.read_text(), yaml.CSafeLoader))
+        description = compiled["pipelineInfo"].get("description", "")
         body = self._models.V2beta1Pipeline(
             display_name=PIPELINE, name=PIPELINE, description=description, namespace=self._namespace
         )

@@ -29,6 +29,8 @@ def test_submit_hands_over_settings_data_and_gpus(call, server, repository):
     assert given["data_revision"] == git(repository, "rev-parse", "main")
     assert (run["display_name"], run["service_account"]) == ("first", "gapgate-pipeline")
     assert only(server.experiments)["display_name"] == "trial"
+    assert only(server.pipelines)["description"].startswith("Train an image classifier")
+    assert only(server.versions)["description"].startswith("images gapgate/step:")
     assert f"; submitted by {getpass.getuser()} at {server.url}; submission " in run["description"]
 
 
