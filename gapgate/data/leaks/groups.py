@@ -63,8 +63,8 @@ def named(ids: Iterable[tuple[int, str]], rule: str) -> dict[int, str]:
     found, example = {}, ""
     for row, name in ids:
         example = example or name
-        if match := pattern.search(name):
-            found[row] = (match[1] or "") if pattern.groups else match[0]
+        if (match := pattern.search(name)) and (key := match[1] if pattern.groups else match[0]):
+            found[row] = key
     if example and not found:
         raise SettingsError(
             f"preprocess.groups={rule!r} matches no image, such as {example}; mend it, or use auto or none"
