@@ -88,7 +88,6 @@ class ImageFault(StrEnum):
     """Floating-point or 32-bit pixels: nothing says which value is white."""
     TOO_COSTLY = "too_costly"
     """A structure that takes far more time or memory to decode than the size of the file lets expect."""
-    """A tensor of another number of bytes than whole images have."""
 
 
 IMAGE_REMEDIES: Mapping[ImageFault, str] = {

@@ -6,6 +6,7 @@ ONNX Runtime computes them in training too, so they are never trained further.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class OnnxFeatures(nn.Module):
     def __init__(self, graph: onnx.ModelProto) -> None:
         super().__init__()
         self.graph = graph
-        self.num_weights = sum(_size(tensor) for tensor in graph.graph.initializer)
+        self.num_weights = sum(math.prod(tensor.dims) for tensor in graph.graph.initializer)
         self._session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         self.num_features = self._compute(torch.zeros(1, *self.input_shape)).shape[1]
 
@@ -201,13 +202,6 @@ def _sizes(graph: onnx.ModelProto) -> tuple[int, ...]:
     names = {tensor.name for tensor in graph.graph.initializer}
     images = next(each for each in graph.graph.input if each.name not in names)
     return tuple(size.dim_value for size in images.type.tensor_type.shape.dim)
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for length in tensor.dims:
-        size *= length
-    return size
 
 
 def _opset(graph: onnx.ModelProto) -> int:
