@@ -91,6 +91,7 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     index.execute("UPDATE images SET split = given WHERE split IS NULL AND given IN ('val', 'test')")
     # A given split is not refilled: where the source has a test split, only val is drawn, from the rest.
     num_folds = _num_folds(index, settings, "test" in given)
+    # Test before val: val_fraction is a share of what test leaves.
     held_out = [
         (name, fraction)
         for name, fraction in (("test", 0 if num_folds else settings.test_fraction), ("val", settings.val_fraction))
@@ -105,6 +106,8 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     # Created after all splits are set; the removals below would otherwise compare every image with every other.
     index.execute("CREATE INDEX by_hash ON images (hash)")
     leaks = _leaks(index)
+    # The order is part of the meaning: each image leaves by the first reason that holds. Test loses nothing to other
+    # splits, and val only to test, because what is measured must stay and what is trained on can go.
     dropped = {
         "within_split": _drop_copies(index),
         "label_conflicts": _drop_conflicts(index),
@@ -118,6 +121,7 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
 
 def _num_folds(index: Index, settings: PreprocessSettings, has_test_split: bool) -> int:
     if settings.evidence == "auto":
+        # A val split of the source counts too: with folds its images are dealt to them like those of train.
         is_small = index.one("SELECT COUNT(*) FROM images WHERE split IS NULL OR split = 'val'") < FOLDED_IMAGES
         return FOLDS if is_small and not has_test_split else 0
     return FOLDS if settings.evidence == "cross_validation" else 0

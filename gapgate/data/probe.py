@@ -104,6 +104,7 @@ def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings
 def _darkness(image: Pixels) -> float | None:
     """Share of the opaque pixels that are darker than `DARK`; None for an image without transparent or opaque ones."""
     pixels = np.asarray(image)
+    # 2 channels are gray and alpha, 4 are RGB and alpha.
     if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
         return None
     is_opaque = pixels[..., -1] >= 128

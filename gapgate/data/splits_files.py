@@ -183,6 +183,7 @@ def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...]
 
 def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, query: str, *values: object) -> None:
     """Write the first column of a query as a `.npy` file, in batches."""
+    # `np.save` needs the whole array in memory, so its header is written here and the values follow batch by batch.
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(file, header)

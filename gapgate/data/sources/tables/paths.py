@@ -58,6 +58,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             notes.append(f"{left_out:,} images that {names} names without labels are left out")
         labels = {label for (label,) in db.execute("SELECT DISTINCT label FROM rows")}
         (num_images,) = db.execute("SELECT COUNT(*) FROM rows").fetchone()
+        # The records are read by other connections, which see only what is committed.
         db.execute("COMMIT")
     refuse_no_classes(tables[0], labels, num_images)
     class_names = ordered_classes(labels)

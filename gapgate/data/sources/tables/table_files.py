@@ -249,7 +249,9 @@ def _first_row(path: Path) -> tuple[str, list[str]]:
     line = next(lines, "")
     if named := _SEP_LINE.match(line):
         return named[1], [cell.strip() for cell in next(csv.reader(lines, delimiter=named[1]), [])]
+    # Without `skipinitialspace`, quotes after a space belong to the cell: `a, "b, c"` would have three cells.
     rows = {sep: next(csv.reader([line], delimiter=sep, skipinitialspace=True), []) for sep in _SEPARATORS}
+    # `max` takes the first of several that are equal: a file of one column has commas.
     separator = max(_SEPARATORS, key=lambda sep: len(rows[sep]))
     return separator, [cell.strip() for cell in rows[separator]]
 
@@ -285,6 +287,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _parquet_table(path: Path, reading: Reading) -> Table:
     schema = parquet.opened(path).schema_arrow
     columns = understood(path, schema.names, reading)
+    # Hugging Face writes the types of its columns as JSON into the metadata of the schema; a ClassLabel has the names.
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
