@@ -79,6 +79,7 @@ class Backbone:
                 f"train.backbone={self.name}: its {len(found)} tensors do not fit the {len(own)} of the network; "
                 "name the weights of this architecture"
             )
+        # Not strict: the last layer is not among them and keeps its new random weights.
         model.load_state_dict(dict(zip(own, found, strict=True)), strict=False)
         return model
 
@@ -157,6 +158,7 @@ def _efficientnet_lite(number: int) -> Backbone:
             f"train.backbone=efficientnet_lite{number}: the weights' sha256 is {digest[:12]}…, not "
             f"{_LITE[number][:12]}…; install {package.replace('_', '-')} anew"
         )
+    # The file is a pickle, which could run code; weights_only takes nothing but tensors.
     weights: dict[str, Tensor] = torch.load(holder.get_model_file_path(), weights_only=True)
     without_head = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}
     # (x − 127) / 128 of x in 0..255, as in training.

@@ -81,6 +81,7 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     def symbolic(graph: Any, images: Any, extractor: OnnxFeatures) -> Any:
         found = graph.op(f"{_DOMAIN}::{_OPERATOR}", images)
+        # The exporter knows nothing of our operator, and the layer after it needs the number of features.
         found.setType(images.type().with_sizes([None, extractor.num_features]))
         return found
 
@@ -136,6 +137,7 @@ def inlined(model: onnx.ModelProto, network: nn.Module) -> onnx.ModelProto:
     if extractor is None:
         return model
     graph = extractor.graph.graph
+    # A function has no initializers in ONNX (FunctionProto), so the weights become Constant nodes of it.
     weights = [onnx.helper.make_node("Constant", [], [each.name], value=each) for each in graph.initializer]
     flat = onnx.helper.make_node("Flatten", [graph.output[0].name], ["gapgate_features"], axis=1)
     function = onnx.helper.make_function(
@@ -150,6 +152,7 @@ def inlined(model: onnx.ModelProto, network: nn.Module) -> onnx.ModelProto:
     model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
     found = inliner.inline_local_functions(model)
     _lift_weights(found.graph)
+    # No operator of our own domain is left, so a reader of the file need not know it.
     del found.opset_import[:]
     found.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     return found

@@ -117,7 +117,7 @@ class _Job:
         """Train once more for each fold, on the images outside of it; return what the models of each of the settings
         answer for all images."""
         rows, num_folds = self.splits.in_folds(), self.splits.num_folds
-        shape = (num_folds, len(rows), len(self.splits.class_names))
+        shape = (num_folds, len(rows), len(self.splits.class_names))  # as FoldAnswers.logits
         found = [FoldAnswers(rows, np.empty(shape, np.float32)) for _ in tried]
         for fold in range(num_folds):
             job = replace(
@@ -170,6 +170,7 @@ class _Job:
         )
         figures = {f"{name}_{kind}": value for name, score in scores.items() for kind, value in score.items()}
         environment = devices.environment(self.device) | {"penalty": head.penalty}
+        # In the form of an epoch, for the report and MLflow: a regression has neither epochs nor a rate.
         history = [{"epoch": 1, **figures, "learning_rate": 0.0}]
         return Trained(recipe, model, backbone.mean, backbone.std, history, environment, backbone)
 

@@ -52,6 +52,7 @@ class AdamW:
                 _gradients(group.parameters),
                 group.means,
                 group.squares,
+                # The maxima of the squares, which only amsgrad has.
                 [],
                 group.steps,
                 fused=True,

@@ -114,6 +114,7 @@ class _Store:
             return {}
         wanted = set(keys)
         try:
+            # Another training may be writing: SQLite waits for its lock this many seconds.
             with closing(sqlite3.connect(self._path, timeout=60)) as db:
                 return {
                     key: np.frombuffer(vector, "<f4")
@@ -126,6 +127,7 @@ class _Store:
     def add(self, features: dict[str, NDArray[np.float32]]) -> None:
         """Keep features (num_features,), by content hash."""
         vectors = {key: vector.astype("<f4").tobytes() for key, vector in features.items()}
+        # SQLite does not check what it reads: without a checksum a flipped bit would go into a model unseen.
         lines = [(key, vector, xxh3_64_hexdigest(vector)) for key, vector in vectors.items()]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
