@@ -106,7 +106,7 @@ class EmbeddingIndex:
         k = min(k, len(self))
         if k < 1:
             return []
-        query = unit_vectors(embedding[np.newaxis], self.projection)[0]
+        query = unit_vectors(embedding[np.newaxis], self.projection)[0]  # (D,)
         similarities = self.embeddings @ query  # (N,)
         least = np.partition(similarities, -k)[-k]
         # BLAS gives equal vectors unequal last bits, depending on their place. So all rows that may belong to the k

@@ -70,7 +70,7 @@ def roc(
     """
     from sklearn.metrics import roc_curve
 
-    curve = np.stack(roc_curve(labels, scores))
+    curve = np.stack(roc_curve(labels, scores))  # (3, points): both rates, and the thresholds
     if not np.isfinite(curve[:2]).all():  # test images of one class alone: a rate is 0 / 0
         return [], [], []
     curve[2, 0] = 1.0  # scikit-learn's first threshold is infinite, which is no JSON
