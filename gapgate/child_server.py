@@ -166,6 +166,7 @@ class _UnixHandler(urllib.request.HTTPHandler):
         self._path = path
 
     def http_open(self, request: urllib.request.Request) -> Any:
+        # In the place of a class of connections: the host of the URL and the options say nothing of a socket's path.
         return self.do_open(lambda host, **options: _UnixConnection(self._path), request)
 
 

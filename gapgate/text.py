@@ -11,6 +11,8 @@ _IN_QUERY = re.compile(
     r"([?&][^\s=&#'\"]*(?:token|secret|password|passwd|key|sig)[^\s=&#'\"]*=)[^\s&#'\"<>]+", re.IGNORECASE
 )
 _LEVELS = "▁▂▃▄▅▆▇█"
+# C0 and C1 controls, line separators and marks of direction (UAX #9), and surrogates, as which Python keeps bytes that
+# are no UTF-8 (PEP 383).
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

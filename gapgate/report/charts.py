@@ -234,4 +234,5 @@ def _ticks(low: float, high: float, count: int = 5, *, inside: bool = False) -> 
     # A value that is a multiple of the step but for rounding is its own tick.
     outer = (math.floor(first + 1e-9), math.ceil(last - 1e-9))
     begin, end = (math.ceil(first - 1e-9), math.floor(last + 1e-9)) if inside else outer
+    # Enclosing ticks are two or more: an axis with one has no length.
     return [round(at * step, 12) for at in range(begin, max(end, begin + (not inside)) + 1)]

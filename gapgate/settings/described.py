@@ -49,6 +49,7 @@ def groups() -> list[Group]:
         found.append(_group(section, field.annotation))
         for setting, element in _ELEMENTS.items():
             if setting.partition(".")[0] == section:
+                # Annotated[A | B, …] → A | B → A, B.
                 members = get_args(get_args(element)[0])
                 found += [_group(f"{setting}.{member.model_fields['type'].default}", member) for member in members]
     return found
