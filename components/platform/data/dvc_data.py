@@ -145,6 +145,7 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
         source = path if name else f"{path}/"  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
         wrong = _differing(target, wanted, name)
+        # `sum` and not `any`: all of them are to go, not only the first.
         if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
             fs.get(source, str(target), recursive=True)
             wrong = _differing(target, wanted, name)

@@ -56,6 +56,7 @@ class Status:
 def status(root: Path, path: str = "data") -> Status:
     """The workspace's data against its pin; reads every file once."""
     data = root / path
+    # The lock alone recovers what a killed process left: perhaps all of the data, under another name.
     if leftovers(data):
         with _alone(root, path):
             pass
