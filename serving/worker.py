@@ -51,6 +51,7 @@ class WholeAnswers:
 
     def write(self, data: bytes) -> None:
         """Hold a head until the next write; write anything else, behind the head if one is held."""
+        # 100 Continue has no body and comes before the answer itself (RFC 9110, 15.2.1).
         if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
             self._head = data
             return

@@ -74,6 +74,7 @@ class App:
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
+            # 1008 is a violation of the server's policy (RFC 6455, 7.4.1).
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
@@ -81,6 +82,7 @@ class App:
         self.context.work.last_request = begun
         below_root = _below(request.path, self.options.root_path)
         if below_root is None:
+            # 308 is permanent and keeps the method (RFC 9110, 15.4.9).
             moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
             return await _write(send, moved, request, close=self.context.work.draining)
         request.path = below_root

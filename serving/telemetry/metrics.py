@@ -138,6 +138,7 @@ def _workers() -> list[int]:
     """Process ids of the workers, which are the children of this one's parent if there are several."""
     parent = os.getppid()
     if os.environ.get(DIRECTORY):
+        # A kernel without CONFIG_PROC_CHILDREN has no such file (proc(5)): then the figures are of this worker alone.
         with suppress(OSError):
             return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     return [os.getpid()]
