@@ -125,6 +125,7 @@ def run(
         GapgateError: another mistake or lack, as the command says it in one line.
         RuntimeError: a fault of a step, with its traceback.
     """
+    # Before anything else has a name: `locals()` holds the arguments alone.
     _check_types(locals())
     from pipelines.settings import settings_here, with_experiment, with_source
 

@@ -101,6 +101,7 @@ class Client(kfp.Client):  # type: ignore[misc]
             allowed_methods=["GET"],
             status_forcelist=(500, *_PASSING),
             backoff_factor=_PAUSES_S[0],
+            # After the last try the answer comes back as it is: its body has KFP's own message.
             raise_on_status=False,
         )
         return config

@@ -122,6 +122,7 @@ def _asked(ask: Callable[[Any], T]) -> T | None:
     load = config.load_incluster_config if "KUBERNETES_SERVICE_HOST" in os.environ else config.load_kube_config
     try:
         load(client_configuration=configuration)
+        # A cluster that is away is no error here: each retry would only take the timeouts once more.
         configuration.retries = False
         with client.ApiClient(configuration) as api:
             return ask(client.CoreV1Api(api))

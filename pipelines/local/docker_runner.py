@@ -74,6 +74,7 @@ def _locked() -> dict[str, Any]:
         "security_opt": ["no-new-privileges"],
         "read_only": True,
         "tmpfs": {"/tmp": "rw,mode=1777"},
+        # Docker's own process 1, which passes signals on and waits for orphans; Python as process 1 does neither.
         "init": True,
     }
 
