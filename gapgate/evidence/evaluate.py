@@ -194,7 +194,7 @@ def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
     sides = np.minimum(index["width"].to_numpy(), index["height"].to_numpy())
     return {
         "image_shape": list(splits.image_shape),
-        "source_px": int(np.nanmedian(sides)),  # an image that could not be read has no sides
+        "source_px": int(np.median(sides[sides > 0])),  # an image that could not be read has the size 0
         "network": splits.network,
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},

@@ -398,13 +398,12 @@ def test_the_size_of_the_files_is_the_median_of_the_shorter_sides_of_those_that_
     folder = shutil.copytree(splits.path, tmp_path / "splits")
     index = pq.read_table(folder / "index.parquet")
     third = len(index) // 3
-    sizes: list[tuple[int | None, int | None]] = [(30, 40)] * third + [(30, 20)] * third + [(1, 1)] * third
-    sizes += [(None, None)] * (len(index) - len(sizes))  # those that could not be read
+    sizes = [(30, 40)] * third + [(30, 20)] * third + [(0, 0)] * (len(index) - 2 * third)  # 0: could not be read
     for name, sides in zip(("width", "height"), zip(*sizes, strict=True), strict=True):
         index = index.set_column(index.schema.get_field_index(name), name, [list(sides)])
     pq.write_table(index, folder / "index.parquet")
     found = evaluated(FAST, Splits.open(folder), model_dir, tmp_path / "evaluation")
-    assert found["facts"]["source_px"] == 20
+    assert found["facts"]["source_px"] == 25
 
 
 def test_a_loss_that_overflowed_is_no_figure_of_the_curves_and_dropout_is_a_fact(
