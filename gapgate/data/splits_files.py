@@ -72,10 +72,11 @@ def write_splits(
     transform = transform.model_copy(update={"mean": mean, "std": std})
     transform.write(out_dir / "transform.json")
     counts = dict(index.lines("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY split"))
-    _write_column(out_dir / "labels.npy", np.dtype("<i4"), sum(counts.values()), index, "SELECT label FROM images")
+    num_rows = sum(counts.values())
+    _write_column(out_dir / "labels.npy", np.dtype("<i4"), num_rows, index, "SELECT label FROM images ORDER BY row")
     if how.num_folds:
         query = "SELECT IFNULL(fold, -1) FROM images ORDER BY row"
-        _write_column(out_dir / "folds.npy", np.dtype("<i1"), sum(counts.values()), index, query)
+        _write_column(out_dir / "folds.npy", np.dtype("<i1"), num_rows, index, query)
     for split in SPLIT_NAMES:
         query = "SELECT row FROM images WHERE split = ? ORDER BY row"
         _write_column(out_dir / f"{split}.npy", np.dtype("<i8"), counts.get(split, 0), index, query, split)
@@ -85,7 +86,7 @@ def write_splits(
         "network": network,
         "class_names": source.class_names,
         "image_shape": (transform.size_px, transform.size_px, transform.channels),
-        "num_images": sum(counts.values()),
+        "num_images": num_rows,
         "counts": {split: counts.get(split, 0) for split in (*SPLIT_NAMES, "duplicate", "quarantined")},
         "class_counts": class_counts,
         "mean": mean,
