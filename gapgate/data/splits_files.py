@@ -68,6 +68,7 @@ def write_splits(
     left_out: Sequence[Mapping[str, str]],
 ) -> None:
     """Write all files except `images.npy`."""
+    # Those of train, which are known only now, complete the transform that decoded the images.
     mean, std = _mean_and_std(index, transform)
     transform = transform.model_copy(update={"mean": mean, "std": std})
     transform.write(out_dir / "transform.json")
@@ -194,6 +195,7 @@ def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, q
 
 def _write_index(path: Path, index: Index) -> None:
     query = (
+        # A bond of one of the source's own groups is `group NAME` (`bonds.bind`): the name begins at character 7.
         "SELECT row, id, label, split, CASE WHEN bond LIKE 'group %' THEN substr(bond, 7) ELSE IFNULL(bond, grp) END, "
         "IFNULL(hash, ''), IFNULL(width, 0), IFNULL(height, 0), reason "
         "FROM images ORDER BY row"

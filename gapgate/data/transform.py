@@ -103,6 +103,7 @@ class Transform(Section):
         is_whole = self.margin_px == 0 or self.fit == "pad"
         if is_whole and pixels.shape == (self.size_px, self.size_px, self.channels):
             return pixels
+        # For one channel Pillow takes (H, W) alone.
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[:, :, 0]
         if is_whole and self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):

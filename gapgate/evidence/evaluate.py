@@ -81,6 +81,7 @@ def assess(
     curve = metrics.learning_curve(history)
     parts = parting(history, curve)
     layers = open_embedding(model.graph, available_cpus())
+    # In folds an image is answered by each model that was trained on it.
     num_measured = len(np.unique(found["train"].rows))
     evaluation = measure(settings, found, splits.class_names, num_folds=splits.num_folds) | {
         "method": _method(splits),

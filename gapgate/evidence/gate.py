@@ -80,6 +80,7 @@ def _judge_class_recall(limit: float, evaluation: Any) -> Check:
     for index, entry in enumerate(classes):
         name = str(entry.get("name", index)) if isinstance(entry, dict) else str(index)
         support = entry.get("support") if isinstance(entry, dict) else None
+        # `type`, since a bool is an int for `isinstance`.
         if type(support) is int and support < MIN_CLASS_IMAGES:
             few.append((support, name))
         else:

@@ -125,6 +125,7 @@ def build_without_weights(
         return modules.build_torchvision(name, image_shape, num_classes, pretrained=False)
     shape = (*image_shape[:2], channels)
     if isinstance(architecture, tuple) and isinstance(architecture[-1], Dense):
+        # The user's own last layer has the units of other classes.
         architecture = (*architecture[:-1], Dense())
     model = modules.build(resolve(architecture, shape, num_classes), shape, num_classes)
     return model if image_shape[2] == channels else modules.RepeatedGray(model)

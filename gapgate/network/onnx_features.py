@@ -171,6 +171,7 @@ def _lift_weights(graph: onnx.GraphProto) -> None:
     renamed: dict[str, str] = {}
     for node in constants:
         tensor = onnx.TensorProto.FromString(node.attribute[0].t.SerializeToString())
+        # Compared without their names: equal weights become one initializer.
         tensor.name = ""
         content = tensor.SerializeToString()
         graph.node.remove(node)

@@ -115,6 +115,7 @@ def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> 
         )
         upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         lower.bar(centres, [b["num_images"] for b in filled], width, color=theme.muted)
+        # A good model is sure of most images: on a linear axis the other bins would be flat.
         lower.set(xlabel="confidence", ylabel="images", yscale="log")
         lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         lower.yaxis.set_minor_formatter(NullFormatter())

@@ -109,6 +109,7 @@ class _Job:
             if not recipe.is_pretrained:
                 fitted.append(self._fit_network(recipe, None))
                 continue
+            # `candidates` has frozen before finetune, which begins with its last layer.
             frozen = fitted[-1] if fitted else self._fit_head(recipe)
             fitted.append(frozen if recipe.architecture == "frozen" else self._fit_network(recipe, frozen))
         return fitted

@@ -26,10 +26,10 @@ MAX_SHIFT_PX = {3: 2, 1: 0}
 alike images, and 25 shifts of each candidate would take minutes."""
 NUM_CANDIDATES = 4
 """Nearest rough pictures of each image, among those after it, whose details are compared."""
-_ROUGH_PX = 8
+_ROUGH_PX = 8  # as in a perceptual hash, but not rounded to bits
 _DETAIL_SIGMA_PX = 1.5
 """Details are what a Gaussian blur of this width takes away."""
-_CHUNK_ROWS = 2048
+_CHUNK_ROWS = 2048  # 8 MB of thumbnails in float32
 _BLOCK_VALUES = 2**24
 """Number of correlations in memory at a time: 64 MB."""
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow's mode L, from ITU-R BT.601
@@ -87,6 +87,7 @@ def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[n
         gray = pixels[:, :, 0].astype(np.float32) if pixels.shape[2] == 1 else pixels @ _GRAY
         if pixels.shape[2] > 1:
             gray = _without_bars(gray)
+        # As float32 (Pillow's mode F), so that nothing is rounded to 256 levels.
         if gray.shape != small.shape[1:]:
             gray = np.asarray(Image.fromarray(gray).resize(small.shape[1:], Image.Resampling.BOX))
         small[place] = gray

@@ -58,6 +58,7 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         )
     except (ImageCms.PyCMSError, OSError):
         return None
+    # No CMYK is sRGB already.
     return None if mode != "CMYK" and _is_identity(found, mode) else found
 
 

@@ -40,6 +40,7 @@ def read_class_names(path: Path) -> tuple[str, ...] | dict[str, str]:
         DataError: the file cannot be read, or holds something else.
     """
     try:
+        # Without the byte order mark of Windows' editors, which would become part of the first name.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(

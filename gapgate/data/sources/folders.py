@@ -85,6 +85,7 @@ def _holds_texts(folder: Path) -> bool:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
+                # A link to a folder above would be walked for ever.
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 elif may_be_image(entry.name):

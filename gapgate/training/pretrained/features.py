@@ -52,6 +52,7 @@ def compute(
         for part, found in zip(parts, _extract(backbone, splits, [rows[part] for part in parts], device), strict=True):
             new = {keys[at]: vector for at, vector in zip(part, found, strict=True)}
             known |= new
+            # After each batch: a training that is killed goes on from here.
             store.add(new)
             done += len(part)
             tracker.progress(done, len(keys), "images", "features")

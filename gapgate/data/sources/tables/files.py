@@ -82,6 +82,7 @@ class Files:
             for known in files_below(self._root, ""):
                 if has_image_suffix(known):
                     name = posixpath.basename(known)
+                    # By its name, and by its name without the extension, where that is another.
                     for key in dict.fromkeys((_plain(name), _plain(PurePosixPath(name).stem))):
                         self._names.setdefault(key, []).append(known)
         candidates = self._names.get(_plain(posixpath.basename(path)), [])

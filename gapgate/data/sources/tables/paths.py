@@ -44,6 +44,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
     notes: list[str] = []
     with_its_split = with_splits(tables, root)
     with closing(sqlite3.connect(scratch / _ROWS, isolation_level=None)) as db:
+        # Each run makes this list anew, so a crash may cost it.
         db.execute("PRAGMA synchronous = OFF")
         db.execute(
             "CREATE TABLE rows (number INTEGER PRIMARY KEY, id TEXT, label TEXT, split TEXT, grp TEXT, path TEXT)"
