@@ -104,6 +104,7 @@ def _forked(name: str, *arguments: Any) -> bool:
     except OSError:
         return False
     except fork_server.CallError as error:
+        # Python prints the text and ends with code 1, which KFP's runner takes for the failure of the step.
         sys.exit(f"{name}: {error}")
     return True
 

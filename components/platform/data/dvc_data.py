@@ -50,6 +50,7 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         content = yaml.safe_load(file.read_text())
         out = content["outs"][0]
         source = content.get("meta", {}).get("gapgate", {}).get("source", "")
+        # DVC 3 names the hash; a pin of DVC 2 has no such entry.
         algorithm = out.get("hash", "md5-dos2unix")
         return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:

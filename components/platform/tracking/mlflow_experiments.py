@@ -51,6 +51,7 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
     import requests
 
     headers, auth = {}, None
+    # As MLflow's own client: a password goes before a token.
     if (user := os.environ.get("MLFLOW_TRACKING_USERNAME")) and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
         auth = (user, word)
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):

@@ -264,6 +264,7 @@ class Registry:
             raise RegistryError(f"{name} version {current.version} is the first champion; promote another version")
         target = self.find(name, previous)
         with tempfile.TemporaryDirectory() as folder:
+            # Outside the lock, since a download takes long: others wait for it.
             self.package(target, Path(folder))
         with self.exclusive(name) as held:
             now = (self._aliases(name) or {}).get(CHAMPION)
