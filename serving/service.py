@@ -120,6 +120,7 @@ def _pickling(send: Send) -> Send:
 
     async def pickled(message: Message) -> None:
         nonlocal begin
+        # Held until the body has come, whose length changes.
         if message["type"] == "http.response.start":
             begin = message
             return

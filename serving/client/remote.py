@@ -82,6 +82,7 @@ class Remote(Answerer):
     def content(self, file: Path) -> bytes | str:
         """Return a file that the server takes, or the reason why it has no answer."""
         data = read(file)
+        # Twice: the headers of the file, and the boundary at the end of the form.
         if isinstance(data, bytes) and len(data) + 2 * _PART_BYTES > self._max_bytes:
             limit = f"the server's limit of {self._max_bytes:,} bytes for a request"
             return f"{len(data):,} bytes exceed {limit}; predict without --url, or raise GAPGATE_MAX_BODY_BYTES there"

@@ -159,6 +159,7 @@ def create_app(options: Options, package: Path, memory: Memory | None = None) ->
     called, app.send_spans = traced(app, lambda path: _template(_below(path, options.root_path) or path))
     if not options.cors_origins:
         return app, called
+    # Outermost: it answers preflights itself, and they are no requests to trace.
     behind = CORSMiddleware(
         called,
         allow_origins=options.cors_origins,

@@ -28,7 +28,7 @@ _PICKLED = frozenset(
 )
 _PICKLED |= {"BINBYTES", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "STOP"}
 """Tokens of a pickle of texts and bytes in dicts and lists; none of them looks up a name or calls anything."""
-_DATA_URL = re.compile(r"data:[^,]{0,100};base64,")
+_DATA_URL = re.compile(r"data:[^,]{0,100};base64,")  # RFC 2397
 
 
 class FormError(ValueError):

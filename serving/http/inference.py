@@ -94,6 +94,7 @@ async def infer(context: Context, request: Request) -> Response:
         uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
     except FormError as error:
         raise ApiError("bad_request", str(error)) from None
+    # Again: the model may have been switched while the body came.
     predictor = _named(context, request)
     found = await classify(context, request, uploads, len(predictor.class_names))
     if found.errors:  # the protocol has no place for the error of one image
@@ -215,6 +216,7 @@ def _answer(asked: _Inference, found: Classified) -> Response:
         is_class = output.name == CLASS
         shape = [len(rows)] if is_class else [len(rows), len(names)]
         tensor = InferenceTensor(name=output.name, datatype="BYTES" if is_class else "FP32", shape=shape)
+        # What an output says counts before what the request says for all (Triton's binary extension).
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
             if is_class:
                 data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))

@@ -37,7 +37,7 @@ KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_t
 """Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
 file itself."""
 MAX_PARAMETERS = 64
-_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
+_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # RFC 9110, 12.4.2
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 

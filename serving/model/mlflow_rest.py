@@ -21,7 +21,7 @@ _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _API = "api/2.0/mlflow/"
 _FIRST_BYTE_S = 120.0
 """Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
-_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
+_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")  # httpx keeps the beginning of Python's own text
 _Authenticate = Callable[[httpx.Request], httpx.Request]
 
 
