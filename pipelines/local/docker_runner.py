@@ -172,6 +172,7 @@ class _Containers:
         **arguments: Any,
     ) -> _Ended:
         """Run one step to its end; `arguments` are those of the runner."""
+        # KFP's own detach, stdout, stderr and auto_remove end here: this call waits for the container, and removes it.
         step = command[command.index("--function_to_execute") + 1]
         own = {"environment": self.steps.environment(step, image), "network_mode": self.steps.network(step)}
         container = self.client.containers.create(
@@ -183,6 +184,7 @@ class _Containers:
             for line in container.logs(stream=True):
                 print(line.decode(errors="replace"), end="")
             status = int(container.wait()["StatusCode"])
+            # Any SIGKILL gives the status 137; only the state says whether it was for memory.
             container.reload()
             if container.attrs["State"]["OOMKilled"]:
                 Spool(self.steps.context.spool, step).failed(_OUT_OF_MEMORY, 2)

@@ -36,9 +36,9 @@ from pipelines.local.result import (
 )
 
 LOG = "log.txt"
-_SAID = re.compile(r" {4}\w")
+_SAID = re.compile(r" {4}\w")  # KFP indents what a step writes
 _SEND_EVERY_S = 2.0
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the sequences for colours (SGR, ECMA-48)
 IMPORTED = [
     *(f"components.{name}" for name in STEPS),
     # What evaluate, register and package import where they need it: 2 s of processor time.
