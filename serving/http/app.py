@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
@@ -197,9 +198,11 @@ def _template(path: str) -> str:
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:
     headers = [
         (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
         (b"x-request-id", request.id.encode()),
     ]
+    # A length in a 304 would have to be that of the content which it leaves out (RFC 9110, 8.6).
+    if response.status != HTTPStatus.NOT_MODIFIED:
+        headers.append((b"content-length", str(len(response.body)).encode()))
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
     # The next request of a connection comes after the body of this one. Nobody reads that, so the connection closes.
     unread = request.has_unread_body
