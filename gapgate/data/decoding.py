@@ -84,7 +84,6 @@ class Decoder:
 
     def _decode(self, row: int, locator: str) -> Decoded:
         try:
-            # One bad file among a million is a row in the report; the run goes on.
             stored = self.reader.read(locator, self.transform.max_pixels)
         except ImageError as error:
             return Decoded(row, None, None, None, (), (), str(error.advised(_REMEDIES)))

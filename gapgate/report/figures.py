@@ -262,5 +262,6 @@ def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
         va="center",
         fontsize=8,
         color=theme.ink,
+        # It stands beside the last epoch, outside of the axes.
         annotation_clip=False,
     )

@@ -87,6 +87,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Field of a model → the docstring under it, those of base classes first."""
     found: dict[str, str] = {}
     for base in reversed([base for base in model.__mro__ if issubclass(base, BaseModel) and base.model_fields]):
+        # From the source: Python keeps no text below a field.
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         for field, below in zip(tree.body, tree.body[1:], strict=False):

@@ -59,8 +59,7 @@ def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device, model
 def bfloat16_instructions(device: torch.device) -> str:
     """Name the instructions for bfloat16 that a device has in hardware; empty: it has none."""
     if device.type == "cuda":
-        # Without emulation, which torch counts as support from CUDA 11 on: GPUs before compute capability 8.0 have no
-        # bfloat16.
+        # Without emulation, which torch counts as support: GPUs before compute capability 8.0 have no bfloat16.
         return "CUDA" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"

@@ -129,6 +129,7 @@ def run(
     _check_types(locals())
     from pipelines.settings import settings_here, with_experiment, with_source
 
+    # As JSON, which is YAML as well: the text "3" stays a text.
     values = [f"{setting}={json.dumps(value, default=str)}" for setting, value in (settings or {}).items()]
     asked = settings_here(Path(params) if params is not None else None, values)
     asked = with_experiment(with_source(asked, None if source is None else os.fspath(source)), experiment)

@@ -62,7 +62,9 @@ class Request:
         """The parts of the path that stand for the parameters of its route, by their names."""
         self.scheme: str = scope["scheme"]
         self.http_version: str = scope.get("http_version", "1.1")
+        # None for a Unix socket.
         self.client_host: str = scope["client"][0] if scope.get("client") else ""
+        # ASGI gives the names in small letters; of a repeated header the last one counts.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.options = options
         self._query_string: bytes = scope["query_string"]
