@@ -33,6 +33,7 @@ def end_with(pid: int, last: Callable[[], None] = lambda: None) -> None:
 
     def watch() -> None:
         poll = select.poll()
+        # A pidfd is readable once its process has ended (pidfd_open(2)).
         poll.register(ancestor, select.POLLIN)
         poll.poll()
         _end(last)

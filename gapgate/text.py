@@ -32,6 +32,7 @@ def percent(fraction: float, decimals: int = 1) -> str:
 def size(num_bytes: int) -> str:
     """Format a number of bytes, `10 MiB`; one that is no round number of KiB as bytes."""
     for unit, of in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        # Only if one decimal says it exactly: 1.5 MiB, but 1,600,000 bytes.
         if num_bytes >= of and num_bytes * 10 % of == 0:
             return f"{num_bytes / of:g} {unit}"
     return f"{num_bytes:,} bytes"

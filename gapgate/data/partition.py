@@ -129,6 +129,7 @@ def _num_folds(index: Index, settings: PreprocessSettings, has_test_split: bool)
 
 def _is_stratified(index: Index, settings: PreprocessSettings) -> bool:
     if settings.stratify == "auto":
+        # The smallest class; copies count once, since one of them is kept.
         query = "SELECT COUNT(DISTINCT hash) AS n FROM images WHERE split IS NULL GROUP BY label ORDER BY n LIMIT 1"
         return (index.one(query) or 0) < STRATIFIED_CLASS_IMAGES
     return settings.stratify
@@ -147,6 +148,7 @@ def _share_of(salt: str, purpose: str) -> Callable[[str], float]:
 def _assign_by_hash(index: Index, salt: str, name: str, fraction: float) -> None:
     """Put each undecided unit into the split with probability `fraction`, whatever else is in the data set."""
     index.function("share", 1, _share_of(salt, name))
+    # A unit below a fraction is below every larger one too, so a larger split keeps its images.
     index.execute("UPDATE images SET split = ? WHERE split IS NULL AND share(unit) < ?", name, fraction)
 
 
@@ -186,6 +188,7 @@ def _take_for_val(index: Index, salt: str) -> None:
     """Put the smallest undecided unit into val where there are two or more: training needs some images to look at."""
     index.function("share", 1, _share_of(salt, "val"))
     units = "SELECT unit FROM images WHERE split IS NULL GROUP BY unit ORDER BY COUNT(*), share(unit), unit"
+    # Two are asked for: of one unit nothing can be given away.
     if len(smallest := [unit for (unit,) in index.lines(f"{units} LIMIT 2")]) == 2:
         index.execute("UPDATE images SET split = 'val' WHERE split IS NULL AND unit = ?", smallest[0])
 

@@ -78,6 +78,7 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any,
             artifacts.write_json(context.spool / SETTINGS, settings.model_dump(mode="json"))
             (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
             reserve(context).write_bytes(bytes(RESERVED_BYTES))
+            # Some file systems take the blocks of a file only when it is written out (delayed allocation, as in ext4).
             sync(reserve(context))
         if title:
             Spool(context.spool, "run").tags({"mlflow.runName": title})

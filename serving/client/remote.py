@@ -198,6 +198,7 @@ def _refusal(url: str, problem: str) -> str:
 def _retry_after(response: httpx.Response) -> float:
     """Return the seconds of `Retry-After`; 1 if the header is missing or a date."""
     try:
+        # 0.1: a server that says 0 must not be asked in a busy loop.
         return min(max(float(response.headers.get("Retry-After", "1")), 0.1), _MAX_WAIT_S)
     except ValueError:
         return 1.0

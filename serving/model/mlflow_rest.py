@@ -102,6 +102,7 @@ class MlflowRest:
 
     def _receive(self, answer: httpx.Response, file: IO[bytes], max_bytes: int, what: str) -> int:
         """Write the body of an answer; return how many bytes of it did not come."""
+        # A chunked body has no length: there only the exception tells of a cut.
         missing = int(answer.headers.get("content-length", 0))
         try:
             for chunk in answer.iter_raw():  # by a chunk size httpx would keep back, and lose, what came before a cut

@@ -113,4 +113,5 @@ def _is_file(text: str | Path) -> bool:
         return False
 
 
+# MLflow executes the file, and takes the model that is given here.
 set_model(ImageClassifier())

@@ -72,6 +72,7 @@ def read(splits: Path, max_rows: int = 200) -> dict[str, Any]:
 
 def _sets(index: Index, class_names: Sequence[str]) -> list[list[_Member]]:
     """Sets of images that are tied by near-duplicates, those of several classes first, then the largest."""
+    # `near` has each pair in both orders.
     pairs = index.lines(
         "SELECT near.one, near.other FROM near JOIN images AS one ON one.row = near.one "
         "JOIN images AS other ON other.row = near.other WHERE near.one < near.other "

@@ -112,6 +112,7 @@ def _extract(bento_path: Path, folder: Path, wanted: PurePosixPath, max_bytes: i
                     if member.isreg() and name.is_relative_to(wanted):
                         _write(archive, member, folder / name.relative_to(wanted))
                 # To tarfile a file that is cut within a header ends well.
+                # `seek` to the end gives the length, which may be less than that of the zeros.
                 file.seek(-min(_END_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
                 if file.read(_END_BYTES) != bytes(_END_BYTES):
                     raise EOFError("it ends too early")

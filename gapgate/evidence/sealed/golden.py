@@ -55,6 +55,7 @@ def write_golden(folder: Path, transform: Transform, classifier: Classifier) -> 
     """
     target = folder / FOLDER
     target.mkdir()
+    # The widest picture has 5/4 · side² pixels, which is below the limit for this side.
     for name, content in _files(min(transform.size_px, isqrt(transform.max_pixels // 2))):
         (target / name).write_bytes(content)
     names = list(_ENCODERS)

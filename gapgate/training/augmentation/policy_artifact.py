@@ -76,6 +76,7 @@ def _materialize(
 ) -> None:
     rows = splits.rows("train")
     total = settings.materialize * len(rows)
+    # On the disk at once: k copies of the training images may be more than memory holds.
     images = np.lib.format.open_memmap(
         out_dir / "materialized.npy", mode="w+", dtype=np.uint8, shape=(total, *splits.image_shape)
     )

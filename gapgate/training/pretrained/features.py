@@ -134,6 +134,7 @@ class _Store:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=60)) as db, db:
                 db.execute("CREATE TABLE IF NOT EXISTS features (hash TEXT PRIMARY KEY, vector BLOB, checksum TEXT)")
+                # Two trainings may compute the same image at once: both have the same vector.
                 db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", lines)
         except (sqlite3.Error, OSError):
             return  # computed again the next time
