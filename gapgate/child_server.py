@@ -48,6 +48,7 @@ class Relay:
         self._reader, self._writer = os.pipe()
         self._passes = False
         self._lock = threading.Lock()
+        # A daemon: a child that a server has left behind may hold its end of the pipe for ever.
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def open(self, mode: str) -> BinaryIO:

@@ -129,6 +129,8 @@ def serve(listener: socket.socket, parent: int, modules: Sequence[str]) -> None:
                     # What is imported is not searched for cycles in a fork: that would copy its pages.
                     gc.freeze()
                     if os.fork() == 0:
+                        # As in any process: Ctrl-C ends it, and it can wait for its own children, which SIG_IGN
+                        # prevents (wait(2)).
                         signal.signal(signal.SIGINT, interrupt)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         listener.close()

@@ -52,6 +52,7 @@ class _InProcess:
     async def _ask(self, path: str, field: str, files: Sequence[Path]) -> dict[str, Any]:
         form = [(field, (file.name, file.read_bytes())) for file in files]
         transport = httpx.ASGITransport(self._app)
+        # The application has timeouts of its own.
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:
             answer = await client.post(path, files=form)
         if answer.is_error:

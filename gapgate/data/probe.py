@@ -110,6 +110,7 @@ def _darkness(image: Pixels) -> float | None:
     is_opaque = pixels[..., -1] >= 128
     if is_opaque.all() or not is_opaque.any():
         return None
+    # By the brightest channel: a dark pixel is dark in all of them.
     return float((pixels[..., :-1].max(axis=2)[is_opaque] < DARK).mean())
 
 

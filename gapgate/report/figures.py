@@ -197,6 +197,7 @@ def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[s
     tiles = [
         Tile(left, row * 1.6, pixels)
         for row, mistake in enumerate(mistakes)
+        # Not strict: a small training split has fewer neighbours than there are columns.
         for left, pixels in zip(columns, (mistake.image, mistake.heat, *mistake.nearest_images), strict=False)
     ]
 

@@ -291,6 +291,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _preprocess_as_later_steps_need(self) -> Settings:
         named = {"network": self.train.network, "evidence": self.evaluate.method}
+        # What *preprocess* leaves open and a later step names.
         decided = {name: value for name, value in named.items() if getattr(self.preprocess, name) == "auto" != value}
         if decided:
             # The only way to change a frozen model that is being built.

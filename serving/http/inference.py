@@ -221,6 +221,7 @@ def _answer(asked: _Inference, found: Classified) -> Response:
             if is_class:
                 data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
             else:
+                # Binary data are little-endian, whatever the machine.
                 data = np.asarray(rows, "<f4").tobytes()
             binary.append(data)
             outputs.append(tensor.model_copy(update={"parameters": {"binary_data_size": len(data)}}))

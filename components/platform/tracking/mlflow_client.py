@@ -15,6 +15,7 @@ from gapgate.errors import TrackingError, TrackingRefusedError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Words of urllib3 and requests, which MLflow passes on in an exception without a code (MLflow 3.17).
 _AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
 _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
 

@@ -41,6 +41,7 @@ def declare(image: Image.Image, tags: Any = None) -> None:
 def _declared(tags: Any) -> int:
     """Value of white that the tags of a TIFF file declare; 0 if none: many writers put 65,535 without a thought."""
     try:
+        # The tag has a number for each sample of a pixel.
         full = (1 << int(np.min(tags.get(_BITS, 16)))) - 1
         whites = [white for tag in _LARGEST if tag in tags and 0 < (white := int(np.max(tags[tag]))) <= full]
     except (TypeError, ValueError):  # a damaged tag may hold text

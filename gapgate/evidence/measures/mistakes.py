@@ -58,6 +58,7 @@ class Mistake:
 def confident_mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
     """Find the `count` mistakes with the highest confidence, as indices into `test`, highest first."""
     wrong = np.flatnonzero(~test.correct)
+    # Stable: among equal ones the order of the split holds, so equal models give equal reports.
     return wrong[np.argsort(-test.confidence[wrong], kind="stable")][:count]
 
 

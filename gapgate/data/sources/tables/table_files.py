@@ -266,6 +266,8 @@ def _csv_rows(table: Table) -> Iterator[dict[str, Any]]:
             next(rows, None)
         for row in rows:
             if any(map(str.strip, row)):  # spreadsheets write rows of separators below the last one
+                # Not strict: cells that a short row lacks are empty, and those that a long one has too many belong to
+                # no column.
                 yield dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise _not_csv(table.path, error) from None
