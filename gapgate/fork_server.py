@@ -156,6 +156,7 @@ def _received(connection: socket.socket, waiting: list[str]) -> tuple[int, list[
     caller, user, _ = _CREDENTIALS.unpack(credentials)
     if user != os.getuid():  # any user of the machine can find the address
         return None
+    # The one byte that came with the files; the rest is the JSON.
     _, files, _, _ = socket.recv_fds(connection, 1, len(_STANDARD_FILES))
     request = json.loads(connection.makefile().readline())
     while request["needs"] in waiting:

@@ -60,6 +60,8 @@ def train(
         tried = candidates(settings, splits, has_gpu=device.type == "cuda")
         fitted = job.fit_all(tried)
         answers = job.cross_validate(tried) if splits.num_folds else []
+        # Folds, where there are some: they are made for small data, whose val of a few images cannot tell two
+        # trainings apart.
         scores = [one.score(splits) for one in answers] or [one.val_score for one in fitted]
         kept = choose(scores)
         recipe = fitted[kept].recipe

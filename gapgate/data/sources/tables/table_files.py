@@ -159,6 +159,7 @@ def read_table(path: Path, reading: Reading) -> Table:
         return _with_pixels(Table(path, tuple(header), understood(path, header, reading)))
     separator, first = _first_row(path)
     # A header names columns, and so holds no name of an image file.
+    # A first row of many numbers is the first image, of a table of pixels without a header.
     is_of_pixels = len(first) > FEWEST_PIXELS and all(map(_is_number, first))
     if not is_of_pixels and not any(has_image_suffix(cell) or _is_image(path.parent, cell) for cell in first):
         return _with_pixels(Table(path, tuple(first), understood(path, first, reading), separator))
