@@ -46,8 +46,10 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line that steers no terminal, without
-    the secrets of the URLs in it."""
+    """A mistake or a lack that the user can mend.
+
+    Its text is one line, without control characters for a terminal and without the secrets of the URLs in it.
+    """
 
     exit_code = 2
     is_passing = False
