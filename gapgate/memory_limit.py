@@ -29,6 +29,7 @@ def _left(membership: Path, root: Path) -> Iterator[int]:
         # A parent's limit holds for all groups below it.
         for folder in (mount / group, *(mount / group).parents):
             for limit, use, droppable in (_V2, _V1):
+                # Without a limit v1 gives a number near 2⁶³, which is never the least.
                 with suppress(OSError, ValueError):  # no such file, or "max"
                     lines = (folder / "memory.stat").read_text().splitlines()
                     spare = next((int(line.split()[1]) for line in lines if line.startswith(droppable + " ")), 0)

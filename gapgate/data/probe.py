@@ -119,6 +119,7 @@ def _are_dark(drawn: list[float | None]) -> bool:
     have nearly no others; one that is mostly light would vanish on white."""
     shares = [share for share in drawn if share is not None]
     is_usual = 2 * len(shares) > len(drawn)
+    # An empty list, which `quantile` refuses, is not usual.
     return is_usual and bool(np.quantile(shares, 0.1) >= 0.95) and min(shares) > 0.5
 
 

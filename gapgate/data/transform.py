@@ -117,6 +117,7 @@ class Transform(Section):
             DataError: they are no image.
         """
         array = np.asarray(pixels)
+        # NumPy makes int64 of lists of Python's numbers, and of sums of uint8.
         if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
             array = array.astype(np.uint8)
         channels = array.shape[2] if array.ndim == 3 else 1

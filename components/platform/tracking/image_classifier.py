@@ -30,6 +30,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         try:
             import gapgate  # noqa: F401
         except ImportError:
+            # At the end: what is installed there comes before what lies in the archive.
             sys.path.append(context.artifacts["code"])
         from gapgate.data.transform import Transform
         from gapgate.onnx.classifier import Classifier

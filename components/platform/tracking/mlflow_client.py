@@ -49,6 +49,7 @@ def client() -> MlflowClient:
 @contextmanager
 def without_retries() -> Iterator[None]:
     """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
+    # MLflow 3 reads the variable anew for each request.
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
     os.environ[name] = "0"

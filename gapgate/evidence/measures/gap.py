@@ -239,6 +239,7 @@ def _per_group(
     """Sum the values, and count the images, of each group, (G,) each."""
     if groups is None:
         return values.astype(np.float64), np.ones(len(values))
+    # Numbered anew from 0 without holes: `bincount` makes an entry for every number up to the largest.
     members = np.unique(groups, return_inverse=True)[1]
     return np.bincount(members, weights=values).astype(np.float64), np.bincount(members).astype(np.float64)
 

@@ -89,6 +89,7 @@ def estimate_wrong(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.f
         )
         above = np.bincount(pairs[~right & (confidence > least)], minlength=1)
         spread = float(above.sum())
+        # Two classes make one pair; without it nothing is left to estimate from.
         if num_pairs > 1:
             spread = (spread - above.max()) * num_pairs / (num_pairs - 1)
         # The standard error of a count is its root (Poisson).
