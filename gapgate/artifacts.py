@@ -287,6 +287,7 @@ def _files_outside(root: Path, trees: tuple[str, ...]) -> list[str]:
 def _files_in(root: Path, folder: str) -> Iterator[str]:
     """Names, relative to `root`, of what is no folder below `folder`, sorted within each folder."""
     for parent, subfolders, names in os.walk(root / folder):
+        # In place: `os.walk` goes down in the order that it finds here.
         subfolders.sort()
         for name in sorted(names):
             yield str(Path(parent, name).relative_to(root))

@@ -165,6 +165,7 @@ def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
     images, expected = stored["images"], stored["logits"]
     if len(images) == 0 or expected.shape != (len(images), model.num_classes):
         return {"max_abs_difference": None, "num_images": len(images)}
+    # NaN in one logit makes the maximum NaN, and that becomes None: a failure too.
     difference = float(np.abs(model.logits(images, batch_size) - expected).max())
     return {"max_abs_difference": metrics.finite(difference), "num_images": len(images)}
 

@@ -126,6 +126,7 @@ def _parse(request: Request, body: bytes, *, max_values: int) -> tuple[_Inferenc
         FormError: it is no request for inference.
     """
     length = request.header(JSON_LENGTH) or str(len(body))
+    # Short, since `int` raises ValueError for more than 4,300 digits.
     if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
         raise FormError(f"Inference-Header-Content-Length: {length[:40]} is not a number of bytes within the body")
     content, binary = body[: int(length)], body[int(length) :]
@@ -170,6 +171,7 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
 
 
 def _binary(given: _Input, binary: bytes) -> bytes:
+    # All of it: a request has one input.
     size = given.parameters.get("binary_data_size")
     if size != len(binary):
         raise FormError(
@@ -200,6 +202,7 @@ def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
 
 
 def _flat(data: list[Any]) -> list[Any]:
+    # The protocol has the values flat or in lists of lists, row by row.
     while data and all(isinstance(item, list) for item in data):
         data = list(chain.from_iterable(data))
     return data
