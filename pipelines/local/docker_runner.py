@@ -240,6 +240,7 @@ class Steps:
             DRAINED_VARIABLE: "1",
             "GAPGATE_HOME": str(home()),
             "GAPGATE_IMAGE_DIGEST": self.images.get(image, ""),
+            # The caller has no home in the image, and the rest of its file system is read-only.
             "HOME": "/tmp",
         }
 
@@ -247,6 +248,7 @@ class Steps:
         """The network of a step: none, except to reach the data's remote, the tracking server or pretrained weights."""
         server = urlsplit(tracking_uri())
         if step in ("register", "package") and server.scheme in ("http", "https"):
+            # The loopback of a container on a bridge is its own, and not that of this machine.
             return "host" if is_loopback(server.hostname or "") else "bridge"
         if (step == "ingest" and not self.settings.data.source) or (step == "train" and self.settings.train.pretrained):
             return "bridge"
