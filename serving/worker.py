@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import re
+import secrets
 import socket
 import struct
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -152,7 +152,7 @@ class Protocol(HttpToolsProtocol):
             # The handler still waits for the rest of the body; the event wakes it, and it sees a disconnected client.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = uuid.uuid4().hex
+        request_id = secrets.token_hex(16)
         response = error_response(error, request_id)
         head = (
             f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"

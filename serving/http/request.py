@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +77,7 @@ class Request:
         """Facts that the handlers tell the log: model, receipt, class, error."""
         # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
-        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
     @property
     def has_unread_body(self) -> bool:

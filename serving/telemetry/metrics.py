@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections import Counter as CountOf
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache, partial
@@ -75,11 +74,9 @@ class Metrics:
     def predicted(self, predictor: Predictor, answers: Iterable[tuple[str, float]]) -> None:
         """Count images by their class and confidence; `answers` are (class, confidence)."""
         version = predictor.model.version
-        answers = list(answers)
-        for class_name, count in CountOf(class_name for class_name, _ in answers).items():
-            self._prediction_of(version, class_name).inc(count)
         observe = self._confidence_of(version).observe
-        for _, confidence in answers:
+        for class_name, confidence in answers:
+            self._prediction_of(version, class_name).inc()
             observe(confidence)
 
     def text(self) -> bytes:
