@@ -62,6 +62,7 @@ def compute(
 def _identity(backbone: Backbone, splits: Splits) -> str:
     """Digest of all but the image on which its features depend: weights, and the way to the network's pixels."""
     transform = artifacts.read_json(splits.path / "transform.json")
+    # `max_pixels` only says which files are refused; mean and std are the backbone's own.
     pixels = {name: value for name, value in transform.items() if name not in ("mean", "std", "max_pixels")}
     return artifacts.digest_of({"backbone": backbone.digest, "pixels": pixels}).removeprefix("sha256:")[:32]
 
