@@ -29,7 +29,7 @@ from gapgate.evidence.measures.learning_curve import parting
 from gapgate.evidence.measures.predictions import Predictions, predict_all, write_predictions
 from gapgate.evidence.measures.summary import measure
 from gapgate.evidence.tables import write_tables
-from gapgate.onnx.classifier import Classifier, shape_text
+from gapgate.onnx.classifier import Classifier, logit_scale, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
 from gapgate.onnx.opened_model import OpenedModel
 from gapgate.settings.sections import EvaluateSettings
@@ -155,19 +155,24 @@ def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.in
 
 
 def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
-    """Compute the largest difference between this model's logits and those that PyTorch gave for the same images.
+    """Compute the largest difference between this model's logits and those that PyTorch gave for the same images, and
+    their scale.
 
-    It is None where there is nothing to compare, which the gate judges as a failure.
+    The difference is None where there is nothing to compare, which the gate judges as a failure.
     """
     if not path.exists():
-        return {"max_abs_difference": None, "num_images": 0}
+        return {"max_abs_difference": None, "logit_scale": 1.0, "num_images": 0}
     stored = load_file(path)
     images, expected = stored["images"], stored["logits"]
     if len(images) == 0 or expected.shape != (len(images), model.num_classes):
-        return {"max_abs_difference": None, "num_images": len(images)}
+        return {"max_abs_difference": None, "logit_scale": 1.0, "num_images": len(images)}
     # NaN in one logit makes the maximum NaN, and that becomes None: a failure too.
     difference = float(np.abs(model.logits(images, batch_size) - expected).max())
-    return {"max_abs_difference": metrics.finite(difference), "num_images": len(images)}
+    return {
+        "max_abs_difference": metrics.finite(difference),
+        "logit_scale": metrics.finite(logit_scale(expected)),
+        "num_images": len(images),
+    }
 
 
 def _check_fit(model: Classifier, splits: Splits) -> None:

@@ -188,7 +188,10 @@ def _file(path: Path) -> Backbone:
         layers = f"torchvision/{name}" if name else _LAYERS.validate_python(described["layers"])
         mean, std = tuple(map(float, described["mean"])), tuple(map(float, described["std"]))
     except OSError as error:
-        raise SettingsError(f"train.backbone={path}: cannot read {error.filename}: {error.strerror}") from None
+        raise SettingsError(
+            f"train.backbone={path}: cannot read {error.filename}: {error.strerror}; name the weights.safetensors in "
+            "the folder of a Model, where architecture.json is beside it"
+        ) from None
     except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise SettingsError(

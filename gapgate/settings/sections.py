@@ -234,7 +234,8 @@ class GateSettings(Section):
     max_ece: Fraction = 0.1
     """Largest expected calibration error on test."""
     max_parity: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference of a logit between ONNX Runtime and PyTorch."""
+    """Largest difference of a logit between ONNX Runtime and PyTorch; where the largest logit is above 1, as a share of
+    it."""
     max_leaked_share: Fraction = 0.05
     """Largest share of the val and test images that have a copy in another given split, or whose pixels occur with
     another label."""
