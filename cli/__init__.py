@@ -85,8 +85,10 @@ def _in_utf8() -> None:
     """Start again in Python's UTF-8 mode where the locale has another encoding: names of files, and what is written,
     must be the same bytes on every machine (PEP 540)."""
     is_utf8 = sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8"
+    # Once: under -E and -I Python does not read the variable, and would start again for ever.
     if not is_utf8 and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
+        # `orig_argv` has the options of Python itself too, such as -m and -W.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -91,6 +91,7 @@ def _disk() -> Iterator[Finding]:
     from components.platform.workspace import home
 
     place = home()
+    # The workspace is made by the first run; until then its disk is that of the nearest folder above.
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     if not os.access(there, os.W_OK):
         yield Finding(

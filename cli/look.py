@@ -237,18 +237,10 @@ def _decoded(predictor: Predictor, file: Path, data: bytes) -> Any:
     Raises:
         ImageError: the image cannot be decoded, or has too many pixels.
     """
-    from serving.guard.image_guard import Limits
-    from serving.http.form import Upload
-    from serving.http.inputs import decode_all
-    from serving.options import Options
+    from serving.client.prediction import decoded
 
-    limits = Limits(Options.from_environment().max_pixels, formats=None)  # a file of the user's own
     with _named(file):
-        (found,) = decode_all(predictor, [Upload(data)], limits, cancelled=lambda: False)
-        # `decode_all` returns errors in the place of images, since a server still answers the others.
-        if isinstance(found, ImageError):
-            raise found
-    return found
+        return decoded(predictor, data)
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def execute_in_pipeline(
 ) -> Artifact:
     """`execute` for a KFP component. In a pod a passing fault is tried again for some minutes, and an error ends the
     process with its exit code; the step's log has its message, so no traceback follows."""
+    # On one machine: there is no run, or its parent sends the spool. In a pod there is a run and no parent.
     if RunContext.current() is None or os.environ.get(DRAINED_VARIABLE):
         if (context := RunContext.current()) and (parent := os.environ.get(PARENT_VARIABLE)):
             end_with(int(parent), context.remove_scratch)
@@ -103,6 +104,7 @@ def _forked(name: str, *arguments: Any) -> bool:
     except OSError:
         return False
     except fork_server.CallError as error:
+        # Python prints the text and ends with code 1, which KFP's runner takes for the failure of the step.
         sys.exit(f"{name}: {error}")
     return True
 

@@ -57,6 +57,7 @@ def report(settings: DataSettings, experiment: str) -> tuple[str, str]:
     context = RunContext.current() or RunContext.new()
     spool = Spool(context.spool, RESOLVE, show=StepLog(RESOLVE).show)
     spool.started()
+    # Until the variable is read: it gives the exit code where that fails.
     tries = AtOnce()
     try:
         tries = Patient.from_environment()

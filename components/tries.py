@@ -15,6 +15,7 @@ T = TypeVar("T")
 _VARIABLE = "GAPGATE_PATIENCE_S"
 """Environment variable with the seconds that all pauses of a step together may take."""
 _PATIENCE_S = 300.0
+# Each pause is twice the one before: 5, 10, 20, 40, then 60 s, nine tries in five minutes.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
 
 

@@ -142,6 +142,7 @@ def load(path: Path, kind: str, *, verify_trees: bool = False) -> Artifact:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}; run the step again"
         )
+    # Functions and no lists: a tree may have a million names, and is walked twice only where something was added.
     _check_files(path, manifest.files.items, partial(_files_outside, path, manifest.trees))
     for tree in manifest.trees if verify_trees else ():
         _check_files(path, partial(_read_tree, path, tree), partial(_entries_of_tree, path, tree))
@@ -188,6 +189,7 @@ def lineage(given: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
         if (artifact.path / LINEAGE).exists():
             entries |= artifact.read_json(LINEAGE)
     for artifact in given.values():
+        # Last: these manifests were read and checked, a lineage file only says what others were.
         entries[artifact.manifest.kind] = artifact.manifest.model_dump(mode="json", include=_DIGESTED | {"digest"})
     check_lineage(entries)
     return entries
@@ -285,6 +287,7 @@ def _files_outside(root: Path, trees: tuple[str, ...]) -> list[str]:
 def _files_in(root: Path, folder: str) -> Iterator[str]:
     """Names, relative to `root`, of what is no folder below `folder`, sorted within each folder."""
     for parent, subfolders, names in os.walk(root / folder):
+        # In place: `os.walk` goes down in the order that it finds here.
         subfolders.sort()
         for name in sorted(names):
             yield str(Path(parent, name).relative_to(root))

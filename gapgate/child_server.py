@@ -48,6 +48,7 @@ class Relay:
         self._reader, self._writer = os.pipe()
         self._passes = False
         self._lock = threading.Lock()
+        # A daemon: a child that a server has left behind may hold its end of the pipe for ever.
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def open(self, mode: str) -> BinaryIO:
@@ -166,6 +167,7 @@ class _UnixHandler(urllib.request.HTTPHandler):
         self._path = path
 
     def http_open(self, request: urllib.request.Request) -> Any:
+        # In the place of a class of connections: the host of the URL and the options say nothing of a socket's path.
         return self.do_open(lambda host, **options: _UnixConnection(self._path), request)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
     """Kill the children of a process except `spared`, their children, and so on; the process itself goes on."""
     for child in children(pid) - set(spared):
+        # Before the child itself: the children of a dead process become those of init, and are not found any more.
         kill_descendants(child)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -32,6 +33,7 @@ def end_with(pid: int, last: Callable[[], None] = lambda: None) -> None:
 
     def watch() -> None:
         poll = select.poll()
+        # A pidfd is readable once its process has ended (pidfd_open(2)).
         poll.register(ancestor, select.POLLIN)
         poll.poll()
         _end(last)
@@ -43,6 +45,7 @@ def _end(last: Callable[[], None]) -> None:
     kill_descendants(os.getpid())
     with suppress(OSError):
         last()
+    # A signal that nothing holds up: no handler, no thread, no flush to a full pipe.
     os.kill(os.getpid(), signal.SIGKILL)
 
 

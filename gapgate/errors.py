@@ -46,8 +46,10 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 class GapgateError(Exception):
-    """A mistake or a lack that the user can mend; its text is one line that steers no terminal, without
-    the secrets of the URLs in it."""
+    """A mistake or a lack that the user can mend.
+
+    Its text is one line, without control characters for a terminal and without the secrets of the URLs in it.
+    """
 
     exit_code = 2
     is_passing = False
@@ -88,7 +90,6 @@ class ImageFault(StrEnum):
     """Floating-point or 32-bit pixels: nothing says which value is white."""
     TOO_COSTLY = "too_costly"
     """A structure that takes far more time or memory to decode than the size of the file lets expect."""
-    """A tensor of another number of bytes than whole images have."""
 
 
 IMAGE_REMEDIES: Mapping[ImageFault, str] = {

@@ -83,6 +83,7 @@ def leftovers(path: Path) -> list[Path]:
 
 def sync(path: Path) -> None:
     """Write the content of a file, or the names in a folder, from the system's cache to the disk."""
+    # fsync(2) needs no right to write, and a folder can be opened in no other way.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -51,6 +51,8 @@ def running(modules: Sequence[str]) -> Iterator[None]:
         yield
         return
     name = f"gapgate-{secrets.token_hex(16)}"
+    # It listens before the child runs, so an early call waits for it. Here it is closed again: otherwise a call to a
+    # dead child would wait for ever instead of being refused.
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(_address(name))
         listener.listen()
@@ -95,6 +97,8 @@ def call(function: str, arguments: Mapping[str, Any], needs: str) -> None:
         connection.connect(_address(os.environ[VARIABLE]))
         sys.stdout.flush()
         sys.stderr.flush()
+        # Files need a byte to travel with (unix(7)). One of their own, so that the server takes them before it reads
+        # the JSON.
         socket.send_fds(connection, [b"\n"], _STANDARD_FILES)
         connection.sendall(json.dumps(request).encode() + b"\n")
         answer = connection.makefile().readline()
@@ -107,6 +111,7 @@ def call(function: str, arguments: Mapping[str, Any], needs: str) -> None:
 def serve(listener: socket.socket, parent: int, modules: Sequence[str]) -> None:
     """Import `modules`, and answer calls until the process `parent` ends."""
     # No thread here: a fork of a process with threads may inherit a lock that nobody opens.
+    # Readable once the process has ended; a number alone could by then be that of another process.
     lives = os.pidfd_open(parent)
     interrupt = signal.getsignal(signal.SIGINT)
     # Ctrl-C reaches all processes of a terminal: the caller decides what it ends. Forks that have ended need no `wait`.
@@ -124,10 +129,13 @@ def serve(listener: socket.socket, parent: int, modules: Sequence[str]) -> None:
                     # What is imported is not searched for cycles in a fork: that would copy its pages.
                     gc.freeze()
                     if os.fork() == 0:
+                        # As in any process: Ctrl-C ends it, and it can wait for its own children, which SIG_IGN
+                        # prevents (wait(2)).
                         signal.signal(signal.SIGINT, interrupt)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         listener.close()
                         _work(connection, *call)
+                    # The fork has copies. Open here, a pipe of the caller would never come to its end.
                     for file in call[1]:
                         os.close(file)
         elif waiting:
@@ -148,6 +156,7 @@ def _received(connection: socket.socket, waiting: list[str]) -> tuple[int, list[
     caller, user, _ = _CREDENTIALS.unpack(credentials)
     if user != os.getuid():  # any user of the machine can find the address
         return None
+    # The one byte that came with the files; the rest is the JSON.
     _, files, _, _ = socket.recv_fds(connection, 1, len(_STANDARD_FILES))
     request = json.loads(connection.makefile().readline())
     while request["needs"] in waiting:
@@ -165,6 +174,7 @@ def _work(connection: socket.socket, caller: int, files: list[int], request: Map
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        # tempfile keeps the first folder that it found, and TMPDIR may be another one now.
         tempfile.tempdir = None
         end_with(caller)
         module, _, name = request["function"].partition(":")

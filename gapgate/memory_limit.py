@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +20,8 @@ def available_bytes(
     root: Path = Path("/sys/fs/cgroup"),
     machine: Path = Path("/proc/meminfo"),
 ) -> int:
-    """Bytes of memory that are free within the limits of this process's cgroups (v1 and v2) and on the machine; a
-    terabyte where nothing says so."""
-    return max(0, min([*_left(membership, root), *_left_on(machine)], default=10**12))
+    """Bytes of memory that are free on the machine and within the limits of this process's cgroups (v1 and v2)."""
+    return max(0, min([_left_on(machine), *_left(membership, root)]))
 
 
 def _left(membership: Path, root: Path) -> Iterator[int]:
@@ -29,6 +29,7 @@ def _left(membership: Path, root: Path) -> Iterator[int]:
         # A parent's limit holds for all groups below it.
         for folder in (mount / group, *(mount / group).parents):
             for limit, use, droppable in (_V2, _V1):
+                # Without a limit v1 gives a number near 2⁶³, which is never the least.
                 with suppress(OSError, ValueError):  # no such file, or "max"
                     lines = (folder / "memory.stat").read_text().splitlines()
                     spare = next((int(line.split()[1]) for line in lines if line.startswith(droppable + " ")), 0)
@@ -37,8 +38,10 @@ def _left(membership: Path, root: Path) -> Iterator[int]:
                 break
 
 
-def _left_on(machine: Path) -> Iterator[int]:
-    with suppress(OSError):  # no Linux
+def _left_on(machine: Path) -> int:
+    """Bytes that Linux could give without swapping; on other systems, which do not say it, half of the memory."""
+    with suppress(OSError):
         for line in machine.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                yield 1024 * int(line.split()[1])
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -11,6 +11,8 @@ _IN_QUERY = re.compile(
     r"([?&][^\s=&#'\"]*(?:token|secret|password|passwd|key|sig)[^\s=&#'\"]*=)[^\s&#'\"<>]+", re.IGNORECASE
 )
 _LEVELS = "▁▂▃▄▅▆▇█"
+# C0 and C1 controls, line separators and marks of direction (UAX #9), and surrogates, as which Python keeps bytes that
+# are no UTF-8 (PEP 383).
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -30,6 +32,7 @@ def percent(fraction: float, decimals: int = 1) -> str:
 def size(num_bytes: int) -> str:
     """Format a number of bytes, `10 MiB`; one that is no round number of KiB as bytes."""
     for unit, of in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        # Only if one decimal says it exactly: 1.5 MiB, but 1,600,000 bytes.
         if num_bytes >= of and num_bytes * 10 % of == 0:
             return f"{num_bytes / of:g} {unit}"
     return f"{num_bytes:,} bytes"

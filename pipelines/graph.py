@@ -129,6 +129,7 @@ class _Graph:
             with self._conditions(step.name, known):
                 task = self._task(step.name, known)
             known[step.output] = task.outputs[step.output]
+            # KFP's name for what a component returns.
             if "Output" in task.outputs:
                 known[_ANSWERS.get(step.name, f"{step.output}_digest")] = task.outputs["Output"]
 
@@ -137,6 +138,7 @@ class _Graph:
         registered too, without an alias."""
         conditions = ExitStack()
         if name == "package":
+            # Not compared now: `==` of a KFP output makes a condition of the graph.
             conditions.enter_context(dsl.If(known["verdict"] == "pass", name="gate-passed"))
             if self.on_cluster and self.is_cached:
                 # Within the other: `gapgate runs` knows the verdict by whether the outer one held.

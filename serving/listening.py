@@ -24,6 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
             host.removesuffix("."), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         is_both = host == "::" and socket.has_dualstack_ipv6()
+        # An IPv6 address has flow and scope behind the port, which `create_server` does not take.
         return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
     except OSError as error:
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
@@ -43,6 +44,7 @@ def listen_on_path(path: Path, is_open: bool) -> socket.socket:
                     raise OSError("another server listens there")
             path.unlink()
         listener.bind(os.fspath(path))
+        # Before `listen`: until then nobody can connect, whatever mode the umask has given.
         path.chmod(0o666 if is_open else 0o600)
         listener.listen(BACKLOG)
     except OSError as error:

@@ -141,6 +141,7 @@ class Options(BaseModel):
         if options.api_keys and options.allow_anonymous:
             both = f"{variable('api_keys')} and {variable('allow_anonymous')}"
             raise SettingsError(f"{both} are set; with the second nobody needs a key: unset one")
+        # Computed now, so that a wrong name of a format ends the start and not the first request.
         _ = options.served
         return options
 

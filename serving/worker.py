@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import re
+import secrets
 import socket
 import struct
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -51,6 +51,7 @@ class WholeAnswers:
 
     def write(self, data: bytes) -> None:
         """Hold a head until the next write; write anything else, behind the head if one is held."""
+        # 100 Continue has no body and comes before the answer itself (RFC 9110, 15.2.1).
         if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
             self._head = data
             return
@@ -151,7 +152,7 @@ class Protocol(HttpToolsProtocol):
             # The handler still waits for the rest of the body; the event wakes it, and it sees a disconnected client.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = uuid.uuid4().hex
+        request_id = secrets.token_hex(16)
         response = error_response(error, request_id)
         head = (
             f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"

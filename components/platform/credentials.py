@@ -39,6 +39,7 @@ def _parts(url: str) -> tuple[str, str, str]:
     if not url.startswith(("http://", "https://")) or "@" not in url:
         return url, "", ""
     parts = urlsplit(url)
+    # The last @ ends the password, which may hold others, and the first colon the user, which may not (RFC 7617).
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=host)), unquote(user), unquote(password)

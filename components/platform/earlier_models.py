@@ -17,6 +17,7 @@ def model_of_interrupted_run(settings: Mapping[str, Any], inputs: Mapping[str, A
     """The newest whole model that was trained with these settings and inputs by the same code, of a run that was killed
     or failed after its training; a run that ended well is repeated when its user repeats it."""
     wanted = {name: artifact.digest for name, artifact in inputs.items()}
+    # A run's name begins with the time, so the newest comes first.
     for folder in sorted(runs_dir().glob("*/artifacts/*/train/model"), reverse=True):
         context = RunContext(folder.parents[3].name)
         with suppress(ArtifactError, OSError):

@@ -72,6 +72,7 @@ def find(run_id: str) -> KfpRun | None:
             return KfpRun("", "", "", "", has_ended=True, has_succeeded=False, was_cancelled=True)
         answer.raise_for_status()
         return _read(answer.json())
+    # AttributeError: the answer is JSON, but no object.
     except (requests.RequestException, AttributeError):
         return None
 

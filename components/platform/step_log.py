@@ -36,8 +36,7 @@ class StepLog:
         self._losses: list[float] = []
 
     def show(self, event: Event) -> None:
-        """Print what an event has to say; params, tags, files, and metrics but the training loss have
-        nothing."""
+        """Print what an event has to say: nothing for params, tags, files, and metrics other than the training loss."""
         if event["kind"] == "started":
             self._began_at = event["time"]
         elif event["kind"] == "progress":

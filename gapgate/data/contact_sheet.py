@@ -34,6 +34,7 @@ class ClassSample:
 def contact_sheet(samples: Sequence[ClassSample], colours: Colours = LIGHT) -> Image.Image:
     """Draw a row for each class: its name, its counts and its sample images. Equal inputs give equal pixels."""
     shown = samples[:MAX_CLASSES]
+    # All tiles have one size, that of the largest sample, so that classes can be compared by eye.
     side = max((max(image.shape[:2]) for sample in shown for image in sample.images), default=_TILE_PX[0])
     tile_px = _tile_side(side)
     text, small = ImageFont.load_default(_TEXT_PX), ImageFont.load_default(_SMALL_PX)

@@ -120,7 +120,7 @@ def channel_sums(pixels: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int,
     """Compute the exact sums of the values and of their squares for each channel of (H, W, C) uint8 pixels."""
     # float32 is exact up to 2²⁴, and 256 · 255² is below it; einsum on float32 is ten times as fast as on int64.
     height, width, channels = pixels.shape
-    totals = np.zeros((2, channels), np.int64)
+    totals = np.zeros((2, channels), np.int64)  # of the values, of their squares
     for start in range(0, height, 256):
         # Columns of pixels first, in float32; their totals over the width, which can be larger, in int64.
         values = pixels[start : start + 256].reshape(-1, width * channels).astype(np.float32)
@@ -184,6 +184,7 @@ def _decode_in_workers(decoder: Decoder, chunks: Iterator[list[Job]], num_worker
     except BrokenProcessPool:
         raise DataError("a decoding process was killed (out of memory?); lower preprocess.num_workers") from None
     finally:
+        # After an error, the chunks that wait (up to 4 a worker) would else be decoded for nothing.
         pool.shutdown(wait=True, cancel_futures=True)
 
 

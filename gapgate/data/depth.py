@@ -25,10 +25,12 @@ def highest_of(encoded: Callable[[], bytes | Path], max_pixels: int) -> int | No
     its own white, or that cannot be read."""
     try:
         header = read_header(encoded(), max_pixels=max_pixels)
+        # Pillow's modes of whole numbers above 8 bits are I, I;16, I;16L and I;16B; colour has none (it becomes RGB).
         if not header.mode.startswith("I"):
             header.close()
             return None
         image = load_image(header)
+        # A file that declares its white is read by that, so it tells nothing of the white of the others.
         return None if declared_white(image) else int(np.asarray(image).max())
     except ImageError:
         return None
@@ -37,6 +39,8 @@ def highest_of(encoded: Callable[[], bytes | Path], max_pixels: int) -> int | No
 def white_of(highest: Iterable[int | None]) -> tuple[int, str]:
     """Value of white for images with these highest values, and a note where it is below that of 16 bits, else an empty
     string."""
+    # The next usual depth at or above the brightest pixel: 3,900 is taken for 12 bits, not for a white of 3,900, or the
+    # brightness of all images would depend on one of them.
     found = max((value for value in highest if value is not None and value <= MAX_WHITE), default=MAX_WHITE)
     white = next(white for white in _WHITES if white >= found)
     if white == MAX_WHITE:
@@ -71,6 +75,7 @@ def _highest_colour(encoded: Callable[[], bytes | Path], max_pixels: int) -> int
             head = data[:_PNG_HEAD_BYTES]
         if not head.startswith(b"\x89PNG") or head[24:26] not in _PNG_COLOURS:
             return None
+        # Without alpha, which is 255 in an opaque image however dark it is.
         return int(np.asarray(load_image(read_header(data, max_pixels=max_pixels)))[..., :3].max())
     except (ImageError, OSError):
         return None

@@ -65,6 +65,7 @@ FORMATS = (
         "TIFF",
         (".tif", ".tiff"),
         "image/tiff",
+        # Both byte orders, the same with the magic number turned round (Pillow reads them), and BigTIFF (43 is "+").
         _begins(rb"II\*\0|MM\0\*|MM\*\0|II\0\*|II\+\0|MM\0\+"),
         is_served=False,
     ),
@@ -72,6 +73,9 @@ FORMATS = (
         "AVIF",
         (".avif", ".avifs"),
         "image/avif",
+        # ISO/IEC 14496-12: length of the box, ftyp, major brand, version, compatible brands. mif1 and msf1 say no more
+        # than "image" and "sequence": it is AVIF if a compatible brand says so, else HEIC, which therefore comes after
+        # it.
         _begins(rb"....ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,16}?avi[fs])"),
         is_served=False,
     ),

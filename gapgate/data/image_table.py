@@ -72,6 +72,7 @@ class Index:
     def store(self, decoded: Iterable[Decoded]) -> None:
         """Add the results of decoding; images with a reason become quarantined."""
         self._db.executemany(
+            # The reason is given twice: as it is, and to tell whether there is one.
             "UPDATE images SET hash = ?, width = ?, height = ?, sum0 = ?, sum1 = ?, sum2 = ?, "
             "square0 = ?, square1 = ?, square2 = ?, form = ?, reason = ?, "
             "split = CASE ? WHEN '' THEN NULL ELSE 'quarantined' END WHERE row = ?",

@@ -91,6 +91,7 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     index.execute("UPDATE images SET split = given WHERE split IS NULL AND given IN ('val', 'test')")
     # A given split is not refilled: where the source has a test split, only val is drawn, from the rest.
     num_folds = _num_folds(index, settings, "test" in given)
+    # Test before val: val_fraction is a share of what test leaves.
     held_out = [
         (name, fraction)
         for name, fraction in (("test", 0 if num_folds else settings.test_fraction), ("val", settings.val_fraction))
@@ -105,6 +106,8 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
     # Created after all splits are set; the removals below would otherwise compare every image with every other.
     index.execute("CREATE INDEX by_hash ON images (hash)")
     leaks = _leaks(index)
+    # The order is part of the meaning: each image leaves by the first reason that holds. Test loses nothing to other
+    # splits, and val only to test, because what is measured must stay and what is trained on can go.
     dropped = {
         "within_split": _drop_copies(index),
         "label_conflicts": _drop_conflicts(index),
@@ -118,6 +121,7 @@ def partition(index: Index, settings: PreprocessSettings) -> Partition:
 
 def _num_folds(index: Index, settings: PreprocessSettings, has_test_split: bool) -> int:
     if settings.evidence == "auto":
+        # A val split of the source counts too: with folds its images are dealt to them like those of train.
         is_small = index.one("SELECT COUNT(*) FROM images WHERE split IS NULL OR split = 'val'") < FOLDED_IMAGES
         return FOLDS if is_small and not has_test_split else 0
     return FOLDS if settings.evidence == "cross_validation" else 0
@@ -125,6 +129,7 @@ def _num_folds(index: Index, settings: PreprocessSettings, has_test_split: bool)
 
 def _is_stratified(index: Index, settings: PreprocessSettings) -> bool:
     if settings.stratify == "auto":
+        # The smallest class; copies count once, since one of them is kept.
         query = "SELECT COUNT(DISTINCT hash) AS n FROM images WHERE split IS NULL GROUP BY label ORDER BY n LIMIT 1"
         return (index.one(query) or 0) < STRATIFIED_CLASS_IMAGES
     return settings.stratify
@@ -143,6 +148,7 @@ def _share_of(salt: str, purpose: str) -> Callable[[str], float]:
 def _assign_by_hash(index: Index, salt: str, name: str, fraction: float) -> None:
     """Put each undecided unit into the split with probability `fraction`, whatever else is in the data set."""
     index.function("share", 1, _share_of(salt, name))
+    # A unit below a fraction is below every larger one too, so a larger split keeps its images.
     index.execute("UPDATE images SET split = ? WHERE split IS NULL AND share(unit) < ?", name, fraction)
 
 
@@ -182,6 +188,7 @@ def _take_for_val(index: Index, salt: str) -> None:
     """Put the smallest undecided unit into val where there are two or more: training needs some images to look at."""
     index.function("share", 1, _share_of(salt, "val"))
     units = "SELECT unit FROM images WHERE split IS NULL GROUP BY unit ORDER BY COUNT(*), share(unit), unit"
+    # Two are asked for: of one unit nothing can be given away.
     if len(smallest := [unit for (unit,) in index.lines(f"{units} LIMIT 2")]) == 2:
         index.execute("UPDATE images SET split = 'val' WHERE split IS NULL AND unit = ?", smallest[0])
 

@@ -68,6 +68,7 @@ def preprocess(
             if not num_images:
                 raise DataError(f"{source_dir} holds no images; put them in one folder for each class")
             num_workers = settings.num_workers or available_cpus()
+            # Here, so that the fork server imports its modules while this process probes images.
             prepare_workers(num_images, num_workers)
             probed = _probed(index)
             source = _with_white(source, probed, settings.max_pixels)
@@ -87,6 +88,7 @@ def preprocess(
 def _probed(index: Index) -> list[str]:
     """Locators of `PROBED_IMAGES` images from all places, in mixed order: the first rows are all of the first class."""
     # Knuth's multiplicative hash (The Art of Computer Programming, volume 3, section 6.4).
+    # SQLite's whole numbers have 64 bits, so the product is right up to 3.4 · 10⁹ rows.
     query = "SELECT locator FROM images ORDER BY row * 2654435761 % 4294967296 LIMIT ?"
     return [locator for (locator,) in index.lines(query, PROBED_IMAGES)]
 

@@ -104,11 +104,13 @@ def _probe(reader: Reader, locators: Iterator[str], settings: PreprocessSettings
 def _darkness(image: Pixels) -> float | None:
     """Share of the opaque pixels that are darker than `DARK`; None for an image without transparent or opaque ones."""
     pixels = np.asarray(image)
+    # 2 channels are gray and alpha, 4 are RGB and alpha.
     if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
         return None
     is_opaque = pixels[..., -1] >= 128
     if is_opaque.all() or not is_opaque.any():
         return None
+    # By the brightest channel: a dark pixel is dark in all of them.
     return float((pixels[..., :-1].max(axis=2)[is_opaque] < DARK).mean())
 
 
@@ -117,6 +119,7 @@ def _are_dark(drawn: list[float | None]) -> bool:
     have nearly no others; one that is mostly light would vanish on white."""
     shares = [share for share in drawn if share is not None]
     is_usual = 2 * len(shares) > len(drawn)
+    # An empty list, which `quantile` refuses, is not usual.
     return is_usual and bool(np.quantile(shares, 0.1) >= 0.95) and min(shares) > 0.5
 
 

@@ -94,6 +94,7 @@ def _all(index: Index, class_names: Sequence[str], left_out: Sequence[Mapping[st
         if split == "quarantined":
             yield SetAside(name, class_names[label], UNUSABLE, reason, -1)
         else:
+            # The table of the images has only the words, those of `partition._drop_conflicts`.
             kind = CONFLICT if "another label" in reason else COPY
             yield SetAside(name, class_names[label], kind, reason, row)
 

@@ -110,6 +110,7 @@ class Splits:
         left = dataclasses.replace(self, held_out=fold)
         pixels = self.images[left.rows("train")]
         axes = (0, 1, 2)
+        # A channel of one value would divide by 0.
         std = [float(value) or 1.0 for value in pixels.std(axis=axes, dtype=np.float64) / 255]
         mean = [float(value) for value in pixels.mean(axis=axes, dtype=np.float64) / 255]
         return dataclasses.replace(left, info=self.info | {"mean": mean, "std": std})

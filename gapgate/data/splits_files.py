@@ -68,14 +68,16 @@ def write_splits(
     left_out: Sequence[Mapping[str, str]],
 ) -> None:
     """Write all files except `images.npy`."""
+    # Those of train, which are known only now, complete the transform that decoded the images.
     mean, std = _mean_and_std(index, transform)
     transform = transform.model_copy(update={"mean": mean, "std": std})
     transform.write(out_dir / "transform.json")
     counts = dict(index.lines("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY split"))
-    _write_column(out_dir / "labels.npy", np.dtype("<i4"), sum(counts.values()), index, "SELECT label FROM images")
+    num_rows = sum(counts.values())
+    _write_column(out_dir / "labels.npy", np.dtype("<i4"), num_rows, index, "SELECT label FROM images ORDER BY row")
     if how.num_folds:
         query = "SELECT IFNULL(fold, -1) FROM images ORDER BY row"
-        _write_column(out_dir / "folds.npy", np.dtype("<i1"), sum(counts.values()), index, query)
+        _write_column(out_dir / "folds.npy", np.dtype("<i1"), num_rows, index, query)
     for split in SPLIT_NAMES:
         query = "SELECT row FROM images WHERE split = ? ORDER BY row"
         _write_column(out_dir / f"{split}.npy", np.dtype("<i8"), counts.get(split, 0), index, query, split)
@@ -85,7 +87,7 @@ def write_splits(
         "network": network,
         "class_names": source.class_names,
         "image_shape": (transform.size_px, transform.size_px, transform.channels),
-        "num_images": sum(counts.values()),
+        "num_images": num_rows,
         "counts": {split: counts.get(split, 0) for split in (*SPLIT_NAMES, "duplicate", "quarantined")},
         "class_counts": class_counts,
         "mean": mean,
@@ -183,6 +185,7 @@ def _mean_and_std(index: Index, transform: Transform) -> tuple[tuple[float, ...]
 
 def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, query: str, *values: object) -> None:
     """Write the first column of a query as a `.npy` file, in batches."""
+    # `np.save` needs the whole array in memory, so its header is written here and the values follow batch by batch.
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -192,6 +195,7 @@ def _write_column(path: Path, dtype: np.dtype[Any], length: int, index: Index, q
 
 def _write_index(path: Path, index: Index) -> None:
     query = (
+        # A bond of one of the source's own groups is `group NAME` (`bonds.bind`): the name begins at character 7.
         "SELECT row, id, label, split, CASE WHEN bond LIKE 'group %' THEN substr(bond, 7) ELSE IFNULL(bond, grp) END, "
         "IFNULL(hash, ''), IFNULL(width, 0), IFNULL(height, 0), reason "
         "FROM images ORDER BY row"

@@ -35,6 +35,7 @@ def save_sheets(draw: Callable[[Colours], Image.Image], path: Path) -> None:
     """Save a sheet as `path`, and the same for dark pages as `dark/<name>` beside it."""
     for colours, place in ((LIGHT, path), (DARK, path.parent / "dark" / path.name)):
         place.parent.mkdir(exist_ok=True)
+        # Level 1: a sheet of photos takes a third of the time of level 6, and a tenth more bytes.
         draw(colours).save(place, compress_level=1)
 
 

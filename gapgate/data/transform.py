@@ -103,6 +103,7 @@ class Transform(Section):
         is_whole = self.margin_px == 0 or self.fit == "pad"
         if is_whole and pixels.shape == (self.size_px, self.size_px, self.channels):
             return pixels
+        # For one channel Pillow takes (H, W) alone.
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[:, :, 0]
         if is_whole and self.mode == "gray" and pixels.shape == (self.size_px, self.size_px):
@@ -116,6 +117,7 @@ class Transform(Section):
             DataError: they are no image.
         """
         array = np.asarray(pixels)
+        # NumPy makes int64 of lists of Python's numbers, and of sums of uint8.
         if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
             array = array.astype(np.uint8)
         channels = array.shape[2] if array.ndim == 3 else 1

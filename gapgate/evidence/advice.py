@@ -116,6 +116,7 @@ def _wrong_labels(figures: _Figures) -> Iterator[Advice]:
 
 def _alike(figures: _Figures) -> Iterator[Advice]:
     """The two classes that are most often taken for each other, and others that stand out among the pairs."""
+    # Both directions of a pair in one number, above the diagonal.
     wrong = np.triu(figures.confusion + figures.confusion.T, 1)
     num_pairs, total = len(wrong) * (len(wrong) - 1) // 2, int(wrong.sum())
     if num_pairs < 2 or not total:  # the only pair of two classes says nothing
@@ -151,6 +152,7 @@ def _few_photos(figures: _Figures) -> Iterator[Advice]:
     # The gate has computed how many would decide; otherwise, as many as were assumed above.
     wanted = max(figures.num_train, round(factor - 1) * figures.num_train)
     decisive = [part for check in undecided for part in _more_photos(check) if _is_feasible(check, figures)]
+    # Two digits: the estimate is no better.
     more = next(iter(decisive), f"about {round(wanted, 2 - len(str(wanted))):,} more photos would narrow the gap")
     yield Advice("few photos", f"{more}; now {of_class:,.0f} of each class are trained on, on average", points)
 

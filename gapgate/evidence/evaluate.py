@@ -29,7 +29,7 @@ from gapgate.evidence.measures.learning_curve import parting
 from gapgate.evidence.measures.predictions import Predictions, predict_all, write_predictions
 from gapgate.evidence.measures.summary import measure
 from gapgate.evidence.tables import write_tables
-from gapgate.onnx.classifier import Classifier, shape_text
+from gapgate.onnx.classifier import Classifier, logit_scale, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
 from gapgate.onnx.opened_model import OpenedModel
 from gapgate.settings.sections import EvaluateSettings
@@ -81,6 +81,7 @@ def assess(
     curve = metrics.learning_curve(history)
     parts = parting(history, curve)
     layers = open_embedding(model.graph, available_cpus())
+    # In folds an image is answered by each model that was trained on it.
     num_measured = len(np.unique(found["train"].rows))
     evaluation = measure(settings, found, splits.class_names, num_folds=splits.num_folds) | {
         "method": _method(splits),
@@ -154,18 +155,24 @@ def sample(rows: NDArray[np.int64], max_images: int, seed: int) -> NDArray[np.in
 
 
 def parity(model: Classifier, path: Path, batch_size: int) -> dict[str, Any]:
-    """Compute the largest difference between this model's logits and those that PyTorch gave for the same images.
+    """Compute the largest difference between this model's logits and those that PyTorch gave for the same images, and
+    their scale.
 
-    It is None where there is nothing to compare, which the gate judges as a failure.
+    The difference is None where there is nothing to compare, which the gate judges as a failure.
     """
     if not path.exists():
-        return {"max_abs_difference": None, "num_images": 0}
+        return {"max_abs_difference": None, "logit_scale": 1.0, "num_images": 0}
     stored = load_file(path)
     images, expected = stored["images"], stored["logits"]
     if len(images) == 0 or expected.shape != (len(images), model.num_classes):
-        return {"max_abs_difference": None, "num_images": len(images)}
+        return {"max_abs_difference": None, "logit_scale": 1.0, "num_images": len(images)}
+    # NaN in one logit makes the maximum NaN, and that becomes None: a failure too.
     difference = float(np.abs(model.logits(images, batch_size) - expected).max())
-    return {"max_abs_difference": metrics.finite(difference), "num_images": len(images)}
+    return {
+        "max_abs_difference": metrics.finite(difference),
+        "logit_scale": metrics.finite(logit_scale(expected)),
+        "num_images": len(images),
+    }
 
 
 def _check_fit(model: Classifier, splits: Splits) -> None:
@@ -194,7 +201,7 @@ def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
     sides = np.minimum(index["width"].to_numpy(), index["height"].to_numpy())
     return {
         "image_shape": list(splits.image_shape),
-        "source_px": int(np.nanmedian(sides)),  # an image that could not be read has no sides
+        "source_px": int(np.median(sides[sides > 0])),  # an image that could not be read has the size 0
         "network": splits.network,
         "class_names": splits.class_names,
         "num_images": {name: len(splits.rows(name)) for name in SPLIT_NAMES},

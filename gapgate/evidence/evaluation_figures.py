@@ -67,6 +67,7 @@ def draw(
         figures.filters(folder, filters)
     example = splits.images[test.rows[0]]
     figures.feature_maps(folder, example, feature_maps.early_feature_maps(model.graph, example))
+    # Copied: a report is made from the evaluation alone, wherever the splits are by then.
     for sheet in ("contact_sheet.png", set_aside.PICTURE, alike.PICTURE):
         for name in (sheet, f"dark/{sheet}"):
             if (splits.path / name).exists():

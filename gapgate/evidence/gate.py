@@ -80,6 +80,7 @@ def _judge_class_recall(limit: float, evaluation: Any) -> Check:
     for index, entry in enumerate(classes):
         name = str(entry.get("name", index)) if isinstance(entry, dict) else str(index)
         support = entry.get("support") if isinstance(entry, dict) else None
+        # `type`, since a bool is an int for `isinstance`.
         if type(support) is int and support < MIN_CLASS_IMAGES:
             few.append((support, name))
         else:
@@ -115,8 +116,12 @@ def _judge_calibration(limit: float, evaluation: Any) -> Check:
 def _judge_parity(limit: float, evaluation: Any) -> Check:
     _count(evaluation, "parity", "num_images")  # a difference over no images proves nothing
     difference = _figure(evaluation, "parity", "max_abs_difference", least=0)
+    # An evaluation of an earlier version has no scale.
+    scale = _figure(evaluation, "parity", "logit_scale", least=1) if "logit_scale" in evaluation["parity"] else 1.0
     said = f"largest difference {difference:.1e} between the ONNX and the PyTorch logits"
-    return _judge_point("max_parity", said, difference, limit, f"{limit:g}", upper=True)
+    if scale > 1:
+        said += f", {difference / scale:.1e} of the largest logit,"
+    return _judge_point("max_parity", said, difference / scale, limit, f"{limit:g}", upper=True)
 
 
 def _judge_leaks(limit: float, evaluation: Any) -> Check:

@@ -242,6 +242,7 @@ def _num_weights(layer: Layer, shape: tuple[int, ...], output: tuple[int, ...]) 
     """Count the learned values of a layer with an input of `shape`."""
     match layer:
         case Conv():
+            # A filter sees the channels of its own group alone.
             return layer.filters * (layer.kernel**2 * shape[0] // layer.groups + layer.bias)
         case InvertedResidual():
             return sum(_num_weights(*part) for part in inside(layer, shape))

@@ -79,6 +79,7 @@ class Backbone:
                 f"train.backbone={self.name}: its {len(found)} tensors do not fit the {len(own)} of the network; "
                 "name the weights of this architecture"
             )
+        # Not strict: the last layer is not among them and keeps its new random weights.
         model.load_state_dict(dict(zip(own, found, strict=True)), strict=False)
         return model
 
@@ -124,6 +125,7 @@ def build_without_weights(
         return modules.build_torchvision(name, image_shape, num_classes, pretrained=False)
     shape = (*image_shape[:2], channels)
     if isinstance(architecture, tuple) and isinstance(architecture[-1], Dense):
+        # The user's own last layer has the units of other classes.
         architecture = (*architecture[:-1], Dense())
     model = modules.build(resolve(architecture, shape, num_classes), shape, num_classes)
     return model if image_shape[2] == channels else modules.RepeatedGray(model)
@@ -157,6 +159,7 @@ def _efficientnet_lite(number: int) -> Backbone:
             f"train.backbone=efficientnet_lite{number}: the weights' sha256 is {digest[:12]}…, not "
             f"{_LITE[number][:12]}…; install {package.replace('_', '-')} anew"
         )
+    # The file is a pickle, which could run code; weights_only takes nothing but tensors.
     weights: dict[str, Tensor] = torch.load(holder.get_model_file_path(), weights_only=True)
     without_head = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}
     # (x − 127) / 128 of x in 0..255, as in training.
@@ -185,7 +188,10 @@ def _file(path: Path) -> Backbone:
         layers = f"torchvision/{name}" if name else _LAYERS.validate_python(described["layers"])
         mean, std = tuple(map(float, described["mean"])), tuple(map(float, described["std"]))
     except OSError as error:
-        raise SettingsError(f"train.backbone={path}: cannot read {error.filename}: {error.strerror}") from None
+        raise SettingsError(
+            f"train.backbone={path}: cannot read {error.filename}: {error.strerror}; name the weights.safetensors in "
+            "the folder of a Model, where architecture.json is beside it"
+        ) from None
     except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise SettingsError(

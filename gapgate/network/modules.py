@@ -111,6 +111,7 @@ class Dropout(nn.Module):
         """Drop values of (N, C, ...) and scale those kept by 1 / (1 − probability); do nothing in evaluation mode."""
         if not self.training or self.probability == 0:
             return values
+        # The leading axes that have draws of their own; along the others one draw holds for all.
         drawn = {"value": values.ndim, "map": 2, "image": 1}[self.unit]
         kept = self._kept(values.shape[:drawn], values.device).view(values.shape[:drawn] + (1,) * (values.ndim - drawn))
         return values * kept / (1 - self.probability)

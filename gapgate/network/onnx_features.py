@@ -6,6 +6,7 @@ ONNX Runtime computes them in training too, so they are never trained further.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class OnnxFeatures(nn.Module):
     def __init__(self, graph: onnx.ModelProto) -> None:
         super().__init__()
         self.graph = graph
-        self.num_weights = sum(_size(tensor) for tensor in graph.graph.initializer)
+        self.num_weights = sum(math.prod(tensor.dims) for tensor in graph.graph.initializer)
         self._session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         self.num_features = self._compute(torch.zeros(1, *self.input_shape)).shape[1]
 
@@ -80,6 +81,7 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     def symbolic(graph: Any, images: Any, extractor: OnnxFeatures) -> Any:
         found = graph.op(f"{_DOMAIN}::{_OPERATOR}", images)
+        # The exporter knows nothing of our operator, and the layer after it needs the number of features.
         found.setType(images.type().with_sizes([None, extractor.num_features]))
         return found
 
@@ -135,6 +137,7 @@ def inlined(model: onnx.ModelProto, network: nn.Module) -> onnx.ModelProto:
     if extractor is None:
         return model
     graph = extractor.graph.graph
+    # A function has no initializers in ONNX (FunctionProto), so the weights become Constant nodes of it.
     weights = [onnx.helper.make_node("Constant", [], [each.name], value=each) for each in graph.initializer]
     flat = onnx.helper.make_node("Flatten", [graph.output[0].name], ["gapgate_features"], axis=1)
     function = onnx.helper.make_function(
@@ -149,6 +152,7 @@ def inlined(model: onnx.ModelProto, network: nn.Module) -> onnx.ModelProto:
     model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
     found = inliner.inline_local_functions(model)
     _lift_weights(found.graph)
+    # No operator of our own domain is left, so a reader of the file need not know it.
     del found.opset_import[:]
     found.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     return found
@@ -167,6 +171,7 @@ def _lift_weights(graph: onnx.GraphProto) -> None:
     renamed: dict[str, str] = {}
     for node in constants:
         tensor = onnx.TensorProto.FromString(node.attribute[0].t.SerializeToString())
+        # Compared without their names: equal weights become one initializer.
         tensor.name = ""
         content = tensor.SerializeToString()
         graph.node.remove(node)
@@ -201,13 +206,6 @@ def _sizes(graph: onnx.ModelProto) -> tuple[int, ...]:
     names = {tensor.name for tensor in graph.graph.initializer}
     images = next(each for each in graph.graph.input if each.name not in names)
     return tuple(size.dim_value for size in images.type.tensor_type.shape.dim)
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for length in tensor.dims:
-        size *= length
-    return size
 
 
 def _opset(graph: onnx.ModelProto) -> int:

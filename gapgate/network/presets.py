@@ -84,7 +84,7 @@ def _efficientnet_lite(width: float, depth: float) -> tuple[Layer, ...]:
     return *stem, *blocks, *last, GlobalAveragePool(), Dropout(probability=0.2), Dense()
 
 
-_LITE_EPSILON = 1e-3
+_LITE_EPSILON = 1e-3  # with which the weights were trained; torch's default is 1e-5
 _LITE_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),

@@ -94,6 +94,15 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return probabilities
 
 
+def logit_scale(logits: NDArray[np.floating[Any]]) -> float:
+    """Return the largest magnitude among logits (N, K), at least 1: the unit in which two computations of them agree.
+
+    float32 keeps seven digits of a number. Logits of up to 15, of features at 224 px, differed by 9e-5 between PyTorch
+    and ONNX Runtime; logits of 1 differ by 2e-6.
+    """
+    return float(np.abs(logits).max(initial=1.0))
+
+
 def shape_text(shape: tuple[int, ...]) -> str:
     """Write a shape as text, such as `28×28×1`."""
     return "×".join(str(size) for size in shape)

@@ -82,12 +82,12 @@ def occlusion(
     patch_px, stride_px = patch_grid(min(height, width))
     tops, lefts = _starts(height, patch_px, stride_px), _starts(width, patch_px, stride_px)
     corners = [(top, left) for top in tops for left in lefts]
-    hidden = np.empty(len(corners), np.float32)
+    hidden = np.empty(len(corners), np.float32)  # p(class) with each patch hidden
     for start in range(0, len(corners), BATCH_SIZE):
         if cancelled():
             return None
         batch = corners[start : start + BATCH_SIZE]
-        images = np.repeat(image[np.newaxis], len(batch), axis=0)
+        images = np.repeat(image[np.newaxis], len(batch), axis=0)  # (b, H, W, C)
         for occluded, (top, left) in zip(images, batch, strict=True):
             occluded[top : top + patch_px, left : left + patch_px] = fill
         hidden[start : start + len(batch)] = softmax(classifier.logits(images))[:, class_index]
@@ -160,6 +160,7 @@ def _mean_over_pixels(
         covered = np.s_[top : top + patch_px, left : left + patch_px]
         total[covered] += drop
         count[covered] += 1
+    # No count is 0: for all sides from 8 to 512 px the stride is no longer than the patch.
     mean: NDArray[np.float32] = (total / count).astype(np.float32)
     return mean
 

@@ -104,6 +104,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], parting: Mapping[str, An
     x = _scale(min(epochs), max(epochs), LEFT, WIDTH - RIGHT)
     if parting:
         line = Tick(x(parting["epoch"]), f"epoch {parting['epoch']}")
+    # No tick between two epochs.
     whole = [at for at in _ticks(min(epochs), max(epochs), inside=True) if at == int(at)]
     charts = []
     for name, form in (("loss", lambda value: f"{value:.3f}"), ("accuracy", percent)):
@@ -205,6 +206,7 @@ def accuracy_strip(
     """Place accuracies with their intervals on one axis up to 100 %, with the limit on test where it is near."""
     lows = [accuracy[split]["low"] for split in names]
     lowest = min([*lows, *([limit] if limit is not None else [])])
+    # A point wide or more: accuracies near 100 % would else be drawn as far apart as 80 and 90 %.
     ticks = _ticks(min(lowest, 0.99), 1)
     x = _scale(ticks[0], ticks[-1], 0, 100)
     rows = [
@@ -228,10 +230,13 @@ def _scale(low: float, high: float, first: float, last: float) -> Callable[[floa
 def _ticks(low: float, high: float, count: int = 5, *, inside: bool = False) -> list[float]:
     """Return about `count` round values that enclose `low` and `high`, or lie `inside` them."""
     span = (high - low) or abs(high) or 1.0
+    # The least round step that leaves no more than `count` spaces.
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(step * power for step in _STEPS if span / (step * power) <= count)
     first, last = low / step, high / step
     # A value that is a multiple of the step but for rounding is its own tick.
     outer = (math.floor(first + 1e-9), math.ceil(last - 1e-9))
     begin, end = (math.ceil(first - 1e-9), math.floor(last + 1e-9)) if inside else outer
+    # Enclosing ticks are two or more: an axis with one has no length.
+    # Rounded: 3 · 0.1 is 0.30000000000000004.
     return [round(at * step, 12) for at in range(begin, max(end, begin + (not inside)) + 1)]

@@ -104,6 +104,7 @@ def _pictured(flips: Sequence[Flip], old: Side, new: Side) -> list[Flip]:
     """Add the pictures to the flips in which the wrong answer is the surest."""
     surest = sorted(flips, key=lambda one: -(one.new if one.old.correct else one.old).confidence)
     shown = surest[:MAX_FLIPS]
+    # The splits of either run will do; `gapgate clean` may have removed the other's.
     for side, answers in ((new, [one.new for one in shown]), (old, [one.old for one in shown])):
         if (side.splits / "images.npy").exists():
             images = Splits.open(side.splits).images

@@ -102,6 +102,7 @@ class _Pixels(Artist):
         self._pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
 
     def draw(self, renderer: Any) -> None:
+        # matplotlib's renderers take the lowest row first.
         renderer.draw_image(renderer.new_gc(), 0, 0, self._pixels[::-1])
 
 

@@ -115,6 +115,7 @@ def reliability(folder: Path, bins: Sequence[Mapping[str, Any]], ece: float) -> 
         )
         upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         lower.bar(centres, [b["num_images"] for b in filled], width, color=theme.muted)
+        # A good model is sure of most images: on a linear axis the other bins would be flat.
         lower.set(xlabel="confidence", ylabel="images", yscale="log")
         lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         lower.yaxis.set_minor_formatter(NullFormatter())
@@ -196,6 +197,7 @@ def looked_at(folder: Path, mistakes: Sequence[Mistake], class_names: Sequence[s
     tiles = [
         Tile(left, row * 1.6, pixels)
         for row, mistake in enumerate(mistakes)
+        # Not strict: a small training split has fewer neighbours than there are columns.
         for left, pixels in zip(columns, (mistake.image, mistake.heat, *mistake.nearest_images), strict=False)
     ]
 
@@ -261,5 +263,6 @@ def _measure(accuracy: Axes, parts: Parting, theme: Theme) -> None:
         va="center",
         fontsize=8,
         color=theme.ink,
+        # It stands beside the last epoch, outside of the axes.
         annotation_clip=False,
     )

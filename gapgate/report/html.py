@@ -170,6 +170,7 @@ def _suspects(evaluation: Mapping[str, Any], figures: Path) -> list[tuple[Mappin
 def _looked_at(evaluation: Mapping[str, Any], figures: Path) -> list[tuple[Mapping[str, Any], list[str]]]:
     """List the explained mistakes, each with its image, its heat and its nearest training images."""
     pictures = iter(_thumbnails(figures / "looked_at"))
+    # One after the other: the image, its heat, its nearest training images (`evaluation_figures.draw`).
     rows = [(one, list(islice(pictures, 2 + len(one["nearest"])))) for one in evaluation.get("looked_at") or []]
     return [(one, found) for one, found in rows if len(found) == 2 + len(one["nearest"])]
 
@@ -285,6 +286,7 @@ def _script_hash() -> str:
 def _code(text: str) -> Markup:
     """Escape a text and set what stands between backticks as code."""
     parts = str(escape(text)).split("`")
+    # Every second part stands between two backticks.
     return Markup("".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts)))
 
 

@@ -49,6 +49,7 @@ def groups() -> list[Group]:
         found.append(_group(section, field.annotation))
         for setting, element in _ELEMENTS.items():
             if setting.partition(".")[0] == section:
+                # Annotated[A | B, …] → A | B → A, B.
                 members = get_args(get_args(element)[0])
                 found += [_group(f"{setting}.{member.model_fields['type'].default}", member) for member in members]
     return found
@@ -86,6 +87,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Field of a model → the docstring under it, those of base classes first."""
     found: dict[str, str] = {}
     for base in reversed([base for base in model.__mro__ if issubclass(base, BaseModel) and base.model_fields]):
+        # From the source: Python keeps no text below a field.
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
         for field, below in zip(tree.body, tree.body[1:], strict=False):

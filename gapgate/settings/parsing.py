@@ -109,6 +109,7 @@ def nearest(path: str) -> str:
     for at, field in Settings.model_fields.items():
         known += [f"{at}.{each}" for each in getattr(field.annotation, "model_fields", ())]
     for at, elements in (("train.architecture", Layer), ("augment.operations", Operation)):
+        # Annotated[A | B, …] → A | B → A, B.
         for element in get_args(get_args(elements)[0]):
             known += [f"{at}.{element.model_fields['type'].default}.{each}" for each in element.model_fields]
     like = get_close_matches(name, {each.rpartition(".")[2] for each in known}, 1)

@@ -234,7 +234,8 @@ class GateSettings(Section):
     max_ece: Fraction = 0.1
     """Largest expected calibration error on test."""
     max_parity: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference of a logit between ONNX Runtime and PyTorch."""
+    """Largest difference of a logit between ONNX Runtime and PyTorch; where the largest logit is above 1, as a share of
+    it."""
     max_leaked_share: Fraction = 0.05
     """Largest share of the val and test images that have a copy in another given split, or whose pixels occur with
     another label."""
@@ -291,6 +292,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _preprocess_as_later_steps_need(self) -> Settings:
         named = {"network": self.train.network, "evidence": self.evaluate.method}
+        # What *preprocess* leaves open and a later step names.
         decided = {name: value for name, value in named.items() if getattr(self.preprocess, name) == "auto" != value}
         if decided:
             # The only way to change a frozen model that is being built.

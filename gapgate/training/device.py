@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
 from gapgate.errors import AcceleratorError
+from gapgate.memory_limit import available_bytes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
@@ -59,6 +58,7 @@ def uses_bfloat16(amp: Literal["auto", "on", "off"], device: torch.device, model
 def bfloat16_instructions(device: torch.device) -> str:
     """Name the instructions for bfloat16 that a device has in hardware; empty: it has none."""
     if device.type == "cuda":
+        # Without emulation, which torch counts as support: GPUs before compute capability 8.0 have no bfloat16.
         return "CUDA" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
@@ -92,7 +92,7 @@ def free_memory_bytes(device: torch.device) -> int:
     """Return the bytes of memory that this process may still take on `device`; on a CPU the cgroup's limit counts."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_available_bytes(), _cgroup_bytes())
+    return available_bytes()
 
 
 @contextmanager
@@ -123,30 +123,6 @@ def keep_freed_memory() -> None:
     # own adjustment of both.
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _available_bytes() -> int:
-    """Return the bytes that Linux could give without swapping; on other systems half of the memory."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _cgroup_bytes() -> int:
-    """Return the bytes left below this process's cgroup limit (version 2, then 1), or 2⁶² without a limit."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        # A container sees its own cgroup as the root of the file system, so no path from /proc/self/cgroup is needed.
-        root = Path("/sys/fs/cgroup")
-        try:
-            return int((root / limit).read_text()) - int((root / used).read_text())
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return 1 << 62
 
 
 def _facts() -> dict[str, object]:

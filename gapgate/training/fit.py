@@ -60,6 +60,8 @@ def train(
         tried = candidates(settings, splits, has_gpu=device.type == "cuda")
         fitted = job.fit_all(tried)
         answers = job.cross_validate(tried) if splits.num_folds else []
+        # Folds, where there are some: they are made for small data, whose val of a few images cannot tell two
+        # trainings apart.
         scores = [one.score(splits) for one in answers] or [one.val_score for one in fitted]
         kept = choose(scores)
         recipe = fitted[kept].recipe
@@ -109,6 +111,7 @@ class _Job:
             if not recipe.is_pretrained:
                 fitted.append(self._fit_network(recipe, None))
                 continue
+            # `candidates` has frozen before finetune, which begins with its last layer.
             frozen = fitted[-1] if fitted else self._fit_head(recipe)
             fitted.append(frozen if recipe.architecture == "frozen" else self._fit_network(recipe, frozen))
         return fitted
@@ -117,7 +120,7 @@ class _Job:
         """Train once more for each fold, on the images outside of it; return what the models of each of the settings
         answer for all images."""
         rows, num_folds = self.splits.in_folds(), self.splits.num_folds
-        shape = (num_folds, len(rows), len(self.splits.class_names))
+        shape = (num_folds, len(rows), len(self.splits.class_names))  # as FoldAnswers.logits
         found = [FoldAnswers(rows, np.empty(shape, np.float32)) for _ in tried]
         for fold in range(num_folds):
             job = replace(
@@ -170,6 +173,7 @@ class _Job:
         )
         figures = {f"{name}_{kind}": value for name, score in scores.items() for kind, value in score.items()}
         environment = devices.environment(self.device) | {"penalty": head.penalty}
+        # In the form of an epoch, for the report and MLflow: a regression has neither epochs nor a rate.
         history = [{"epoch": 1, **figures, "learning_rate": 0.0}]
         return Trained(recipe, model, backbone.mean, backbone.std, history, environment, backbone)
 

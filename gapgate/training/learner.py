@@ -255,6 +255,7 @@ def _optimizer(settings: Recipe, model: nn.Module, is_begun: bool) -> optimizers
     if not is_begun:
         return optimizers.build(settings, list(model.parameters()))
     last = backbones.head_of(model)[1]
+    # By identity: `in` compares tensors by their elements.
     head = {id(parameter) for parameter in last.parameters()}
     below = [parameter for parameter in model.parameters() if id(parameter) not in head]
     return optimizers.Scaled(

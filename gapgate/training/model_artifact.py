@@ -83,6 +83,7 @@ def _description(splits: Splits, trained: Trained) -> dict[str, object]:
         "class_names": splits.class_names,
         "mean": trained.mean,
         "std": trained.std,
+        # The weights inside an ONNX backbone are no parameters of a torch module.
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()) + num_weights(model),
     }
 

@@ -35,6 +35,7 @@ def show(learner: Learner, data: Batches, class_names: Sequence[str], epoch: int
     """Give the tracker the sample of the validation split `data`, as the model that would be kept answers it now."""
     if not len(data):
         return
+    # Evenly over the split, which has the order of the source: class after class.
     places = torch.linspace(0, len(data) - 1, min(NUM_IMAGES, len(data))).long()
     ((images, labels),) = data.read([places])
     model = learner.kept_model.eval()

@@ -98,6 +98,7 @@ class Model:
                 raise ImageError(error.kind, reason, error.remedy) from None
             except DataError as error:
                 raise DataError(f"image {place}: {error}" if has_places else str(error)) from None
+            # Batch by batch, so that memory holds no more of a long sequence.
             if len(batch) == _BATCH_SIZE:
                 yield from self._classified(np.stack(batch))
                 batch = []
@@ -121,6 +122,7 @@ class Model:
             image = content
         if isinstance(image, bytes | bytearray | memoryview):
             return decoded(self._predictor, bytes(image))
+        # NumPy's protocol, which tensors of other libraries have too.
         if not hasattr(image, "__array__"):
             raise DataError(f"an object of type {type(image).__name__} is no image; give {_IMAGE}, or a list of these")
         return transform.apply_to_array(image)
@@ -154,6 +156,7 @@ def load(source: str | int | os.PathLike[str] = f"models:/{_NAME}@champion") -> 
     if not isinstance(source, str | int | os.PathLike):
         raise SettingsError(f"{shortened(repr(source), 60)} names no model; give {_WANTED}")
     archive = _archive(os.fspath(source) if isinstance(source, os.PathLike) else str(source))
+    # The files go at the end of the block: what an answer needs is in memory, or mapped.
     with unpacked_model(archive) as folder:
         predictor = Predictor.load(folder)
     return Model(

@@ -125,9 +125,11 @@ def run(
         GapgateError: another mistake or lack, as the command says it in one line.
         RuntimeError: a fault of a step, with its traceback.
     """
+    # Before anything else has a name: `locals()` holds the arguments alone.
     _check_types(locals())
     from pipelines.settings import settings_here, with_experiment, with_source
 
+    # As JSON, which is YAML as well: the text "3" stays a text.
     values = [f"{setting}={json.dumps(value, default=str)}" for setting, value in (settings or {}).items()]
     asked = settings_here(Path(params) if params is not None else None, values)
     asked = with_experiment(with_source(asked, None if source is None else os.fspath(source)), experiment)

@@ -278,6 +278,7 @@ class Kfp:
         while True:
             with asking(self.host):
                 page = call(page_token=token, page_size=_PAGE, **query)
+            # KFP's answer has no list where there is nothing.
             yield from getattr(page, kind) or []
             if not (token := page.next_page_token):
                 return

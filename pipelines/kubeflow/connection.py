@@ -30,7 +30,7 @@ OLDEST = (2, 16)
 TIMEOUT_S = (10, 60)
 """Seconds to connect, and to wait for an answer; without a timeout kfp.Client waits for ever."""
 _PAUSES_S = (0.5, 2.0)
-_PASSING = (429, 502, 503, 504)
+_PASSING = (429, 502, 503, 504)  # too many requests; a proxy that finds no server, or waits for it in vain
 _SIGN_IN = (
     "give --token (GAPGATE_KFP_TOKEN), a file with it (KF_PIPELINES_SA_TOKEN_PATH), or the browser's cookie "
     "with --cookie (GAPGATE_KFP_COOKIE)"
@@ -101,6 +101,7 @@ class Client(kfp.Client):  # type: ignore[misc]
             allowed_methods=["GET"],
             status_forcelist=(500, *_PASSING),
             backoff_factor=_PAUSES_S[0],
+            # After the last try the answer comes back as it is: its body has KFP's own message.
             raise_on_status=False,
         )
         return config

@@ -10,7 +10,8 @@ from pathlib import Path
 from components.platform.credentials import take_from_repository
 from gapgate.errors import DataError
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")  # SHA-1, in full
+# With a scheme, or in ssh's short form git@host:path.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+|[\w.-]+@[\w.-]+:\S+")
 _TIMEOUT_S = 60
 

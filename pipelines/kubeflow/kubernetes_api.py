@@ -55,10 +55,12 @@ def nodes(*, between_runs: bool = False) -> list[Node] | None:
         found = core.list_pod_for_all_namespaces(label_selector=selector, _request_timeout=_TIMEOUT_S).items
         # One that is being deleted, as while a deployment is replaced, gives what it has back within seconds.
         there = [pod for pod in found if not pod.metadata.deletion_timestamp]
+        # A pod that has ended holds nothing any more, though it is listed for days.
         pods = [pod for pod in there if pod.status.phase in ("Pending", "Running")]
         return [
             _node(one, [pod for pod in pods if pod.spec.node_name == one.metadata.name])
             for one in core.list_node(_request_timeout=_TIMEOUT_S).items
+            # Cordoned, as before an update: it takes no new pods.
             if not one.spec.unschedulable
         ]
 
@@ -122,6 +124,7 @@ def _asked(ask: Callable[[Any], T]) -> T | None:
     load = config.load_incluster_config if "KUBERNETES_SERVICE_HOST" in os.environ else config.load_kube_config
     try:
         load(client_configuration=configuration)
+        # A cluster that is away is no error here: each retry would only take the timeouts once more.
         configuration.retries = False
         with client.ApiClient(configuration) as api:
             return ask(client.CoreV1Api(api))

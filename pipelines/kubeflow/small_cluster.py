@@ -53,6 +53,7 @@ def _smaller(place: Place, room: Amounts) -> dict[str, str]:
     limit = max(memory, min(amount(place.memory_limit), room["memory"]))
     found = {"cpu_request": _cores(cpu), "memory_request": _mebibytes(memory), "memory_limit": _mebibytes(limit)}
     if place.shared_memory:
+        # It counts towards the limit, and the training needs most of that.
         found["shared_memory"] = _mebibytes(min(amount(place.shared_memory), limit / 4))
     return found
 

@@ -23,9 +23,10 @@ class OldRun:
 
 def old_runs(keep: int) -> list[OldRun]:
     """Runs with artifacts, oldest first, except the newest `keep`, those at work, those of any champion, and those of
-    which `gapgate sync` still has to send or register something. The
-    artifacts of trials, the features of pretrained networks and fetched Bentos come last, an entry each, unless some
-    run is at work.
+    which `gapgate sync` still has to send or register something.
+
+    The artifacts of trials, the features of pretrained networks and fetched Bentos come last, an entry each, unless
+    some run is at work.
 
     Raises:
         TrackingError: the registry does not answer, so the champions are not known.

@@ -74,6 +74,7 @@ def _locked() -> dict[str, Any]:
         "security_opt": ["no-new-privileges"],
         "read_only": True,
         "tmpfs": {"/tmp": "rw,mode=1777"},
+        # Docker's own process 1, which passes signals on and waits for orphans; Python as process 1 does neither.
         "init": True,
     }
 
@@ -171,6 +172,7 @@ class _Containers:
         **arguments: Any,
     ) -> _Ended:
         """Run one step to its end; `arguments` are those of the runner."""
+        # KFP's own detach, stdout, stderr and auto_remove end here: this call waits for the container, and removes it.
         step = command[command.index("--function_to_execute") + 1]
         own = {"environment": self.steps.environment(step, image), "network_mode": self.steps.network(step)}
         container = self.client.containers.create(
@@ -182,6 +184,7 @@ class _Containers:
             for line in container.logs(stream=True):
                 print(line.decode(errors="replace"), end="")
             status = int(container.wait()["StatusCode"])
+            # Any SIGKILL gives the status 137; only the state says whether it was for memory.
             container.reload()
             if container.attrs["State"]["OOMKilled"]:
                 Spool(self.steps.context.spool, step).failed(_OUT_OF_MEMORY, 2)
@@ -237,6 +240,7 @@ class Steps:
             DRAINED_VARIABLE: "1",
             "GAPGATE_HOME": str(home()),
             "GAPGATE_IMAGE_DIGEST": self.images.get(image, ""),
+            # The caller has no home in the image, and the rest of its file system is read-only.
             "HOME": "/tmp",
         }
 
@@ -244,6 +248,7 @@ class Steps:
         """The network of a step: none, except to reach the data's remote, the tracking server or pretrained weights."""
         server = urlsplit(tracking_uri())
         if step in ("register", "package") and server.scheme in ("http", "https"):
+            # The loopback of a container on a bridge is its own, and not that of this machine.
             return "host" if is_loopback(server.hostname or "") else "bridge"
         if (step == "ingest" and not self.settings.data.source) or (step == "train" and self.settings.train.pretrained):
             return "bridge"

@@ -65,6 +65,7 @@ class Reported:
         """
         evaluation, certificate = (self._needed(kind) for kind in _NEEDED)
         of_inputs = {name: (each or {}).get("settings") for name, each in (evaluation.get("inputs") or {}).items()}
+        # Artifacts of DVC's stages have no such file; the evaluation names the settings of what it read.
         settings = artifacts.read_json(self.folder / "settings.json", of_inputs)
         predictions = self.outputs["evaluation"] / "predictions.parquet"
         return Side(

@@ -95,5 +95,6 @@ def write_result(result: RunResult) -> None:
         "settings": settings_digest(result.context),
     }
     with storage_errors(result.context.folder):
+        # First, so that the result has its room.
         reserve(result.context).unlink(missing_ok=True)
         summed_json.write(result.context.folder / "result.json", content)

@@ -81,6 +81,7 @@ def settle(context: RunContext, aside: list[str] | None = None) -> str:
     result = _read(context.folder / "result.json", ("exit_code",), aside)
     has_settings = (context.folder / SETTINGS).exists()
     sha256 = result.get("settings", "")
+    # The run wrote them twice (`runner._run`), so one damaged copy costs nothing.
     settings = _read(context.folder / SETTINGS, ("tracking",), aside, sha256) or _read(
         context.spool / SETTINGS, ("tracking",), aside, sha256
     )

@@ -36,9 +36,9 @@ from pipelines.local.result import (
 )
 
 LOG = "log.txt"
-_SAID = re.compile(r" {4}\w")
+_SAID = re.compile(r" {4}\w")  # KFP indents what a step writes
 _SEND_EVERY_S = 2.0
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the sequences for colours (SGR, ECMA-48)
 IMPORTED = [
     *(f"components.{name}" for name in STEPS),
     # What evaluate, register and package import where they need it: 2 s of processor time.
@@ -78,6 +78,7 @@ def _run(settings: Settings, context: RunContext, display: Display, runner: Any,
             artifacts.write_json(context.spool / SETTINGS, settings.model_dump(mode="json"))
             (context.folder / ARTIFACTS).mkdir()  # if Docker makes the folder for its mount, it belongs to root
             reserve(context).write_bytes(bytes(RESERVED_BYTES))
+            # Some file systems take the blocks of a file only when it is written out (delayed allocation, as in ext4).
             sync(reserve(context))
         if title:
             Spool(context.spool, "run").tags({"mlflow.runName": title})

@@ -82,6 +82,7 @@ class Remote(Answerer):
     def content(self, file: Path) -> bytes | str:
         """Return a file that the server takes, or the reason why it has no answer."""
         data = read(file)
+        # Twice: the headers of the file, and the boundary at the end of the form.
         if isinstance(data, bytes) and len(data) + 2 * _PART_BYTES > self._max_bytes:
             limit = f"the server's limit of {self._max_bytes:,} bytes for a request"
             return f"{len(data):,} bytes exceed {limit}; predict without --url, or raise GAPGATE_MAX_BODY_BYTES there"
@@ -197,6 +198,7 @@ def _refusal(url: str, problem: str) -> str:
 def _retry_after(response: httpx.Response) -> float:
     """Return the seconds of `Retry-After`; 1 if the header is missing or a date."""
     try:
+        # 0.1: a server that says 0 must not be asked in a busy loop.
         return min(max(float(response.headers.get("Retry-After", "1")), 0.1), _MAX_WAIT_S)
     except ValueError:
         return 1.0

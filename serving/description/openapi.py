@@ -225,6 +225,7 @@ def _schemas(routes: tuple[Route, ...]) -> Json:
     models: set[type[Answer]] = {ErrorAnswer, InferenceError}
     models |= {model for route in routes if route.is_described for model in route.answers.values() if model}
     _, found = models_json_schema(
+        # Sorted: a set has another order in each process, and equal servers have equal descriptions.
         [(model, "serialization") for model in sorted(models, key=lambda model: model.__name__)],
         ref_template="#/components/schemas/{model}",
         schema_generator=_Untitled,

@@ -89,6 +89,7 @@ class Memory:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         with self._threads:
+            # Waits for other processes alone: a second thread of this one would get it at once (fcntl(2)).
             fcntl.lockf(self._file, fcntl.LOCK_EX)
             try:
                 yield

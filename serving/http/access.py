@@ -41,6 +41,7 @@ def authorize(request: Request) -> None:
     if not given:
         message = "send your key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         raise ApiError("unauthorized", message, _CHALLENGE)
+    # The bytes as they came: `Request.header` has decoded them as Latin-1.
     digest = hashlib.sha256(given.encode("latin-1")).hexdigest()
     # A list, not a generator: `any` would stop at the first match, and the time would tell its place.
     matches = [hmac.compare_digest(digest, key) for key in options.api_keys]

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
@@ -74,6 +75,7 @@ class App:
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
+            # 1008 is a violation of the server's policy (RFC 6455, 7.4.1).
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, request: Request, scope: Scope, send: Send) -> None:
@@ -81,6 +83,7 @@ class App:
         self.context.work.last_request = begun
         below_root = _below(request.path, self.options.root_path)
         if below_root is None:
+            # 308 is permanent and keeps the method (RFC 9110, 15.4.9).
             moved = Response(b"", 308, headers={"Location": f"{self.options.root_path}/"})
             return await _write(send, moved, request, close=self.context.work.draining)
         request.path = below_root
@@ -157,6 +160,7 @@ def create_app(options: Options, package: Path, memory: Memory | None = None) ->
     called, app.send_spans = traced(app, lambda path: _template(_below(path, options.root_path) or path))
     if not options.cors_origins:
         return app, called
+    # Outermost: it answers preflights itself, and they are no requests to trace.
     behind = CORSMiddleware(
         called,
         allow_origins=options.cors_origins,
@@ -194,9 +198,11 @@ def _template(path: str) -> str:
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:
     headers = [
         (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
         (b"x-request-id", request.id.encode()),
     ]
+    # A length in a 304 would have to be that of the content which it leaves out (RFC 9110, 8.6).
+    if response.status != HTTPStatus.NOT_MODIFIED:
+        headers.append((b"content-length", str(len(response.body)).encode()))
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
     # The next request of a connection comes after the body of this one. Nobody reads that, so the connection closes.
     unread = request.has_unread_body

@@ -28,7 +28,7 @@ _PICKLED = frozenset(
 )
 _PICKLED |= {"BINBYTES", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "STOP"}
 """Tokens of a pickle of texts and bytes in dicts and lists; none of them looks up a name or calls anything."""
-_DATA_URL = re.compile(r"data:[^,]{0,100};base64,")
+_DATA_URL = re.compile(r"data:[^,]{0,100};base64,")  # RFC 2397
 
 
 class FormError(ValueError):
@@ -73,6 +73,7 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[Upload]:
     part: MultipartSegment | None = None
     chunks: list[bytes] = []
     try:
+        # One part more than we take: then our own limits give the error, which names them.
         with PushMultipartParser(boundary, max_segment_count=max_files + MAX_FIELDS + 1) as parser:
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
@@ -86,6 +87,7 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[Upload]:
                         raise FormError(f"the form has more than {MAX_FIELDS} fields")
                 elif event is not None:
                     chunks.append(event)
+                # None is the end of a part.
                 elif part is not None and _is_file(part):
                     files.append(Upload(b"".join(chunks), part.name or "", _filename(part) or ""))
     except ParserLimitReached as error:

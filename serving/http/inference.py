@@ -94,6 +94,7 @@ async def infer(context: Context, request: Request) -> Response:
         uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
     except FormError as error:
         raise ApiError("bad_request", str(error)) from None
+    # Again: the model may have been switched while the body came.
     predictor = _named(context, request)
     found = await classify(context, request, uploads, len(predictor.class_names))
     if found.errors:  # the protocol has no place for the error of one image
@@ -125,6 +126,7 @@ def _parse(request: Request, body: bytes, *, max_values: int) -> tuple[_Inferenc
         FormError: it is no request for inference.
     """
     length = request.header(JSON_LENGTH) or str(len(body))
+    # Short, since `int` raises ValueError for more than 4,300 digits.
     if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
         raise FormError(f"Inference-Header-Content-Length: {length[:40]} is not a number of bytes within the body")
     content, binary = body[: int(length)], body[int(length) :]
@@ -169,6 +171,7 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
 
 
 def _binary(given: _Input, binary: bytes) -> bytes:
+    # All of it: a request has one input.
     size = given.parameters.get("binary_data_size")
     if size != len(binary):
         raise FormError(
@@ -199,6 +202,7 @@ def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
 
 
 def _flat(data: list[Any]) -> list[Any]:
+    # The protocol has the values flat or in lists of lists, row by row.
     while data and all(isinstance(item, list) for item in data):
         data = list(chain.from_iterable(data))
     return data
@@ -215,10 +219,12 @@ def _answer(asked: _Inference, found: Classified) -> Response:
         is_class = output.name == CLASS
         shape = [len(rows)] if is_class else [len(rows), len(names)]
         tensor = InferenceTensor(name=output.name, datatype="BYTES" if is_class else "FP32", shape=shape)
+        # What an output says counts before what the request says for all (Triton's binary extension).
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
             if is_class:
                 data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
             else:
+                # Binary data are little-endian, whatever the machine.
                 data = np.asarray(rows, "<f4").tobytes()
             binary.append(data)
             outputs.append(tensor.model_copy(update={"parameters": {"binary_data_size": len(data)}}))

@@ -78,7 +78,9 @@ def _file(request: Request, name: str) -> Response:
     if found is None:
         raise ApiError("not_found", f"there is no {request.path[:100]}; /docs lists the routes")
     body, content_type, tag = found
+    # A browser may keep the file, and asks each time whether it is still valid (RFC 9111, 5.2.2.4).
     headers = {**_HEADERS, "ETag": tag, "Cache-Control": "no-cache"}
+    # A list of tags, or a weak one (W/ before it, from a proxy that compresses), counts as well (RFC 9110, 13.1.2).
     if tag in request.header("if-none-match"):
         return Response(b"", 304, content_type, headers)
     return Response(body, content_type=content_type, headers=headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ KNOWN_IMAGE_TYPES = frozenset(name for form in FORMATS for name in (form.media_t
 """Media types of every known format, also under other names (`image/jpg`): whether this server takes it is said of the
 file itself."""
 MAX_PARAMETERS = 64
-_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
+_QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # RFC 9110, 12.4.2
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -62,7 +62,9 @@ class Request:
         """The parts of the path that stand for the parameters of its route, by their names."""
         self.scheme: str = scope["scheme"]
         self.http_version: str = scope.get("http_version", "1.1")
+        # None for a Unix socket.
         self.client_host: str = scope["client"][0] if scope.get("client") else ""
+        # ASGI gives the names in small letters; of a repeated header the last one counts.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.options = options
         self._query_string: bytes = scope["query_string"]
@@ -75,7 +77,7 @@ class Request:
         """Facts that the handlers tell the log: model, receipt, class, error."""
         # Only harmless characters: the id goes into a header of the answer and into the log.
         given = self.headers.get(b"x-request-id", b"")
-        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
     @property
     def has_unread_body(self) -> bool:

@@ -21,7 +21,7 @@ _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _API = "api/2.0/mlflow/"
 _FIRST_BYTE_S = 120.0
 """Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
-_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
+_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")  # httpx keeps the beginning of Python's own text
 _Authenticate = Callable[[httpx.Request], httpx.Request]
 
 
@@ -102,6 +102,7 @@ class MlflowRest:
 
     def _receive(self, answer: httpx.Response, file: IO[bytes], max_bytes: int, what: str) -> int:
         """Write the body of an answer; return how many bytes of it did not come."""
+        # A chunked body has no length: there only the exception tells of a cut.
         missing = int(answer.headers.get("content-length", 0))
         try:
             for chunk in answer.iter_raw():  # by a chunk size httpx would keep back, and lose, what came before a cut

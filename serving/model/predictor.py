@@ -174,6 +174,7 @@ def _read_lineage(folder: Path, digest: str) -> tuple[Receipt, dict[str, Any]]:
             raise ArtifactError(f"the receipt names the {kind} {found}, the lineage does not; package the model again")
     for kind in ("model", "certificate"):
         for name, sha256 in lineage.get(kind, {}).get("files", {}).items():
+            # A file of that name is the package's own lineage, not the artifact's.
             if (folder / name).is_file() and name != LINEAGE and sha256_file(folder / name) != sha256:
                 raise ArtifactError(f"{folder / name} is not the one of the {kind} in the lineage; package it again")
     return receipt, lineage

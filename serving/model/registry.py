@@ -215,6 +215,7 @@ class MlflowRegistry:
             raise RegistryError(f"{found['name']} version {found['version']} is of no run; register it with gapgate")
         tags = _tags(found)
         if not (digest := tags.get(DIGEST_TAG, "")):
+            # A version of before 0.3 has its digest as a tag of the run.
             run = self._rest.get("runs/get", run_id=run_id)["run"]
             digest = _tags(run["data"]).get(RUN_DIGEST_TAG, "")
         listed = self._rest.get("artifacts/list", run_id=run_id, path=ARCHIVE.rpartition("/")[0])

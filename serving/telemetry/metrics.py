@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections import Counter as CountOf
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache, partial
@@ -28,7 +27,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 UNMATCHED = "unmatched"
 """Label for every unknown path."""
+# From below the 0.7 ms of a 28 px image (`serving.http.inputs`) to the default timeout of a request.
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# Finer at the top, where most answers of a good model are.
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -57,6 +58,7 @@ class Metrics:
             buckets=_CONFIDENCES,
             registry=own,
         )
+        # livesum: a worker that ended has no request in work (`worker_ended`).
         self.in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
         # `labels(...)` checks its arguments under a lock each time; the label sets are few.
         self._request_of = cache(self._requests.labels)
@@ -72,11 +74,9 @@ class Metrics:
     def predicted(self, predictor: Predictor, answers: Iterable[tuple[str, float]]) -> None:
         """Count images by their class and confidence; `answers` are (class, confidence)."""
         version = predictor.model.version
-        answers = list(answers)
-        for class_name, count in CountOf(class_name for class_name, _ in answers).items():
-            self._prediction_of(version, class_name).inc(count)
         observe = self._confidence_of(version).observe
-        for _, confidence in answers:
+        for class_name, confidence in answers:
+            self._prediction_of(version, class_name).inc()
             observe(confidence)
 
     def text(self) -> bytes:
@@ -138,6 +138,7 @@ def _workers() -> list[int]:
     """Process ids of the workers, which are the children of this one's parent if there are several."""
     parent = os.getppid()
     if os.environ.get(DIRECTORY):
+        # A kernel without CONFIG_PROC_CHILDREN has no such file (proc(5)): then the figures are of this worker alone.
         with suppress(OSError):
             return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     return [os.getpid()]

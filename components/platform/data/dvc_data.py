@@ -50,6 +50,7 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         content = yaml.safe_load(file.read_text())
         out = content["outs"][0]
         source = content.get("meta", {}).get("gapgate", {}).get("source", "")
+        # DVC 3 names the hash; a pin of DVC 2 has no such entry.
         algorithm = out.get("hash", "md5-dos2unix")
         return Pin(out["md5"], source, out.get("nfiles", 1), out.get("size", 0), algorithm)
     except FileNotFoundError:
@@ -145,6 +146,7 @@ def fetch(repository: str, revision: str, path: str, target: Path) -> tuple[str,
         source = path if name else f"{path}/"  # the folder's content, not the folder
         fs.get(source, str(target), recursive=True)
         wrong = _differing(target, wanted, name)
+        # `sum` and not `any`: all of them are to go, not only the first.
         if sum(discard(caches[algorithm], value) for algorithm, value in wrong.values()):
             fs.get(source, str(target), recursive=True)
             wrong = _differing(target, wanted, name)

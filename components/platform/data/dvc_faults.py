@@ -120,6 +120,7 @@ def _refusal(repo: Any, missing: Sequence[str]) -> BaseException | None:
     """The error with which the remote of a DVC repository answers a GET request for one of the objects `missing`, or
     for one that there is not."""
     error: BaseException | None = None
+    # At the end a hash that nothing has: a remote that lets us in answers that it is not there.
     asked = [*missing[:_ASKED], "0" * 32]
     for value in asked:
         try:
@@ -131,6 +132,7 @@ def _refusal(repo: Any, missing: Sequence[str]) -> BaseException | None:
             content = store.fs.fs.cat_file(path)
             if value.endswith(".dir"):  # DVC keeps a list of files only after all of them
                 listed = [entry["md5"] for entry in json.loads(content)]
+                # The files of the list next, before that last one.
                 asked[-1:-1] = [each for each in listed if not repo.cache.local.exists(each)][:_ASKED]
         except Exception as refusal:
             if _fault(refusal, "", _REMOTE):

@@ -79,6 +79,7 @@ def tracked(fs: Any, path: str) -> dict[str, tuple[str, str]] | None:
     files = {name: info["dvc_info"]["entry"] for name, info in fs.find(path, detail=True).items() if _is_pinned(info)}
     for folder in {str(parent) for name in [path, *files] for parent in PurePosixPath(name).parents} | {path}:
         pinned = fs.info(folder).get("dvc_info", {}).get("md5") if folder not in (".", "/") else None
+        # Of a folder DVC pins the md5 of its list of files, with .dir at the end.
         if pinned and pinned.endswith(".dir") and _listed(fs, folder) != pinned:
             return None
     start = len(path.rstrip("/")) + 1

@@ -56,6 +56,7 @@ class Status:
 def status(root: Path, path: str = "data") -> Status:
     """The workspace's data against its pin; reads every file once."""
     data = root / path
+    # The lock alone recovers what a killed process left: perhaps all of the data, under another name.
     if leftovers(data):
         with _alone(root, path):
             pass
@@ -98,6 +99,7 @@ def add(
             if not force:
                 _refuse_loss(root, path, repo, fresh)
         with dvc_errors(root):
+            # After the rename: DVC pins what lies at its final place.
             repo.add(str(root / path))
         _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
     pin = pin_of(root, path)
@@ -146,6 +148,7 @@ def _pull(pin: Pin, repo: Any, file: Path, fresh: Path) -> None:
     if repo is None:
         raise no_repository(target)
     with dvc_errors(target, repo, partial(_absent, pin, repo, target)):
+        # From the cache alone: a restore of what is here needs no network.
         wrong = _fill(pin, repo, target, fresh)
         if wrong:
             repo.fetch([target])
@@ -172,6 +175,7 @@ def _fill(pin: Pin, repo: Any, target: str, fresh: Path) -> list[str]:
     out = repo.stage.load_one(target).outs[0]
     wanted = cached(out)
     if wanted is None:
+        # Damaged: DVC fetches only what is not there at all.
         Path(out.cache_path).unlink(missing_ok=True)
         repo.drop_data_index()  # where DVC keeps the list too
         return ["the list of the files"]

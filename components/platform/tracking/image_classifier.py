@@ -30,6 +30,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]
         try:
             import gapgate  # noqa: F401
         except ImportError:
+            # At the end: what is installed there comes before what lies in the archive.
             sys.path.append(context.artifacts["code"])
         from gapgate.data.transform import Transform
         from gapgate.onnx.classifier import Classifier
@@ -113,4 +114,5 @@ def _is_file(text: str | Path) -> bool:
         return False
 
 
+# MLflow executes the file, and takes the model that is given here.
 set_model(ImageClassifier())

@@ -83,6 +83,7 @@ def _follow() -> None:
             if _is_same_folder(former):  # another name of it, by a link
                 continue
             for table, column in _PLACES:
+                # By `substr` and not LIKE, to which _ and % in a folder's name stand for any character.
                 store.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
                     f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",

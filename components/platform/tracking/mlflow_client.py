@@ -15,6 +15,7 @@ from gapgate.errors import TrackingError, TrackingRefusedError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Words of urllib3 and requests, which MLflow passes on in an exception without a code (MLflow 3.17).
 _AWAY = ("Max retries exceeded", "Connection", "timed out", "too many 50", "too many 429")
 _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
 
@@ -48,6 +49,7 @@ def client() -> MlflowClient:
 @contextmanager
 def without_retries() -> Iterator[None]:
     """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
+    # MLflow 3 reads the variable anew for each request.
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
     os.environ[name] = "0"

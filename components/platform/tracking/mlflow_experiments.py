@@ -40,6 +40,7 @@ def _stored_experiment(file: Path, name: str) -> tuple[str, str] | None:
     if not file.exists():
         return None
     query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+    # Read-only: a look must neither make the file nor write to it.
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
         for number, stage in db.execute(query, (name,)):
             return str(number), str(stage)
@@ -51,6 +52,7 @@ def _served_experiment(name: str) -> tuple[str, str] | None:
     import requests
 
     headers, auth = {}, None
+    # As MLflow's own client: a password goes before a token.
     if (user := os.environ.get("MLFLOW_TRACKING_USERNAME")) and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
         auth = (user, word)
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):

@@ -92,8 +92,15 @@ class Registry:
 
     def names(self) -> list[str]:
         """Names of all registered models."""
+        found: list[str] = []
+        token = None
         with away_errors():
-            return [model.name for model in self._client.search_registered_models()]
+            # MLflow gives 100 models at a time, and `gapgate clean` removes the run of a champion that is not listed.
+            while True:
+                page = self._client.search_registered_models(page_token=token)
+                found += [model.name for model in page]
+                if not (token := page.token):
+                    return found
 
     def champion(self, name: str) -> Version | None:
         """The version with the alias `champion`, which is served; None where there is none."""
@@ -264,6 +271,7 @@ class Registry:
             raise RegistryError(f"{name} version {current.version} is the first champion; promote another version")
         target = self.find(name, previous)
         with tempfile.TemporaryDirectory() as folder:
+            # Outside the lock, since a download takes long: others wait for it.
             self.package(target, Path(folder))
         with self.exclusive(name) as held:
             now = (self._aliases(name) or {}).get(CHAMPION)

@@ -216,8 +216,7 @@ def _origin() -> dict[str, str]:
 
 
 def _send_data(mlflow_client: MlflowClient, state: dict[str, Any], events: Iterable[Event]) -> dict[str, Any]:
-    """Write the data sets of `events` into an MLflow run; returns name and digest of that of each
-    split so far."""
+    """Write the data sets of `events` into an MLflow run; returns each split's name and digest so far."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     known: dict[str, Any] = dict(state.get("datasets") or {})

@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 # Linux ends the server when the process that started it ends, also by SIGKILL; other systems go without.
 _TIED = (
     "import ctypes, os, sys\n"
+    # It stays set over execv (prctl(2)).
     f"sys.platform != 'linux' or ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})\n"
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
 )

@@ -67,6 +67,7 @@ class TensorBoardSpool(Spool):
         return SummaryWriter(folder, flush_secs=_FLUSH_S, filename_suffix=f".{self.step}")
 
     def _close(self) -> None:
+        # The property is cached once it was used: a step without figures leaves no file.
         if "_writer" in self.__dict__:
             self._writer.close()
             written = (self.folder.parent / FOLDER).glob(f"*.{self.step}")  # by time; one more for each further try

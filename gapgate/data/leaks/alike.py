@@ -72,16 +72,19 @@ def read(splits: Path, max_rows: int = 200) -> dict[str, Any]:
 
 def _sets(index: Index, class_names: Sequence[str]) -> list[list[_Member]]:
     """Sets of images that are tied by near-duplicates, those of several classes first, then the largest."""
+    # `near` has each pair in both orders.
     pairs = index.lines(
         "SELECT near.one, near.other FROM near JOIN images AS one ON one.row = near.one "
         "JOIN images AS other ON other.row = near.other WHERE near.one < near.other "
         "AND one.split IN ('train', 'val', 'test') AND other.split IN ('train', 'val', 'test')"
     )
     found: dict[str, list[int]] = defaultdict(list)
+    # The key of a set is the least of its rows as text; twelve digits make the order of texts that of numbers.
     for row, key in merged([], list(pairs), "{:012}".format).items():
         found[key].append(row)
     sets = []
     for rows in found.values():
+        # `_without_chains` keeps a set at MAX_ALIKE rows, far below the 32,766 parameters that SQLite takes.
         query = f"SELECT row, id, label, split FROM images WHERE row IN ({', '.join('?' * len(rows))}) ORDER BY row"
         sets.append(
             [_Member(row, name, class_names[label], split) for row, name, label, split in index.lines(query, *rows)]

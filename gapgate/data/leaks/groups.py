@@ -63,8 +63,8 @@ def named(ids: Iterable[tuple[int, str]], rule: str) -> dict[int, str]:
     found, example = {}, ""
     for row, name in ids:
         example = example or name
-        if match := pattern.search(name):
-            found[row] = (match[1] or "") if pattern.groups else match[0]
+        if (match := pattern.search(name)) and (key := match[1] if pattern.groups else match[0]):
+            found[row] = key
     if example and not found:
         raise SettingsError(
             f"preprocess.groups={rule!r} matches no image, such as {example}; mend it, or use auto or none"
@@ -130,14 +130,17 @@ def _shot(path: Path) -> Shot | None:
         with read_header(path, max_pixels=2**62) as image:
             exif = image.getexif()
             taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+            # EXIF texts end with NUL and some cameras fill them with spaces (EXIF 2.32, 4.6.2).
             camera = f"{exif.get(ExifTags.Base.Make, '')} {exif.get(ExifTags.Base.Model, '')}".strip(" \0")
             return Shot(camera, datetime.strptime(taken.strip(" \0"), "%Y:%m:%d %H:%M:%S")) if taken else None
+    # A damaged EXIF block makes Pillow raise any of these, and a strange date makes strptime or strip do so.
     except (OSError, SyntaxError, ValueError, TypeError, AttributeError, ImageError):
         return None
 
 
 def group_columns(header: Iterable[str]) -> list[str]:
     """List the columns of a table that look like groups by their names, such as `patient_id` and `Video`."""
+    # `siteName` → site, name; the plural `patients` → patient.
     words = ((name, re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())) for name in header)
     return [name for name, parts in words if any(part.rstrip("s") in _GROUP_COLUMNS for part in parts)]
 
@@ -152,6 +155,8 @@ def merged(
         pairs: rows of two images that belong together.
         key_of: key of a row that is in no group, such as its content hash.
     """
+    # Union-find: a row (int) and a key (str) are nodes, and a chain of parents ends at the root of a part. `root` hangs
+    # all that it passes directly below the root, so that long chains are walked once.
     parent: dict[int | str, int | str] = {}
 
     def root(node: int | str) -> int | str:
@@ -172,6 +177,7 @@ def merged(
     found: dict[int, str] = {}
     for part in parts.values():
         rows = [node for node in part if isinstance(node, int)]
+        # The least key, not the first: it must not depend on the order of the rows, or a new image could move old ones.
         key = min((node for node in part if isinstance(node, str)), default=None) or min(map(key_of, rows))
         found |= dict.fromkeys(rows, key)
     return found

@@ -26,10 +26,10 @@ MAX_SHIFT_PX = {3: 2, 1: 0}
 alike images, and 25 shifts of each candidate would take minutes."""
 NUM_CANDIDATES = 4
 """Nearest rough pictures of each image, among those after it, whose details are compared."""
-_ROUGH_PX = 8
+_ROUGH_PX = 8  # as in a perceptual hash, but not rounded to bits
 _DETAIL_SIGMA_PX = 1.5
 """Details are what a Gaussian blur of this width takes away."""
-_CHUNK_ROWS = 2048
+_CHUNK_ROWS = 2048  # 8 MB of thumbnails in float32
 _BLOCK_VALUES = 2**24
 """Number of correlations in memory at a time: 64 MB."""
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow's mode L, from ITU-R BT.601
@@ -46,12 +46,13 @@ def near_pairs(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np
     """
     channels = images.shape[3]
     # float16 keeps an eighth of a gray level in 2 kB an image: 200 MB for 100,000.
-    small = np.concatenate([_thumbnails(images, part).astype(np.float16) for part in _chunks(rows)])
-    rough = np.concatenate([_rough(small[part]) for part in _chunks(np.arange(len(rows)))])
+    small = np.concatenate([_thumbnails(images, part).astype(np.float16) for part in _chunks(rows)])  # (N, 32, 32)
+    rough = np.concatenate([_rough(small[part]) for part in _chunks(np.arange(len(rows)))])  # (N, 64)
     found = list(_candidates(rough, MIN_ROUGH[channels]))
     if not found:
         return np.empty((0, 2), np.int64)
-    places = np.concatenate(found)
+    places = np.concatenate(found)  # (n, 2) places in `rows`
+    # By the first place, then by the second: lexsort takes its last key first.
     places = places[np.lexsort(places.T[::-1])]
     kept = [
         part[
@@ -68,7 +69,8 @@ def detail_correlation(one: NDArray[np.float32], other: NDArray[np.float32], rea
     `reach` pixels: (n,)."""
     size = one.shape[1]
     centre = slice(reach, size - reach)
-    fixed = _unit(one[:, centre, centre].reshape(len(one), -1))
+    # The centre of one against each window of that size in the other: no pixel is invented beyond the edge.
+    fixed = _unit(one[:, centre, centre].reshape(len(one), -1))  # (n, pixels of the centre)
     best = np.full(len(one), -1, np.float32)
     for down in range(2 * reach + 1):
         for right in range(2 * reach + 1):
@@ -85,6 +87,7 @@ def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[n
         gray = pixels[:, :, 0].astype(np.float32) if pixels.shape[2] == 1 else pixels @ _GRAY
         if pixels.shape[2] > 1:
             gray = _without_bars(gray)
+        # As float32 (Pillow's mode F), so that nothing is rounded to 256 levels.
         if gray.shape != small.shape[1:]:
             gray = np.asarray(Image.fromarray(gray).resize(small.shape[1:], Image.Resampling.BOX))
         small[place] = gray
@@ -125,9 +128,10 @@ def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _candidates(rough: NDArray[np.float32], least: float) -> Iterator[NDArray[np.int64]]:
     """Yield pairs of places, (n, 2), of each image with the nearest later ones above the correlation `least`."""
+    # Rows have length 1 and mean 0, so a product of matrices gives the correlations of a block with all later rows.
     step = max(1, _BLOCK_VALUES // len(rough))
     for start in range(0, len(rough), step):
-        block = rough[start : start + step] @ rough[start:].T
+        block = rough[start : start + step] @ rough[start:].T  # (step, N − start) correlations
         block[np.tril_indices(len(block))] = -1  # with itself and earlier ones
         near = block > least
         for row in np.flatnonzero(near.any(1)):

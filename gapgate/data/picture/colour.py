@@ -29,6 +29,7 @@ def conversion(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert an L, LA, RGB, RGBA or CMYK image with a profile to sRGB: L stays L, the others become RGB or RGBA."""
     found = conversion(image)
+    # Also for a profile that is sRGB itself: with one more conversion a pixel could change by rounding.
     if found is None:
         return image
     has_alpha = image.mode.endswith("A")
@@ -57,12 +58,14 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         )
     except (ImageCms.PyCMSError, OSError):
         return None
+    # No CMYK is sRGB already.
     return None if mode != "CMYK" and _is_identity(found, mode) else found
 
 
 def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """True if a conversion leaves all colours as they are, by a grid of them."""
     # By what it does: the name inside a profile is free text, and there are dozens of sRGB profiles.
+    # 18 grays, or 6 · 6 · 6 colours, with both ends of the range.
     values = np.array(range(0, 256, 15 if mode == "L" else 51), np.uint8)
     axes = [values] if mode == "L" else [values] * 3
     grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(1, -1, len(axes))  # (1, n, 1 or 3)
@@ -79,18 +82,24 @@ def matrix_profile(primaries: tuple[tuple[float, float, float], ...], gamma: flo
     """Return an RGB profile of version 2 from the XYZ of its primaries under D50 and one exponent (ICC.1:2001-04)."""
 
     def xyz(values: tuple[float, float, float]) -> bytes:
+        # s15Fixed16Number: 65,536 is 1.0.
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65_536 * value) for value in values))
 
+    # One entry is an exponent as u8Fixed8Number, where 256 is 1.0; two zeros fill up to a multiple of 4 bytes.
     curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(256 * gamma))
     text = b"text\0\0\0\0Gapgate\0"
+    # The name in ASCII; its Unicode and Macintosh forms, which follow, are left empty.
     name = b"desc\0\0\0\0" + struct.pack(">I8s", 8, b"Gapgate\0") + bytes(79)
     tags = {b"desc": name.ljust(100, b"\0"), b"cprt": text, b"wtpt": xyz(_D50)}
     tags |= {colour + b"XYZ": xyz(values) for colour, values in zip((b"r", b"g", b"b"), primaries, strict=True)}
     tags |= {colour + b"TRC": curve for colour in (b"r", b"g", b"b")}
+    # A table of (signature, offset from the start of the profile, length), 12 bytes each, behind the header of 128.
     table, content = struct.pack(">I", len(tags)), b""
     for tag, value in tags.items():
         table += struct.pack(">4sII", tag, 128 + 4 + 12 * len(tags) + len(content), len(value))
         content += value
     size = 128 + len(table) + len(content)
+    # Length, no preferred program, version 2.4, a display, from RGB to XYZ; the date stays zero, so that equal colours
+    # give equal bytes; then acsp at 36 and the illuminant at 68.
     head = struct.pack(">I4sI4s4s4s12x4s", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
     return head.ljust(68, b"\0") + xyz(_D50)[8:].ljust(60, b"\0") + table + content

@@ -28,6 +28,7 @@ def declare(image: Image.Image, tags: Any = None) -> None:
     if not image.mode.startswith("I"):
         return
     tags = getattr(image, "tag_v2", {}) if tags is None else tags
+    # 0 is WhiteIsZero: Pillow inverts such files of 8 bits (its raw mode is "L;I"), but not those of 16.
     image.info[_IS_INVERTED] = tags.get(_PHOTOMETRIC) == 0
     white = _declared(tags)
     # A file that declares less than it holds is wrong about it, and 32 bits without a range have none.
@@ -40,6 +41,7 @@ def declare(image: Image.Image, tags: Any = None) -> None:
 def _declared(tags: Any) -> int:
     """Value of white that the tags of a TIFF file declare; 0 if none: many writers put 65,535 without a thought."""
     try:
+        # The tag has a number for each sample of a pixel.
         full = (1 << int(np.min(tags.get(_BITS, 16)))) - 1
         whites = [white for tag in _LARGEST if tag in tags and 0 < (white := int(np.max(tags[tag]))) <= full]
     except (TypeError, ValueError):  # a damaged tag may hold text
@@ -87,8 +89,11 @@ def _from_integers(image: Image.Image, white: int, version: int) -> Image.Image:
     white = declared or white
     # Pillow's own conversion clips at 255 instead of scaling.
     values_wide = np.minimum(values, white).astype(np.uint32 if white <= MAX_WHITE else np.uint64)
+    # The nearest, half up, in whole numbers: 2 · 255 · 65,535 + 65,535 is below 2³², the product with 32-bit values is
+    # not.
     scaled = (2 * 255 * values_wide + white) // (2 * white)
     gray = Image.fromarray((255 - scaled if info.get(_IS_INVERTED) else scaled).astype(np.uint8))
+    # All 16 bits decide (PNG, ISO/IEC 15948, 11.3.2.1), so compare before the scaling, which makes 256 values equal.
     if isinstance(transparent := info.get("transparency"), int):
         gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     if profile := info.get("icc_profile"):

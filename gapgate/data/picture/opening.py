@@ -151,6 +151,7 @@ def has_heic() -> bool:
     except ImportError:
         return False
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    # As for AVIF above.
     pillow_heif.options.DECODE_THREADS = 1
     return True
 

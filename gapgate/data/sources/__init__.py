@@ -78,6 +78,7 @@ def _open_file(path: Path, scratch: Path, reading: Reading) -> Source:
         try:
             return _open_folder(folder, scratch, reading)
         except DataError as error:
+            # The user knows the archive, not the folder that it was unpacked into.
             raise DataError(str(error).replace(str(folder), str(path))) from None
     if suffix in table_files.SUFFIXES:
         return _open_tables([read_table(path, reading)], path.parent, scratch, reading)

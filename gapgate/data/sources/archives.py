@@ -36,6 +36,7 @@ def unpack(path: Path, scratch: Path) -> Path:
             for member, name in _members(archive, path):
                 place = target / name
                 place.parent.mkdir(parents=True, exist_ok=True)
+                # "x": a second member of the same name must not replace the first.
                 with archive.open(member) as packed, place.open("xb") as out:
                     shutil.copyfileobj(packed, out, 1 << 20)
     except (FileExistsError, NotADirectoryError) as error:
@@ -75,6 +76,7 @@ def _check(archive: zipfile.ZipFile, path: Path, scratch: Path) -> None:
         DataError, StorageError: as `unpack`.
     """
     members = archive.infolist()
+    # Bit 0 of the general purpose flag (PKWARE's APPNOTE, 4.4.4).
     if any(member.flag_bits & 1 for member in members):
         raise DataError(f"{path} needs a password; unpack it and name the folder")
     num_bytes = sum(member.file_size for member in members)
@@ -94,8 +96,10 @@ def _members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[zipfile.Zip
     for member in archive.infolist():
         name = member.filename.replace("\\", "/")  # as some programs on Windows write it
         parts = PurePosixPath(name).parts
+        # The colon is that of a drive such as C:, or of an alternate stream of NTFS.
         if name.startswith("/") or ".." in parts or ":" in (parts[0] if parts else ""):
             raise DataError(f"{path} holds {member.filename!r}, which lies outside of it; unpack only what you trust")
+        # Programs on Unix keep the file's mode in the upper 16 bits.
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DataError(f"{path} holds the link {member.filename!r}; pack the file that it points to")
         if not member.is_dir() and not name.endswith("/") and parts and not any(map(is_hidden, parts)):

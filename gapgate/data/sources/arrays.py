@@ -130,6 +130,7 @@ def _check(part: Part) -> None:
                 f"{part.name}: {len(values):,} {name} for {part.images.num_images:,} images; "
                 f"give one of the {name} for each image"
             )
+    # Whole numbers with a sign and without, and texts as str and as bytes.
     if part.labels.dtype.kind not in "iuUS":
         raise DataError(f"{part.name}: labels are {part.labels.dtype}; store them as whole numbers or strings")
 

@@ -117,6 +117,7 @@ def _direction(draws: Iterator[float]) -> tuple[float, float]:
     """Draw (cosine, sine) of a uniform angle: a point of the disc by rejection (von Neumann 1951), at length 1."""
     while True:
         x, y = 2.0 * next(draws) - 1.0, 2.0 * next(draws) - 1.0
+        # The centre has no direction, and a division by nearly nothing would magnify the last bit.
         if 0.01 < (square := x * x + y * y) <= 1.0:
             length = math.sqrt(square)
             return x / length, y / length

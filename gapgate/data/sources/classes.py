@@ -40,6 +40,7 @@ def read_class_names(path: Path) -> tuple[str, ...] | dict[str, str]:
         DataError: the file cannot be read, or holds something else.
     """
     try:
+        # Without the byte order mark of Windows' editors, which would become part of the first name.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
@@ -67,6 +68,7 @@ def name_classes(source: Source, reading: Reading) -> Source:
             control characters, which would steer the terminals and pages that show it.
     """
     given = reading.class_names
+    # Older disks of macOS keep an accented letter as two characters (NFD), others as one: they are one class.
     names = [unicodedata.normalize("NFC", name).strip() for name in source.class_names]
     if any("." in name for name in names) and all("." in name and _WHOLE.fullmatch(name) for name in names):
         names = [_plain(name) for name in names]  # whole numbers, which pandas writes as 1.0 where a value is missing

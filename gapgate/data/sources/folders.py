@@ -85,6 +85,7 @@ def _holds_texts(folder: Path) -> bool:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
+                # A link to a folder above would be walked for ever.
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 elif may_be_image(entry.name):
@@ -114,6 +115,7 @@ def _layout(root: Path, reading: Reading) -> _Layout:
     given: Mapping[str, str] = reading.splits if isinstance(reading.splits, dict) else {}
     if absent := sorted(set(given) - set(folders)):
         raise DataError(f"data.splits names {absent[0]}, which is no folder in {root}; it has {', '.join(folders)}")
+    # `data.splits` overrules what a folder's name says.
     named = splits_of([name for name in folders if name not in given]) | dict(given)
     layout = _Layout(named=named)
     for name in folders:
@@ -171,6 +173,7 @@ def _answered(root: Path, layout: _Layout) -> tuple[dict[str, str], list[str]]:
         notes.append(f"{name}/ holds {count:,} images without class folders and is left out")
     if any(name.lower() != split for name, split in layout.splits.items()):
         notes.append(", ".join(f"{name}/ is {split}" for name, split in layout.splits.items()))
+    # One split alone, such as a download of the training images, is divided like any other data set.
     if len(layout.splits) == 1:
         return dict.fromkeys(layout.splits, ""), notes
     if layout.splits and "train" not in layout.splits.values():

@@ -16,6 +16,7 @@ from gapgate.data.sources.arrays import Block, Part, array_source
 from gapgate.data.sources.base import Source
 from gapgate.errors import DataError
 
+# Both `train-images-idx3-ubyte.gz`, as it is published, and `train-images.idx3-ubyte`, as some programs unpack it.
 _NAME = re.compile(r"(?P<prefix>.*?)(?P<part>train|test|t10k)-(?P<what>images|labels)[-.]idx\d-ubyte(\.gz)?")
 _SPLITS = {"train": "train", "test": "test", "t10k": "test"}
 _UNSIGNED_BYTE = 0x08

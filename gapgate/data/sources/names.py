@@ -45,6 +45,7 @@ _FILLERS = frozenset(
         *("png", "public", "private"),
     )
 )
+# The words of `TrainSet`, `trainSet` and `TRAIN`, and those of scripts without capitals.
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+")
 _GLUED = re.compile(rf"^({'|'.join(_SPLIT_OF)})(sets?|data|images?|imgs?)$", re.IGNORECASE)
 """Two words in one, such as `trainset`."""
@@ -71,6 +72,7 @@ def _taken_apart(name: str) -> tuple[str, tuple[str, ...]]:
     """The split that a name holds (empty if none or two), and its other words without numbers and fillers."""
     # Without accents, whichever way they are written.
     plain = "".join(char for char in unicodedata.normalize("NFKD", name) if unicodedata.category(char) != "Mn")
+    # NFKD has taken Hangul syllables apart too; NFC joins them again, or `검증` would not be found.
     name = unicodedata.normalize("NFC", plain)
     words = [word.lower() for token in _TOKEN.findall(name) for word in _GLUED.sub(r"\1 \2", token).split()]
     splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}

@@ -94,6 +94,7 @@ def _open(files: Mapping[str, Path], where: Path, class_names: tuple[str, ...] |
 
 def _map(path: Path, name: str) -> NDArray[Any]:
     try:
+        # An array of objects is a pickle, which could run any code.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError):
         raise DataError(f"{name} is no NumPy array of a plain type, or it is truncated; save it again") from None

@@ -147,7 +147,7 @@ def _draws(
     chunk = max(1, CHUNK_VALUES // (len(kinds) + 2))  # a weight for each kind, and the two of the prior
     for start in range(0, num_resamples, chunk):
         size = min(chunk, num_resamples - start)
-        weights = rng.gamma(counts, size=(size, len(counts)))
+        weights = rng.gamma(counts, size=(size, len(counts)))  # (size, U)
         # The prior's groups have the mean size: groups of ten images with a prior of one image would give an
         # interval that is too narrow at an accuracy of 0 or 1.
         drawn = rng.gamma(prior, size=(size, 2)) * mean_size  # all 1, all `lowest`
@@ -239,6 +239,7 @@ def _per_group(
     """Sum the values, and count the images, of each group, (G,) each."""
     if groups is None:
         return values.astype(np.float64), np.ones(len(values))
+    # Numbered anew from 0 without holes: `bincount` makes an entry for every number up to the largest.
     members = np.unique(groups, return_inverse=True)[1]
     return np.bincount(members, weights=values).astype(np.float64), np.bincount(members).astype(np.float64)
 

@@ -70,10 +70,11 @@ def roc(
     """
     from sklearn.metrics import roc_curve
 
-    curve = np.stack(roc_curve(labels, scores))
+    curve = np.stack(roc_curve(labels, scores))  # (3, points): both rates, and the thresholds
     if not np.isfinite(curve[:2]).all():  # test images of one class alone: a rate is 0 / 0
         return [], [], []
     curve[2, 0] = 1.0  # scikit-learn's first threshold is infinite, which is no JSON
+    # `unique`: a curve of fewer points than `max_points` gets each index several times.
     kept = np.unique(np.linspace(0, curve.shape[1] - 1, max_points).astype(int))
     rates_and_thresholds: list[list[float]] = curve[:, kept].tolist()
     false_positive, true_positive, thresholds = rates_and_thresholds
@@ -87,6 +88,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     epochs = [int(epoch.get("epoch", index + 1)) for index, epoch in enumerate(history)]
     best = int(known[losses[known].argmin()]) if len(known) else None
     turn = val_loss_turn(losses[known])
+    # `turn` is a place among the epochs that have a loss.
     opens = None if turn is None else int(known[turn])
     return {
         "num_epochs": len(history),

@@ -58,6 +58,7 @@ class Mistake:
 def confident_mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
     """Find the `count` mistakes with the highest confidence, as indices into `test`, highest first."""
     wrong = np.flatnonzero(~test.correct)
+    # Stable: among equal ones the order of the split holds, so equal models give equal reports.
     return wrong[np.argsort(-test.confidence[wrong], kind="stable")][:count]
 
 
@@ -123,7 +124,7 @@ def nearest(
         `NUM_NEAREST`, or n where there are fewer.
     """
     queries = layers.embeddings(splits.images[rows])  # (q, D)
-    similarities = np.empty((len(rows), len(train_rows)))
+    similarities = np.empty((len(rows), len(train_rows)))  # (q, n)
     # In blocks, because only the cosines are kept: an embedding of 3,136 float32 values takes 12.5 kB.
     for start in range(0, len(train_rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
@@ -140,7 +141,7 @@ def _alike(queries: NDArray[np.float32], answers: NDArray[np.float32]) -> NDArra
     """
     if answers.shape[1] < _MIN_CLASSES:
         return np.arange(len(answers))
-    likeness = cosines(_centred_logits(queries), _centred_logits(answers))
+    likeness = cosines(_centred_logits(queries), _centred_logits(answers))  # (q, n)
     return np.unique(np.argsort(-likeness, axis=1, kind="stable")[:, :_NUM_ALIKE])
 
 

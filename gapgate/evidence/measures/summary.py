@@ -85,8 +85,10 @@ def _paired_gap(
 ) -> dict[str, float | None]:
     """Compute the gap of a cross-validation, or that of one class; all None if no image of it was trained on."""
     # The share of right answers among the models that saw an image; one of val was in no model's training.
+    # test.rows are ascending and hold each image that is in a fold, so the search finds the place of every row of
+    # train.
     places = np.searchsorted(test.rows, train.rows)
-    seen = np.bincount(places, minlength=len(test.rows))
+    seen = np.bincount(places, minlength=len(test.rows))  # (n,) models that were trained on each image
     right = np.bincount(places, weights=train.correct, minlength=len(test.rows))
     kept = seen > 0 if label is None else (seen > 0) & (test.labels == label)
     if not kept.any():

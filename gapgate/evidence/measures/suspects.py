@@ -53,12 +53,12 @@ def rank(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[An
     """Rank labels (n,) by the out-of-sample probabilities (n, K) of each class."""
     places = np.arange(len(labels))
     values = probabilities.astype(np.float64)
-    own = values[places, labels]
+    own = values[places, labels]  # (n,) probability of the label
     sums = np.bincount(labels, own, minlength=values.shape[1])
     counts = np.bincount(labels, minlength=values.shape[1])
     # A class without images can be nobody's true class here.
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    confident = np.where(values >= thresholds, values, -1)
+    confident = np.where(values >= thresholds, values, -1)  # (n, K)
     is_suspect = (confident.max(1) >= 0) & (confident.argmax(1) != labels)
     others = values.copy()
     others[places, labels] = -1
@@ -81,7 +81,7 @@ def estimate_wrong(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.f
         return 0
     num_classes = probabilities.shape[1]
     num_pairs = num_classes * (num_classes - 1) // 2
-    pairs = np.minimum(labels, predicted) * num_classes + np.maximum(labels, predicted)
+    pairs = np.minimum(labels, predicted) * num_classes + np.maximum(labels, predicted)  # one number for both orders
     found = []
     for share in (0.5, 0.75):
         least = max(
@@ -89,8 +89,10 @@ def estimate_wrong(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.f
         )
         above = np.bincount(pairs[~right & (confidence > least)], minlength=1)
         spread = float(above.sum())
+        # Two classes make one pair; without it nothing is left to estimate from.
         if num_pairs > 1:
             spread = (spread - above.max()) * num_pairs / (num_pairs - 1)
+        # The standard error of a count is its root (Poisson).
         found.append((spread - math.sqrt(spread)) / (1 - share))
     return max(0, min(round(min(found)), int((~right).sum())))
 

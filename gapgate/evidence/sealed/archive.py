@@ -112,6 +112,7 @@ def _extract(bento_path: Path, folder: Path, wanted: PurePosixPath, max_bytes: i
                     if member.isreg() and name.is_relative_to(wanted):
                         _write(archive, member, folder / name.relative_to(wanted))
                 # To tarfile a file that is cut within a header ends well.
+                # `seek` to the end gives the length, which may be less than that of the zeros.
                 file.seek(-min(_END_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
                 if file.read(_END_BYTES) != bytes(_END_BYTES):
                     raise EOFError("it ends too early")
@@ -125,6 +126,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> N
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
             shutil.copyfileobj(source, file, _MAX_READ_BYTES)
+        # Of the mode only this bit: an archive from elsewhere must not set setuid, or let others write.
         if member.mode & 0o100:
             target.chmod(0o755)
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
@@ -170,6 +172,7 @@ def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
         compressed = file.read(_CHUNK_BYTES) if xz.needs_input else b""
         if xz.needs_input and not compressed:
             raise EOFError("it ends too early")
+        # A piece at a time: 100 MB of zeros are 15 kB in xz.
         yield xz.decompress(compressed, _CHUNK_BYTES)
     if xz.unused_data or file.read(1):  # no check of xz covers it
         raise lzma.LZMAError("something follows its end")

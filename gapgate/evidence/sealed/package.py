@@ -56,6 +56,7 @@ class Passed:
         lineage: dict[str, Any] = read_json(self.folder / LINEAGE)
         check_lineage(lineage)
         entry = lineage.get(kind, {})
+        # Only the artifact that the receipt names counts, whatever else a lineage says of its kind.
         is_its_own = entry.get("digest") == self.receipt.artifacts.get(kind)
         return str(entry.get("files", {}).get(file, "")) if is_its_own else ""
 

@@ -69,7 +69,7 @@ def translate(images: Tensor, generator: Generator, spec: policy.Translate) -> T
 def warp(images: Tensor, generator: Generator, specs: Sequence[Operation]) -> Tensor:
     """Apply geometric operations as one affine map (Jaderberg et al. 2015), bilinear, with black outside."""
     unchanged = torch.eye(3, device=images.device)
-    source = unchanged.expand(len(images), 3, 3)
+    source = unchanged.expand(len(images), 3, 3)  # a matrix for each image
     for spec in specs:
         drawn = _drawn(images, generator, spec).view(-1, 1, 1)
         # The matrices lead from result to source, the inverse direction, so the first operation stands leftmost:
@@ -100,7 +100,7 @@ def brightness(images: Tensor, generator: Generator, spec: policy.Brightness) ->
 def contrast(images: Tensor, generator: Generator, spec: policy.Contrast) -> Tensor:
     """Scale the distance from the image's mean, clipped to 0..1."""
     factor = _uniform(images, generator, 1 - spec.max_change, 1 + spec.max_change)
-    mean = images.mean((1, 2, 3), keepdim=True)
+    mean = images.mean((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return torch.where(_drawn(images, generator, spec), (mean + factor * (images - mean)).clamp(0, 1), images)
 
 
@@ -114,7 +114,7 @@ def erase(images: Tensor, generator: Generator, spec: policy.Erase) -> Tensor:
     box_width = (area / aspect).sqrt().floor().clamp(max=width)
     top = (_uniform(images, generator, 0, 1) * (height - box_height + 1)).floor()
     left = (_uniform(images, generator, 0, 1) * (width - box_width + 1)).floor()
-    inside = _rectangle(images, top, left, top + box_height, left + box_width)
+    inside = _rectangle(images, top, left, top + box_height, left + box_width)  # (N, 1, H, W)
     return torch.where(_drawn(images, generator, spec) & inside, 0.0, images)
 
 
@@ -128,7 +128,8 @@ def mixup(images: Tensor, targets: Tensor, generator: Generator, spec: policy.Mi
 def cutmix(images: Tensor, targets: Tensor, generator: Generator, spec: policy.Cutmix) -> tuple[Tensor, Tensor]:
     """Paste a rectangle of another image of the batch; the targets, (N, K), mix by the pasted share of the pixels."""
     height, width = images.shape[2:]
-    side = (1 - _beta(images, generator, spec.alpha)).sqrt()
+    # A share s of the area is √s of each side (Yun et al. 2019).
+    side = (1 - _beta(images, generator, spec.alpha)).sqrt()  # (N, 1, 1, 1)
     middle_y, middle_x = (_uniform(images, generator, 0, size) for size in (height, width))
     top, bottom = ((middle_y + sign * side * height / 2).round().clamp(0, height) for sign in (-1, 1))
     left, right = ((middle_x + sign * side * width / 2).round().clamp(0, width) for sign in (-1, 1))
@@ -177,6 +178,7 @@ def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
 
 def _drawn(images: Tensor, generator: Generator, spec: Operation) -> Tensor:
     """Draw the images that the operation changes, (N, 1, 1, 1) bool."""
+    # A mask, not the list of the drawn images: a GPU would have to report the list's length to the CPU in every step.
     return _uniform(images, generator, 0, 1) < spec.probability
 
 

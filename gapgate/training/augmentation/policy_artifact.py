@@ -64,9 +64,10 @@ def _samples(splits: Splits, count: int) -> NDArray[np.int64]:
     """Choose `count` rows of the training split, one of each class in turn; within a class in the split's order."""
     rows = splits.rows("train")
     labels = splits.labels[rows]
-    turn = np.empty(len(rows), dtype=np.int64)
+    turn = np.empty(len(rows), dtype=np.int64)  # number of earlier images of the same class
     for label in np.unique(labels):
         turn[labels == label] = np.arange(np.count_nonzero(labels == label))
+    # By turn, then by class: lexsort takes its last key first.
     return rows[np.lexsort((labels, turn))[:count]]
 
 
@@ -75,6 +76,7 @@ def _materialize(
 ) -> None:
     rows = splits.rows("train")
     total = settings.materialize * len(rows)
+    # On the disk at once: k copies of the training images may be more than memory holds.
     images = np.lib.format.open_memmap(
         out_dir / "materialized.npy", mode="w+", dtype=np.uint8, shape=(total, *splits.image_shape)
     )

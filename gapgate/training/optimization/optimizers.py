@@ -17,9 +17,9 @@ from torch.optim.sgd import sgd
 
 from gapgate.settings.sections import TrainSettings
 
-_ADAM_BETAS = (0.9, 0.999)
+_ADAM_BETAS = (0.9, 0.999)  # the defaults of Kingma and Ba 2014, and of torch
 _ADAM_EPSILON = 1e-8
-_MUON_MOMENTUM = 0.95
+_MUON_MOMENTUM = 0.95  # as Jordan et al.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of x, x³ and x⁵ in the polynomial that Jordan et al. chose to raise small singular values fast."""
 _NEWTON_SCHULZ_STEPS = 5
@@ -52,6 +52,7 @@ class AdamW:
                 _gradients(group.parameters),
                 group.means,
                 group.squares,
+                # The maxima of the squares, which only amsgrad has.
                 [],
                 group.steps,
                 fused=True,

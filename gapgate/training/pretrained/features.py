@@ -52,6 +52,7 @@ def compute(
         for part, found in zip(parts, _extract(backbone, splits, [rows[part] for part in parts], device), strict=True):
             new = {keys[at]: vector for at, vector in zip(part, found, strict=True)}
             known |= new
+            # After each batch: a training that is killed goes on from here.
             store.add(new)
             done += len(part)
             tracker.progress(done, len(keys), "images", "features")
@@ -61,6 +62,7 @@ def compute(
 def _identity(backbone: Backbone, splits: Splits) -> str:
     """Digest of all but the image on which its features depend: weights, and the way to the network's pixels."""
     transform = artifacts.read_json(splits.path / "transform.json")
+    # `max_pixels` only says which files are refused; mean and std are the backbone's own.
     pixels = {name: value for name, value in transform.items() if name not in ("mean", "std", "max_pixels")}
     return artifacts.digest_of({"backbone": backbone.digest, "pixels": pixels}).removeprefix("sha256:")[:32]
 
@@ -114,6 +116,7 @@ class _Store:
             return {}
         wanted = set(keys)
         try:
+            # Another training may be writing: SQLite waits for its lock this many seconds.
             with closing(sqlite3.connect(self._path, timeout=60)) as db:
                 return {
                     key: np.frombuffer(vector, "<f4")
@@ -126,11 +129,13 @@ class _Store:
     def add(self, features: dict[str, NDArray[np.float32]]) -> None:
         """Keep features (num_features,), by content hash."""
         vectors = {key: vector.astype("<f4").tobytes() for key, vector in features.items()}
+        # SQLite does not check what it reads: without a checksum a flipped bit would go into a model unseen.
         lines = [(key, vector, xxh3_64_hexdigest(vector)) for key, vector in vectors.items()]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=60)) as db, db:
                 db.execute("CREATE TABLE IF NOT EXISTS features (hash TEXT PRIMARY KEY, vector BLOB, checksum TEXT)")
+                # Two trainings may compute the same image at once: both have the same vector.
                 db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", lines)
         except (sqlite3.Error, OSError):
             return  # computed again the next time

@@ -49,17 +49,19 @@ def fit(
     # One thread: the bits do not depend on their number, and on small matrices several cost more than they bring.
     with threadpool_limits(1):
         mean, std = features.mean(axis=0), features.std(axis=0)
+        # A feature that is the same in all images becomes 0, and not 0 / 0.
         std[std == 0] = 1
-        inputs = ((features - mean) / std).astype(np.float64)
+        inputs = ((features - mean) / std).astype(np.float64)  # (n, d)
         # With fewer images than features, the weights lie in the space that the images span (representer theorem), and
         # the same fit in its coordinates takes a third of the time.
         basis = np.linalg.qr(inputs.T)[0] if len(inputs) < inputs.shape[1] else np.eye(inputs.shape[1])
-        inputs = inputs @ basis
+        inputs = inputs @ basis  # (n, min(n, d))
         penalty = _choose(inputs, labels, groups, is_balanced, seed)
         classes, weight, bias = _solve(inputs, labels, [penalty], is_balanced, tolerance=1e-5)[0]
-        weight = weight @ basis.T
+        weight = weight @ basis.T  # (c, d)
     # Back from standardised features: W (f − mean) / std + b.
     full_weight = np.zeros((num_classes, features.shape[1]))
+    # e⁻²⁰ is 2 · 10⁻⁹: such a class is never the answer, but its probability is not 0, whose logarithm is infinite.
     full_bias = np.full(num_classes, bias.min() - 20.0)
     full_weight[classes] = weight / std
     full_bias[classes] = bias - full_weight[classes] @ mean
@@ -89,7 +91,8 @@ def _choose(
         if len(np.unique(labels[train])) < 2:
             return middle
         for at, (classes, weight, bias) in enumerate(_solve(inputs[train], labels[train], PENALTIES, is_balanced)):
-            logits = np.full((len(held_out), labels.max() + 1), -20.0)
+            # Far below the others, for classes that these training images lack.
+            logits = np.full((len(held_out), labels.max() + 1), -20.0)  # (held out, K)
             logits[:, classes] = inputs[held_out] @ weight.T + bias
             losses[at] += _cross_entropy(logits, labels[held_out])
     return PENALTIES[int(losses.argmin())]
@@ -131,5 +134,6 @@ def _solve(
 
 def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int32]) -> float:
     """Sum the cross-entropy of logits (n, K), in nats."""
+    # log Σ exp x = m + log Σ exp(x − m); without m = max x, exp overflows float64 above 709.
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum())

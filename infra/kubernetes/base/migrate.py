@@ -7,6 +7,7 @@ import os
 
 from mlflow.db import commands as database
 
+# Both are commands of click, which ends the process after one of them unless it is told not to.
 database.main(["upgrade", os.environ["MLFLOW_BACKEND_STORE_URI"]], standalone_mode=False)
 if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
     from mlflow.server.auth import auth_config

@@ -210,6 +210,7 @@ def test_parity_is_the_largest_difference_of_a_logit(splits: Splits, tmp_path: P
     found = assess(FAST, splits, OpenedModel.load(tmp_path))[0]["parity"]
     assert found["num_images"] == 20
     assert found["max_abs_difference"] == pytest.approx(0.25, abs=1e-5)
+    assert found["logit_scale"] == max(1, abs(logits).max())
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,8 @@ def test_parity_without_images_or_of_another_number_of_classes_is_null(
     logits = np.full((num_images, num_classes), 2.5, np.float32)
     save_file({"images": digits()[0][:num_images], "logits": logits}, tmp_path / "parity.safetensors")
     found = parity(Classifier.load(tmp_path / "model.onnx"), tmp_path / "parity.safetensors", 8)
-    assert found == {"max_abs_difference": difference, "num_images": num_images}
+    scale = 1.0 if difference is None else 2.5
+    assert found == {"max_abs_difference": difference, "logit_scale": scale, "num_images": num_images}
 
 
 def test_an_opened_model_is_frozen(model_dir: Path) -> None:
@@ -236,7 +238,7 @@ def test_a_model_folder_with_the_onnx_file_alone_is_evaluated_with_nulls(splits:
     images, labels = digits()
     fit_linear(tmp_path / "model.onnx", images[:300], labels[:300])
     found = evaluated(FAST, splits, tmp_path, tmp_path / "out")
-    assert found["parity"] == {"max_abs_difference": None, "num_images": 0}
+    assert found["parity"] == {"max_abs_difference": None, "logit_scale": 1.0, "num_images": 0}
     assert found["learning_curve"]["gap_opens_epoch"] is None
     drawn = {path.stem for path in (tmp_path / "out/figures").glob("*.png")}
     assert drawn == {"confusion", "reliability", "worst_errors", "suspects", "looked_at"}
@@ -398,13 +400,12 @@ def test_the_size_of_the_files_is_the_median_of_the_shorter_sides_of_those_that_
     folder = shutil.copytree(splits.path, tmp_path / "splits")
     index = pq.read_table(folder / "index.parquet")
     third = len(index) // 3
-    sizes: list[tuple[int | None, int | None]] = [(30, 40)] * third + [(30, 20)] * third + [(1, 1)] * third
-    sizes += [(None, None)] * (len(index) - len(sizes))  # those that could not be read
+    sizes = [(30, 40)] * third + [(30, 20)] * third + [(0, 0)] * (len(index) - 2 * third)  # 0: could not be read
     for name, sides in zip(("width", "height"), zip(*sizes, strict=True), strict=True):
         index = index.set_column(index.schema.get_field_index(name), name, [list(sides)])
     pq.write_table(index, folder / "index.parquet")
     found = evaluated(FAST, Splits.open(folder), model_dir, tmp_path / "evaluation")
-    assert found["facts"]["source_px"] == 20
+    assert found["facts"]["source_px"] == 25
 
 
 def test_a_loss_that_overflowed_is_no_figure_of_the_curves_and_dropout_is_a_fact(

@@ -33,7 +33,7 @@ def evaluation_of(train: float, num_train: int, test: float, num_test: int) -> d
         "gap": {"points": found.value, "low": found.low, "high": found.high, "confidence_level": 0.95},
         "classes": [{"name": "cat", "recall": 0.9, "support": 40}, {"name": "dog", "recall": 0.8, "support": 50}],
         "calibration": {"ece": 0.02},
-        "parity": {"max_abs_difference": 2e-6, "num_images": 256},
+        "parity": {"max_abs_difference": 2e-6, "logit_scale": 1.0, "num_images": 256},
         "leaks": {
             "share": 0.01,
             "label_conflicts": 1,
@@ -83,6 +83,7 @@ JUDGED = [
     ("classes", 1, "recall"),
     ("calibration", "ece"),
     ("parity", "max_abs_difference"),
+    ("parity", "logit_scale"),
     ("parity", "num_images"),
     ("leaks", "share"),
     ("leaks", "near_duplicates"),
@@ -338,6 +339,22 @@ def test_a_figure_beyond_its_limit_fails(path: tuple[str, ...], value: float, na
     assert certificate.verdict == check_of(certificate, name).verdict == "fail"
 
 
+def test_large_logits_may_differ_by_more_as_float32_keeps_seven_digits_of_each() -> None:
+    evaluation = changed(("parity", "max_abs_difference"), 1.2e-3)
+    evaluation["parity"]["logit_scale"] = 15.0
+    check = check_of(judge(LIMITS, evaluation), "max_parity")
+    assert (check.verdict, check.value) == ("pass", pytest.approx(8e-5))
+    assert "1.2e-03 between the ONNX and the PyTorch logits, 8.0e-05 of the largest logit, keeps" in check.reason
+    evaluation["parity"]["logit_scale"] = 11.0
+    assert check_of(judge(LIMITS, evaluation), "max_parity").verdict == "fail"
+
+
+def test_an_evaluation_of_an_earlier_version_has_no_scale() -> None:
+    evaluation = changed(("parity", "max_abs_difference"), 9e-5)
+    del evaluation["parity"]["logit_scale"]
+    assert check_of(judge(LIMITS, evaluation), "max_parity").value == 9e-5
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [(("calibration", "ece"), 0.1), (("parity", "max_abs_difference"), 1e-4), (("classes", 0, "recall"), 0.5)],
@@ -358,6 +375,7 @@ RANGES = [
     (("classes", 1, "recall"), "min_class_recall", (0.0, 1.0), (-0.001, 1.001)),
     (("calibration", "ece"), "max_ece", (0.0, 1.0), (-0.001, 1.001)),
     (("parity", "max_abs_difference"), "max_parity", (0.0, 1e9), (-1e-9, math.inf)),
+    (("parity", "logit_scale"), "max_parity", (1.0, 1e9), (0.999, math.inf)),
     (("parity", "num_images"), "max_parity", (1, 10**9), (0, 0.5, 2.5, 10**9 + 1)),
     (("accuracy", "test", "num_images"), "max_gap_points", (1, 10**9), (0, 2.5, 10**9 + 1)),
     (("accuracy", "test", "num_images"), "min_test_accuracy", (1, 10**9), (0, 2.5, 10**9 + 1)),

@@ -337,6 +337,15 @@ def test_a_receipt_outlives_its_model_and_changed_files(package_dir: Path, tmp_p
     assert ask(called, "GET", f"/v1/receipts/{digest}").json() == before
 
 
+def test_a_file_that_has_not_changed_is_answered_without_content_and_without_a_length(client: httpx.Client) -> None:
+    first = client.get("/static/example.png")
+    again = client.get("/static/example.png", headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert "content-length" not in again.headers
+    assert "transfer-encoding" not in again.headers
+    assert client.get("/livez").status_code == 200
+
+
 def test_bytes_without_a_type_that_begin_like_an_image_file_are_that_file(client: httpx.Client) -> None:
     size = 16 * 16
     stream = io.BytesIO()

@@ -40,6 +40,7 @@ def pixel_columns(header: Sequence[str]) -> tuple[str, ...]:
 
 def understood(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
     """Map our name of each column to its name in the table."""
+    # Reversed, so that the first of two columns with the same plain name wins.
     there = {plain(name): name for name in reversed(header)}
     found = {}
     for ours, names in _NAMES.items():

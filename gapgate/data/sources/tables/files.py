@@ -33,6 +33,7 @@ class Files:
             DataError: the path leaves the data set, or two files have that name; `where` stands in the message.
         """
         # Files outside of the folder are in no version of the data set; a table from elsewhere could name any file.
+        # A table may come from Windows: C: at its front goes, and backslashes become slashes.
         path = posixpath.normpath(re.sub(r"^[A-Za-z]:(?=[\\/])", "", file).replace("\\", "/"))
         if path.startswith("../") or path == "..":
             raise _outside(file, where)
@@ -60,6 +61,8 @@ class Files:
             inside = path.removeprefix(self._stripped)
             return inside if inside != path and self._is_file(inside) else None
         parts = PurePosixPath(path).parts
+        # The path is of another machine: drop its folders from the left until the rest is a file here. What was dropped
+        # is remembered, so that all rows are read alike and only the first one searches.
         for start in range(1, len(parts)):
             inside = "/".join(parts[start:])
             if self._is_file(inside):
@@ -79,6 +82,7 @@ class Files:
             for known in files_below(self._root, ""):
                 if has_image_suffix(known):
                     name = posixpath.basename(known)
+                    # By its name, and by its name without the extension, where that is another.
                     for key in dict.fromkeys((_plain(name), _plain(PurePosixPath(name).stem))):
                         self._names.setdefault(key, []).append(known)
         candidates = self._names.get(_plain(posixpath.basename(path)), [])

@@ -44,6 +44,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
     notes: list[str] = []
     with_its_split = with_splits(tables, root)
     with closing(sqlite3.connect(scratch / _ROWS, isolation_level=None)) as db:
+        # Each run makes this list anew, so a crash may cost it.
         db.execute("PRAGMA synchronous = OFF")
         db.execute(
             "CREATE TABLE rows (number INTEGER PRIMARY KEY, id TEXT, label TEXT, split TEXT, grp TEXT, path TEXT)"
@@ -58,6 +59,7 @@ def open_tables(tables: Sequence[Table], root: Path, scratch: Path, unlabelled: 
             notes.append(f"{left_out:,} images that {names} names without labels are left out")
         labels = {label for (label,) in db.execute("SELECT DISTINCT label FROM rows")}
         (num_images,) = db.execute("SELECT COUNT(*) FROM rows").fetchone()
+        # The records are read by other connections, which see only what is committed.
         db.execute("COMMIT")
     refuse_no_classes(tables[0], labels, num_images)
     class_names = ordered_classes(labels)

@@ -68,6 +68,7 @@ def _part(table: Table, root: Path, split: str, target: Path) -> Part:
     if not labels:
         raise DataError(f"{table.path} has no rows; write one for each image")
     block = Block(target, 0, len(labels), size, _shape(size, table))
+    # 18 digits always fit into int64; longer ones are names, such as hashes.
     are_numbers = all(len(label) < 19 and label.isdecimal() for label in labels)
     codes = np.array(labels, np.int64) if are_numbers else np.array(labels)
     name = table.path.relative_to(root).with_suffix("").as_posix()
@@ -82,6 +83,7 @@ def _bytes(cells: list[Any], where: str) -> NDArray[np.uint8]:
     try:
         values = np.asarray(found, np.float64)
         rounded = np.clip(np.floor(values), 0, 255)
+        # Not right: fractions, values out of range, and NaN, which is unequal to itself.
         is_right = values.ndim in (1, 2) and bool((rounded == values).all())
     except (TypeError, ValueError):
         is_right = False

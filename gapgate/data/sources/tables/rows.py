@@ -13,7 +13,7 @@ from gapgate.data.sources.tables.columns import listed, plain
 from gapgate.data.sources.tables.table_files import Table
 from gapgate.errors import DataError
 
-_SHARD = re.compile(r"(.+?)-\d{3,}-of-\d{3,}")
+_SHARD = re.compile(r"(.+?)-\d{3,}-of-\d{3,}")  # a part of a split, as Hugging Face names it
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 _FEWEST_NAMES = 10
 """Number of images from which on labels that all differ are no classes."""
@@ -94,6 +94,7 @@ def _split_of_row(table: Table, value: str, where: str) -> str:
     name = plain(table.columns["split"])
     if name.startswith("is"):
         chosen = {"istrain": "train", "istest": "test"}.get(name, "val")
+        # What is not `is_train` is test; what is not `is_valid` or `is_test` is train.
         return chosen if value.lower() in _TRUE else "test" if chosen == "train" else "train"
     return split_named(value, where)
 

@@ -159,6 +159,7 @@ def read_table(path: Path, reading: Reading) -> Table:
         return _with_pixels(Table(path, tuple(header), understood(path, header, reading)))
     separator, first = _first_row(path)
     # A header names columns, and so holds no name of an image file.
+    # A first row of many numbers is the first image, of a table of pixels without a header.
     is_of_pixels = len(first) > FEWEST_PIXELS and all(map(_is_number, first))
     if not is_of_pixels and not any(has_image_suffix(cell) or _is_image(path.parent, cell) for cell in first):
         return _with_pixels(Table(path, tuple(first), understood(path, first, reading), separator))
@@ -249,7 +250,9 @@ def _first_row(path: Path) -> tuple[str, list[str]]:
     line = next(lines, "")
     if named := _SEP_LINE.match(line):
         return named[1], [cell.strip() for cell in next(csv.reader(lines, delimiter=named[1]), [])]
+    # Without `skipinitialspace`, quotes after a space belong to the cell: `a, "b, c"` would have three cells.
     rows = {sep: next(csv.reader([line], delimiter=sep, skipinitialspace=True), []) for sep in _SEPARATORS}
+    # `max` takes the first of several that are equal: a file of one column has commas.
     separator = max(_SEPARATORS, key=lambda sep: len(rows[sep]))
     return separator, [cell.strip() for cell in rows[separator]]
 
@@ -264,6 +267,8 @@ def _csv_rows(table: Table) -> Iterator[dict[str, Any]]:
             next(rows, None)
         for row in rows:
             if any(map(str.strip, row)):  # spreadsheets write rows of separators below the last one
+                # Not strict: cells that a short row lacks are empty, and those that a long one has too many belong to
+                # no column.
                 yield dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise _not_csv(table.path, error) from None
@@ -285,6 +290,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _parquet_table(path: Path, reading: Reading) -> Table:
     schema = parquet.opened(path).schema_arrow
     columns = understood(path, schema.names, reading)
+    # Hugging Face writes the types of its columns as JSON into the metadata of the schema; a ClassLabel has the names.
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]

@@ -105,6 +105,13 @@ def test_an_unknown_model_has_no_versions_and_no_champion(registry: Registry) ->
         registry.find(NAME, "1")
 
 
+def test_models_are_listed_beyond_the_hundred_of_one_answer_of_mlflow(registry: Registry) -> None:
+    made = [f"model-{number:03d}" for number in range(101)]
+    for name in made:
+        registry.name(name)
+    assert registry.names() == made
+
+
 def test_versions_are_counted_from_1_and_listed_newest_first(
     registry: Registry, register: Callable[..., Version]
 ) -> None:

@@ -63,6 +63,10 @@ def test_a_rule_names_the_group():
     assert found == {0: "p1", 1: "p1", 2: "p2"}
 
 
+def test_an_image_in_whose_name_the_rule_finds_no_group_stands_alone():
+    assert groups.named(rows(["p1_a.png", "p1_b.png", "x.png", "y.png"]), r"(p\d+)?") == {0: "p1", 1: "p1"}
+
+
 def test_a_broken_rule_is_one_line():
     with pytest.raises(SettingsError, match=r"preprocess\.groups='\(' is no regular expression"):
         groups.named([], "(")
