@@ -217,10 +217,13 @@ class Kfp:
             return get(self._client, "/artifacts/get", where | {"namespace": self.pod_namespace}, of_ui=True)
         return None
 
-    def logs_command(self, run_id: str, step: str) -> str:
-        """Command that prints a step's log without KFP, by the labels of its pod."""
-        labels = f"pipeline/runid={run_id},gapgate/step={step}"
-        return f"`kubectl -n {self.pod_namespace} logs -l {labels} -c main --tail=-1`"
+    def logs_command(self, run_id: str, step: Step) -> str:
+        """Command that prints a step's log without KFP: by the labels of its pod, or by the name of a driver's, which has
+        none."""
+        logs = f"kubectl -n {self.pod_namespace} logs"
+        if step.pods and "-driver-" in step.pods[0]:
+            return f"`{logs} {step.pods[0]} -c main`"
+        return f"`{logs} -l pipeline/runid={run_id},gapgate/step={step.name} -c main --tail=-1`"
 
     def _body(self, version: Version, submission: Submission) -> dict[str, Any]:
         """Fields that a run and a schedule have in common; a new experiment is made first."""

@@ -155,7 +155,7 @@ def failure_of(kfp: Kfp, status: Status) -> Failure:
     if raised := list(_RAISED.finditer(log)):
         return _as_raised(failed.name, raised[-1])
     known = "; ".join(failed.messages)
-    by_hand = kfp.logs_command(status.run.run_id, failed.name)
+    by_hand = kfp.logs_command(status.run.run_id, failed)
     return Failure(failed.name, f"{known}; its log says more: {by_hand}" if known else f"{by_hand} shows its log")
 
 

@@ -78,4 +78,4 @@ def _without_log(kfp: Kfp, run_id: str, step: Step) -> str:
         return f"{step.name} did not run: its result is from the cache of an earlier run"
     if step.is_waiting:
         return f"{step.name} has not begun: it waits; `gapgate runs --follow {run_id[:8]}` says for what"
-    return f"{kfp.host} has no log of {step.name}; try {kfp.logs_command(run_id, step.name)}"
+    return f"{kfp.host} has no log of {step.name}; try {kfp.logs_command(run_id, step)}"

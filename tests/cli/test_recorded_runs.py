@@ -1,5 +1,8 @@
 """Every command that looks at a run, on the answers of a real Kubeflow Pipelines for eight runs."""
 
+import json
+import re
+
 import pytest
 
 from tests.pipelines.kubeflow.kfp_server import RECORDED
@@ -42,6 +45,23 @@ def test_a_log_is_shown_or_said_to_be_absent(call, server, name):
     else:
         assert code == 2
         assert "ingest" in err
+
+
+def test_the_log_of_a_driver_that_failed_is_named_by_its_pod(call, server):
+    """Its pod has no label of the step."""
+    run = server.record("waits_for_secret")
+    view = server.recorded[run]["pipeline_runtime"]
+    content = json.loads(view["workflow_manifest"])
+    nodes = content["status"]["nodes"]
+    for key, node in list(nodes.items()):
+        if ".ingest(" in node["name"] or node["name"].endswith(".ingest"):
+            del nodes[key]
+        elif ".ingest-driver" in node["name"]:
+            node["phase"] = "Failed"
+    view["workflow_manifest"] = json.dumps(content)
+    code, _, err = call("logs", run, "ingest")
+    assert code == 2
+    assert re.search(r"try `kubectl -n kubeflow logs gapgate-training-\w+-system-container-driver-\d+ -c main`", err)
 
 
 @pytest.mark.parametrize("answer", [None, ""])
