@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from gapgate.data.splits import Splits
-from gapgate.settings.sections import ONNX, TrainSettings
+from gapgate.settings.sections import FINETUNED_IMAGES, ONNX, TrainSettings
 
-FINETUNED_IMAGES = 500
-"""Number of training images from which on `auto` tries fine-tuning. With fewer, the features of a backbone and a linear
-layer are as good within noise, in seconds (Kornblith et al. 2019, "Do better ImageNet models transfer better?", figure
-7)."""
 _STEPS_PER_EPOCH = 8
 
 

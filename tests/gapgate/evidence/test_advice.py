@@ -46,6 +46,9 @@ def measured(**changes):
     return figures | changes | {"facts": figures["facts"] | facts}
 
 
+FROZEN = {"architecture": "frozen", "network": "pretrained", "num_operations": 0, "backbone": "efficientnet_lite0"}
+
+
 def certificate(**verdicts):
     return {
         "checks": [{"name": name, "verdict": verdict, "reason": reason} for name, (verdict, reason) in verdicts.items()]
@@ -114,6 +117,7 @@ def test_few_photos_come_with_the_number_that_the_gate_computed():
         ),
         ({"image_shape": [24, 24, 3], "source_px": 24}, "small images", "only 24 px"),
         ({"image_shape": [224, 224, 3], "source_px": 300}, "from scratch", "--set train.architecture=auto"),
+        (FROZEN, "fixed features", "--set train.architecture=finetune"),
         ({"num_operations": 0}, "no augmentation", "augment.operations"),
         ({"has_dropout": False}, "no dropout", "{type: dropout}"),
     ],
@@ -126,7 +130,25 @@ def test_a_setting_that_would_help_is_named(facts, cause, words):
 
 def test_small_gray_images_are_not_called_small_and_frozen_features_get_no_augmentation():
     assert causes(measured(facts={"source_px": 28, "image_shape": [28, 28, 1]})) == []
-    assert causes(measured(facts={"architecture": "frozen", "network": "pretrained", "num_operations": 0})) == []
+    tried = FROZEN | {"tried": "frozen was kept"}
+    assert causes(measured(facts=tried)) == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"tried": "frozen was kept, finetune had a higher loss"},
+        {"backbone": "features.onnx"},
+        {"num_images": {"train": 499}},
+        {"architecture": "finetune", "num_operations": 3},
+    ],
+)
+def test_features_that_cannot_or_need_not_be_trained_are_left_alone(facts):
+    assert "fixed features" not in causes(measured(facts=FROZEN | facts))
+
+
+def test_features_are_trained_from_500_images_on():
+    assert "fixed features" in causes(measured(facts=FROZEN | {"num_images": {"train": 500}}))
 
 
 def test_the_epoch_that_was_best_is_named_where_validation_turned():

@@ -347,6 +347,7 @@ def test_large_logits_may_differ_by_more_as_float32_keeps_seven_digits_of_each()
     assert "1.2e-03 between the ONNX and the PyTorch logits, 8.0e-05 of the largest logit, keeps" in check.reason
     evaluation["parity"]["logit_scale"] = 11.0
     assert check_of(judge(LIMITS, evaluation), "max_parity").verdict == "fail"
+    assert "2.0e-06 between the ONNX and the PyTorch logits keeps" in check_of(judge(LIMITS, GOOD), "max_parity").reason
 
 
 def test_an_evaluation_of_an_earlier_version_has_no_scale() -> None:
