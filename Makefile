@@ -77,7 +77,7 @@ ablation: install  ## the same for what each remedy buys
 docs: install  ## build the documentation as a site into site/, which loads nothing from elsewhere; a dead link or heading is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-screenshots: install  ## make the pictures of docs/images anew, from a real run; needs Chromium and tmux
+screenshots: install  ## make the pictures of docs/images anew, from a real run; needs Chromium and tmux; KF_PIPELINES_ENDPOINT=URL for those of a cluster too
 	$(BIN)/python -m tests.screenshots
 
 plots: .dvc/tmp/plots.html  ## make `dvc plots show` write a page that loads nothing: its drawing program comes once, by npm

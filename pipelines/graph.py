@@ -24,17 +24,17 @@ Placed = Callable[[dsl.PipelineTask], None]
 UNCACHED = (RESOLVE, "register", "package")
 """Tasks that are never taken from KFP's cache: a branch moves on, and the registry is outside the pipeline."""
 _SHOWN = {
-    RESOLVE: "find the version of the data",
+    RESOLVE: "find the data",
     "ingest": "fetch the data",
-    "preprocess": "decode and split",
-    "augment": "check the policy",
+    "preprocess": "split",
+    "augment": "check policy",
     "train": "fit the network",
     "evaluate": "measure",
     "gate": "judge",
-    "register": "name a version",
-    "package": "build the Bento",
+    "register": "new version",
+    "package": "build Bento",
 }
-"""Task → the words beside its name in KFP's graph."""
+"""Task → the words beside its name in KFP's graph, whose boxes (kfp 2.17) have room for 22 characters."""
 _ANSWERS = {"gate": "verdict", "register": "registered"}
 """Step whose output parameter is no digest → the name of that output."""
 

@@ -1,7 +1,9 @@
 """The pictures of the documentation, of one real run: `make screenshots` writes them into docs/images.
 
 A clone of this repository runs `make demo` in a terminal (tmux); Chromium then shows that terminal, the run's report,
-the run in MLflow and the page of the prediction service.
+the run in MLflow and the page of the prediction service. Where KF_PIPELINES_ENDPOINT names a cluster's Kubeflow
+Pipelines, it shows its newest runs there too, one that passed and one that the gate stopped;
+`python -m tests.screenshots cluster` takes these alone.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ _TERMINAL = """<pre style="display:inline-block;margin:0;padding:20px 24px;font:
 color:{foreground};background:{background}">{code}</pre>"""
 
 
-def main() -> int:
-    """Make all pictures; returns the exit code."""
+def main(arguments: list[str]) -> int:
+    """Make all pictures, or with `cluster` those of Kubeflow Pipelines alone; returns the exit code."""
+    of_cluster = bool(os.environ.get("KF_PIPELINES_ENDPOINT"))
+    if arguments not in ([], ["cluster"]) or (arguments and not of_cluster):
+        print("error: the one argument is `cluster`, which needs KF_PIPELINES_ENDPOINT", file=sys.stderr)
+        return 2
     missing = [name for name in ("git", "make", "tmux") if not shutil.which(name)]
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if missing or not chromium:
@@ -48,8 +54,6 @@ def main() -> int:
 
     IMAGES.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        clone = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "gapgate"
-        said = _demo(clone)
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         )
@@ -60,14 +64,56 @@ def main() -> int:
             opened.set_default_timeout(120_000)
             return opened
 
-        _picture(page(1000, 800), "terminal", _show_terminal(said), of="pre")
-        (report,) = clone.glob(".gapgate/runs/*/report.html")
-        _picture(page(1200, 1000), "report", lambda shown: shown.goto(report.as_uri()))
-        mlflow = stack.enter_context(_Started(clone, "ui", r"MLflow at (\S+)"))
-        _picture(page(1440, 1000), "mlflow", _show_run(clone, mlflow.partition("/#")[0]))
-        served = stack.enter_context(_Started(clone, "serve", r"(http://127\.0\.0\.1:\d+)"))
-        _picture(page(1200, 1000), "page", lambda shown: _show_answer(shown, served))
+        if not arguments:
+            _take_those_of_a_run(page, stack)
+        if of_cluster:
+            _take_those_of_the_cluster(page)
     return _report_sizes()
+
+
+def _take_those_of_a_run(page: Callable[[int, int], Any], stack: ExitStack) -> None:
+    clone = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "gapgate"
+    said = _demo(clone)
+    _picture(page(1000, 800), "terminal", _show_terminal(said), of="pre")
+    (report,) = clone.glob(".gapgate/runs/*/report.html")
+    _picture(page(1200, 1000), "report", lambda shown: shown.goto(report.as_uri()))
+    mlflow = stack.enter_context(_Started(clone, "ui", r"MLflow at (\S+)"))
+    _picture(page(1440, 1000), "mlflow", _show_run(clone, mlflow.partition("/#")[0]))
+    served = stack.enter_context(_Started(clone, "serve", r"(http://127\.0\.0\.1:\d+)"))
+    _picture(page(1200, 1000), "page", lambda shown: _show_answer(shown, served))
+
+
+def _take_those_of_the_cluster(page: Callable[[int, int], Any]) -> None:
+    from pipelines.kubeflow.client import Kfp
+    from pipelines.kubeflow.connection import Access
+    from pipelines.kubeflow.run_status import verdict_of
+
+    kfp = Kfp(Access(os.environ["KF_PIPELINES_ENDPOINT"]))
+    for verdict, name, artifact in (
+        ("pass", "kubeflow-report", "report"),
+        ("not passed", "kubeflow-verdict", "verdict"),
+    ):
+        run = next((one for one in kfp.runs() if verdict_of(one) == verdict), None)
+        if run is None:
+            raise SystemExit(f"{kfp.host} has no run with the verdict {verdict}")
+        _picture(page(1280, 900), name, _show_in_kfp(kfp.run_url(run.run_id), artifact))
+
+
+def _show_in_kfp(url: str, artifact: str) -> Callable[[Any], None]:
+    def show(page: Any) -> None:
+        page.goto(url)
+        box = page.locator(f"[data-id='artifact.gate.{artifact}']")
+        box.get_by_test_id("artifact-icon-live").wait_for(state="attached")  # the artifact is known by now
+        page.mouse.move(700, 700)
+        page.mouse.down()
+        page.mouse.move(260, 620, steps=10)  # the gate's boxes, to the left of what opens at the right
+        page.mouse.up()
+        box.dispatch_event("click")
+        page.get_by_role("button", name="Visualization").click()
+        page.get_by_text("Static").first.wait_for()
+        page.wait_for_timeout(5000)  # the report in its frame
+
+    return show
 
 
 def _demo(clone: Path) -> str:
@@ -178,4 +224,4 @@ def _report_sizes() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

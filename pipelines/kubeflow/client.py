@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from components.platform import kfp_run
 from gapgate.errors import ClusterError
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.connection import Access, asking, connect, get, make_once
-from pipelines.kubeflow.workflow import Node, Step, nodes_of
+from pipelines.kubeflow.workflow import Archive, Node, Step, nodes_of
 
 PIPELINE = "gapgate-training"
 _PAGE = 100
@@ -72,11 +74,11 @@ class Kfp:
         return kfp_run.page(self.ui, run_id) if self.ui else run_id
 
     def upload(self, package: Path, description: str = "") -> Version:
-        """The version with exactly this compiled pipeline: an existing one, or else a new one."""
+        """The version with exactly this compiled pipeline: an existing one, or else a new one, described so."""
         # Named by content: a second submit of the same pipeline uploads nothing.
         name = f"sha256-{hashlib.sha256(package.read_bytes()).hexdigest()[:16]}"
         with asking(self.host):
-            pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(description), self._pipeline)
+            pipeline = self._pipeline() or make_once(lambda: self._new_pipeline(package), self._pipeline)
             identity = pipeline.pipeline_id
             found = self._version(identity, name)
             made = found or make_once(
@@ -189,22 +191,31 @@ class Kfp:
             return []
 
     def log(self, run_id: str, step: Step) -> str | None:
-        """The log of a step's last try that has one, from KFP's API, its UI or Kubernetes; None if none has it."""
-        return next((log for pod in step.pods if (log := self._pod_log(run_id, pod)) is not None), None)
+        """The log of a step's last try that has one, from KFP's API, its UI, Kubernetes or Argo's archive; None if none
+        has it."""
+        tries = zip(step.pods, step.archives or [None] * len(step.pods), strict=True)
+        return next((log for pod, kept in tries if (log := self._pod_log(run_id, pod, kept)) is not None), None)
 
-    def _pod_log(self, run_id: str, pod: str) -> str | None:
+    def _pod_log(self, run_id: str, pod: str, archive: Archive | None) -> str | None:
         api = f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log"
         with contextlib.suppress(ClusterError), asking(self.host):
             text = get(self._client, api)
             # KFP has sent status 200 before it looks for the pod, so that an error looks like a log.
             if text is not None and not text.startswith('{"error_message"'):
                 return text
-        # The UI also finds the log of a pod that is gone, where Argo archives logs; else its answer can be empty.
+        # Its answer can be empty.
         query = {"podname": pod, "runid": run_id, "podnamespace": self.pod_namespace}
         with contextlib.suppress(ClusterError), asking(self.host):
             if text := get(self._client, "/k8s/pod/logs", query, of_ui=True):
                 return text
-        return kubernetes_api.pod_log(self.pod_namespace, pod)
+        if (text := kubernetes_api.pod_log(self.pod_namespace, pod)) is not None or archive is None:
+            return text
+        # The pod is gone, an hour after its run by KFP's manifests. The UI (2.17) looks for its archived log under
+        # another key than Argo's, but gives any object of the store.
+        where = {"source": archive.source, "bucket": archive.bucket, "key": archive.key}
+        with contextlib.suppress(ClusterError), asking(self.host):
+            return get(self._client, "/artifacts/get", where | {"namespace": self.pod_namespace}, of_ui=True)
+        return None
 
     def logs_command(self, run_id: str, step: str) -> str:
         """Command that prints a step's log without KFP, by the labels of its pod."""
@@ -239,8 +250,10 @@ class Kfp:
         found = self._pages(self._client.list_pipelines, "pipelines", filter=_named(PIPELINE), **self._here())
         return next(found, None)
 
-    def _new_pipeline(self, description: str) -> Any:
+    def _new_pipeline(self, package: Path) -> Any:
         """Make the pipeline without a version: an upload that makes both gives the version the pipeline's name."""
+        compiled = next(yaml.load_all(package.read_text(), yaml.CSafeLoader))
+        description = compiled["pipelineInfo"].get("description", "")
         body = self._models.V2beta1Pipeline(
             display_name=PIPELINE, name=PIPELINE, description=description, namespace=self._namespace
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,16 @@ _STATES = {
     "Error": "FAILED",
 }
 """Argo's phase of a node → KFP's state of a task; the phases Skipped and Omitted are those of steps that never ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A log in the object store that Argo keeps it in."""
+
+    source: str
+    """`s3` for Amazon's, `minio` for any other that speaks its protocol, as KFP's UI calls them."""
+    bucket: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,8 @@ class Node:
     """Name of the pod; empty where the node is none."""
     started: datetime | None
     ended: datetime | None
+    archive: Archive | None = None
+    """Where the log of a pod that has ended is; None where Argo keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +81,17 @@ class Step:
     """Exit code of its last try."""
     pods: tuple[str, ...] = ()
     """Names of its pods, the last try first."""
+    archives: tuple[Archive | None, ...] = ()
+    """Where the log of each of those pods is kept."""
 
 
 def nodes_of(manifest: str) -> list[Node]:
     """The nodes in a workflow's manifest (JSON); what cannot be read is left out."""
     try:
         content = json.loads(manifest)
-        workflow, found = content["metadata"]["name"], content["status"]["nodes"]
-        return [node for one in found.values() if (node := _node(one, workflow))]
+        workflow, status = content["metadata"]["name"], content["status"]
+        store = ((status.get("artifactRepositoryRef") or {}).get("artifactRepository") or {}).get("s3") or {}
+        return [node for one in status["nodes"].values() if (node := _node(one, workflow, store))]
     except (ValueError, KeyError, TypeError, AttributeError):  # no workflow yet: the status has no nodes
         return []
 
@@ -88,12 +103,12 @@ def steps_of(nodes: list[Node], *, is_canceled: bool = False) -> dict[str, Step]
     for name in TASKS:
         if (step := _step(name, nodes)) is not None:
             if is_canceled and step.state == "FAILED":
-                step = Step(name, "CANCELED", step.started, step.ended, pods=step.pods)
+                step = replace(step, state="CANCELED", is_waiting=False, messages=(), exit_code=None)
             found[name] = step
     return found
 
 
-def _node(one: Any, workflow: str) -> Node | None:
+def _node(one: Any, workflow: str, store: dict[str, Any]) -> Node | None:
     try:
         names = one["name"].split(".")
         is_pod = one["type"] == "Pod"
@@ -109,9 +124,17 @@ def _node(one: Any, workflow: str) -> Node | None:
             pod=f"{workflow}-{one['templateName']}-{one['id'].rpartition('-')[2]}" if is_pod else "",
             started=_time(one.get("startedAt")),
             ended=_time(one.get("finishedAt")),
+            archive=_archive(one.get("outputs") or {}, store) if is_pod else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _archive(outputs: dict[str, Any], store: dict[str, Any]) -> Archive | None:
+    keys = [one["s3"]["key"] for one in outputs.get("artifacts") or [] if one["name"] == "main-logs" and "s3" in one]
+    if not keys or not store.get("bucket"):
+        return None
+    return Archive("s3" if "amazonaws.com" in store.get("endpoint", "") else "minio", store["bucket"], keys[0])
 
 
 def _step(name: str, nodes: list[Node]) -> Step | None:
@@ -135,6 +158,7 @@ def _step(name: str, nodes: list[Node]) -> Step | None:
         messages=tuple(dict.fromkeys(node.message for node in (*pods, outer) if node.message)),
         exit_code=next((node.exit_code for node in pods), None),
         pods=tuple(node.pod for node in pods),
+        archives=tuple(node.archive for node in pods),
     )
 
 

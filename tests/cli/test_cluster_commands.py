@@ -144,6 +144,18 @@ def test_a_log_is_that_of_the_step_and_without_one_kubectl_is_named(call, server
     assert f"logs -l pipeline/runid={run},gapgate/step=train" in err
 
 
+def test_the_log_of_a_pod_that_is_gone_comes_from_argos_archive(call, server):
+    call("submit", *WAIT)
+    run = only(server.runs)["run_id"]
+    server.has_logs = False
+    workflow = server.workflows[run]
+    server.archived[f"mlpipeline/{workflow.name}/{workflow.pod('train')}/main.log"] = "epoch 1\n"
+    assert call("logs", run, "train")[:2] == (0, "epoch 1\n")
+    code, _, err = call("logs", run, "gate")
+    assert code == 2
+    assert f"logs -l pipeline/runid={run},gapgate/step=gate" in err
+
+
 def test_a_log_is_followed_until_its_step_ends(call, server, monkeypatch):
     monkeypatch.setattr(step_logs, "_POLL_S", 0.01)
     server.plan = {"ingest": "PENDING"}

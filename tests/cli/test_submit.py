@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import re
 import subprocess
 import threading
 
@@ -28,7 +29,14 @@ def test_submit_hands_over_settings_data_and_gpus(call, server, repository):
     assert given["data_revision"] == git(repository, "rev-parse", "main")
     assert (run["display_name"], run["service_account"]) == ("first", "gapgate-pipeline")
     assert only(server.experiments)["display_name"] == "trial"
+    assert only(server.pipelines)["description"].startswith("Train an image classifier")
+    assert only(server.versions)["description"].startswith("images gapgate/step:")
     assert f"; submitted by {getpass.getuser()} at {server.url}; submission " in run["description"]
+
+
+def test_the_name_of_a_run_is_short_enough_for_kfps_list(call, server):
+    call("submit", *DIGITS)
+    assert re.fullmatch(r"20\d{6}-\d{6}-[0-9a-f]{4}", only(server.runs)["display_name"])
 
 
 @pytest.mark.parametrize("revision", ["main", "v1", "refs/heads/main", "HEAD"])

@@ -96,7 +96,9 @@ def test_every_input_and_output_is_described_and_every_task_says_what_it_does(co
                 "Output",
                 "commit",
             }, name
-        assert task["taskInfo"]["name"].startswith(f"{name}: ")
+        shown = task["taskInfo"]["name"]
+        assert shown.startswith(f"{name}: ")
+        assert len(shown) <= 22, f"KFP's page cuts {shown}"
 
 
 def test_what_a_step_makes_has_the_type_that_kfps_pages_show(compiled):

@@ -50,9 +50,7 @@ def test_the_headline_says_the_verdict_by_the_check_that_decided(checks: list[tu
 
 def test_a_model_that_passed_is_told_where_it_is() -> None:
     page = markdown(certificate(("max_ece", "pass")))
-    assert page.startswith(
-        "# Gate: pass\n\n| verdict | check | reason |\n|---|---|---|\n| pass | `max_ece` | because |\n"
-    )
+    assert page.startswith("# Gate: pass\n\n- **pass** `max_ece`: because\n\n## What now\n")
     assert "the next steps register and package" in page
     assert not any(remedy in page for remedy in REMEDIES.values())
 
@@ -67,5 +65,5 @@ def test_a_check_that_failed_has_its_remedy_and_undecided_ones_have_theirs_once(
 
 def test_a_class_name_is_never_markup() -> None:
     page = markdown(certificate(("min_class_recall", "fail"), reason="the class '<b>|[x](javascript:1)`'\nis weak"))
-    (row,) = [line for line in page.splitlines() if line.startswith("| fail")]
-    assert row == "| fail | `min_class_recall` | the class '\\<b\\>\\|\\[x\\](javascript:1)\\`' is weak |"
+    (row,) = [line for line in page.splitlines() if line.startswith("- **fail**")]
+    assert row == "- **fail** `min_class_recall`: the class '\\<b\\>\\|\\[x\\](javascript:1)\\`' is weak"

@@ -47,6 +47,8 @@ class KfpServer:
         self.has_logs = True
         self.log_of_ui = None
         """What the UI server answers where it is asked for a log; None if there is no UI server."""
+        self.archived = {}
+        """Key → log, of Argo's archive, which the UI server reads; a key is `BUCKET/WORKFLOW/POD/main.log`."""
         self.page_limit = 100
         self.is_web_page = False
         self.lock = threading.Lock()
@@ -253,6 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.state.log_of_ui is None:
                     raise RefusedError(404, "Not Found")
                 return self._send(200, self.state.log_of_ui, "text/plain")
+            if parts.path == "/artifacts/get" and (self.state.archived or self.state.log_of_ui is not None):
+                return self._archived(query)
             if parts.path == "/apis/v2beta1/healthz" and self.state.version:
                 return self._send(200, json.dumps(self.state.get_healthz(query, body)))
             self._send(200, json.dumps(self._call(method, parts.path, query, body)))
@@ -318,6 +322,15 @@ class _Handler(BaseHTTPRequestHandler):
             # As a real one: the status is sent before the pod is looked for.
             return self._send(200, json.dumps({"error_message": f"Failed to read logs from pod {pod}"}))
         self._send(200, self.state.logs[pod], "text/plain")
+
+    def _archived(self, query):
+        assert query["namespace"] == "kubeflow"
+        text = self.state.archived.get(f"{query['bucket']}/{query['key']}") if query["source"] == "minio" else None
+        if text is None:
+            return self._send(
+                500, "Failed to get object in bucket: S3Error: The specified key does not exist.", "text/html"
+            )
+        self._send(200, text, "text/plain")
 
     def _send(self, status, text, kind="application/json"):
         self.send_response(status)

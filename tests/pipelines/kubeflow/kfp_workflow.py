@@ -67,6 +67,8 @@ class Workflow:
         """The run of the v1beta1 API."""
         manifest = {"metadata": {"name": self.name}, "status": {"phase": self.run["state"].title()}}
         if self.nodes:
+            store = {"endpoint": "seaweedfs.kubeflow.svc:9000", "bucket": "mlpipeline", "insecure": True}
+            manifest["status"]["artifactRepositoryRef"] = {"artifactRepository": {"archiveLogs": True, "s3": store}}
             manifest["status"]["nodes"] = self.nodes
         return {"run": {"id": self.run["run_id"]}, "pipeline_runtime": {"workflow_manifest": json.dumps(manifest)}}
 
@@ -145,6 +147,9 @@ class Workflow:
             "startedAt": self._time(start),
             "finishedAt": None if end is None else self._time(end),
         }
+        if kind == "Pod" and end is not None:
+            key = f"{self.name}/{self.name}-{template}-{self._hash(path)}/main.log"
+            self.nodes[identity]["outputs"] = {"artifacts": [{"name": "main-logs", "s3": {"key": key}}]}
 
     def _hash(self, path):
         return sum(path.encode()) * 7919 + len(path)  # Argo's is FNV-1a; nothing may count on it

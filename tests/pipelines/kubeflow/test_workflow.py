@@ -7,7 +7,7 @@ import kfp_server_api
 import pytest
 
 from pipelines.kubeflow import run_status
-from pipelines.kubeflow.workflow import nodes_of, steps_of
+from pipelines.kubeflow.workflow import Archive, nodes_of, steps_of
 
 RECORDED = Path(__file__).parent / "recorded"
 ALL = ("ingest", "preprocess", "augment", "train", "evaluate", "gate", "register", "package")
@@ -53,6 +53,20 @@ def test_a_run_that_is_written_before_its_tasks_has_passed_all_the_same():
         if (task.display_name or "").partition("(")[0] == "condition-1":
             task.state = "RUNNING"
     assert run_status.verdict_of(run) == "pass"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "source"), [("seaweedfs.kubeflow.svc:9000", "minio"), ("s3.eu-central-1.amazonaws.com", "s3")]
+)
+def test_a_log_is_archived_where_the_workflow_says(endpoint, source):
+    content = manifest("passed")
+    status = content["status"]
+    pod = next(node for node in status["nodes"].values() if node["name"].endswith("train(0).executor(0)"))
+    pod["outputs"] = {"artifacts": [{"name": "main-logs", "s3": {"key": "logs/main.log"}}]}
+    assert steps_of(nodes_of(json.dumps(content)))["train"].archives == (None,)
+    status["artifactRepositoryRef"] = {"artifactRepository": {"s3": {"endpoint": endpoint, "bucket": "logs-of-runs"}}}
+    train = steps_of(nodes_of(json.dumps(content)))["train"]
+    assert train.archives == (Archive(source, "logs-of-runs", "logs/main.log"),)
 
 
 def test_a_step_has_the_times_and_the_pod_of_its_node():
