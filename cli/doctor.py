@@ -150,7 +150,7 @@ def _mlflow() -> Iterator[Finding]:
 def _kubeflow() -> Iterator[Finding]:
     host = os.environ.get("KF_PIPELINES_ENDPOINT", "")
     if not host:
-        yield Finding("Kubeflow", "KF_PIPELINES_ENDPOINT is not set", "not needed, except for `gapgate submit`")
+        yield Finding("Kubeflow", "KF_PIPELINES_ENDPOINT is not set", "needed for commands on a cluster alone")
         return
     from cli.cluster.options import connected
 

@@ -90,7 +90,7 @@ class Options(BaseModel):
     its run and report. Everybody who may ask sees it. Empty: no links; `gapgate serve` for this machine alone takes
     that of MLFLOW_TRACKING_URI."""
     log_format: Literal["json", "text"] = "json"
-    """Format of the lines of the log."""
+    """Format of the lines of the log; `gapgate serve` writes text unless this is set."""
     access_log: bool = False
     """True: the log gets a line for each request."""
 

@@ -8,8 +8,11 @@ numbers in every run.
 from __future__ import annotations
 
 import difflib
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -267,17 +270,37 @@ def _untrained(models: Any, name: str, num_classes: int) -> nn.Module:
 
 def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
     try:
-        network: nn.Module = models.get_model(name, weights="DEFAULT")
+        with _tensors_alone():
+            network: nn.Module = models.get_model(name, weights="DEFAULT")
     except OSError as error:
         raise SettingsError(
             f"train.pretrained=true: the weights of {name} cannot be downloaded ({error}); "
             "set train.pretrained=false or fill TORCH_HOME"
+        ) from None
+    except UnpicklingError:
+        raise SettingsError(
+            f"train.pretrained=true: the file of the weights of {name} in TORCH_HOME holds more than tensors, which "
+            "could run code; remove it, and it is downloaded again"
         ) from None
     # Pretrained weights can only be loaded with the auxiliary head, so it is switched off afterwards.
     if hasattr(network, "aux_logits"):
         network.aux_logits = False  # type: ignore[assignment]
     _replace_head(network, num_classes)
     return network
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Let torch read nothing but tensors for the time of the block. A file of weights is a pickle, which could run
+    code, and torchvision's call reads it whole; that of an earlier download also without its checksum (torchvision
+    0.29.2)."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:

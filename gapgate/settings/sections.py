@@ -230,11 +230,12 @@ class GateSettings(Section):
     """Limits that a model has to keep."""
 
     max_gap_points: float = 3.0
-    """Largest gap between train and test accuracy, in percentage points; the interval's upper end is judged."""
+    """Largest gap between train and test accuracy, in percentage points; it passes where the whole interval is below,
+    and is undecided where a part of it is."""
     min_test_accuracy: Fraction = 0.8
-    """Smallest test accuracy; the interval's lower end is judged."""
+    """Smallest test accuracy; it passes where the whole interval is above, and is undecided where a part of it is."""
     min_class_recall: Fraction = 0.5
-    """Smallest recall of any class on test."""
+    """Smallest recall of any class on test; undecided where a class has fewer than 5 judged images."""
     max_ece: Fraction = 0.1
     """Largest expected calibration error on test."""
     max_parity: Annotated[float, Field(gt=0)] = 1e-4

@@ -218,8 +218,8 @@ class Kfp:
         return None
 
     def logs_command(self, run_id: str, step: Step) -> str:
-        """Command that prints a step's log without KFP: by the labels of its pod, or by the name of a driver's, which has
-        none."""
+        """Command that prints a step's log without KFP: by the labels of its pod, or by the name of a driver's pod,
+        which has none."""
         logs = f"kubectl -n {self.pod_namespace} logs"
         if step.pods and "-driver-" in step.pods[0]:
             return f"`{logs} {step.pods[0]} -c main`"

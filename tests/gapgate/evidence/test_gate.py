@@ -345,6 +345,8 @@ def test_large_logits_may_differ_by_more_as_float32_keeps_seven_digits_of_each()
     check = check_of(judge(LIMITS, evaluation), "max_parity")
     assert (check.verdict, check.value) == ("pass", pytest.approx(8e-5))
     assert "1.2e-03 between the ONNX and the PyTorch logits, 8.0e-05 of the largest logit, keeps" in check.reason
+    evaluation["parity"]["logit_scale"] = 1.5
+    assert "of the largest logit" in check_of(judge(LIMITS, evaluation), "max_parity").reason
     evaluation["parity"]["logit_scale"] = 11.0
     assert check_of(judge(LIMITS, evaluation), "max_parity").verdict == "fail"
     assert "2.0e-06 between the ONNX and the PyTorch logits keeps" in check_of(judge(LIMITS, GOOD), "max_parity").reason

@@ -1,6 +1,7 @@
 """The torch modules, against loops written out in numpy and against torch's own layers."""
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
@@ -253,6 +254,47 @@ def test_the_head_of_pretrained_weights_is_exchanged(name):
     trained = models.get_model(name, weights=None)  # as downloaded: 1,000 classes
     modules._replace_head(trained, 5)
     assert trained.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
+class _Runs:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+@pytest.fixture
+def weights_file(tmp_path, monkeypatch):
+    """The place of torchvision's weights of squeezenet1_1, in an empty TORCH_HOME."""
+    from torchvision import models
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    url = models.get_model_weights("squeezenet1_1").DEFAULT.url
+    place = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    place.parent.mkdir(parents=True)
+    return place
+
+
+def test_weights_that_would_run_code_are_refused(weights_file, tmp_path):
+    torch.save({"classifier.1.bias": _Runs(str(tmp_path / "ran"))}, weights_file)
+    with pytest.raises(SettingsError, match=r"the weights of squeezenet1_1 in TORCH_HOME holds more than tensors"):
+        modules.build_torchvision("squeezenet1_1", (64, 64, 3), 5, pretrained=True)
+    assert not (tmp_path / "ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_weights_of_tensors_are_taken_with_a_new_last_layer(weights_file):
+    from torchvision import models
+
+    whole = models.get_model("squeezenet1_1", weights=None)
+    torch.save(whole.state_dict(), weights_file)
+    model = modules.build_torchvision("squeezenet1_1", (64, 64, 3), 5, pretrained=True)
+    assert torch.equal(model.network.features[0].weight, whole.features[0].weight)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
 def test_stochastic_depth_of_torchvision_draws_from_the_given_generator():

@@ -103,6 +103,8 @@ ZOO = {
         on_black(GRAY),
         0,
     ),
+    # The lower byte is another one than the upper, so that it is seen which is read.
+    "PNG, 16-bit colour": (png(2, 16, (RGB.astype(np.uint16) << 8 | 0x5A).astype(">u2")), RGB, 0),
     "PNG, 16-bit colour with a transparent colour": (
         png(
             2,
