@@ -59,7 +59,7 @@ class Node:
     started: datetime | None
     ended: datetime | None
     archive: Archive | None = None
-    """Where the log of a pod that has ended is; None where Argo keeps none."""
+    """Place of the log of a pod that has ended; None where Argo keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Step:
     pods: tuple[str, ...] = ()
     """Names of its pods, the last try first."""
     archives: tuple[Archive | None, ...] = ()
-    """Where the log of each of those pods is kept."""
+    """Places of the logs of those pods."""
 
 
 def nodes_of(manifest: str) -> list[Node]:
