@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gapgate.errors import SettingsError
+from gapgate.variables import environment
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NAMES = ("components", "pipelines", "serving")
@@ -51,10 +52,5 @@ def first_in_children() -> Iterator[None]:
     changed = {"PYTHONSAFEPATH": "1"}
     if str(_ROOT) != sysconfig.get_path("purelib"):  # else it is found, and would hide parts of Python's own library
         changed["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
+    with environment(**changed):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

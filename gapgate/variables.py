@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 VARIABLES: Mapping[str, str] = {
     "GAPGATE_HOME": "Folder of runs, features, MLflow's store and what is to be sent. Empty: `.gapgate` in the current "
@@ -39,3 +41,15 @@ INTERNAL = frozenset(
 """Names of those that one process of Gapgate sets for another."""
 OF_TESTS = frozenset(("GAPGATE_CLUSTER_FILE", "GAPGATE_PROMOTION_ROUNDS", "GAPGATE_SWAPS", "GAPGATE_TEST_DATA"))
 """Names of those that tests alone read."""
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for the time of the block, for this process and those that it starts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

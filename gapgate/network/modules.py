@@ -8,10 +8,8 @@ numbers in every run.
 from __future__ import annotations
 
 import difflib
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from gapgate.errors import SettingsError
 from gapgate.network import layers as specs
 from gapgate.network.architecture import ImageShape, Layer, conv_padding, inside, trace
+from gapgate.variables import environment
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -270,7 +269,9 @@ def _untrained(models: Any, name: str, num_classes: int) -> nn.Module:
 
 def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
     try:
-        with _tensors_alone():
+        # A file of weights is a pickle, which could run code, and torchvision's call reads it whole; that of an earlier
+        # download also without its checksum (torchvision 0.29.2).
+        with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             network: nn.Module = models.get_model(name, weights="DEFAULT")
     except OSError as error:
         raise SettingsError(
@@ -287,20 +288,6 @@ def _pretrained(models: Any, name: str, num_classes: int) -> nn.Module:
         network.aux_logits = False  # type: ignore[assignment]
     _replace_head(network, num_classes)
     return network
-
-
-@contextmanager
-def _tensors_alone() -> Iterator[None]:
-    """Let torch read nothing but tensors for the time of the block. A file of weights is a pickle, which could run
-    code, and torchvision's call reads it whole; that of an earlier download also without its checksum (torchvision
-    0.29.2)."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:

@@ -23,6 +23,7 @@ from gapgate.errors import GapgateError, StorageError, fault_of_machine, storage
 from gapgate.files import sync
 from gapgate.settings.sections import Settings
 from gapgate.text import printable, redacted, shortened
+from gapgate.variables import environment
 from pipelines.display import Display
 from pipelines.local.outputs import ARTIFACTS, outputs_of
 from pipelines.local.result import (
@@ -238,15 +239,15 @@ def _interrupted(*_: Any) -> None:
 def _scratch(context: RunContext) -> Iterator[None]:
     """Keep all temporary files of the block and its steps in one folder, which is removed with what works in it; KFP's
     runner leaves two folders a step (kfp 2.17.0)."""
-    before, others = (os.environ.get("TMPDIR"), tempfile.tempdir), children(os.getpid())
-    os.environ["TMPDIR"] = tempfile.tempdir = context.make_scratch()
+    before, others = tempfile.tempdir, children(os.getpid())
+    tempfile.tempdir = context.make_scratch()
     try:
-        yield
+        with environment(TMPDIR=tempfile.tempdir):
+            yield
     finally:
         # After an interrupt the step is still at work: KFP does not end it.
         kill_descendants(os.getpid(), others)
-        os.environ.pop("TMPDIR") if before[0] is None else os.environ.update(TMPDIR=before[0])
-        tempfile.tempdir = before[1]
+        tempfile.tempdir = before
         context.remove_scratch()
 
 

@@ -11,6 +11,7 @@ from components.platform import kfp_run
 from components.platform.tracking.local_store import open_local_store
 from components.platform.workspace import is_local, tracking_uri
 from gapgate.errors import TrackingError, TrackingRefusedError
+from gapgate.variables import environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,14 +50,8 @@ def client() -> MlflowClient:
 @contextmanager
 def without_retries() -> Iterator[None]:
     """Let MLflow's client make each request once: it repeats one whose answer was lost, and would make two things."""
-    # MLflow 3 reads the variable anew for each request.
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
+    with environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):  # MLflow 3 reads it anew for each request
         yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 @contextmanager

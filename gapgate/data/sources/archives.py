@@ -32,7 +32,7 @@ def unpack(path: Path, scratch: Path) -> Path:
     """
     target = scratch / "unpacked" / path.stem
     try:
-        with opened(path, scratch, "damaged or of an unusual kind; pack it again as a plain ZIP file") as archive:
+        with opened(path, scratch, "damaged or no archive; pack it again as a plain ZIP file") as archive:
             for member, name in _members(archive, path):
                 place = target / name
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -55,15 +55,20 @@ def opened(path: Path, scratch: Path, what_if_damaged: str) -> Iterator[zipfile.
     """Open an archive whose content fits into `scratch`, for the time of the block.
 
     Raises:
-        DataError: it is refused, or it is `what_if_damaged`, which names the remedy too.
+        DataError: it is refused, packed in a way that `zipfile` does not read, or `what_if_damaged`, which names the
+            remedy too.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             _check(archive, path, scratch)
             yield archive
-    # The last two are zipfile's answers to a compression that it does not know, and to a name that is not the UTF-8
-    # which its entry promises.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError):
+    # zipfile's answer to other compressions, such as Deflate64, which Windows takes for large files, and newer formats.
+    except NotImplementedError as error:
+        raise DataError(
+            f"{path} is packed in a way that cannot be read ({error}); pack it again as a plain ZIP file"
+        ) from None
+    # The last one is for a name that is not the UTF-8 which its entry promises.
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError):
         raise DataError(f"{path} is {what_if_damaged}") from None
 
 

@@ -71,8 +71,30 @@ def test_a_damaged_archive_is_explained(data, opened, packed):
     whole = path.read_bytes()
     for content in (whole[:-50], b"hello", whole[:300] + bytes(80) + whole[380:]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="is damaged or of an unusual kind; pack it again as a plain ZIP file"):
+        with pytest.raises(DataError, match="is damaged or no archive; pack it again as a plain ZIP file"):
             opened(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        ((8, 10), 9, "compression method is not supported"),  # Deflate64, as Windows packs large files
+        ((8, 10), 93, "compression method is not supported"),  # Zstandard
+        ((4, 6), 99, "zip file version 9.9"),
+    ],
+)
+def test_a_way_of_packing_that_is_not_read_is_named_and_no_damage(data, opened, packed, at, value, said):
+    path = packed({"a/1.png": png(), "b/1.png": png(1)})
+    content = bytearray(path.read_bytes())
+    # The same field in the header of each member and in its entry of the directory (APPNOTE, 4.3.7 and 4.3.12).
+    for signature, place in zip((b"PK\3\4", b"PK\1\2"), at, strict=True):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + place] = value
+            start = content.find(signature, start + 4)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"cannot be read \(.*{said}.*\); pack it again as a plain ZIP file"):
+        opened(path)
 
 
 def test_members_that_no_disk_can_hold_are_explained(data, opened, packed):
@@ -100,5 +122,5 @@ def test_other_archives_name_the_remedy(data, opened):
 def test_a_name_that_is_not_the_utf8_it_promises_is_one_line(data, opened, packed, suffix):
     path = packed({"été/1.png": png(), "b/1.png": png(1)}, f"set{suffix}")
     path.write_bytes(path.read_bytes().replace("été".encode(), b"\x82t\x82.."))
-    with pytest.raises(DataError, match=r"set\.(zip is damaged or of an unusual kind|npz is truncated or corrupt)"):
+    with pytest.raises(DataError, match=r"set\.(zip is damaged or no archive|npz is truncated or corrupt)"):
         opened(path)
