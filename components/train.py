@@ -28,6 +28,7 @@ from gapgate.training import device
 from gapgate.training.checkpoint import DAMAGED
 from gapgate.training.fit import train
 from gapgate.training.loop import metrics_of
+from gapgate.training.trained import kept_epoch
 
 NUM_GPUS_VARIABLE = "GAPGATE_NUM_GPUS"
 """Environment variable with the number of GPUs that the step asked of its cluster."""
@@ -72,8 +73,9 @@ def _facts(
     parameters = artifacts.read_json(folder / "architecture.json")["num_parameters"]
     recipe = artifacts.read_json(folder / "recipe.json")
     trained = recipe["name"] if recipe["name"] == "frozen" else f"{recipe['name']}, {len(history)} epochs"
+    kept = kept_epoch(history, settings.patience)
     return Facts(
-        summary=f"{trained}, {parameters:,} parameters, val {percent(history[-1]['val_accuracy'])}",
+        summary=f"{trained}, {parameters:,} parameters, val {percent(kept['val_accuracy'])}",
         notes=notes,
         details=[recipe["why"]] if recipe["why"] else [],
         tags={"seed": str(settings.seed)},

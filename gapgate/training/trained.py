@@ -35,11 +35,15 @@ class Trained:
     @property
     def kept(self) -> Mapping[str, float]:
         """Figures of the epoch whose weights were kept."""
-        if self.recipe.patience:
-            return min(self.history, key=lambda figures: figures["val_loss"])
-        return self.history[-1]
+        return kept_epoch(self.history, self.recipe.patience)
 
     @property
     def val_score(self) -> dict[str, float]:
         """Loss and accuracy on val."""
         return {"loss": self.kept["val_loss"], "accuracy": self.kept["val_accuracy"]}
+
+
+def kept_epoch(history: Sequence[Mapping[str, float]], patience: int) -> Mapping[str, float]:
+    """Figures of the epoch whose weights a training keeps: the first of the smallest validation loss where there is
+    patience, else the last."""
+    return min(history, key=lambda figures: figures["val_loss"]) if patience else history[-1]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components import train
 from components.execute import make
 from components.platform.run_context import RunContext
 from gapgate import artifacts
@@ -67,3 +68,18 @@ def test_the_finished_model_of_an_interrupted_run_is_used_and_the_message_names_
     assert made.manifest.run == "r2"
     assert "train/loss" in tracker.epochs[1]
     assert ("train/images_per_s" in tracker.epochs[1]) != is_used
+
+
+@pytest.mark.parametrize(("patience", "said"), [(0, "val 70.0 %"), (2, "val 80.0 %")])
+def test_the_summary_has_the_validation_accuracy_of_the_epoch_whose_weights_were_kept(
+    tmp_path: Path, patience: int, said: str
+) -> None:
+    losses = [(0.5, 0.6), (0.2, 0.8), (0.3, 0.9), (0.4, 0.7)]
+    history = [{"train_accuracy": 1.0, "val_loss": loss, "val_accuracy": accuracy} for loss, accuracy in losses]
+    artifacts.write_json(tmp_path / "history.json", history)
+    artifacts.write_json(tmp_path / "architecture.json", {"num_parameters": 1650})
+    artifacts.write_json(tmp_path / "recipe.json", {"name": "small", "why": ""})
+    settings = TrainSettings(patience=patience, seed=7)
+    facts = train._facts(tmp_path, settings, [])
+    assert facts.summary == f"small, 4 epochs, 1,650 parameters, {said}"
+    assert facts.tags == {"seed": "7"}

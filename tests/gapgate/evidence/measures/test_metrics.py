@@ -34,6 +34,29 @@ def test_what_has_nothing_to_divide_by_is_none() -> None:
     assert found[2] == {"name": "c", "precision": None, "recall": None, "f1": None, "support": 0}
 
 
+def test_the_roc_curve_begins_above_all_scores_and_ends_below_them() -> None:
+    # Fawcett 2006, "An introduction to ROC analysis", algorithm 1, by hand: from the highest score down, a positive
+    # image is a step up and a negative one a step to the right.
+    labels, scores = np.array([0, 0, 1, 1, 1], np.int32), [0.1, 0.4, 0.35, 0.8, 0.05]
+    assert metrics.roc(labels, scores, 10) == (
+        [0, 0, 0.5, 0.5, 1, 1],
+        [0, pytest.approx(1 / 3), pytest.approx(1 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3), 1],
+        [1, 0.8, 0.4, 0.35, 0.1, 0.05],
+    )
+    false_positive, true_positive, thresholds = metrics.roc(labels, scores, 2)
+    assert (false_positive, true_positive, thresholds) == ([0, 1], [0, 1], [1, 0.05])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.parametrize("label", [0, 1])
+def test_images_of_one_class_have_no_roc_curve(label: int) -> None:
+    assert metrics.roc(np.full(4, label, np.int32), [0.1, 0.9, 0.4, 0.6], 10) == ([], [], [])
+
+
+def test_epochs_without_a_number_are_counted_from_one() -> None:
+    assert metrics.learning_curve([{"val_loss": 0.5}, {"val_loss": 0.4}])["best_epoch"] == 2
+
+
 def loss_curve(turn: int | None, num_epochs: int, noise: float, seed: int) -> np.ndarray:
     """Falls to `turn` (0-based) and rises by 4 % an epoch from there; None: falls and stays."""
     epochs = np.arange(num_epochs, dtype=np.float64)
@@ -70,6 +93,23 @@ def test_one_lucky_epoch_does_not_move_the_turn() -> None:
     losses = loss_curve(6, 20, 0, 0)
     losses[1] = 0.01
     assert metrics.val_loss_turn(losses) in (6, 7)
+
+
+@pytest.mark.parametrize(("step", "turn"), [(0.0050, None), (0.0052, 3)])
+def test_a_rise_of_less_than_a_twentieth_of_the_smallest_loss_is_no_turn(step: float, turn: int | None) -> None:
+    # Without noise. The median of three is 0.4 + step at its smallest and 0.4 + 5 step at the end: the rise is 4 step,
+    # and a twentieth 0.02 + step / 20.
+    losses = [0.9, 0.6, 0.45, *(0.4 + step * epoch for epoch in range(7))]
+    assert metrics.val_loss_turn(np.array(losses)) == turn
+
+
+@pytest.mark.parametrize(("rise", "turn"), [(0.0920, None), (0.1015, 1)])
+def test_a_rise_within_four_standard_deviations_of_the_noise_is_no_turn(rise: float, turn: int | None) -> None:
+    # A zigzag of ± 0.01 has second differences of 0.04, so by the formula a noise of 1.4826 · 0.04 / √6 = 0.02421 and a
+    # least rise of 0.09684. Medians of three are 0.99 at the smallest and 0.99 + rise at the end.
+    zigzag = [0.01 * (-1) ** epoch for epoch in range(31)]
+    losses = [1.0 + value + (rise if epoch >= 16 else 0) for epoch, value in enumerate(zigzag[:16] + zigzag[1:16])]
+    assert metrics.val_loss_turn(np.array(losses)) == turn
 
 
 @pytest.mark.parametrize("num_epochs", [0, 1, 2, 3])
