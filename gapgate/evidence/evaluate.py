@@ -208,7 +208,7 @@ def _facts(splits: Splits, model_dir: Path) -> dict[str, Any]:
         "num_parameters": architecture.get("num_parameters"),
         "architecture": recipe.get("name"),
         "backbone": (architecture.get("backbone") or {}).get("name"),
-        "has_dropout": any(layer.get("type") == "dropout" for layer in architecture.get("layers", [])),
+        "has_dropout": any("dropout" in layer.get("type", "") for layer in architecture.get("layers", [])),
         "num_operations": recipe.get("num_operations"),
         "tried": recipe.get("why"),
         "dataset": read_json(splits.path / "dataset.json", {}),

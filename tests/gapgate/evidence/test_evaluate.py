@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.errors import ArtifactError, DataError
-from gapgate.evidence.evaluate import assess, evaluate, parity, sample
+from gapgate.evidence.evaluate import _facts, assess, evaluate, parity, sample
 from gapgate.evidence.evaluation_figures import draw
 from gapgate.network import modules
 from gapgate.network.export import export_onnx
@@ -419,3 +419,14 @@ def test_a_loss_that_overflowed_is_no_figure_of_the_curves_and_dropout_is_a_fact
     found = evaluated(FAST, splits, folder, tmp_path / "evaluation")
     assert found["curves"] == [line | {"val_loss": None}]
     assert found["facts"]["has_dropout"] is True
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [(["dropout", "dense"], True), (["conv", "dropout2d"], True), (["conv", "dense"], False), ([], False)],
+)
+def test_dropout_of_values_and_of_maps_both_count(
+    splits: Splits, tmp_path: Path, kinds: list[str], expected: bool
+) -> None:
+    artifacts.write_json(tmp_path / "architecture.json", {"layers": [{"type": kind} for kind in kinds]})
+    assert _facts(splits, tmp_path)["has_dropout"] is expected
