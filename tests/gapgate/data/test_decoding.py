@@ -46,6 +46,15 @@ def test_the_order_in_memory_does_not_matter():
     assert content_hash(np.asfortranarray(pixels)) == content_hash(pixels)
 
 
+def test_channel_sums_are_exact_for_bright_images_of_the_largest_size():
+    for shape in ((8, 8, 1), (257, 257, 3), (512, 512, 3)):
+        pixels = np.random.default_rng(0).integers(250, 256, shape, dtype=np.uint8)
+        sums, squares = decoding.channel_sums(pixels)
+        values = pixels.reshape(-1, shape[2]).astype(np.int64)
+        assert list(sums) == values.sum(axis=0).tolist()
+        assert list(squares) == (values**2).sum(axis=0).tolist()
+
+
 class Stripes:
     """Reader of arrays of 9 × 12 pixels, whose level is the locator; a file for `file`, and no image for `none`."""
 

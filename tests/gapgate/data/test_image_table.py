@@ -56,4 +56,4 @@ def test_results_are_stored_in_their_own_columns_and_a_reason_sets_an_image_asid
 
 def test_ids_that_occur_more_than_once_are_counted_and_the_first_of_them_is_named(index):
     with pytest.raises(DataError, match=r"^2 ids occur more than once, first z; give each image its own id$"):
-        index.fill(records("a", "z", "b", "b", "z", "c", "z", "b"))
+        index.fill(records("a", "z", "b", "b", "z", "c", "b", "z"))

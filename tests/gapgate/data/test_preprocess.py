@@ -115,15 +115,6 @@ def test_channels_have_their_own_mean_and_a_constant_one_has_std_1(run):
     assert splits.info["std"][2] == 1.0
 
 
-def test_channel_sums_are_exact_for_bright_images_of_the_largest_size():
-    for shape in ((8, 8, 1), (257, 257, 3), (512, 512, 3)):
-        pixels = np.random.default_rng(0).integers(250, 256, shape, dtype=np.uint8)
-        sums, squares = decoding.channel_sums(pixels)
-        values = pixels.reshape(-1, shape[2]).astype(np.int64)
-        assert list(sums) == values.sum(axis=0).tolist()
-        assert list(squares) == (values**2).sum(axis=0).tolist()
-
-
 def test_real_fashion_mnist_keeps_its_test_split(fashion_subset, run):
     splits = run(fashion_subset, num_workers=2)
     assert splits.images.shape == (7000, 28, 28, 1)
@@ -141,6 +132,16 @@ def test_output_is_the_same_bytes_twice_and_with_more_workers(run):
     first = contents(run(num_workers=1).path)
     assert contents(run(num_workers=1).path) == first
     assert contents(run(num_workers=2).path) == first
+
+
+@pytest.mark.parametrize(("num_workers", "expected"), [(3, 3), (0, 7)])
+def test_as_many_processes_decode_as_are_named_or_may_be_used(run, monkeypatch, num_workers, expected):
+    save_arrays(run.data, noise(40), np.arange(40) % 2)
+    asked = []
+    monkeypatch.setattr("gapgate.data.preprocess.available_cpus", lambda: 7)
+    monkeypatch.setattr("gapgate.data.preprocess.prepare_workers", lambda images, workers: asked.append(workers))
+    run(num_workers=num_workers)
+    assert asked == [expected]
 
 
 def test_progress_ends_with_all_images(run):

@@ -108,6 +108,9 @@ def test_a_light_drawing_among_dark_ones_leaves_it_open(folder):
     assert Transform.from_file(folder.preprocessed().path / "transform.json").fill == 0
 
 
-def test_a_fill_that_is_named_is_kept(folder):
+@pytest.mark.parametrize("fill", [0, 255])
+def test_a_fill_that_is_named_is_kept_without_a_note(folder, fill):
     drawings(folder, 20)
-    assert Transform.from_file(folder.preprocessed(fill=0).path / "transform.json").fill == 0
+    splits = folder.preprocessed(fill=fill)
+    assert Transform.from_file(splits.path / "transform.json").fill == fill
+    assert not [note for note in splits.info["notes"] if "put on white" in note]

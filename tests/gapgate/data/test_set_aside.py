@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from gapgate.data import set_aside
+from gapgate.data.decoding import Decoded
+from gapgate.data.image_table import Index
 from gapgate.data.preprocess import preprocess
+from gapgate.data.sources import Record
 from gapgate.errors import DataError
 from gapgate.settings.sections import PreprocessSettings
 
@@ -70,3 +73,42 @@ def test_nothing_is_written_where_all_images_are_in_a_split(photos, run):
     assert not list(splits.path.glob("set_aside*"))
     assert set_aside.read(splits.path) == {"num_images": 0, "rows": []}
     assert set_aside.in_words(splits.info["set_aside"]) == ""
+
+
+@pytest.fixture
+def index(tmp_path):
+    """A table whose ids are not in the order of their rows: row 0 is a copy, 1 and 3 were not read, 2 is in a split."""
+    opened = Index(tmp_path / "index.sqlite")
+    opened.fill(Record(name, row % 2, "", "", "") for row, name in enumerate("dcba"))
+    opened.store(
+        Decoded(row, None, None, None, (), (), "truncated") if row % 2 else Decoded(row, "h", 8, 8, (1,), (1,), "")
+        for row in range(4)
+    )
+    opened.execute("UPDATE images SET split = 'duplicate', reason = 'same pixels as b' WHERE row = 0")
+    opened.execute("UPDATE images SET split = 'train' WHERE row = 2")
+    np.save(tmp_path / "images.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("max_rows", [2, 3, 4, 9])
+def test_all_are_counted_and_the_first_are_listed_in_the_order_of_the_source(index, tmp_path, monkeypatch, max_rows):
+    monkeypatch.setattr(set_aside, "MAX_ROWS", max_rows)
+    left_out = [{"name": "z", "reason": "a link"}]
+    assert set_aside.write_set_aside(tmp_path, index, ("ant", "bee"), left_out) == {"cannot be used": 3, "copy": 1}
+    rows = [
+        ["z", "", "cannot be used", "a link"],
+        ["d", "ant", "copy", "same pixels as b"],
+        ["c", "bee", "cannot be used", "truncated"],
+        ["a", "bee", "cannot be used", "truncated"],
+    ]
+    assert json.loads((tmp_path / set_aside.TABLE).read_text())["data"] == rows[:max_rows]
+
+
+def test_images_with_pixels_alone_are_drawn_and_that_of_the_first_row_is_one(index, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        set_aside, "save_sheets", lambda draw, path: drawn.append([each.image for each in draw.args[0]])
+    )
+    set_aside.write_set_aside(tmp_path, index, ("ant", "bee"), [])
+    assert [each.image for each in drawn] == ["d"]

@@ -138,7 +138,7 @@ def test_images_left_out_are_listed_in_the_order_of_the_source(table, monkeypatc
 
 def test_the_contact_sheet_has_training_images_of_lowest_hash_and_the_largest_groups(table, tmp_path, monkeypatch):
     monkeypatch.setattr(splits_files, "SHEET_IMAGES", 2)
-    monkeypatch.setattr(splits_files, "SHEET_GROUPS", 2)
+    monkeypatch.setattr(splits_files, "SHEET_GROUPS", 3)
     rows = [
         {"hash": "c", "label": 1},
         {"hash": "a", "label": 1, "split": "val"},
@@ -147,9 +147,9 @@ def test_the_contact_sheet_has_training_images_of_lowest_hash_and_the_largest_gr
         {"hash": "e", "bond": "series z", "split": "test"},
         {"hash": "f", "bond": "series z", "split": "test", "id": "cat/5.png"},
         {"hash": "g", "bond": "series z", "split": "test"},
-        {"hash": "h", "bond": "series y"},
-        {"hash": "i", "bond": "series y"},
-        {"hash": "j", "bond": "series alone"},
+        {"hash": "h", "bond": "series alone"},
+        {"hash": "i", "bond": "series another"},
+        {"hash": "j"},
     ]
     np.save(tmp_path / "images.npy", np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), "u1"))
     shown = []

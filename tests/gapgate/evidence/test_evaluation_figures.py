@@ -44,6 +44,9 @@ def drawn(tmp_path_factory):
         for figure in FIGURES:
             patch.setattr(figures, figure, partial(keep, figure))
         evaluation["facts"]["num_operations"] = 2
+        # An answer that agrees with its label, unsure as it is.
+        unsure = evaluation["suspects"]["images"][1]
+        unsure["confidence"] = unsure["self_confidence"] / 2
         draw(SETTINGS, copy.deepcopy(evaluation), found["test"], splits, model, root / "figures")
     return evaluation, found["test"], splits, given, root / "figures"
 
