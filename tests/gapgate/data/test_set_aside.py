@@ -107,8 +107,6 @@ def test_all_are_counted_and_the_first_are_listed_in_the_order_of_the_source(ind
 
 def test_images_with_pixels_alone_are_drawn_and_that_of_the_first_row_is_one(index, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        set_aside, "save_sheets", lambda draw, path: drawn.append([each.image for each in draw.args[0]])
-    )
+    monkeypatch.setattr(set_aside, "save_sheets", lambda draw, path: drawn.extend(draw.args[0]))
     set_aside.write_set_aside(tmp_path, index, ("ant", "bee"), [])
     assert [each.image for each in drawn] == ["d"]
