@@ -125,3 +125,5 @@ def test_accuracies_lie_on_one_axis_up_to_all_right_a_point_wide_or_more():
     assert (strip.limit.at, strip.limit.text) == (10, "least on test 77.5 %")
     sure = charts.accuracy_strip({"test": {"value": 0.999, "low": 0.998, "high": 1.0}}, {"test": "test"})
     assert (sure.ticks[0].text, sure.ticks[-1].text, sure.limit) == ("99 %", "100 %", None)
+    low = charts.accuracy_strip({"test": {"value": 0.9, "low": 0.875, "high": 1.0}}, {"test": "test"}, 0.5)
+    assert (low.ticks[0].text, low.limit.at, low.rows[0].low) == ("50 %", 0, 75)

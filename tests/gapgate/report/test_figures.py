@@ -175,14 +175,14 @@ def test_beside_each_mistake_stand_its_heat_and_its_neighbours_with_class_and_si
 
 def test_filters_of_three_channels_are_coloured_and_others_are_the_mean_of_their_channels(drawn):
     weights = np.zeros((2, 3, 2, 2), np.float32)
-    weights[0, 0, 0, 1], weights[1, 2, 1, 0] = 2.0, -1.0
+    weights[0, 0, 0, 1], weights[1, 2, 1, 0] = 1.0, -2.0
     _, _, tiles = drawn(figures.filters, weights)
     # All on the scale of the largest weight, with 0.5 for none.
     expected = np.full((2, 2, 2, 3), 0.5)
-    expected[0, 0, 1, 0], expected[1, 1, 0, 2] = 1.0, 0.25
+    expected[0, 0, 1, 0], expected[1, 1, 0, 2] = 0.75, 0.0
     np.testing.assert_allclose([tile.pixels for tile in tiles], expected)
     _, _, tiles = drawn(figures.filters, weights[:, [0, 2]])
-    np.testing.assert_allclose([tile.pixels for tile in tiles], [[[0, 0.5], [0, 0]], [[0, 0], [-0.25, 0]]])
+    np.testing.assert_allclose([tile.pixels for tile in tiles], [[[0, 0.25], [0, 0]], [[0, 0], [-0.5, 0]]])
 
 
 def test_each_row_of_feature_maps_has_its_layers_name_and_sizes(drawn):

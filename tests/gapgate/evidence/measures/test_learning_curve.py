@@ -106,3 +106,46 @@ def test_the_turn_counts_and_not_one_lucky_epoch_before_it():
     found = parting(lines, curve)
     assert (found.epoch, found.reason) == (6, "turn")
     assert (found.train, found.val) == ((0.946, 0.989), (0.848, 0.868))
+
+
+@pytest.mark.parametrize(
+    ("losses", "epoch", "reason"),
+    [
+        # The lowest loss is two epochs before the last one, and then one.
+        ([0.9, 0.8, 0.5, 0.6, 0.65], 3, "lowest"),
+        ([0.9, 0.8, 0.7, 0.5, 0.65], 2, "above"),
+    ],
+)
+def test_two_epochs_after_the_lowest_loss_make_it_the_place(losses, epoch, reason):
+    lines = history([0.6, 0.7, 0.8, 0.9, 0.95], [0.65, 0.7, 0.75, 0.76, 0.77], losses)
+    found = parting(lines, learning_curve(lines))
+    # In epoch 2 both are equal: train stays above from there on.
+    assert (found.epoch, found.last_epoch, found.reason) == (epoch, 5, reason)
+
+
+@pytest.mark.parametrize(("val", "is_parted"), [(0.8901, False), (0.8899, True)])
+def test_a_point_between_the_last_accuracies_parts_the_curves(val, is_parted):
+    lines = history([0.7, 0.8, 0.9], [0.7, 0.8, val])
+    assert (parting(lines, learning_curve(lines)) is not None) == is_parted
+
+
+def test_a_place_without_accuracies_up_to_the_end_is_the_last_but_one_that_has_them():
+    lines = history(TRAIN, VAL, LOSS)
+    for line in lines[3:9]:
+        line["val_accuracy"] = None
+    found = parting(lines, learning_curve(lines))
+    assert (found.epoch, found.last_epoch, found.reason) == (10, 11, "turn")
+    assert (found.train, found.val) == ((0.980, 0.989), (0.868, 0.868))
+
+
+def test_epochs_up_to_the_number_that_was_asked_for_are_no_early_end():
+    lines = history(TRAIN, VAL, LOSS)
+    assert words(lines, patience=3, epochs=12)[2].startswith("Early stopping ended the training after 11 epochs: the")
+    assert words(lines, patience=3, epochs=11)[2].startswith("The model has the weights of epoch 4")
+
+
+def test_a_distance_is_told_without_a_sign_where_validation_ends_above_train():
+    lines = history(VAL, TRAIN, LOSS)
+    found = parting(lines, learning_curve(lines))
+    assert found.space_points == pytest.approx(-12.1)
+    assert words(lines)[0].endswith("they end 12.1 points apart.")

@@ -105,3 +105,77 @@ def test_a_network_without_embedding_or_without_mistakes_has_nothing_to_show(mod
         test.rows[test.correct], test.labels[test.correct], test.probabilities[test.correct], None, None
     )
     assert mistakes.find(open_embedding(onnx.load(model[0])), splits, train, right) == []
+
+
+def answered(rows, labels, shares):
+    """Predictions whose probabilities (n, K) are given."""
+    return Predictions(np.array(rows), np.array(labels, np.int32), np.array(shares, np.float32), None, None)
+
+
+def test_of_equally_sure_mistakes_the_first_of_the_split_comes_first():
+    test = answered(range(5), [1, 1, 0, 1, 1], [[0.75, 0.25], [0.9, 0.1], [0.8, 0.2], [0.75, 0.25], [0.9, 0.1]])
+    assert mistakes.confident_mistakes(test, 9).tolist() == [1, 4, 0, 3]
+    assert mistakes.confident_mistakes(test, 3).tolist() == [1, 4, 0]
+
+
+def test_so_many_mistakes_of_a_pair_of_classes_have_a_picture_and_so_many_in_all(splits, monkeypatch):
+    monkeypatch.setattr(mistakes, "MAX_SHOWN_OF_PAIR", 2)
+    monkeypatch.setattr(mistakes, "MAX_SHOWN", 4)
+    # Of label 0, answer 1 has four and answer 2 two; of label 1, answer 0 has two. The surest come first.
+    pairs = [(0, 1), (0, 1), (0, 1), (0, 2), (1, 0), (0, 1), (0, 2), (1, 0)]
+    shares = np.full((8, 3), 0.0)
+    for at, (_, said) in enumerate(pairs):
+        shares[at] = (1 - (0.95 - 0.05 * at)) / 2
+        shares[at, said] = 0.95 - 0.05 * at
+    found = mistakes.shown(answered(range(20, 28), [label for label, _ in pairs], shares), splits)
+    assert [one["row"] for one in found] == [20, 21, 23, 24]
+    assert found[3] == {
+        "row": 24, "id": "image 24", "label": 1, "predicted": 0, "confidence": pytest.approx(0.75),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_classes", "is_chosen"), [(4, False), (5, True)])
+def test_from_five_classes_on_the_images_of_most_similar_answers_are_compared(monkeypatch, num_classes, is_chosen):
+    monkeypatch.setattr(mistakes, "_NUM_ALIKE", 3)
+    # The logits of an answer less their mean are a direction: that of the first three is the query's, however long.
+    direction = np.arange(num_classes) - (num_classes - 1) / 2
+    logits = np.stack([0.5 * direction, 2 * direction, 3 * direction + 7, -direction, direction[::-1] * 2])
+    answers = softmax(logits.astype(np.float32))
+    found = mistakes._alike(softmax(direction[None].astype(np.float32)), answers)
+    assert found.tolist() == ([0, 1, 2] if is_chosen else [0, 1, 2, 3, 4])
+
+
+def test_a_mistake_is_no_neighbour_of_its_own_and_counts_once_for_all_models_of_a_cross_validation(model, splits):
+    path, classifier = model
+    test = predictions(classifier, splits, "test")
+    # Each image was trained on by two models, and the mistakes are among the images.
+    rows = np.concatenate([splits.rows("train")[:300], test.rows, splits.rows("train")[:300]])
+    train = Predictions(rows, splits.labels[rows], softmax(classifier.logits(splits.images[rows])), None, None)
+    chosen = test.rows[mistakes.confident_mistakes(test, mistakes.MAX_MISTAKES)]
+    found = mistakes.find(open_embedding(onnx.load(path)), splits, train, test)
+    assert [entry["row"] for entry in found] == chosen.tolist()
+    for entry in found:
+        near = [one["row"] for one in entry["nearest"]]
+        assert len(set(near)) == 5
+        assert not set(near) & set(chosen.tolist())
+
+
+def test_the_heat_is_that_of_the_answer_and_not_of_the_label(found, model, splits, monkeypatch):
+    asked = []
+    real = mistakes.occlusion
+
+    def occlusion(classifier, image, class_index, **more):
+        asked.append((class_index, more["fill"]))
+        return real(classifier, image, class_index, **more)
+
+    monkeypatch.setattr(mistakes, "occlusion", occlusion)
+    mistakes.draw(found[:2], model[1], splits, fill=9)
+    assert asked == [(entry["predicted"], 9) for entry in found[:2]]
+
+
+def test_neighbours_are_sought_block_by_block(model, splits, monkeypatch):
+    layers, rows = open_embedding(onnx.load(model[0])), splits.rows("train")[:50]
+    expected = mistakes.nearest(layers, splits, rows, splits.rows("test")[:3])
+    monkeypatch.setattr(mistakes, "_BLOCK_ROWS", 7)
+    for found, wanted in zip(mistakes.nearest(layers, splits, rows, splits.rows("test")[:3]), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from gapgate.evidence.measures import suspects
+from gapgate.evidence.measures.predictions import Predictions
+from tests.gapgate.onnx_models import write_splits
 
 
 def test_swapped_labels_come_first():
@@ -93,3 +95,88 @@ def test_beyond_the_first_hundred_only_labels_that_an_answer_contradicts_are_lis
     assert len(suspects.rows_of(found, np.arange(400), ["x"] * 400, 1 - labels, 1000)) == 400
     found = suspects.rank(labels, probabilities)
     assert len(suspects.rows_of(found, np.arange(400), ["x"] * 400, labels, 1000)) == suspects.LEAST_LISTED
+
+
+def test_a_class_at_its_own_mean_counts_and_the_likeliest_class_does_not_where_it_is_below_its():
+    labels = np.array([0, 0, 1, 1, 2])
+    probabilities = np.array(
+        [[0.98, 0.01, 0.01], [0.5, 0.4, 0.1], [0.3, 0.4, 0.3], [0.2, 0.4, 0.4], [0.02, 0.03, 0.95]]
+    )
+    # Means of the classes among their own images: 0.74, 0.4 and 0.95. The second image is likeliest of class 0, but far
+    # below what that class has; of class 1 it has just its mean.
+    assert suspects.rank(labels, probabilities).order.tolist() == [2, 3, 1, 4, 0]
+    assert suspects.rank(labels, probabilities).is_suspect.tolist() == [False, False, True, False, False]
+
+
+def test_a_class_without_images_is_nobodys_true_class():
+    found = suspects.rank(np.array([0, 1]), np.array([[0.3, 0.2, 0.5], [0.1, 0.2, 0.7]]))
+    assert not found.is_suspect.any()
+    assert found.suggested.tolist() == [2, 2]
+
+
+def sure_of(pairs, num_classes):
+    """Labels and probabilities of answers: (label, answer, confidence), and the rest of 1 spread over the others."""
+    labels = np.array([label for label, _, _ in pairs])
+    probabilities = np.array(
+        [
+            [sure if one == answer else (1 - sure) / (num_classes - 1) for one in range(num_classes)]
+            for _, answer, sure in pairs
+        ]
+    )
+    return labels, probabilities
+
+
+RIGHT = [(0, 0, sure) for sure in (0.75, 0.8, 0.85, 0.9, 0.95)]
+
+
+def test_of_two_classes_the_lower_of_both_estimates_is_taken_less_a_standard_error():
+    # Right answers have a median of 0.85 and an upper quartile of 0.9. Of the wrong ones 16 and 10 are above, so the
+    # estimates are (16 − 4) / 0.5 = 24 and (10 − √10) / 0.25 = 27.4.
+    wrong = [(0, 1, 0.99)] * 10 + [(1, 0, 0.87)] * 6 + [(1, 0, 0.7)] * 9
+    assert suspects.estimate_wrong(*sure_of(RIGHT + wrong, 2)) == 24
+    # No more than there are: (16 − 4) / 0.5 again, of 17.
+    assert suspects.estimate_wrong(*sure_of(RIGHT + wrong[:17], 2)) == 17
+    assert suspects.estimate_wrong(*sure_of(wrong, 2)) == 0  # nothing to compare with
+
+
+def test_the_pair_of_most_answers_counts_as_the_others_on_average():
+    # 9 between the first two classes in both orders, 3 and 4 between the others: (16 − 9) · 3 / 2 = 10.5, and
+    # (10.5 − √10.5) / 0.5 = 14.5; 29 at the quartile.
+    wrong = [(0, 1, 0.99)] * 5 + [(1, 0, 0.99)] * 4 + [(2, 0, 0.99)] * 3 + [(1, 2, 0.99)] * 4
+    assert suspects.estimate_wrong(*sure_of(RIGHT + wrong, 3)) == 15
+
+
+def test_suspects_and_labels_that_the_answer_contradicts_are_listed_beyond_the_first():
+    # After as many as are listed in any case: neither, a suspect alone, and a contradiction alone.
+    count = suspects.LEAST_LISTED + 3
+    confidence, own = np.full(count, 0.25), np.full(count, 0.75)
+    confidence[-1], own[-1] = 0.5, 0.375
+    found = suspects.Suspects(
+        np.arange(count)[::-1], np.ones(count, int), confidence, own, np.arange(count) == count - 2
+    )
+    rows, ids = np.arange(count) + 7, [f"image {row}" for row in range(count + 7)]
+    listed = suspects.rows_of(found, rows, ids, np.zeros(count, int))
+    assert len(listed) == suspects.LEAST_LISTED + 2
+    assert [one["is_suspect"] for one in listed[-3:]] == [False, True, False]
+    assert listed[-1] == {
+        "row": 7, "id": "image 7", "label": 0, "suggested": 1, "confidence": 0.5, "self_confidence": 0.375,
+        "is_suspect": False,
+    }  # fmt: skip
+    assert suspects.rows_of(found, rows, ids, np.zeros(count, int), 5) == listed[:5]
+
+
+def test_answers_of_several_splits_are_ranked_together_by_the_rows_of_their_images(tmp_path):
+    splits = write_splits(
+        tmp_path / "splits", np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32), ["a", "b"], (3, 3)
+    )
+    sides = []
+    for rows, shares in (([4, 3], [0.9, 0.2]), ([8, 6, 7], [0.6, 0.1, 0.7])):
+        first = np.array(shares, np.float32)
+        probabilities = np.stack([first, 1 - first], axis=1)
+        sides.append(Predictions(np.array(rows), np.zeros(len(rows), np.int32), probabilities, None, None))
+    found = suspects.find(sides, splits)
+    assert found["num_images"] == 5
+    assert [(one["row"], one["id"], one["self_confidence"]) for one in found["images"]] == [
+        (6, "image 6", 0.1), (3, "image 3", 0.2), (8, "image 8", 0.6), (7, "image 7", 0.7), (4, "image 4", 0.9),
+    ]  # fmt: skip
+    assert found["num_suspects"] == sum(one["is_suspect"] for one in found["images"])
