@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto
 
 from gapgate.errors import ArtifactError, DataError
-from gapgate.onnx.classifier import Classifier, softmax
+from gapgate.onnx.classifier import Classifier, logit_scale, softmax
 from tests.gapgate.onnx_models import DIGITS_SHAPE, digits, fit_linear, write_linear
 
 
@@ -82,6 +83,18 @@ def test_softmax_is_a_distribution_for_any_finite_logits(logits: np.ndarray) -> 
     probabilities = softmax(logits)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.max(axis=1) == probabilities[np.arange(3), logits.argmax(axis=1)]).all()
+
+
+def test_each_row_of_logits_has_its_own_probabilities_however_large_or_small_they_are() -> None:
+    logits = np.array([[0, math.log(3)], [2000, 2000 + math.log(3)], [-2000, -2000 - math.log(3)]], np.float32)
+    expected = [[0.25, 0.75], [0.25, 0.75], [0.75, 0.25]]
+    np.testing.assert_allclose(softmax(logits), expected, atol=1e-4)
+
+
+def test_the_scale_of_logits_is_that_of_the_largest_whatever_its_sign_and_1_at_least() -> None:
+    assert logit_scale(np.array([[2.0, -15.0], [3.0, 1.0]], np.float32)) == 15
+    assert logit_scale(np.array([[0.5, -0.25]], np.float32)) == 1
+    assert logit_scale(np.empty((0, 3), np.float32)) == 1
 
 
 def test_the_module_loads_neither_torch_nor_scipy_nor_onnx() -> None:

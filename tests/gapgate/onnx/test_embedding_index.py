@@ -106,6 +106,22 @@ def test_equal_distances_are_in_the_order_of_rows(case):
     assert [neighbour.row for neighbour in index.search(layers.embeddings(digits()[0][310:311])[0], 2)] == [3, 10]
 
 
+class Rounded(np.ndarray):
+    """Vectors whose product differs in the last bits, the lower ones first, as BLAS may round it."""
+
+    def __matmul__(self, query):
+        exact = np.asarray(self) @ query
+        return exact + np.linspace(-2e-7, 2e-7, len(exact), dtype=np.float32)
+
+
+def test_the_rounding_of_a_product_decides_no_tie(case):
+    index, layers = EmbeddingIndex.open(case[0]), case[1]
+    twins = np.array(index.embeddings)
+    twins[[3, 77, 500, 1199]] = twins[10]
+    found = replace(index, embeddings=twins.view(Rounded)).search(layers.embeddings(digits()[0][310:311])[0], 2)
+    assert [neighbour.row for neighbour in found] == [3, 10]
+
+
 @pytest.mark.parametrize(("k", "count"), [(0, 0), (1, 1), (NUM_TRAIN, NUM_TRAIN), (NUM_TRAIN + 1, NUM_TRAIN)])
 def test_never_more_neighbours_than_images(case, k, count):
     embedding = case[1].embeddings(digits()[0][:1])[0]
@@ -177,6 +193,14 @@ def test_built_twice_the_files_are_the_same(case, splits, layers, tmp_path):
     assert ("projection.npy" in names) == (built_with is layers[LONG])
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["embeddings.npy", "labels.npy", "offsets.npy"])
+def test_a_file_of_one_image_less_is_refused(case, tmp_path, name):
+    shutil.copytree(case[0], tmp_path / "similar")
+    np.save(tmp_path / "similar" / name, np.load(tmp_path / "similar" / name)[:-1])
+    with pytest.raises(ArtifactError, match="different numbers of images"):
+        EmbeddingIndex.open(tmp_path / "similar")
 
 
 def test_an_incomplete_index_is_refused(case, tmp_path):

@@ -109,6 +109,15 @@ def test_a_learner_that_takes_over_all_tensors_makes_the_same_next_step(splits, 
             assert torch.equal(tensor, other.tensors()[name]), name
 
 
+def test_a_compiled_network_is_one_shard_of_all_threads(splits, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    settings, before = changed(num_shards=4, num_threads=3), torch.get_num_threads()
+    for is_compiled, num_shards, num_threads in ((False, 4, 1), (True, 1, 3)):
+        with Learner(settings.model_copy(update={"compile": is_compiled}), splits, (), CPU) as learning:
+            assert (len(learning.shards), torch.get_num_threads()) == (num_shards, num_threads)
+        assert torch.get_num_threads() == before
+
+
 def test_first_weights_follow_from_the_seed_alone(splits):
     def first(seed, state):
         torch.manual_seed(state)

@@ -129,13 +129,14 @@ def test_a_point_between_the_last_accuracies_parts_the_curves(val, is_parted):
     assert (parting(lines, learning_curve(lines)) is not None) == is_parted
 
 
-def test_a_place_without_accuracies_up_to_the_end_is_the_last_but_one_that_has_them():
+@pytest.mark.parametrize(("last_unknown", "epoch"), [(9, 10), (10, 3)])
+def test_the_next_epoch_with_accuracies_stands_for_one_without_and_before_the_end_the_last_one(last_unknown, epoch):
     lines = history(TRAIN, VAL, LOSS)
-    for line in lines[3:9]:
+    for line in lines[3:last_unknown]:  # from the turn in epoch 4 on
         line["val_accuracy"] = None
     found = parting(lines, learning_curve(lines))
-    assert (found.epoch, found.last_epoch, found.reason) == (10, 11, "turn")
-    assert (found.train, found.val) == ((0.980, 0.989), (0.868, 0.868))
+    assert (found.epoch, found.last_epoch, found.reason) == (epoch, 11, "turn")
+    assert (found.train, found.val) == ((TRAIN[epoch - 1], 0.989), (VAL[epoch - 1], 0.868))
 
 
 def test_epochs_up_to_the_number_that_was_asked_for_are_no_early_end():

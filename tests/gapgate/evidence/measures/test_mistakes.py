@@ -179,3 +179,13 @@ def test_neighbours_are_sought_block_by_block(model, splits, monkeypatch):
     monkeypatch.setattr(mistakes, "_BLOCK_ROWS", 7)
     for found, wanted in zip(mistakes.nearest(layers, splits, rows, splits.rows("test")[:3]), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_the_order_of_the_training_answers_does_not_matter(model, splits, monkeypatch):
+    monkeypatch.setattr(mistakes, "_NUM_ALIKE", 8)
+    path, classifier = model
+    train, test = (predictions(classifier, splits, split) for split in ("train", "test"))
+    order = np.random.default_rng(0).permutation(len(train.rows))
+    mixed = Predictions(train.rows[order], train.labels[order], train.probabilities[order], None, None)
+    layers = open_embedding(onnx.load(path))
+    assert mistakes.find(layers, splits, mixed, test) == mistakes.find(layers, splits, train, test)
