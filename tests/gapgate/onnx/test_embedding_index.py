@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from gapgate.errors import ArtifactError
+from gapgate.onnx import embedding_index_build
 from gapgate.onnx.embedding_index import EmbeddingIndex, Neighbour
 from gapgate.onnx.embedding_index_build import _usual_distance, build_index
 from gapgate.onnx.inner_layers_export import open_inner_layers
@@ -143,6 +144,14 @@ def test_a_sample_is_of_training_images_with_each_class_in_proportion(splits, la
     assert index.labels.tolist() == splits.labels[rows].tolist()
     shares = np.bincount(splits.labels[splits.rows("train")]) / NUM_TRAIN
     np.testing.assert_allclose(np.bincount(index.labels), 240 * shares, atol=1)
+
+
+def test_embeddings_that_do_not_fit_into_memory_at_once_are_those_that_do(splits, layers, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_index_build, "_FIT_NUMBERS", 1)  # the components are fitted on 256 images
+    monkeypatch.setattr(embedding_index_build, "_BLOCK_ROWS", 500)
+    build_index(splits, layers[SHORT], tmp_path / "similar", max_images=5000, thumbnail_px=64)
+    found = EmbeddingIndex.open(tmp_path / "similar").embeddings
+    np.testing.assert_allclose(found, unit(layers[SHORT].embeddings(splits.images[splits.rows("train")])), atol=1e-6)
 
 
 def test_a_sample_leaves_no_class_out(layers, tmp_path):

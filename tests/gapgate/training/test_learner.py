@@ -109,6 +109,15 @@ def test_a_learner_that_takes_over_all_tensors_makes_the_same_next_step(splits, 
             assert torch.equal(tensor, other.tensors()[name]), name
 
 
+def test_the_loss_is_summed_in_float32_whatever_the_logits_are(splits):
+    logits = torch.randn(400, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.arange(400) % 10
+    with Learner(SGD, splits, (), CPU) as learning:
+        found = learning.loss(logits, labels)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, functional.cross_entropy(logits.float(), labels, reduction="sum"))
+
+
 def test_a_compiled_network_is_one_shard_of_all_threads(splits, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     settings, before = changed(num_shards=4, num_threads=3), torch.get_num_threads()

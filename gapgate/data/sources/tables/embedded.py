@@ -52,8 +52,7 @@ def open_embedded(tables: Sequence[Table], root: Path, scratch: Path, *, is_name
         rows = [row for table, split in with_its_split for row in _copied(table, root, out, split)]
     found = {row.label for row in rows}
     refuse_no_classes(tables[0], found, len(rows))
-    class_names = _class_names(names.pop() if is_named else (), found)
-    labels = _labels(class_names, found)
+    class_names, labels = _classes(names.pop() if is_named else (), found)
     notes = tuple(note for table in tables for note in notes_on(table))
     return Source("images in Parquet", class_names, BytesReader(blob), partial(_records, rows, labels), notes)
 
@@ -68,16 +67,13 @@ def _copied(table: Table, root: Path, out: Any, split: str) -> Iterator[_Row]:
         out.write(data)
 
 
-def _class_names(given: tuple[str, ...], labels: set[str]) -> tuple[str, ...]:
-    """The names of the file where its labels are numbers, else the labels."""
+def _classes(given: tuple[str, ...], labels: set[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes and the index of each label: the names of the file where its labels are numbers, which then count
+    its names even where those are numbers too; else the labels."""
     if given and all(label.isdecimal() and int(label) < len(given) for label in labels):
-        return given
-    return ordered_classes(labels)
-
-
-def _labels(class_names: tuple[str, ...], labels: set[str]) -> dict[str, int]:
-    known = {name: label for label, name in enumerate(class_names)}
-    return {label: known[label] if label in known else int(label) for label in labels}
+        return given, {label: int(label) for label in labels}
+    class_names = ordered_classes(labels)
+    return class_names, {name: label for label, name in enumerate(class_names)}
 
 
 def _records(rows: Sequence[_Row], labels: dict[str, int]) -> Iterator[Record]:

@@ -385,6 +385,13 @@ def test_hugging_faces_parquet_files_are_read_with_names_and_splits(data, opened
     assert [int(pixels[0, 0]) for pixels in pixels_of(source)] == [0, 1, 2, 3, 4]
 
 
+def test_numbers_of_classes_whose_names_are_numbers_too_are_not_taken_for_those_names(data, opened):
+    write_parquet(data / "set.parquet", [7, 8, 9, 10], [0, 1, 2, 1], ["1", "2", "3"])
+    source = opened(data / "set.parquet")
+    assert source.class_names == ("1", "2", "3")
+    assert [record.label for record in source.records()] == [0, 1, 2, 1]
+
+
 def test_names_and_measurements_in_parquet(data, opened):
     write_parquet(data / "set.parquet", [7, 8], [0, 1], ["cat", "dog"])
     assert opened(data / "set.parquet", Reading(class_names=("chat", "chien"))).class_names == ("chat", "chien")
