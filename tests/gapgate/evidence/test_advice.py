@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gapgate.data.preprocess import preprocess
+from gapgate.evidence import advice
 from gapgate.evidence.advice import advise, in_lines
 from gapgate.evidence.evaluate import evaluate
 from gapgate.evidence.gate import judge
@@ -181,6 +182,186 @@ def test_figures_of_an_older_version_give_no_advice_and_no_error():
 
 def test_lines_are_numbered():
     assert in_lines([{"cause": "leak", "text": "take it out"}]) == ["1. leak: take it out"]
+
+
+def points(checks=None, **changes):
+    """Cause → its expected effect in points, of `measured` with changes: an error of 15, a gap of 10, 5 points of train
+    not learned, and an interval of 4 points on either side."""
+    figures = advice._Figures(measured(**changes), checks or certificate())
+    return {one.cause: one.points for cause in advice._CAUSES for one in cause(figures)}
+
+
+UNDECIDED = certificate(min_test_accuracy=("undecided", "x; about 120 more photos would decide"))
+
+
+@pytest.mark.parametrize(
+    ("num_train", "checks", "expected"),
+    [
+        (4000, None, None),  # 1,000 of each class, and the gate has decided
+        (3999, None, 10 * (1 - 2**-0.22)),
+        (4000, UNDECIDED, 10 * (1 - 2**-0.22) + 4),
+        (80, None, 10 * (1 - 5**-0.22)),  # 20 of each class: five times as many make 100
+        (80, UNDECIDED, 10 * (1 - 5**-0.22) + 4),
+    ],
+)
+def test_more_photos_narrow_the_gap_by_the_power_law_and_the_interval_where_it_decides(num_train, checks, expected):
+    found = points(checks, facts={"num_images": {"train": num_train}}).get("few photos")
+    assert found == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"image_shape": [32, 32, 3], "source_px": 47}, {"small images": 15 * 0.4296875}),  # 47 px: less than 1.5 times
+        ({"image_shape": [32, 32, 3], "source_px": 48}, {"small input": 15 * 0.5}),
+        ({"image_shape": [32, 32, 1], "source_px": 47}, {}),  # gray: readable
+        ({"image_shape": [8, 8, 1], "source_px": 8}, {"small images": 15 * 0.65}),
+        ({"image_shape": [64, 64, 3], "source_px": 63}, {"small images": 15 * 0.3546875}),
+        ({"image_shape": [64, 64, 3], "source_px": 64}, {"from scratch": 15 * 0.55}),
+        ({"image_shape": [64, 64, 1], "source_px": 64}, {}),
+        ({"image_shape": [64, 64, 3], "source_px": 64, "network": "pretrained"}, {}),
+        ({"image_shape": [224, 224, 3], "source_px": 900, "network": "pretrained"}, {}),
+        ({**FROZEN, "image_shape": [224, 224, 3], "source_px": 300}, {"fixed features": 15 * 0.35}),
+    ],
+)
+def test_size_and_features_take_their_share_of_the_errors(facts, expected):
+    names = ("small images", "small input", "from scratch", "fixed features")
+    found = {name: value for name, value in points(facts=facts).items() if name in names}
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "weight_decay", "expected"),
+    [
+        # Each remedy takes its share of what the ones before it leave of the gap of 10.
+        ({"num_operations": 0, "has_dropout": False}, 0.0, (7.0, 0.65 * 3, 0.45 * 3 * 0.35)),
+        ({"num_operations": 0}, 0.0, (7.0, None, 0.45 * 3)),
+        ({"has_dropout": False}, 0.0, (None, 6.5, 0.2 * 3.5)),
+        ({"has_dropout": False, "network": "pretrained", "architecture": "finetune"}, 0.0, (None, None, 2.0)),
+        ({}, 0.099, (None, None, 2.0)),
+        ({}, 0.1, (None, None, None)),
+        ({"num_operations": 0, "has_dropout": False, "architecture": "frozen"}, 0.0, (None, None, None)),
+    ],
+)
+def test_regularisation_takes_its_share_of_the_gap_one_after_the_other(facts, weight_decay, expected):
+    settings = {"model": {"settings": {"weight_decay": weight_decay, "patience": 0}}}
+    found = points(facts=facts, inputs=settings)
+    for name, wanted in zip(("no augmentation", "no dropout", "little weight decay"), expected, strict=True):
+        assert found.get(name) == (wanted and pytest.approx(wanted)), name
+
+
+@pytest.mark.parametrize(("weight_decay", "tried"), [(0.0, "0.1"), (0.005, "0.1"), (0.03, "0.3")])
+def test_ten_times_the_weight_decay_is_tried_and_a_tenth_at_least(weight_decay, tried):
+    settings = {"model": {"settings": {"weight_decay": weight_decay}}}
+    (found,) = [one for one in advise(measured(inputs=settings), certificate()) if "decay" in one["cause"]]
+    assert found["text"] == f"train.weight_decay is {weight_decay:g}: try {tried}"
+
+
+def test_stopping_at_the_best_epoch_takes_a_quarter_of_the_gap_and_wins_what_was_lost_since():
+    curve = {"num_epochs": 20, "best_epoch": 5, "gap_opens_epoch": 5}
+    assert points(learning_curve=curve, parting={"val": [0.88, 0.85]})["too many epochs"] == pytest.approx(2.5 + 3)
+    assert points(learning_curve=curve, parting={"val": [0.85, 0.88]})["too many epochs"] == pytest.approx(2.5)
+    assert points(learning_curve=curve)["too many epochs"] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "best", "train", "gap", "expected"),
+    [
+        (1, 1, 0.7, 1, 27),
+        (2, 2, 0.7, 1, 27),
+        (3, 3, 0.7, 1, 7.5),
+        (4, 3, 0.7, 1, None),
+        (3, 3, 0.96, 1, None),  # 4 points are no more than are always left
+        (3, 3, 0.7, 29, 7.5),
+        (3, 3, 0.7, 31, None),  # it overfits
+    ],
+)
+def test_more_epochs_win_a_share_of_what_is_not_learned(num_epochs, best, train, gap, expected):
+    accuracy = {"train": {"value": train, "low": 0, "high": 1}, "test": measured()["accuracy"]["test"]}
+    curve = {"num_epochs": num_epochs, "best_epoch": best, "gap_opens_epoch": None}
+    found = points(accuracy=accuracy, learning_curve=curve, gap={"points": gap})
+    assert found.get("too few epochs") == (expected and pytest.approx(expected))
+
+
+def test_wrong_labels_cost_their_share_of_the_judged_images():
+    assert points(suspects={"estimated_wrong": 20})["wrong labels"] == pytest.approx(5)
+    assert causes(measured(suspects={"estimated_wrong": 2}, gap={"points": 0})) == ["wrong labels"]  # half a point
+    assert causes(measured(suspects={"estimated_wrong": 1}, gap={"points": 0})) == []
+
+
+def test_look_alike_classes_cost_their_mistakes_in_both_directions_beyond_chance():
+    confusion = np.diag([90] * 4)
+    confusion[0, 1], confusion[1, 0], confusion[2, 3] = 20, 15, 5
+    # 35 of 400 judged images. Of 12 wrong labels a sixth lies on each of the six pairs by chance.
+    assert points(confusion=confusion.tolist())["look-alike classes"] == pytest.approx(100 * 35 / 400)
+    found = points(confusion=confusion.tolist(), suspects={"estimated_wrong": 12})
+    assert found["look-alike classes"] == pytest.approx(100 * (35 - 2) / 400)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        # Of six pairs a third of the wrong answers is twice the average.
+        ({(0, 1): 8, (2, 3): 7, (0, 2): 9}, "'ant' and 'fly' (9), 'ant' and 'bee' (8)"),
+        ({(0, 1): 4, (1, 0): 1}, "'ant' and 'bee':"),
+        ({(0, 1): 4}, ""),  # too few to stand out
+    ],
+)
+def test_pairs_stand_out_from_twice_the_average_on(wrong, named):
+    confusion = np.diag([90] * 4)
+    for pair, count in wrong.items():
+        confusion[pair] = count
+    found = [one["text"] for one in advise(measured(confusion=confusion.tolist()), certificate())]
+    said = [text for text in found if "wrong answers are between" in text]
+    assert (named in said[0]) if named else not said
+
+
+def test_of_three_classes_a_pair_stands_out_with_most_of_the_wrong_answers():
+    names = {"classes": [{"name": name} for name in ("ant", "bee", "fly")]}
+    for counts, is_told in (((12, 8), True), ((11, 9), False)):  # 0.6 of 20 are 12
+        confusion = np.diag([90] * 3)
+        confusion[0, 1], confusion[1, 2] = counts
+        assert ("look-alike classes" in points(confusion=confusion.tolist(), **names)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("support", "is_told"), [((20, 100, 100, 100), True), ((50, 100, 100, 100), True), ((51, 100, 100, 100), False)]
+)
+def test_a_class_of_half_the_images_and_less_recall_is_uneven(support, is_told):
+    # The first class has a recall of a half, the others of 0.9: half of what is missing, spread over four classes.
+    confusion = np.zeros((4, 4), int)
+    for label, count in enumerate(support):
+        right = count // 2 if label == 0 else 9 * count // 10
+        confusion[label, label], confusion[label, (label + 1) % 4] = right, count - right
+    found = points(confusion=confusion.tolist()).get("uneven classes")
+    recall = (support[0] // 2) / support[0]
+    assert found == (pytest.approx(50 * (0.9 - recall) / 4) if is_told else None)
+
+
+def test_a_small_class_that_is_recognised_as_well_as_others_is_not_uneven():
+    confusion = np.diag([20, 100, 100, 100])
+    assert "uneven classes" not in points(confusion=confusion.tolist())
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict", "is_told"), [(0.0099, "pass", False), (0.01, "pass", True), (0.001, "fail", True)]
+)
+def test_a_leak_is_told_from_a_hundredth_on_or_where_the_gate_fails_by_it(share, verdict, is_told):
+    leaks = {"share": share, "copies": 3, "near_duplicates": 0, "groups": 0, "label_conflicts": 2}
+    checks = certificate(max_leaked_share=(verdict, "x"))
+    found = [one["text"] for one in advise(measured(leaks=leaks), checks) if one["cause"] == "leak"]
+    assert bool(found) == is_told
+    assert all("(3 copies, 2 images with two labels)" in text for text in found)
+
+
+def test_the_largest_effect_comes_first_and_five_are_told_at_most():
+    facts = {"num_operations": 0, "has_dropout": False, "image_shape": [32, 32, 3], "source_px": 300}
+    curve = {"num_epochs": 20, "best_epoch": 5, "gap_opens_epoch": 5}
+    changes = {"facts": facts, "learning_curve": curve, "suspects": {"estimated_wrong": 80}}
+    told, all_points = causes(measured(**changes)), points(**changes)
+    assert len(told) == advice.MAX_LINES < len([one for one in all_points.values() if one >= advice.LEAST_POINTS])
+    assert told == sorted(all_points, key=lambda cause: -all_points[cause])[:5]
+    assert told[0] == "wrong labels"
 
 
 FASHION = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

@@ -11,10 +11,20 @@ from gapgate.errors import SettingsError
 from gapgate.network import modules
 from gapgate.network.layers import BatchNorm, Dense, Dropout, Flatten
 from gapgate.settings.sections import TrainSettings
+from gapgate.tracking import NullTracker
 from gapgate.training import batches, learner
 from gapgate.training.augmentation.policy import Mixup, Rotate
 from gapgate.training.learner import Learner, Progress
-from gapgate.training.loop import _check_finite, _identity, _totals, metrics_of, train_epoch, train_step, validate
+from gapgate.training.loop import (
+    _check_finite,
+    _identity,
+    _totals,
+    fit,
+    metrics_of,
+    train_epoch,
+    train_step,
+    validate,
+)
 from gapgate.training.recipe import decided
 from gapgate.training.trained import Trained
 from tests.gapgate.digit_splits import write_digits
@@ -168,6 +178,18 @@ def test_a_training_that_begins_with_a_model_leaves_it_alone_and_moves_its_lower
             share = 1.0 if name.startswith("3_dense") else 0.1
             torch.testing.assert_close(after.detach(), state[name] - 0.5 * share * part, rtol=1e-4, atol=1e-6)
         assert torch.equal(learning.model.get_submodule("2_batch_norm").running_mean, torch.full((6,), 0.25))
+
+
+def test_a_training_from_a_model_keeps_its_normalisation_and_backbone_and_counts_its_operations(splits, tmp_path):
+    model = modules.build((Flatten(), Dense()), (8, 8, 1), 10).eval()
+    begun = Trained(decided(SGD, splits), model, [0.2], [0.4], [], {}, "a backbone")
+    recipe = decided(changed(epochs=1), splits)
+    operations = [Rotate(), Rotate()]
+    found = fit(recipe, splits, operations, CPU, tmp_path / "checkpoints", NullTracker(), begun)
+    assert (found.mean, found.std, found.backbone, found.num_operations) == ([0.2], [0.4], "a backbone", 2)
+    plain = fit(recipe, splits, (), CPU, tmp_path / "plain", NullTracker())
+    assert (plain.mean, plain.std) == (splits.info["mean"], splits.info["std"])
+    assert (plain.backbone, plain.num_operations) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
-from gapgate.errors import ImageError
+from components import package
+from gapgate import artifacts
+from gapgate.errors import ArtifactError, GateError, ImageError
+from gapgate.evidence.sealed.certificate import Verdict
 from gapgate.onnx.classifier import softmax
+from gapgate.settings.sections import PackageSettings
 from serving.model import predictor as predictors
 from serving.model.predictor import Predictor, _quick_images
 from tests.serving import packaged
@@ -21,6 +29,29 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def images(count: int) -> np.ndarray:
     shape = (count, packaged.SIZE_PX, packaged.SIZE_PX, 1)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("verdict", ["undecided", "fail"])
+def test_a_package_whose_certificate_does_not_pass_is_not_opened(tmp_path: Path, verdict: Verdict) -> None:
+    given = packaged.inputs(tmp_path / "inputs", verdict=verdict)
+    package.write(PackageSettings(similar_images=0), given, tmp_path / "package")
+    with pytest.raises(GateError, match=f"the certificate's verdict is {verdict}, not pass"):
+        Predictor.load(tmp_path / "package")
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_a_package_with_fewer_or_more_names_than_logits_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(packaged, "_write_model", partial(_write_model_with_names, count))
+    with pytest.raises(ArtifactError, match=f"the model has 7 logits and {count} class names"):
+        Predictor.load(packaged.folder(tmp_path, similar_images=0))
+
+
+def _write_model_with_names(count: int, folder: Path, transform: bytes, model: onnx.ModelProto) -> None:
+    onnx.save(model, folder / "model.onnx")
+    (folder / "transform.json").write_bytes(transform)
+    artifacts.write_json(folder / "architecture.json", {"class_names": [*CLASS_NAMES, "hen"][:count]})
 
 
 def test_probabilities_are_those_of_the_images_in_their_order_and_add_up_to_1(predictor: Predictor) -> None:
