@@ -49,8 +49,9 @@ def fit(
     # One thread: the bits do not depend on their number, and on small matrices several cost more than they bring.
     with threadpool_limits(1):
         mean, std = features.mean(axis=0), features.std(axis=0)
-        # A feature that is the same in all images becomes 0, and not 0 / 0.
-        std[std == 0] = 1
+        # A feature that is the same in all images becomes 0, and not 0 / 0. Its mean is rounded, so its standard
+        # deviation can be 2 · 10⁻⁸ in the place of 0: divided by that, a feature of 0.1 got a weight of 130,000.
+        std[(std == 0) | (np.ptp(features, axis=0) == 0)] = 1
         inputs = ((features - mean) / std).astype(np.float64)  # (n, d)
         # With fewer images than features, the weights lie in the space that the images span (representer theorem), and
         # the same fit in its coordinates takes a third of the time.

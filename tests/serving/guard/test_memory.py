@@ -37,6 +37,56 @@ def test_two_large_images_that_fit_alone_and_not_together_are_taken_one_at_a_tim
         pass
 
 
+def test_what_one_worker_holds_adds_up_and_is_given_back_piece_by_piece() -> None:
+    memory = Memory(available=lambda: 400 * MEGABYTE)  # a budget of 300
+    with memory.held(100 * MEGABYTE):
+        with memory.held(150 * MEGABYTE):
+            with memory.held(50 * MEGABYTE):  # to the last byte
+                pass
+            with pytest.raises(ApiError), memory.held(50 * MEGABYTE + 1):
+                pass
+        with memory.held(200 * MEGABYTE):
+            with pytest.raises(ApiError), memory.held(SMALL_BYTES + 1):
+                pass
+            with memory.held(SMALL_BYTES):
+                pass
+
+
+def test_the_budget_is_measured_anew_only_while_nothing_is_decoded() -> None:
+    free = [400 * MEGABYTE]
+    memory = Memory(available=lambda: free[0])
+    with memory.held(200 * MEGABYTE):
+        free[0] = 200 * MEGABYTE  # what is being decoded has it
+        with memory.held(100 * MEGABYTE):
+            pass
+    with pytest.raises(ImageError, match="the server has 157 MB"), memory.held(200 * MEGABYTE):
+        pass
+    free[0] = 800 * MEGABYTE
+    with memory.held(600 * MEGABYTE):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "info", "bytes_per_pixel"),
+    [
+        ("1", "PNG", {}, 2),
+        ("L", "PNG", {}, 2),
+        ("P", "GIF", {}, 2),
+        ("RGB", "PNG", {}, 8),
+        ("RGBA", "PNG", {}, 8),
+        ("L", "JPEG", {"progressive": 1}, 12),
+        ("RGB", "JPEG", {"progressive": 1}, 12),
+        ("RGB", "WEBP", {}, 16),
+        ("RGB", "AVIF", {}, 16),
+        ("RGB", "HEIF", {}, 16),
+    ],
+)
+def test_memory_is_counted_by_the_pixel(mode: str, form: str, info: dict[str, Any], bytes_per_pixel: int) -> None:
+    header = Image.new(mode, (30, 20))
+    header.format, header.info = form, info
+    assert bytes_to_decode(header) == 600 * bytes_per_pixel
+
+
 def test_an_image_that_fits_in_no_case_is_told_so() -> None:
     memory = Memory(available=lambda: 400 * MEGABYTE)
     with (

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn.model_selection
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -40,6 +41,65 @@ def test_two_classes_and_constant_features(digits):
     head = linear_head.fit(features, digits[1][kept], 2)
     assert head.weight.shape == (2, 67)
     assert (head.logits(features).argmax(axis=1) == digits[1][kept]).all()
+
+
+@pytest.mark.parametrize("num_images", [64, 90, 101])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1.7, 1000.1])
+def test_a_feature_that_is_the_same_in_all_images_has_no_weight(num_images, value):
+    # The mean of 90 times 0.1 in float32 is not 0.1, so the standard deviation is not 0.
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(num_images, 4)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(np.int32)
+    features[:, 3] = value
+    head = linear_head.fit(features, labels, 2)
+    assert np.abs(head.weight[:, 3]).max() < 1e-3
+    others = linear_head.fit(features[:, :3], labels, 2)
+    np.testing.assert_allclose(head.logits(features), others.logits(features[:, :3]), atol=1e-2)
+
+
+def test_balanced_classes_weigh_the_same_however_many_images_they_have():
+    # Two clouds that overlap, of 180 and of 20 images: as scikit-learn's own weights.
+    rng = np.random.default_rng(0)
+    labels = (np.arange(200) >= 180).astype(np.int32)
+    features = (rng.normal(size=(200, 5)) + labels[:, None]).astype(np.float32)
+    inputs = (features - features.mean(axis=0)) / features.std(axis=0)
+    shares = []
+    for is_balanced in (False, True):
+        head = linear_head.fit(features, labels, 2, is_balanced=is_balanced)
+        weights = "balanced" if is_balanced else None
+        peer = LogisticRegression(C=1 / (head.penalty * 200), tol=1e-8, max_iter=5000, class_weight=weights)
+        shares.append(softmax(head.logits(features))[:, 1])
+        assert np.abs(peer.fit(inputs, labels).predict_proba(inputs)[:, 1] - shares[-1]).max() < 0.02
+    assert shares[0].mean() == pytest.approx(0.1, abs=0.01)
+    assert shares[1].mean() > 0.2
+
+
+def test_the_folds_are_drawn_by_the_seed(digits, monkeypatch):
+    drawn = []
+
+    class Folds(sklearn.model_selection.StratifiedGroupKFold):
+        def split(self, *args):
+            for train, held_out in super().split(*args):
+                drawn.append((self.random_state, tuple(held_out)))
+                yield train, held_out
+
+    monkeypatch.setattr(sklearn.model_selection, "StratifiedGroupKFold", Folds)
+    for seed in (0, 5):
+        linear_head.fit(digits[0][:60], digits[1][:60], 10, seed=seed)
+    assert [seed for seed, _ in drawn] == [0] * 3 + [5] * 3
+    assert drawn[0][1] != drawn[3][1]
+    # Each image is held out once.
+    assert sorted(sum((rows for _, rows in drawn[:3]), ())) == list(range(60))
+
+
+def test_a_class_without_images_lies_20_below_the_least_bias_whatever_the_image(digits):
+    kept = digits[1][:600] != 4
+    features = digits[0][:600][kept]
+    head = linear_head.fit(features, digits[1][:600][kept], 10)
+    assert not head.weight[4].any()
+    # At the mean of the features the others have their biases on standardised features.
+    at_the_mean = np.delete(head.logits(features.mean(axis=0, keepdims=True))[0], 4)
+    assert head.bias[4] == pytest.approx(at_the_mean.min() - 20, abs=1e-3)
 
 
 def test_a_class_without_images_is_never_the_answer(digits):
