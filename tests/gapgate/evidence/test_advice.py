@@ -209,6 +209,14 @@ def test_more_photos_narrow_the_gap_by_the_power_law_and_the_interval_where_it_d
     assert found == (expected and pytest.approx(expected))
 
 
+@pytest.mark.parametrize(("needed", "is_told"), [(4000, True), (4001, False)])
+def test_ten_times_the_judged_images_are_the_most_that_are_asked_for(needed, is_told):
+    checks = certificate(min_test_accuracy=("undecided", "x; about 120 more photos would decide"))
+    checks["checks"][0]["images_to_decide"] = needed
+    found = [one["text"] for one in advise(measured(), checks) if one["cause"] == "few photos"]
+    assert found[0].startswith("about 120 more photos would decide; now 1,000 of each class") == is_told
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

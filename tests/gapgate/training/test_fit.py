@@ -218,7 +218,14 @@ def test_auto_numbers_suit_the_training_and_the_size_of_the_set(architecture, nu
 
 @pytest.mark.parametrize(
     ("scores", "expected"),
-    [([(0.5, 0.8), (0.4, 0.8)], 1), ([(0.5, 0.8), (0.4, 0.79)], 0), ([(0.5, 0.8), (0.6, 0.9)], 0), ([(0.5, 0.8)], 0)],
+    [
+        ([(0.5, 0.8), (0.4, 0.8)], 1),
+        ([(0.5, 0.8), (0.4, 0.79)], 0),
+        ([(0.5, 0.8), (0.6, 0.9)], 0),
+        ([(0.5, 0.8), (0.5, 0.9)], 0),
+        ([(0.5, 0.8), (0.4, 0.8), (0.45, 0.9)], 1),  # against the one that is kept, not against the first
+        ([(0.5, 0.8)], 0),
+    ],
 )
 def test_a_later_training_is_kept_only_if_its_loss_is_lower_and_its_accuracy_no_worse(scores, expected):
     assert choose([{"loss": loss, "accuracy": accuracy} for loss, accuracy in scores]) == expected

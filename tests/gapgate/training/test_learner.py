@@ -12,7 +12,7 @@ from gapgate.network import modules
 from gapgate.network.layers import BatchNorm, Dense, Dropout, Flatten
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
-from gapgate.training import batches, learner
+from gapgate.training import batches, learner, loop
 from gapgate.training.augmentation.policy import Mixup, Rotate
 from gapgate.training.learner import Learner, Progress
 from gapgate.training.loop import (
@@ -27,7 +27,7 @@ from gapgate.training.loop import (
 )
 from gapgate.training.recipe import decided
 from gapgate.training.trained import Trained
-from tests.gapgate.digit_splits import write_digits
+from tests.gapgate.digit_splits import Recorder, write_digits
 
 CPU = torch.device("cpu")
 SGD = TrainSettings(
@@ -281,6 +281,87 @@ def test_a_loss_of_either_side_that_is_not_finite_ends_the_training(splits, loss
     _check_finite(recipe, 4, 0.5, 0.5)
     with pytest.raises(SettingsError, match=r"learning_rate=0\.5: the loss is not finite in epoch 4"):
         _check_finite(recipe, 4, *losses)
+
+
+@pytest.mark.parametrize(("train_loss", "val_loss"), [(math.nan, 0.5), (0.5, math.nan)])
+def test_an_epoch_whose_loss_is_no_number_is_not_reported(splits, monkeypatch, train_loss, val_loss):
+    monkeypatch.setattr(loop, "train_epoch", lambda *_: (train_loss, 0.5))
+    monkeypatch.setattr(loop, "validate", lambda *_: (val_loss, 0.5))
+    tracker = Recorder()
+    with Learner(SGD, splits, (), CPU) as learning:
+        data = batches.open_batches(splits, "train", CPU)
+        with pytest.raises(SettingsError, match="not finite in epoch 2"):
+            loop._epoch(learning, data, data, 2, tracker)
+    assert tracker.epochs == {}
+
+
+def test_an_epochs_line_has_the_rate_of_its_last_step_its_speed_and_the_memory_in_bytes(splits, monkeypatch):
+    monkeypatch.setattr(loop, "train_epoch", lambda *_: (0.5, 0.75))
+    monkeypatch.setattr(loop, "validate", lambda *_: (0.25, 0.875))
+    monkeypatch.setattr(loop.time, "perf_counter", iter([10.0, 10.5]).__next__)
+    tracker = Recorder()
+    with Timed(SGD, splits, (), CPU) as learning:
+        learning.steps = []
+        data = batches.open_batches(splits, "train", CPU)
+        line = loop._epoch(learning, data, data, 2, tracker)
+        assert learning.steps == [(5, 3)]  # of steps 0 to 8, the last of the second three
+    figures = {"train_loss": 0.5, "train_accuracy": 0.75, "val_loss": 0.25, "val_accuracy": 0.875}
+    assert line == {"epoch": 2, **figures, "learning_rate": 0.0}
+    assert tracker.epochs[2]["train/images_per_s"] == 300  # 150 in half a second
+    assert 2**26 < tracker.epochs[2]["system/peak_memory_bytes"] < 2**38
+
+
+def test_training_is_in_bfloat16_where_it_is_used_and_validation_never(splits, batch):
+    with Learner(SGD, splits, (), CPU) as learning:
+        kinds = []
+        learning.model.get_submodule("1_dense").register_forward_hook(lambda *call: kinds.append(call[2].dtype))
+        for is_used in (False, True):
+            learning._bfloat16 = is_used
+            train_step(learning, *batch, learning_rate=0.1)
+        validate(learning, batches.open_batches(splits, "val", CPU))
+        assert kinds == [torch.float32, torch.bfloat16, torch.float32]
+
+
+def test_a_checkpoint_holds_the_best_weights_up_to_its_own_epoch(splits, tmp_path, monkeypatch):
+    seen, losses = [], iter([0.5, 0.3, 0.4])
+    monkeypatch.setattr(loop, "validate", lambda *_: (next(losses), 0.5))
+
+    def save(folder, identity, tensors, progress):
+        kept = {name: tensor.clone() for name, tensor in tensors.items()}
+        seen.append((kept, progress["best_epoch"], len(progress["history"])))
+
+    monkeypatch.setattr(loop.checkpoint, "save", save)
+    fit(decided(changed(patience=5), splits), splits, (), CPU, tmp_path, NullTracker())
+    assert [(best, epochs) for _, best, epochs in seen] == [(1, 1), (2, 2), (2, 3)]
+    name = "1_dense.weight"
+    for tensors, best, _ in seen:
+        assert torch.equal(tensors[f"best.{name}"], seen[best - 1][0][f"model.{name}"])
+
+
+class EndedAt(Recorder):
+    """A tracker that ends the training while it hears of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.last = epoch
+
+    def metrics(self, values, step=0):
+        if step == self.last:
+            raise KeyboardInterrupt
+        super().metrics(values, step)
+
+
+def test_a_resumed_training_knows_its_best_epoch(splits, tmp_path, monkeypatch):
+    losses = {1: 0.3, 2: 0.5, 3: 0.6, 4: 0.4, 5: 0.2}
+    epochs = iter((1, 2, 3, 3, 4, 5))  # the third begins twice
+    monkeypatch.setattr(loop, "validate", lambda *_: (losses[next(epochs)], 0.5))
+    recipe, tracker = decided(changed(epochs=9, patience=3), splits), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, splits, (), CPU, tmp_path, EndedAt(3))
+    found = fit(recipe, splits, (), CPU, tmp_path, tracker)
+    # Three epochs after the first, the best, the training ends before the fifth would have been better.
+    assert [line["val_loss"] for line in found.history] == [0.3, 0.5, 0.6, 0.4]
+    assert tracker.facts["train/checkpoint"] == "resumed after epoch 2"
 
 
 def test_a_checkpoint_belongs_to_its_settings_operations_and_splits(splits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from components import package
 from gapgate import artifacts
 from gapgate.errors import ArtifactError, GateError, ImageError
 from gapgate.evidence.sealed.certificate import Verdict
+from gapgate.evidence.sealed.seal import SEAL, seal
 from gapgate.onnx.classifier import softmax
 from gapgate.settings.sections import PackageSettings
 from serving.model import predictor as predictors
@@ -52,6 +54,57 @@ def _write_model_with_names(count: int, folder: Path, transform: bytes, model: o
     onnx.save(model, folder / "model.onnx")
     (folder / "transform.json").write_bytes(transform)
     artifacts.write_json(folder / "architecture.json", {"class_names": [*CLASS_NAMES, "hen"][:count]})
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A package of one's own, to change and to seal again."""
+    folder = packaged.folder(tmp_path, similar_images=0)
+    Predictor.load(folder)
+    return folder
+
+
+def sealed_again(folder: Path) -> Path:
+    (folder / SEAL).unlink()
+    seal(folder)
+    return folder
+
+
+def test_a_package_that_answers_otherwise_than_at_packaging_is_not_opened(own: Path) -> None:
+    listing = own / "golden" / "golden.json"
+    golden = artifacts.read_json(listing)
+    golden[2]["logits"][0] += 0.5
+    artifacts.write_json(listing, golden)
+    with pytest.raises(ArtifactError, match=f"golden image {golden[2]['file']}: logits differ by 0.5"):
+        Predictor.load(sealed_again(own))
+
+
+def test_a_package_with_another_file_than_that_of_its_lineage_is_not_opened(own: Path) -> None:
+    # Sealed and with golden answers of its own, as a package that somebody makes of another model and this receipt.
+    changed = artifacts.read_json(own / "architecture.json")
+    changed["class_names"] = changed["class_names"][::-1]
+    artifacts.write_json(own / "architecture.json", changed)
+    with pytest.raises(ArtifactError, match=r"architecture\.json is not the one of the model in the lineage"):
+        Predictor.load(sealed_again(own))
+
+
+def digested(entry: dict[str, Any]) -> str:
+    return artifacts.digest_of({name: value for name, value in entry.items() if name != "digest"})
+
+
+def test_a_lineage_that_was_changed_or_is_of_another_certificate_than_the_receipts_is_not_opened(own: Path) -> None:
+    lineage = artifacts.read_json(own / artifacts.LINEAGE)
+    certificate, registration = lineage["certificate"], lineage["registration"]
+    certificate["settings"] = {"max_gap_points": 100}
+    artifacts.write_json(own / artifacts.LINEAGE, lineage)
+    with pytest.raises(ArtifactError, match="the lineage of the certificate was changed since it was written"):
+        Predictor.load(sealed_again(own))
+    # A chain that is whole in itself.
+    certificate["digest"] = registration["inputs"]["certificate"] = digested(certificate)
+    registration["digest"] = digested(registration)
+    artifacts.write_json(own / artifacts.LINEAGE, lineage)
+    with pytest.raises(ArtifactError, match="the receipt names the certificate sha256:.*, the lineage does not"):
+        Predictor.load(sealed_again(own))
 
 
 def test_probabilities_are_those_of_the_images_in_their_order_and_add_up_to_1(predictor: Predictor) -> None:
