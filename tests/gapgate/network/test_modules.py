@@ -25,6 +25,7 @@ from gapgate.network.layers import (
     Dropout2d,
     Flatten,
     GlobalAveragePool,
+    InvertedResidual,
     Pool,
 )
 
@@ -190,6 +191,28 @@ def test_weights_start_as_he_before_a_rectifier_and_as_glorot_elsewhere():
 
 @settings(max_examples=20, deadline=None)
 @given(probability=st.floats(0.05, 0.9), unit=st.sampled_from(["value", "map", "image"]), seed=st.integers(0, 99))
+@pytest.mark.parametrize(("filters", "stride", "is_added"), [(6, 1, True), (7, 1, False), (6, 2, False)])
+def test_the_input_of_an_inverted_residual_is_added_where_the_output_has_its_shape(filters, stride, is_added):
+    layers = (InvertedResidual(filters=filters, stride=stride), Flatten(), Dense())
+    (block,) = (one for one in modules.build(layers, (8, 8, 6), 3) if isinstance(one, modules.InvertedResidual))
+    maps = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    block.eval()
+    inner = maps
+    for module in block.children():
+        inner = module(inner)
+    assert inner.shape == (2, filters, 8 // stride, 8 // stride)
+    torch.testing.assert_close(block(maps), inner + maps if is_added else inner)
+
+
+def test_a_flip_averaged_network_answers_for_the_image_and_its_mirror_image_left_to_right():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
+    images = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    mirrored = torch.tensor(np.ascontiguousarray(images.numpy()[:, :, :, ::-1]))
+    found = modules.FlipAveraged(network)(images)
+    torch.testing.assert_close(found, (network(images) + network(mirrored)) / 2)
+    assert not torch.allclose(found, network(images))
+
+
 def test_dropout_zeroes_whole_units_and_scales_the_others(probability, unit, seed):
     layer = modules.Dropout(probability, unit)
     layer.generator = torch.Generator().manual_seed(seed)

@@ -103,7 +103,7 @@ def test_a_lineage_that_was_changed_or_is_of_another_certificate_than_the_receip
     certificate["digest"] = registration["inputs"]["certificate"] = digested(certificate)
     registration["digest"] = digested(registration)
     artifacts.write_json(own / artifacts.LINEAGE, lineage)
-    with pytest.raises(ArtifactError, match="the receipt names the certificate sha256:.*, the lineage does not"):
+    with pytest.raises(ArtifactError, match=r"the receipt names the certificate sha256:.*, the lineage does not"):
         Predictor.load(sealed_again(own))
 
 
