@@ -189,8 +189,6 @@ def test_weights_start_as_he_before_a_rectifier_and_as_glorot_elsewhere():
     assert not any(module.bias.any() for module in (conv, hidden, head))
 
 
-@settings(max_examples=20, deadline=None)
-@given(probability=st.floats(0.05, 0.9), unit=st.sampled_from(["value", "map", "image"]), seed=st.integers(0, 99))
 @pytest.mark.parametrize(("filters", "stride", "is_added"), [(6, 1, True), (7, 1, False), (6, 2, False)])
 def test_the_input_of_an_inverted_residual_is_added_where_the_output_has_its_shape(filters, stride, is_added):
     layers = (InvertedResidual(filters=filters, stride=stride), Flatten(), Dense())
@@ -213,6 +211,8 @@ def test_a_flip_averaged_network_answers_for_the_image_and_its_mirror_image_left
     assert not torch.allclose(found, network(images))
 
 
+@settings(max_examples=20, deadline=None)
+@given(probability=st.floats(0.05, 0.9), unit=st.sampled_from(["value", "map", "image"]), seed=st.integers(0, 99))
 def test_dropout_zeroes_whole_units_and_scales_the_others(probability, unit, seed):
     layer = modules.Dropout(probability, unit)
     layer.generator = torch.Generator().manual_seed(seed)
