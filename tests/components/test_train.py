@@ -4,11 +4,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from components import train
 from components.execute import make
 from components.platform.run_context import RunContext
 from gapgate import artifacts
+from gapgate.errors import AcceleratorError
 from gapgate.settings.sections import TrainSettings
 from gapgate.tracking import NullTracker
 from gapgate.training import checkpoint
@@ -83,3 +85,76 @@ def test_the_summary_has_the_validation_accuracy_of_the_epoch_whose_weights_were
     facts = train._facts(tmp_path, settings, [])
     assert facts.summary == f"small, 4 epochs, 1,650 parameters, {said}"
     assert facts.tags == {"seed": "7"}
+
+
+class Reached(Exception):  # noqa: N818 (it is no error)
+    """The training would begin now."""
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the step up to its training; returns the key of its checkpoints and what the training was given."""
+    inputs = {kind: artifacts.load(SCHEMA_1 / kind, kind) for kind in ("splits", "policy")}
+    settings = TrainSettings(architecture="softmax", epochs=1, accelerator="cpu")
+    found: list[object] = []
+
+    def checkpoint_dir(key: str) -> Path:
+        found.append(key)
+        return tmp_path / "checkpoints"
+
+    def fit(*args: object) -> None:
+        found.append(args)
+        raise Reached
+
+    monkeypatch.setattr(train, "checkpoint_dir", checkpoint_dir)
+    monkeypatch.setattr(train, "features_dir", lambda: tmp_path / "features")
+    monkeypatch.setattr(train, "model_of_interrupted_run", lambda *_: None)
+    monkeypatch.setattr(train, "train", fit)
+
+    def run(changed: str = "", **more: object):
+        given = dict(inputs)
+        if changed:
+            other = inputs[changed].manifest.model_copy(update={"digest": "sha256:" + "0" * 64})
+            given[changed] = artifacts.Artifact(inputs[changed].path, other)
+        found.clear()
+        with pytest.raises(Reached):
+            train.run(settings.model_copy(update=more), given, tmp_path / "model", NullTracker())
+        key, args = found
+        return key, args
+
+    return run
+
+
+def test_checkpoints_belong_to_the_settings_the_splits_and_the_policy(begun) -> None:
+    keys = [begun()[0], begun(seed=1)[0], begun("splits")[0], begun("policy")[0]]
+    assert len(set(keys)) == 4
+    assert begun()[0] == keys[0]
+
+
+def test_the_training_gets_the_operations_of_the_policy_and_the_features_of_all_trainings(begun, tmp_path) -> None:
+    _, (settings, splits, operations, folder, checkpoints, _, features) = begun()
+    kinds = [operation["type"] for operation in artifacts.read_json(SCHEMA_1 / "policy/policy.json")["operations"]]
+    assert [operation.type for operation in operations] == kinds
+    assert kinds
+    assert (settings.architecture, splits.path) == ("softmax", SCHEMA_1 / "splits")
+    assert (folder, checkpoints) == (tmp_path / "model", tmp_path / "checkpoints")
+    assert features == tmp_path / "features"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_step_that_was_given_a_gpu_never_trains_on_the_cpu(begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(train.NUM_GPUS_VARIABLE, "1")
+    with pytest.raises(AcceleratorError, match=r"train\.accelerator=cuda"):
+        begun()
+    monkeypatch.setenv(train.NUM_GPUS_VARIABLE, "0")
+    begun()
+
+
+def test_a_second_process_with_the_same_training_has_checkpoints_of_its_own(tmp_path: Path) -> None:
+    with train._exclusive(tmp_path / "key") as first, train._exclusive(tmp_path / "key") as second:
+        assert first == tmp_path / "key"
+        assert second != first
+        assert second.is_dir()
+    assert not second.exists()
+    with train._exclusive(tmp_path / "key") as again:
+        assert again == first
