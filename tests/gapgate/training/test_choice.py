@@ -92,12 +92,12 @@ def test_folds_decide_between_trainings_where_there_are_some_and_val_elsewhere(
     splits, tmp_path, monkeypatch, is_folded
 ):
     settings = [TrainSettings(architecture=name) for name in ("small", "tutorial")]
-    # On val the second is better, in the folds the first.
+    # On val the first is better, in the folds the second.
     fitted = [
         SimpleNamespace(recipe=decided(one, splits), val_score={"loss": loss, "accuracy": 0.5})
-        for one, loss in zip(settings, (0.5, 0.4), strict=True)
+        for one, loss in zip(settings, (0.4, 0.5), strict=True)
     ]
-    answers = [Answers(0.3, 0.75), Answers(0.6, 0.625)]
+    answers = [Answers(0.6, 0.625), Answers(0.3, 0.75)]
     written = []
     monkeypatch.setattr(fit, "candidates", lambda *_, **__: settings)
     monkeypatch.setattr(fit._Job, "fit_all", lambda self, tried: fitted)
@@ -107,16 +107,78 @@ def test_folds_decide_between_trainings_where_there_are_some_and_val_elsewhere(
     folded = type(splits)(splits.path, splits.info | {"num_folds": 5 * is_folded}, splits.images, splits.labels)
     fit.train(TrainSettings(accelerator="cpu"), folded, (), tmp_path / "model", tmp_path / "checkpoints", tracker)
     ((out_dir, _, kept, told, why),) = written
-    assert (out_dir, kept) == (tmp_path / "model", fitted[0 if is_folded else 1])
-    assert tracker.facts["train/architecture"] == ("small" if is_folded else "tutorial")
-    assert [one.written for one in answers] == ([[tmp_path / "model"], []] if is_folded else [[], []])
+    assert (out_dir, kept) == (tmp_path / "model", fitted[1 if is_folded else 0])
+    assert tracker.facts["train/architecture"] == ("tutorial" if is_folded else "small")
+    assert [one.written for one in answers] == ([[], [tmp_path / "model"]] if is_folded else [[], []])
     scores = [one.scored for one in answers] if is_folded else [one.val_score for one in fitted]
     assert told == [{"architecture": name, **score} for name, score in zip(("small", "tutorial"), scores, strict=True)]
     assert why == (
-        "tried on the held-out folds: small 75.0 % (loss 0.300), tutorial 62.5 % (loss 0.600); kept small"
+        "tried on the held-out folds: small 62.5 % (loss 0.600), tutorial 75.0 % (loss 0.300); kept tutorial"
         if is_folded
-        else "tried on val: small 50.0 % (loss 0.500), tutorial 50.0 % (loss 0.400); kept tutorial"
+        else "tried on val: small 50.0 % (loss 0.400), tutorial 50.0 % (loss 0.500); kept small"
     )
+
+
+@pytest.mark.parametrize("given", [None, "cache"])
+def test_features_are_kept_in_the_place_of_all_trainings_or_with_the_checkpoints(splits, tmp_path, monkeypatch, given):
+    asked = []
+
+    def fit_all(self, tried):
+        self._features("a backbone", np.arange(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._Job, "fit_all", fit_all)
+    monkeypatch.setattr(fit.features, "compute", lambda *args: asked.append(args[4]))
+    cache = given and tmp_path / given
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(
+            TrainSettings(accelerator="cpu"), splits, (), tmp_path, tmp_path / "checkpoints", NullTracker(), cache
+        )
+    assert asked == [tmp_path / (given or "checkpoints")]
+
+
+def test_each_training_has_its_own_settings_and_fine_tuning_begins_with_the_frozen_one(splits, tmp_path, monkeypatch):
+    made = []
+
+    def fit_network(self, recipe, begun):
+        made.append((recipe.name, recipe.learning_rate, begun))
+        return f"trained {recipe.name}"
+
+    monkeypatch.setattr(fit._Job, "_fit_network", fit_network)
+    monkeypatch.setattr(fit._Job, "_fit_head", lambda self, recipe: f"head of {recipe.name}")
+    job = fit._Job(splits, (), torch.device("cpu"), tmp_path, tmp_path, NullTracker())
+
+    def settings(name, rate):
+        return TrainSettings(architecture=name, learning_rate=rate)
+
+    assert job.fit_all([settings("small", 0.1), settings("tutorial", 0.2)]) == ["trained small", "trained tutorial"]
+    assert job.fit_all([settings("frozen", 0.1), settings("finetune", 0.3)]) == ["head of frozen", "trained finetune"]
+    # Without a frozen one before it, it makes one.
+    assert job.fit_all([settings("finetune", 0.4)]) == ["trained finetune"]
+    assert made == [
+        ("small", 0.1, None), ("tutorial", 0.2, None), ("finetune", 0.3, "head of frozen"),
+        ("finetune", 0.4, "head of finetune"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["frozen", "finetune"])
+def test_a_fine_tuned_network_answers_by_itself_and_not_by_the_features_of_its_backbone(
+    splits, tmp_path, monkeypatch, architecture
+):
+    model = Backbone().build((4, 4, 1), 3)
+    trained = SimpleNamespace(
+        recipe=decided(TrainSettings(architecture=architecture), splits), backbone=Backbone(), model=model
+    )
+    features = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+    monkeypatch.setattr(fit.features, "compute", lambda *_: features)
+    monkeypatch.setattr(fit.model_artifact, "logits", lambda trained, images: f"of {len(images)} images")
+    job = fit._Job(splits, (), torch.device("cpu"), tmp_path, tmp_path, NullTracker())
+    found = job.logits(trained, np.array([3, 4]))
+    if architecture == "finetune":
+        assert found == "of 2 images"
+        return
+    weight, bias = (part.detach().numpy() for part in model[1].parameters())
+    np.testing.assert_allclose(found, features @ weight.T + bias, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["train", "val"])

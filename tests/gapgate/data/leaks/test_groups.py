@@ -97,3 +97,63 @@ def test_groups_that_share_an_image_become_one():
 def test_images_that_are_numbered_through_are_no_series():
     assert groups.series((number, f"cat/{number}.jpg") for number in range(300)) == {}
     assert groups.series((number, f"cat/{number:06d}.jpg") for number in range(300)) == {}
+
+
+@pytest.mark.parametrize(("milliseconds", "is_burst"), [(5000, True), (5001, False)])
+def test_five_seconds_are_the_longest_pause_of_a_burst(milliseconds, is_burst):
+    times = (timedelta(), timedelta(milliseconds=milliseconds))
+    found = groups.bursts({row: groups.Shot("A", NOON + time) for row, time in enumerate(times)})
+    assert set(found) == ({0, 1} if is_burst else set())
+
+
+def numbered(sizes, step=1):
+    """Names in one folder: for each size a stem with as many numbers."""
+    return rows([f"cat/{chr(97 + at)}_{step * n}.png" for at, size in enumerate(sizes) for n in range(size)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_found"),
+    [
+        ((2, 2, 2, 2, 2), 10),
+        ((2, 2, 2, 2, 1), 0),  # four series: the stems are classes
+        ((2, 2, 2, 2, 2, 1), 10),
+        ((7, 2, 2, 2, 2), 15),
+        ((8, 2, 2, 2, 2), 0),  # one has half of the folder's images
+    ],
+)
+def test_five_stems_none_of_which_has_half_of_the_folder_are_series(sizes, num_found):
+    assert len(groups.series(numbered(sizes))) == num_found
+
+
+@pytest.mark.parametrize(("step", "is_series"), [(60, True), (61, False)])
+def test_numbers_of_a_series_are_sixty_apart_at_most_on_average(step, is_series):
+    assert bool(groups.series(numbered((3,) * 6, step))) == is_series
+
+
+def test_images_of_one_name_in_two_folders_are_two_series():
+    names = [f"{folder}/clip{video}_{n}.png" for folder in ("cat", "dog") for video in "abcde" for n in range(2)]
+    found = groups.series(rows(names))
+    assert len(set(found.values())) == 10
+    assert (found[0], found[10]) == ("cat/clipa_", "dog/clipa_")
+
+
+def test_the_group_of_a_rule_is_what_its_parentheses_hold():
+    names = rows(["x_p1_left.png", "y_p1_right.png", "x_p2_left.png"])
+    assert groups.named(names, r"_(p\d+)_") == {0: "p1", 1: "p1", 2: "p2"}
+    assert groups.named(names, r"_p\d+_") == {0: "_p1_", 1: "_p1_", 2: "_p2_"}
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_key_of_joined_groups_is_the_least_whatever_their_order(turn):
+    members = [(0, "series b"), (0, "shots a"), (1, "series b"), (1, "series aa")]
+    assert set(groups.merged(members[::turn], [], str).values()) == {"series aa"}
+    hashes = {3: "z", 5: "a", 8: "m"}
+    assert groups.merged([], [(8, 3), (5, 3)][::turn], hashes.__getitem__) == dict.fromkeys((3, 5, 8), "a")
+
+
+def test_plural_names_of_columns_are_offered_too():
+    assert groups.group_columns(["patients", "Video_IDs", "subjects_age", "ages"]) == [
+        "patients",
+        "Video_IDs",
+        "subjects_age",
+    ]
