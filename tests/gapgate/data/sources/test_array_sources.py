@@ -10,6 +10,7 @@ import pytest
 
 from gapgate.data.sources import BUILTINS, write_builtin
 from gapgate.data.sources.builtin import shapes
+from gapgate.data.sources.known import FASHION_MNIST
 from gapgate.errors import DataError
 from gapgate.settings.sections import Reading
 
@@ -278,3 +279,24 @@ def test_labels_of_a_column_for_each_class_are_named_with_the_remedy(data, opene
         DataError, match=r"labels are an array of 4 × 2; store one value for each image, as argmax gives"
     ):
         opened()
+
+
+def test_an_unpacked_idx_file_counts_before_the_packed_one_of_its_name(data, opened):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7), np.uint8)  # not square: height before width
+    labels = np.array([[0, 1, 0], [1, 1, 0]], np.uint8)
+    write_idx(data, images[0], labels[0], compress=True)
+    assert [record.label for record in opened().records()] == [0, 1, 0]
+    write_idx(data, images[1], labels[1], compress=False)
+    source = opened()
+    assert [record.label for record in source.records()] == [1, 1, 0]
+    for record, expected in zip(source.records(), images[1], strict=True):
+        np.testing.assert_array_equal(source.reader.read(record.locator, 100), expected)
+
+
+def test_a_part_of_a_well_known_data_set_keeps_its_numbers(data, opened):
+    # The first ten labels of Fashion-MNIST's training images; classes 1, 4, 6 and 8 are missing.
+    labels = np.array([9, 0, 0, 3, 0, 2, 7, 2, 5, 5])
+    for more, names in (([], ("0", "2", "3", "5", "7", "9")), ([1, 4, 6, 8], FASHION_MNIST)):
+        given = np.concatenate([labels, np.array(more, int)])
+        np.savez(data / "a.npz", images=np.zeros((len(given), 28, 28), np.uint8), labels=given)
+        assert opened(data / "a.npz").class_names == names

@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -93,3 +94,38 @@ def test_a_name_that_would_steer_a_terminal_is_refused_in_one_line(classes, name
 def test_a_name_with_marks_that_some_scripts_need_is_a_name(classes):
     names = {"می\u200cخواهم", "猫\u3000犬"}
     assert {name for name, _ in classes(*names)} == names
+
+
+def test_a_list_that_is_not_in_the_order_of_the_alphabet_numbers_the_classes(data, opened):
+    np.savez(data / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 0]))
+    source = opened(data / "a.npz", Reading(class_names=("zebra", "ant")))
+    assert source.class_names == ("zebra", "ant")
+    assert [record.label for record in source.records()] == [0, 1, 0]
+
+
+def test_numbers_are_counted_through_a_list_of_names_that_are_numbers_too(data, opened):
+    np.savez(data / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 1, 2, 1]))
+    source = opened(data / "a.npz", Reading(class_names=("1", "2", "3")))
+    assert source.class_names == ("1", "2", "3")
+    assert [record.label for record in source.records()] == [0, 1, 2, 1]
+
+
+def test_a_label_beyond_the_list_has_no_name(data, opened):
+    np.savez(data / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 2]))
+    with pytest.raises(DataError, match=r"class '2' has no name: data\.class_names has 2 names for 3 classes"):
+        opened(data / "a.npz", Reading(class_names=("no", "yes")))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"cat": 0, "dog": 1}', {"0": "cat", "1": "dog"}),  # Keras's class_indices
+        ('{"0": "cat", "1": "dog"}', {"0": "cat", "1": "dog"}),
+        ('{"0": "cat", "1": 7}', {"0": "cat", "1": "7"}),  # a name that is a number
+        ('["cat", 7]', ("cat", "7")),
+        ("{}", {}),
+    ],
+)
+def test_a_mapping_leads_from_labels_to_names_unless_all_of_it_leads_to_numbers(tmp_path, text, expected):
+    (tmp_path / "names.json").write_text(text)
+    assert read_class_names(tmp_path / "names.json") == expected

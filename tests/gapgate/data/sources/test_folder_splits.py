@@ -134,3 +134,19 @@ def test_a_folder_of_texts_beside_classes_is_left_out_with_a_line(data, opened):
     (data / "d" / "notes.txt").write_text("x")
     source = opened()
     assert (source.class_names, source.notes) == (("a", "b", "c"), ("d/ holds no images and is left out",))
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_one_split_alone_is_divided_like_any_other_data_set(data, opened, name):
+    write(data, f"{name}/a/1.png", f"{name}/b/2.png", f"{name}/b/3.png")
+    assert counts(opened()) == {("", "a"): 1, ("", "b"): 2}
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_split_whose_only_folder_is_no_class_of_train_is_left_out_with_a_note(data, opened, name):
+    write(data, "train/a/1.png", "train/b/2.png", f"{name}/unknown/3.png", f"{name}/unknown/4.png")
+    source = opened()
+    assert counts(source) == {("train", "a"): 1, ("train", "b"): 1}
+    assert f"{name}/ holds 2 images in unknown, which is no class of train, and is left out" in source.notes
+    write(data, f"{name}/a/5.png")
+    assert ("test" if name == "test" else "val", "unknown") in counts(opened())

@@ -406,3 +406,54 @@ def test_a_parquet_file_of_image_bytes_is_read(data, opened, column):
     source = opened(data / "set.parquet")
     assert [(record.id, record.split) for record in source.records()] == [("set/000000", ""), ("set/000001", "")]
     assert [int(pixels[0, 0]) for pixels in pixels_of(source)] == [7, 8]
+
+
+def test_groups_of_a_parquet_table_and_names_of_several(data, opened):
+    write_parquet(data / "train.parquet", [1, 2], [0, 1], ["cat", "dog"])
+    table = pq.read_table(data / "train.parquet").append_column("group", pa.array(["p1", "p2"]))
+    pq.write_table(table, data / "train.parquet")
+    write_parquet(data / "test.parquet", [3], [1], ["cat", "dog"])
+    assert [(record.split, record.group) for record in opened().records()] == [
+        ("test", ""), ("train", "p1"), ("train", "p2"),
+    ]  # fmt: skip
+    write_parquet(data / "test.parquet", [3], [1], ["dog", "cat"])
+    with pytest.raises(DataError, match="name different classes; take files of one data set"):
+        opened()
+
+
+def test_images_of_a_table_are_in_the_order_of_its_rows_with_their_own_id_and_group(data, opened):
+    for name in "abcd":
+        Image.new("L", (6, 4)).save(data / f"{name}.png")
+    (data / "t.csv").write_text("path,label,id,group\nd.png,x,4,g\na.png,y,1,\nc.png,x,3,g\nb.png,y,2,\n")
+    assert [(record.id, record.locator, record.group) for record in opened(data / "t.csv").records()] == [
+        ("4", "d.png", "g"), ("1", "a.png", ""), ("3", "c.png", "g"), ("2", "b.png", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folds", "splits"),
+    [
+        (["0", "1"], ["train", "test"]),
+        (["0", "1", "2"], ["train", "val", "test"]),
+        # As numbers: 10 is the last one and 9 the one before it.
+        ([str(number) for number in range(11)], ["train"] * 9 + ["val", "test"]),
+    ],
+)
+def test_the_last_of_numbered_folds_tests_and_the_one_before_it_validates(data, opened, folds, splits):
+    for number in range(len(folds)):
+        Image.new("L", (6, 4)).save(data / f"{number}.png")
+    rows = [f"{number}.png,{'ab'[number % 2]},{fold}" for number, fold in enumerate(folds)]
+    (data / "t.csv").write_text("\n".join(["path,label,fold", *rows]))
+    assert [record.split for record in opened(data / "t.csv").records()] == splits
+
+
+@pytest.mark.parametrize(("count", "is_refused"), [(9, False), (10, True)])
+def test_ten_labels_that_all_differ_are_no_classes(data, opened, count, is_refused):
+    for number in range(count):
+        Image.new("L", (6, 4)).save(data / f"{number}.png")
+    (data / "t.csv").write_text("\n".join(["path,label", *(f"{n}.png,name {n}" for n in range(count))]))
+    if not is_refused:
+        assert len(opened(data / "t.csv").class_names) == count
+        return
+    with pytest.raises(DataError, match="has another value for each of the 10 images"):
+        opened(data / "t.csv")

@@ -168,3 +168,19 @@ def test_lines_of_pixels_are_an_image_and_a_large_text_is_no_fault(data, opened,
     large = np.random.default_rng(0).integers(100, 256, (2, 200, 200), np.uint8)
     (data / "t.csv").write_text("label,pixels\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows_of(large, " "))))
     assert same(opened(data / "t.csv"), large, "01")
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_a_row_of_more_or_fewer_pixels_than_those_before_it_is_refused(data, opened, images, change):
+    rows = ["1 " * (64 + (change if number == 2 else 0)) for number in range(4)]
+    (data / "t.csv").write_text(
+        "\n".join(["label,pixels", *(f"{number % 2},{row}" for number, row in enumerate(rows))])
+    )
+    with pytest.raises(DataError, match=f"row 3 has {64 + change} pixels, and those before it 64"):
+        opened(data / "t.csv")
+
+
+def test_labels_of_more_digits_than_a_number_holds_are_names(data, opened, images):
+    labels = ["123456789012345678901", "223456789012345678901"]
+    write(data / "t.csv", images, labels=labels * 2)
+    assert opened(data / "t.csv").class_names == tuple(labels)
