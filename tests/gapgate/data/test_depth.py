@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapgate.data import depth
 from gapgate.data.depth import highest_of, white_of
 from gapgate.data.picture.opening import open_image
 from gapgate.data.preprocess import preprocess
@@ -60,3 +61,14 @@ def test_twelve_bits_use_the_whole_range_alike_in_training_and_serving(tmp_path)
     assert transform.white == 4_095
     assert splits.images.max() > 128
     np.testing.assert_array_equal(splits.images[0], transform.decode(tmp_path / "data" / "a" / "0.png"))
+
+
+@pytest.mark.parametrize(("highest", "levels"), [((63, 5), 64), ((64, 5), None), ((None, 7), 8), ((None,), None)])
+def test_colour_files_of_up_to_fourteen_bits_are_said_to_be_dark(monkeypatch, highest, levels):
+    # The upper byte of 14 bits is 63: 16,383 / 256.
+    found = iter(highest)
+    monkeypatch.setattr(depth, "_highest_colour", lambda file, max_pixels: next(found))
+    said = depth.dark_colours([None] * len(highest), 100)
+    assert (
+        said.startswith(f"the 16-bit colour PNG files hold no more than {levels} of 256 levels") if levels else not said
+    )

@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from gapgate.data.image_table import Index
 from gapgate.data.leaks import alike
 from gapgate.data.preprocess import preprocess
+from gapgate.data.sources import Record
 from gapgate.settings.sections import PreprocessSettings
 
 
@@ -103,3 +105,24 @@ def test_patients_whose_images_look_alike_are_not_all_one_group(tmp_path):
     assert splits.info["counts"]["val"] > 0
     index = pq.read_table(splits.path / "index.parquet").to_pylist()
     assert {row["group"] for row in index} == {f"p{number}" for number in range(13)}
+
+
+def test_sets_of_several_classes_come_first_then_the_largest_then_that_of_the_first_row(tmp_path):
+    index = Index(tmp_path / "index.sqlite")
+    labels = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]
+    index.fill(Record(f"i{row}", label, "", "", "") for row, label in enumerate(labels))
+    index.execute("UPDATE images SET split = 'train'")
+    index.execute("UPDATE images SET split = 'duplicate' WHERE row = 9")
+    # Tied: 0–1, 2–3–4, 5–6, 8–7 of two classes, 10–11; row 9 is in no split.
+    pairs = [(0, 1), (2, 4), (3, 4), (5, 6), (7, 8), (10, 11), (0, 9)]
+    index.insert_many("INSERT INTO near VALUES (?, ?)", [*pairs, *((other, one) for one, other in pairs)])
+    np.save(tmp_path / "images.npy", np.zeros((12, 8, 8, 1), np.uint8))
+    counts = alike.write_alike(tmp_path, index, ("ant", "bee"))
+    index.close()
+    assert counts == {"images": 11, "sets": 5, "mixed_sets": 1}
+    rows = json.loads((tmp_path / alike.TABLE).read_text())["data"]
+    assert [(number, name) for number, name, *_ in rows] == [
+        (1, "i7"), (1, "i8"), (2, "i2"), (2, "i3"), (2, "i4"), (3, "i0"), (3, "i1"), (4, "i5"), (4, "i6"),
+        (5, "i10"), (5, "i11"),
+    ]  # fmt: skip
+    assert rows[0][2:] == ["bee", "train"]
