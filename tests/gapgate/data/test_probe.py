@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapgate.data.depth import dark_colours
 from gapgate.data.preprocess import preprocess
 from gapgate.data.probe import PROBED_IMAGES
 from gapgate.data.transform import Transform
@@ -50,14 +51,14 @@ def test_images_that_were_set_aside_are_named_where_too_few_are_left(folder):
 
 
 def png_of_16_bits(pixels):
-    """A colour PNG file of 16 bits, (H, W, 3), which Pillow cannot write (ISO/IEC 15948, sections 5 and 11)."""
+    """A colour PNG file of 16 bits, (H, W, 3 or 4), which Pillow cannot write (ISO/IEC 15948, sections 5 and 11)."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    height, width, _ = pixels.shape
+    height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -71,6 +72,14 @@ def test_colour_files_of_16_bits_that_hold_fewer_are_said(folder, bits, is_said)
             (folder.path / label / f"{number}.png").write_bytes(png_of_16_bits(pixels))
     notes = folder.preprocessed().info["notes"]
     assert any("16-bit colour PNG files" in note and "save them scaled to 16 bits" in note for note in notes) == is_said
+
+
+def test_an_opaque_image_is_as_dark_as_its_colours():
+    pixels = np.random.default_rng(0).integers(0, 2**12, (8, 8, 4))
+    pixels[..., 3] = 65_535
+    assert "no more than 16 of 256 levels" in dark_colours([lambda: png_of_16_bits(pixels)], 100)
+    pixels[0, 0, 1] = 65_535
+    assert dark_colours([lambda: png_of_16_bits(pixels)], 100) == ""
 
 
 def drawings(folder, colour, num_opaque=0):

@@ -12,9 +12,11 @@ import pytest
 
 from gapgate.data.splits import Splits
 from gapgate.evidence import gate
-from gapgate.evidence.compare import difference_points
+from gapgate.evidence.compare import Answer, difference_points
 from gapgate.evidence.evaluate import evaluate
-from gapgate.report.comparison import Side, render
+from gapgate.evidence.measures.gap import Interval
+from gapgate.report import comparison
+from gapgate.report.comparison import Flip, Side, render
 from gapgate.settings.sections import EvaluateSettings, GateSettings
 from tests.gapgate.onnx_models import digits, fit_linear, write_model_files
 from tests.gapgate.report.test_html import Page, evaluation_dir  # noqa: F401  (a fixture)
@@ -99,3 +101,38 @@ def test_the_interval_of_a_difference_covers_it_95_times_of_100() -> None:
         found = difference_points(int(only_old), int(only_new), 200)
         covered += found.low <= 5 <= found.high
     assert 0.925 <= covered / 400 <= 0.985
+
+
+@pytest.mark.parametrize("is_mended", [False, True])
+def test_flips_whose_wrong_answer_is_the_surest_are_shown(
+    sides: tuple[Side, Side], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_mended: bool
+) -> None:
+    monkeypatch.setattr(comparison, "MAX_FLIPS", 2)
+    old, new = (replace(side, splits=tmp_path / "none") for side in sides)
+    flips = []
+    for name, right, wrong in (("a", 0.9, 0.4), ("b", 0.5, 0.8), ("c", 0.6, 0.7), ("d", 0.7, 0.6)):
+        answers = [Answer(name, 0, 0, right, True), Answer(name, 0, 1, wrong, False)]
+        flips.append(Flip(*(answers[::-1] if is_mended else answers), 0, ""))
+    assert [one.old.id for one in comparison._pictured(flips, old, new)] == ["b", "c"]
+
+
+def test_every_difference_is_the_second_less_the_first_in_its_unit(sides: tuple[Side, Side]) -> None:
+    old, new = (json.loads(json.dumps(side.evaluation)) for side in sides)
+    old["gap"] |= {"points": 4.0, "low": 3.0, "high": 5.0}
+    new["gap"] |= {"points": 1.5, "low": 1.0, "high": 2.0}
+    old["accuracy"]["test"] |= {"value": 0.9, "low": 0.85, "high": 0.95}
+    new["accuracy"]["test"] |= {"value": 0.925, "low": 0.9, "high": 0.95}
+    old["calibration"]["ece"], new["calibration"]["ece"] = 0.03, 0.055
+    pair = (replace(side, evaluation=content) for side, content in zip(sides, (old, new), strict=True))
+    found = {name: rest for name, *rest in comparison._figures(*pair)}
+    assert found["gap, points"] == ["4.0 (3.0 to 5.0)", "1.5 (1.0 to 2.0)", "−2.5"]
+    assert found["accuracy on test"] == ["90.0 % (85.0 to 95.0 %)", "92.5 % (90.0 to 95.0 %)", "+2.5 points"]
+    assert found["calibration error"] == ["0.030", "0.055", "+0.025"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.1, 2, "better"), (0, 2, "no difference"), (-2, 0, "no difference"), (-2, -0.1, "worse")],
+)
+def test_the_headline_says_more_only_where_the_interval_leaves_out_zero(low: float, high: float, word: str) -> None:
+    assert word in comparison._headline(Interval((low + high) / 2, low, high))

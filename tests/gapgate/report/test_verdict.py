@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gapgate.evidence.gate import judge
-from gapgate.report.verdict import REMEDIES, UNDECIDED, headline, markdown
+from gapgate.report.verdict import REMEDIES, UNDECIDED, deciding, headline, markdown
 from gapgate.settings.sections import GateSettings
 
 PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
@@ -67,3 +67,12 @@ def test_a_class_name_is_never_markup() -> None:
     page = markdown(certificate(("min_class_recall", "fail"), reason="the class '<b>|[x](javascript:1)`'\nis weak"))
     (row,) = [line for line in page.splitlines() if line.startswith("- **fail**")]
     assert row == "- **fail** `min_class_recall`: the class '\\<b\\>\\|\\[x\\](javascript:1)\\`' is weak"
+
+
+def test_the_first_check_with_the_verdict_decided_it() -> None:
+    rows = [("max_gap_points", "pass"), ("min_test_accuracy", "undecided"), ("max_ece", "fail"), ("max_parity", "fail")]
+    assert deciding(certificate(*rows))["name"] == "max_ece"  # type: ignore[index]
+    rows = [("max_gap_points", "pass"), ("min_test_accuracy", "undecided"), ("max_ece", "undecided")]
+    assert deciding(certificate(*rows))["name"] == "min_test_accuracy"  # type: ignore[index]
+    assert deciding(certificate(("max_gap_points", "pass"), ("max_ece", "pass")))["name"] == "max_gap_points"  # type: ignore[index]
+    assert deciding({"verdict": "fail", "checks": []}) is None

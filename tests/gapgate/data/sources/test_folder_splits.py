@@ -150,3 +150,11 @@ def test_a_split_whose_only_folder_is_no_class_of_train_is_left_out_with_a_note(
     assert f"{name}/ holds 2 images in unknown, which is no class of train, and is left out" in source.notes
     write(data, f"{name}/a/5.png")
     assert ("test" if name == "test" else "val", "unknown") in counts(opened())
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_one_split_beside_images_to_be_predicted_is_divided_too(data, opened, name):
+    write(data, f"{name}/a/1.png", f"{name}/b/2.png", "predict/3.png")
+    source = opened()
+    assert counts(source) == {("", "a"): 1, ("", "b"): 1}
+    assert "predict/ holds 1 images without class folders and is left out" in source.notes

@@ -457,3 +457,22 @@ def test_ten_labels_that_all_differ_are_no_classes(data, opened, count, is_refus
         return
     with pytest.raises(DataError, match="has another value for each of the 10 images"):
         opened(data / "t.csv")
+
+
+def test_labels_that_do_not_number_the_names_of_a_parquet_file_are_classes_themselves(data, opened):
+    write_parquet(data / "set.parquet", [7, 8, 9], [0, 1, 2], ["cat", "dog"])
+    source = opened(data / "set.parquet")
+    assert source.class_names == ("0", "1", "2")
+    assert [record.label for record in source.records()] == [0, 1, 2]
+
+
+def test_a_row_of_a_parquet_file_without_an_image_says_so(data, opened):
+    write_parquet(data / "set.parquet", [7, 8], [0, 1], column="picture")
+    table = pq.read_table(data / "set.parquet").to_pydict()
+    table["picture"][1] = None
+    pq.write_table(pa.table(table), data / "set.parquet")
+    source = opened(data / "set.parquet")
+    first, second = source.records()
+    assert source.reader.read(first.locator, 100).size == (6, 4)
+    with pytest.raises(ImageError, match="the row holds no image"):
+        source.reader.read(second.locator, 100)

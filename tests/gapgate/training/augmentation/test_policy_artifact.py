@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gapgate.data.splits import Splits
@@ -107,3 +108,16 @@ def test_copies_differ_and_mixed_images_have_probabilities(digits, tmp_path):
     assert (images[:60] != images[60:]).any(axis=(1, 2, 3)).all()
     assert (labels.shape, labels.dtype) == ((120, 10), np.float32)
     np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
+
+
+def test_an_image_has_a_partner_to_be_mixed_with_however_large_images_are(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy_artifact, "_BLOCK_BYTES", 1)
+    written(AugmentSettings(operations=(Mixup(alpha=1.0),), materialize=4), digits, tmp_path / "policy")
+    labels = np.load(tmp_path / "policy" / "materialized_labels.npy")
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    assert (labels.max(axis=1) < 0.99).mean() > 0.2
+
+
+def test_pixels_are_rounded_to_the_nearest():
+    values = torch.tensor([100.4, 100.6, -3.0, 300.0]).view(1, 1, 2, 2) / 255
+    assert policy_artifact._pixels(values).ravel().tolist() == [100, 101, 0, 255]
