@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.platform.tracking.spool import KEPT, Reader, Spool, end_lines
+from components.platform.tracking.spool import KEPT, Reader, Spool, end_lines, place_of
 
 WRITER = """
 import sys
@@ -171,3 +171,34 @@ def test_events_of_an_earlier_version_have_no_sum(tmp_path: Path) -> None:
     )
     (event,) = Reader(tmp_path).read()
     assert event["values"] == {"train/loss": 0.5}
+
+
+def test_each_event_is_read_once_however_often_and_whenever_one_reads(tmp_path: Path) -> None:
+    first, second = Spool(tmp_path, "train"), Spool(tmp_path, "evaluate")
+    reader, found = Reader(tmp_path), []
+    for number in range(12):
+        (first if number % 3 else second).tags({"number": str(number)})
+        if number % 4 == 3:
+            found.append([event["values"]["number"] for event in reader.read()])
+    # File by file, in the order of their names.
+    assert found == [["0", "3", "1", "2"], ["6", "4", "5", "7"], ["9", "8", "10", "11"]]
+    assert list(reader.read()) == []
+    assert reader.damaged == set()
+
+
+def test_a_step_that_begins_again_goes_on_in_its_file_without_an_empty_line(tmp_path: Path) -> None:
+    for number in range(3):
+        Spool(tmp_path, "train").tags({"number": str(number)})
+    assert (tmp_path / "train.jsonl").read_text().count("\n") == 3
+    reader = Reader(tmp_path)
+    assert [event["values"]["number"] for event in reader.read()] == ["0", "1", "2"]
+    assert reader.damaged == set()
+
+
+def test_files_of_one_name_are_kept_by_the_folder_that_they_are_for(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", "gate", keep_files=True)
+    for folder in ("gate", "report"):
+        (tmp_path / "page.html").write_text(folder)
+        spool.file(tmp_path / "page.html", folder)
+    events = list(Reader(tmp_path / "spool").read())
+    assert [place_of(event, tmp_path / "spool").read_text() for event in events] == ["gate", "report"]
