@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ import onnx
 import pytest
 
 from cli.versions import receipt
+from components import promotion
+from components import register as register_step
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
-from components.platform.tracking.mlflow_registry import Registry
+from components.platform.tracking.mlflow_registry import Registry, Version
 from components.platform.tracking.spool import Spool
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.errors import ArtifactError, RegistryError, TrackingError
 from gapgate.evidence.gate import Verdict
+from gapgate.evidence.sealed.package import DIGEST_TAG
 from gapgate.evidence.sealed.receipt import verify
 from gapgate.onnx.classifier import Classifier
 from tests.components import releases
@@ -318,3 +322,53 @@ def test_the_receipt_names_the_code_that_trained_and_not_that_which_registers(
     assert registry.find(NAME, "1").tags["gapgate.code_revision"] == "trains"
     mlflow_runs.send(RunContext("r1"))
     assert run_of("r1").data.tags["code.revision"] == "trains"
+
+
+def known(number: int, verdict: str, run: str, **tags: str) -> Version:
+    return Version("m", str(number), (), {"gapgate.verdict": verdict, "gapgate.run": run, **tags}, f"t{number}")
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (known(3, "fail", "r1"), {"alias": "", "reason": "gate: fail"}),
+        (known(3, "undecided", "r1"), {"alias": "", "reason": "gate: undecided"}),
+        (known(3, "fail", "r0"), "known from r0"),  # the same model, of another run
+        (known(3, "pass", "r1"), {}),  # decided on when it is packaged
+        (known(3, "pass", "r0", **{DIGEST_TAG: "sha256:p"}), {}),  # packaged, and the decision is missing
+        (known(3, "pass", "r0", **{promotion.DECISION_TAG: "{}"}), {}),
+        (known(3, "pass", "r0", **{DIGEST_TAG: "sha256:p", promotion.DECISION_TAG: "{}"}), "known from r0"),
+    ],
+)
+def test_what_is_said_of_the_alias_when_a_version_is_registered(
+    monkeypatch: pytest.MonkeyPatch, version: Version, expected: object
+) -> None:
+    monkeypatch.setattr(promotion, "present", lambda found, run: f"known from {run}")
+    registry = SimpleNamespace(find=lambda name, number: version)
+    assert register_step._decided(registry, version, SimpleNamespace(name="r1")) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("tags", "code"), [({"gapgate.code_revision": "c0"}, "c0"), ({}, "code of model")])
+def test_a_receipt_has_the_run_of_the_version_the_code_and_image_that_trained_and_the_digest_of_all(
+    tags: dict[str, str], code: str
+) -> None:
+    def artifact(kind: str, **files: object) -> SimpleNamespace:
+        manifest = SimpleNamespace(
+            step=f"step of {kind}", settings={"of": kind}, code_revision=f"code of {kind}",
+            image_digest=f"image of {kind}", inputs={"dataset": "sha256:dataset"},
+        )  # fmt: skip
+        return SimpleNamespace(digest=f"sha256:{kind}", manifest=manifest, read_json=files.__getitem__)
+
+    inputs = {
+        "splits": artifact("splits", **{"dataset.json": {"source": "animals"}}),
+        "model": artifact("model"),
+        "evaluation": artifact("evaluation", **{"metrics.json": {"test_accuracy": 0.75}}),
+        "certificate": artifact("certificate"),
+    }
+    made = register_step._receipt(known(3, "pass", "r0", **tags), inputs, "pass")  # type: ignore[arg-type]
+    assert (made.model_name, made.model_version, made.run, made.tracking_run) == ("m", "3", "r0", "t3")
+    assert (made.code_revision, made.image_digest, made.verdict) == (code, "image of model", "pass")
+    assert made.data == {"source": "animals"}
+    assert made.figures == {"test_accuracy": 0.75}
+    assert made.artifacts == {kind: f"sha256:{kind}" for kind in ("dataset", *inputs)}
+    assert made.settings == {f"step of {kind}": {"of": kind} for kind in inputs}

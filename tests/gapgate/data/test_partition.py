@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gapgate.data import decoding
+from gapgate.data import partition as partitions
 from gapgate.data.image_table import Index
-from gapgate.data.partition import partition, unit_share
+from gapgate.data.partition import FOLDS, partition, unit_share
 from gapgate.data.sources import Record
 from gapgate.data.splits import SPLIT_NAMES
 from gapgate.errors import DataError
@@ -345,3 +346,97 @@ def test_a_set_too_small_for_a_share_still_has_an_image_in_val(tmp_path):
     result, how = split_index(tmp_path / "i", images, evidence="auto", val_fraction=0.01)
     assert how.num_folds == 5
     assert sorted(split for *_, split, _ in result) == ["train"] * 3 + ["val"]
+
+
+# Folds
+
+
+def folds_of(path, images, **options):
+    """(label, hash, group, split, fold) of each of `images`, tuples as those of `split_index`."""
+    index = Index(path)
+    index.fill(Record(f"{n:05d}", label, split, group, "") for n, (label, _, split, group) in enumerate(images))
+    index.store(decoding.Decoded(n, content, 8, 8, (1,), (1,), "") for n, (_, content, _, _) in enumerate(images))
+    how = partition(index, PreprocessSettings(**{"evidence": "cross_validation"} | options))
+    result = list(index.lines("SELECT label, hash, grp, split, fold FROM images ORDER BY row"))
+    index.close()
+    assert how.num_folds == FOLDS == 5
+    return result
+
+
+def test_a_fold_is_the_place_of_a_unit_among_those_of_its_class_by_their_hash(tmp_path):
+    images = [
+        (label, f"{label:016x}{n:016x}", "", "") for label, size in ((0, 6), (1, 20), (2, 6)) for n in range(size)
+    ]
+    found = folds_of(tmp_path / "i", images, salt="pepper")
+    for label in range(3):
+        own = sorted((one for one in found if one[0] == label), key=lambda one: unit_share("pepper", "fold", one[1]))
+        # The middle of each image on a line of five folds; each class begins at another fold.
+        expected = [(int((at + 0.5) * 5 / len(own)) + label) % 5 for at in range(len(own))]
+        assert [one[4] for one in own] == expected
+    counts = {label: np.bincount([one[4] for one in found if one[0] == label]).tolist() for label in range(3)}
+    # Of six images one fold has two: the third of the class, counted from where it begins.
+    assert counts == {0: [1, 1, 2, 1, 1], 1: [4] * 5, 2: [1, 1, 1, 1, 2]}
+
+
+def test_all_of_train_and_val_is_in_a_fold_and_nothing_else(tmp_path):
+    images = [(n % 2, f"{n // 2 if n < 4 else n:032x}", "test" if n >= 35 else "", "") for n in range(40)]
+    images[2] = (0, images[0][1], "", "")  # a copy
+    found = folds_of(tmp_path / "i", images, val_fraction=0.3)
+    assert {split for *_, split, _ in found} == {"train", "val", "test", "duplicate"}
+    for *_, split, fold in found:
+        assert (fold in range(5)) == (split in ("train", "val"))
+        assert (fold is None) == (split in ("test", "duplicate"))
+
+
+def test_a_group_is_in_one_fold(tmp_path):
+    images = [(n % 3, f"{n:032x}", "", f"g{n // 7}") for n in range(210)]
+    found = folds_of(tmp_path / "i", images)
+    folds = {}
+    for _, _, group, _, fold in found:
+        assert folds.setdefault(group, fold) == fold
+    assert set(folds.values()) == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("counts", "evidence", "num_folds"),
+    [
+        ({"": 9}, "auto", 5),
+        ({"": 10}, "auto", 0),
+        ({"": 5, "val": 4}, "auto", 5),  # those of val would be dealt to the folds too
+        ({"": 5, "val": 5}, "auto", 0),
+        ({"": 5, "test": 4}, "auto", 0),
+        ({"": 5}, "holdout", 0),
+        ({"": 50}, "cross_validation", 5),
+        ({"": 5, "test": 4}, "cross_validation", 5),
+    ],
+)
+def test_fewer_images_than_decide_are_judged_in_folds_unless_the_source_has_a_test_split(
+    tmp_path, monkeypatch, counts, evidence, num_folds
+):
+    monkeypatch.setattr(partitions, "FOLDED_IMAGES", 10)
+    given = [split for split, count in counts.items() for _ in range(count)]
+    images = [(n % 2, f"{n:032x}", split, "") for n, split in enumerate(given)]
+    assert split_index(tmp_path / "i", images, evidence=evidence)[1].num_folds == num_folds
+
+
+@pytest.mark.parametrize(
+    ("smallest", "stratify", "expected"), [(3, "auto", True), (4, "auto", False), (3, False, False)]
+)
+def test_a_small_class_is_divided_exactly_and_copies_count_once(tmp_path, monkeypatch, smallest, stratify, expected):
+    monkeypatch.setattr(partitions, "STRATIFIED_CLASS_IMAGES", 4)
+    contents = [(0, n) for n in range(9)] + [(1, 100 + n) for n in range(smallest)] + [(1, 100)] * 3
+    index = Index(tmp_path / "i")
+    index.fill(Record(f"{n}", label, "", "", "") for n, (label, _) in enumerate(contents))
+    index.store(decoding.Decoded(n, f"{of:x}", 8, 8, (1,), (1,), "") for n, (_, of) in enumerate(contents))
+    assert partitions._is_stratified(index, PreprocessSettings(stratify=stratify)) == expected
+    index.close()
+
+
+def test_the_smallest_unit_is_given_to_val_where_a_share_gives_none(tmp_path):
+    groups = ["big"] * 5 + ["small"] * 2 + ["middle"] * 3
+    images = [(n % 2, f"{n:032x}", "", group) for n, group in enumerate(groups)]
+    result, how = split_index(tmp_path / "i", images, evidence="auto", val_fraction=0.01)
+    assert how.num_folds == 5
+    assert {grp for *_, grp, split, _ in result if split == "val"} == {"small"}
+    alone, _ = split_index(tmp_path / "j", [(0, "a" * 32, "", "g"), (1, "b" * 32, "", "g")], evidence="auto")
+    assert {split for *_, split, _ in alone} == {"train"}
