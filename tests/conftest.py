@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gapgate import fork_server
+from gapgate.process import fork_server
 from pipelines.local.runner import IMPORTED
 
 # Three workers share two cores: a thread of OpenMP that waits for its team must not spin, since the one it waits for

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from gapgate import fork_server
+from gapgate.process import fork_server
 from tests.end_to_end.workspace import ROOT, Workspace
 
 

@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 
 from components.platform.tracking.mlflow_charts import VIEW_QUERY, view
-from gapgate import child_server
+from gapgate.process import child_server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "serving" / "http" / "static" / "example.png"
