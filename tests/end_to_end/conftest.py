@@ -1,5 +1,3 @@
-import shutil
-
 import pytest
 
 from gapgate.process import fork_server
@@ -15,10 +13,7 @@ def new_workspace(tmp_path):
 @pytest.fixture
 def workspace(new_workspace, empty_store):
     """A workspace whose tracking store is empty."""
-    home = new_workspace.folder / ".gapgate"
-    home.mkdir()
-    shutil.copyfile(empty_store, home / "mlflow.db")
-    return new_workspace
+    return new_workspace.with_store(empty_store)
 
 
 @pytest.fixture(scope="session")
