@@ -43,6 +43,7 @@ def test_each_step_asks_for_its_requests_and_train_alone_for_the_gpu():
     assert asked.pop("train") == {"cpu": 3, "memory": 6 * GIB, "nvidia.com/gpu": 1}
     assert asked == dict.fromkeys(("preprocess", "augment", "evaluate", "gate", "register", "package"), SMALL)
     assert "nvidia.com/gpu" not in demands(CLUSTER, None)["train"]
+    assert demands(CLUSTER, ("amd.com/gpu", 2))["train"] == {"cpu": 3, "memory": 6 * GIB, "amd.com/gpu": 2}
 
 
 def test_one_node_for_each_step_is_enough(check):

@@ -11,6 +11,7 @@ from kfp_server_api import V2beta1RuntimeStatus as Past
 
 from pipelines.kubeflow.run_status import Failure, Status, failure_of, seconds_of, state_of, verdict_of, waiting_reason
 from pipelines.kubeflow.workflow import Step
+from tests.pipelines.kubeflow.kubernetes_server import kubernetes, node, pod
 
 
 def step(name, state="FAILED", *messages, **more):
@@ -149,6 +150,22 @@ def test_a_step_waits_for_a_reason_only_where_there_is_a_remedy():
     kfp = SimpleNamespace(pod_namespace="teams")
     assert waiting_reason(kfp, step("train", "PENDING", "ContainerCreating")) is None
     assert "its image cannot be pulled" in waiting_reason(kfp, step("train", "PENDING", "ErrImagePull")).message
+
+
+def test_a_step_without_room_says_what_it_asks_for_and_what_three_nodes_have(tmp_path, monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    said = "0/4 nodes are available: 4 Insufficient cpu"
+    nodes = [node(f"n{number}", cpu=f"{number}", memory="2Gi") for number in (1, 2, 3, 4)]
+    kfp = SimpleNamespace(pod_namespace="kubeflow")
+    waiting = step("train", "PENDING", said, pods=("train-2", "train-1"))
+    with kubernetes(tmp_path, nodes, [pod("train-2", cpu="8", memory="1Gi"), pod("train-1", cpu="9")]) as config:
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        found = waiting_reason(kfp, waiting).message
+    free = "; ".join(f"n{number} has cpu {number}, memory 2.0 GiB free" for number in (1, 2, 3))
+    assert found == (
+        "no node has free what it asks for; check --gpu KIND=COUNT, and steps.train in the cluster file: requests, "
+        f"node_selector and tolerations (it asks for cpu 8, memory 1.0 GiB; {free}) ({said})"
+    )
 
 
 def test_the_first_waiting_step_is_the_one_that_waits():
