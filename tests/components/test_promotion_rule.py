@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from components import promotion
-from components.platform.tracking.mlflow_registry import Version
+from components.platform.registry.mlflow_registry import Version
 from components.promotion import DECISION_TAG, classes_of, decide, present
 from tests.gapgate.onnx_models import write_splits
 

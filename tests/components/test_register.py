@@ -18,9 +18,9 @@ import pytest
 from cli.versions import receipt
 from components import promotion
 from components import register as register_step
+from components.platform.registry.mlflow_registry import Registry, Version
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
-from components.platform.tracking.mlflow_registry import Registry, Version
 from components.platform.tracking.spool import Spool
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
