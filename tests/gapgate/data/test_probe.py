@@ -9,7 +9,7 @@ from PIL import Image
 
 from gapgate.data.depth import dark_colours
 from gapgate.data.preprocess import preprocess
-from gapgate.data.probe import PROBED_IMAGES
+from gapgate.data.probe import PROBED_IMAGES, _darkness, _Probe
 from gapgate.data.transform import Transform
 from gapgate.errors import DataError
 from gapgate.settings.sections import PreprocessSettings
@@ -123,3 +123,20 @@ def test_a_fill_that_is_named_is_kept_without_a_note(folder, fill):
     splits = folder.preprocessed(fill=fill)
     assert Transform.from_file(splits.path / "transform.json").fill == fill
     assert not [note for note in splits.info["notes"] if "put on white" in note]
+
+
+@pytest.mark.parametrize(
+    ("short_px", "num_images", "size_px"), [(160, 2000, 224), (160, 2001, 128), (159, 10, 128), (900, 2001, 128)]
+)
+def test_a_pretrained_network_gets_large_images_where_they_are_detailed_and_not_too_many(short_px, num_images, size_px):
+    seen = _Probe(shared_px=None, short_px=short_px, long_px=1000, is_gray=False, fill=0)
+    assert seen.pretrained_px(num_images) == size_px
+
+
+@pytest.mark.parametrize(("colour", "is_dark"), [((20, 20, 20), True), ((220, 20, 20), False), ((20, 20, 220), False)])
+def test_a_pixel_is_dark_where_all_of_its_channels_are(colour, is_dark):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2, :, :3], pixels[:2, :, 3] = colour, 255  # the lower half is transparent
+    assert _darkness(pixels) == float(is_dark)
+    pixels[..., 3] = 255
+    assert _darkness(pixels) is None
