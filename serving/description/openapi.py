@@ -74,34 +74,26 @@ def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: 
 
 
 def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
-    parameters = [
-        _query(name, {"type": "integer", "minimum": 1, "maximum": limit, "default": default}, text)
-        for name, limit, default, text in route.numbers
-    ]
     # With keys the page is open all the same, and names of classes and of the model can be confidential.
-    string: Json = {"type": "string"}
-    classes = string if secret else string | {"enum": card.classes}
-    further = {
-        "class": (classes, "The class to explain; else the most probable."),
-        "feature_maps": ({"type": "boolean", "default": False}, "Whether to add what each layer computes."),
-    }
-    parameters += [_query(name, *further[name]) for name in route.further_parameters]
-    if "{digest}" in route.path:
-        digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
-        parameters.append(_in_path("digest", digest, "The `receipt` of a prediction.", card.receipt))
-    if "{name}" in route.path:
-        name = string if secret else string | {"enum": [card.name]}
-        parameters.append(_in_path("name", name, "Name of the model, as `/v1/model` gives it.", card.name))
+    known: Json = {} if secret else {"class": {"enum": card.classes}, "name": {"enum": [card.name]}}
+    parameters = [
+        {
+            "name": each.name,
+            "in": "query",
+            "required": False,
+            "schema": {**each.schema, **known.get(each.name, {})},
+            "description": each.meaning,
+        }
+        for each in route.parameters
+    ]
+    for name, schema, meaning, value in (
+        ("digest", {"pattern": "^sha256:[0-9a-f]{64}$"}, "The `receipt` of a prediction.", card.receipt),
+        ("name", known.get("name", {}), "Name of the model, as `/v1/model` gives it.", card.name),
+    ):
+        if f"{{{name}}}" in route.path:
+            about = {"schema": {"type": "string", **schema}, "description": meaning, "example": value}
+            parameters.append({"name": name, "in": "path", "required": True, **about})
     return parameters
-
-
-def _in_path(name: str, schema: Json, description: str, example: str) -> Json:
-    shown = {"schema": schema, "description": description, "example": example}
-    return {"name": name, "in": "path", "required": True, **shown}
-
-
-def _query(name: str, schema: Json, description: str) -> Json:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
 def _bodies(route: Route, card: ModelCard) -> Json:
@@ -183,18 +175,19 @@ def _form(field: str, schema: Json) -> Json:
 
 def _responses(route: Route, card: ModelCard) -> Json:
     content: Json = {}
-    for content_type, model in route.answers.items():
-        if model:
-            content[content_type] = {"schema": _reference(model), "example": example(model, route.name, card)}
+    for answer in route.answers:
+        if isinstance(answer, str):
+            content[answer] = {"schema": {"type": "object" if answer == JSON_TYPE else "string"}}
         else:
-            content[content_type] = {"schema": {"type": "object" if content_type == JSON_TYPE else "string"}}
+            content[JSON_TYPE] = {"schema": _reference(answer), "example": example(route, card)}
     responses: Json = {"200": {"description": route.summary, "headers": _headers(200), "content": content}}
     if route.is_tagged:
         responses["304"] = {"description": "Not changed since the `ETag` in `If-None-Match`", "headers": _headers(304)}
     # OpenAPI has one response for each status; several codes of a status are a list in its description, which
     # `serving.description.docs` takes apart again.
-    for code in sorted(route.errors, key=lambda code: ERRORS[code][0]):
-        status, meaning = ERRORS[code]
+    for code, (status, meaning) in ERRORS.items():
+        if code not in route.errors:
+            continue
         phrase = HTTPStatus(status).phrase
         response = responses.setdefault(str(status), {"description": phrase, "headers": _headers(status)})
         response["description"] += f"\n- `{code}`: {meaning}"
@@ -223,7 +216,7 @@ class _Untitled(GenerateJsonSchema):
 @cache
 def _schemas(routes: tuple[Route, ...]) -> Json:
     models: set[type[Answer]] = {ErrorAnswer, InferenceError}
-    models |= {model for route in routes if route.is_described for model in route.answers.values() if model}
+    models |= {answer for route in routes for answer in route.answers if not isinstance(answer, str)}
     _, found = models_json_schema(
         # Sorted: a set has another order in each process, and equal servers have equal descriptions.
         [(model, "serialization") for model in sorted(models, key=lambda model: model.__name__)],

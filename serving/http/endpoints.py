@@ -1,4 +1,4 @@
-"""Handlers of the routes that run the model, each a function from a request to a response."""
+"""Routes that run the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from gapgate.errors import ImageError
 from gapgate.onnx.inner_layers import FeatureMaps
 from gapgate.onnx.occlusion import feature_maps_png, heat_png
-from serving.description.route import Route
-from serving.description.schema import Explanation, FeatureMapSheet, Neighbour, Neighbours, Prediction
+from serving.description.route import Parameter, Route, route
+from serving.description.schema import (
+    BatchAnswer,
+    Explanation,
+    FeatureMapSheet,
+    Neighbour,
+    Neighbours,
+    Prediction,
+)
 from serving.guard.image_guard import Limits
 from serving.http.form import Upload
 from serving.http.inputs import decode, decode_all, from_tensor, read_upload, read_uploads
@@ -25,8 +32,11 @@ from serving.model.models import Models
 from serving.model.predictor import Predictor
 from serving.telemetry.metrics import Metrics
 
-TOP_K, MAX_TOP_K = 5, 1000
-NEIGHBOURS, MAX_NEIGHBOURS = 5, 100
+_TO_1000 = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
+TOP_K = Parameter("top_k", "Number of classes in the answer, the most probable ones.", _TO_1000)
+NEIGHBOURS = Parameter("k", "Number of training images in the answer.", _TO_1000 | {"maximum": 100})
+CLASS = Parameter("class", "The class to explain; else the most probable.", {"type": "string"})
+MAPS = Parameter("feature_maps", "Whether to add what each layer computes.", {"type": "boolean", "default": False})
 CHUNK = 64
 """Images of a batch that are classified between two checks whether the client is still there."""
 
@@ -41,6 +51,16 @@ class Context:
     routes: tuple[Route, ...]
     """All routes of the application, for their description."""
 
+    def require_ready(self) -> None:
+        """Return if the server is ready.
+
+        Raises:
+            ApiError: 503, there is no model, or the server is ending.
+        """
+        if self.work.draining:
+            raise ApiError("not_ready", "the server is ending")
+        self.models.require()
+
 
 @dataclass(frozen=True, slots=True)
 class Classified:
@@ -54,9 +74,15 @@ class Classified:
     """Index of an image that cannot be used → why."""
 
 
+@route("post", "/v1/predict", "predict", Prediction, parameters=(TOP_K,), images="one")
 async def predict(context: Context, request: Request) -> Response:
-    """Answer `POST /v1/predict`."""
-    top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
+    """Classify one image.
+
+    An image file of any size is converted and resized as for training: upright by its EXIF orientation, transparent
+    pixels on the background of training, the first frame of an animation. Its content tells its format, not its
+    declared type. A form holds it as the field `image`, or as its only file.
+    """
+    top_k = request.parameter(TOP_K)
     upload = await read_upload(request)
     async with context.work:
         # Taken once: a switch of the model during an `await` must not mix two models in one answer.
@@ -81,9 +107,13 @@ async def predict(context: Context, request: Request) -> Response:
     )
 
 
+@route("post", "/v1/predict/batch", "predictBatch", BatchAnswer, parameters=(TOP_K,), images="many")
 async def predict_batch(context: Context, request: Request) -> Response:
-    """Answer `POST /v1/predict/batch`."""
-    top_k = request.whole_number("top_k", TOP_K, MAX_TOP_K)
+    """Classify several images.
+
+    An image that cannot be read fails alone, in its place; the status is 200 all the same.
+    """
+    top_k = request.parameter(TOP_K)
     found = await classify(context, request, await read_uploads(request, request.options.max_batch), top_k)
     return json_response({"results": list(_results(request, found)), **_signed(found.predictor, request)})
 
@@ -118,9 +148,14 @@ async def classify(context: Context, request: Request, uploads: list[Upload], to
     return Classified(predictor, uploads, ranked, errors)
 
 
+@route("post", "/v1/explain", "explain", Explanation, "image/png", parameters=(CLASS, MAPS), images="one")
 async def explain(context: Context, request: Request) -> Response:
-    """Answer `POST /v1/explain`."""
-    wanted, with_maps = request.text("class"), request.flag("feature_maps")
+    """Show which pixels mattered.
+
+    Hides one patch of the image after the other and tells how far the probability falls. With `Accept: image/png` the
+    answer is the heat map itself.
+    """
+    wanted, with_maps = request.parameter(CLASS), request.parameter(MAPS)
     upload = await read_upload(request)
     async with context.work:
         predictor = context.models.require()
@@ -133,9 +168,13 @@ async def explain(context: Context, request: Request) -> Response:
         )
 
 
+@route("post", "/v1/similar", "similar", Neighbours, errors=("no_index",), parameters=(NEIGHBOURS,), images="one")
 async def similar(context: Context, request: Request) -> Response:
-    """Answer `POST /v1/similar`."""
-    count = request.whole_number("k", NEIGHBOURS, MAX_NEIGHBOURS)
+    """Find similar training images.
+
+    The nearest images by the cosine distance of the model's embeddings; the search is exact.
+    """
+    count = request.parameter(NEIGHBOURS)
     upload = await read_upload(request)
     async with context.work:
         predictor = context.models.require()

@@ -1,4 +1,4 @@
-"""Handlers of the Open Inference Protocol, version 2, which KServe, Triton and their clients speak: the same images and
+"""Routes of the Open Inference Protocol, version 2, which KServe, Triton and their clients speak: the same images and
 limits as `/v1`, in tensors as JSON or with the binary extension."""
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from serving.description.inference_schema import (
     InferenceServer,
     InferenceTensor,
 )
+from serving.description.route import MODEL_ERRORS, route
 from serving.http.endpoints import Classified, Context, classify
 from serving.http.form import FormError, Upload, decode_base64, parse_json
-from serving.http.probes import require_ready
 from serving.http.request import Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.model.predictor import Predictor
@@ -55,38 +55,67 @@ class _Inference(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-async def live(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/health/live`."""
-    return json_response(InferenceHealth(live=True))
-
-
-async def ready(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/health/ready`."""
-    require_ready(context)
-    return json_response(InferenceHealth(ready=True))
-
-
+@route("get", "/v2", "inferenceServer", InferenceServer)
 async def server(context: Context, request: Request) -> Response:
-    """Answer `GET /v2`."""
+    """Describe the server (Open Inference Protocol).
+
+    As KServe and Triton do.
+    """
     extensions = ["binary_tensor_data"]
     return json_response(InferenceServer(name="gapgate", version=gapgate.__version__, extensions=extensions))
 
 
+@route("get", "/v2/health/live", "inferenceLive", InferenceHealth, is_open=True)
+async def live(context: Context, request: Request) -> Response:
+    """Is the process alive? (Open Inference Protocol)
+
+    For KServe's clients; the same as `/livez`.
+    """
+    return json_response(InferenceHealth(live=True))
+
+
+@route("get", "/v2/health/ready", "inferenceReady", InferenceHealth, errors=(*MODEL_ERRORS, "not_ready"), is_open=True)
+async def ready(context: Context, request: Request) -> Response:
+    """Is the model ready? (Open Inference Protocol)
+
+    For KServe's clients; the same as `/readyz`.
+    """
+    context.require_ready()
+    return json_response(InferenceHealth(ready=True))
+
+
+@route("get", "/v2/models/{name}", "inferenceModel", InferenceModel, errors=(*MODEL_ERRORS, "not_found"))
 async def model(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/models/{name}`."""
+    """Describe the model (Open Inference Protocol).
+
+    Name and shape of its input and outputs.
+    """
     predictor = _named(context, request)
     shape, num_classes = predictor.classifier.image_shape, len(predictor.class_names)
     return json_response(InferenceModel.of(predictor.model.name, predictor.model.version, shape, num_classes))
 
 
+_NOT_READY = (*MODEL_ERRORS, "not_found", "not_ready")
+
+
+@route("get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, errors=_NOT_READY)
 async def model_ready(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/models/{name}/ready`."""
-    require_ready(context)
+    """Is this model ready? (Open Inference Protocol)
+
+    For KServe's clients.
+    """
+    context.require_ready()
     return json_response(InferenceHealth(name=_named(context, request).model.name, ready=True))
 
 
+@route("post", "/v2/models/{name}/infer", "inferenceInfer", InferenceAnswer, errors=("not_found",), images="tensors")
 async def infer(context: Context, request: Request) -> Response:
-    """Answer `POST /v2/models/{name}/infer`."""
+    """Classify images (Open Inference Protocol).
+
+    One input: the images as `UINT8` of shape [n, height, width, channels], or image files as `BYTES` of shape [n]: in
+    JSON as base64, with the header `Inference-Header-Content-Length` as binary data after the JSON. An image that
+    cannot be read fails the request.
+    """
     shape = _named(context, request).classifier.image_shape
     body = await request.body()
     try:

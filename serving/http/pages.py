@@ -1,4 +1,4 @@
-"""Handlers of the routes for people: the page, the documentation, and their files."""
+"""Routes for people: the page, the documentation, and their files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from serving.description import docs as documentation
 from serving.description import openapi as description
 from serving.description.bentoml_schema import schema
 from serving.description.openapi_examples import without_secrets
+from serving.description.route import MODEL_ERRORS, route
 from serving.http.access import authorize
 from serving.http.endpoints import Context
 from serving.http.lookups import card
 from serving.http.request import Request
-from serving.http.responses import ApiError, Response, json_response
+from serving.http.responses import JSON_TYPE, ApiError, Response, json_response
 
 STATIC = Path(__file__).with_name("static")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,260}")
@@ -29,29 +30,43 @@ _POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
+@route("get", "/", "page", "text/html", is_open=True, is_tagged=True)
 async def index(context: Context, request: Request) -> Response:
-    """Answer `GET /`."""
+    """Try the model in a browser.
+
+    Drop, paste, choose or draw an image.
+    """
     return _file(request, "index.html")
 
 
+@route("get", "/static/{file}", "static", "*/*", errors=("not_found",), is_open=True, is_described=False)
 async def static(context: Context, request: Request) -> Response:
-    """Answer `GET /static/{file}`."""
+    """Get a part of the pages: a script, a style sheet or an icon."""
     return _file(request, request.path_parameters["file"])
 
 
+@route("get", "/docs", "docs", "text/html", errors=MODEL_ERRORS, is_open=True)
 async def docs(context: Context, request: Request) -> Response:
-    """Answer `GET /docs`."""
+    """Read this description.
+
+    As a page.
+    """
     page = documentation.render(_spec(context, request), options.table())
     return Response(page.encode(), content_type=_HTML, headers=_HEADERS)
 
 
+@route("get", "/docs.json", "openapi", JSON_TYPE, errors=MODEL_ERRORS, is_open=True)
 async def openapi(context: Context, request: Request) -> Response:
-    """Answer `GET /docs.json`."""
+    """Get this description.
+
+    OpenAPI 3.1.
+    """
     return Response(json.dumps(_spec(context, request), indent=1).encode())
 
 
+@route("get", "/schema.json", "bentomlSchema", JSON_TYPE, is_open=True, is_described=False)
 async def bentoml_schema(context: Context, request: Request) -> Response:
-    """Answer `GET /schema.json`."""
+    """Get the description that `bentoml.SyncHTTPClient` reads."""
     return json_response(schema(context.routes))
 
 

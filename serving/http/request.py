@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope
 
 from gapgate.data.formats import FORMATS
 from gapgate.text import size
+from serving.description.route import Parameter
 from serving.http.form import (
     FormError,
     TooManyFilesError,
@@ -102,27 +103,42 @@ class Request:
             message = f"the query string cannot be read; send at most {MAX_PARAMETERS} parameters, in UTF-8"
             raise ApiError("invalid_parameter", message) from None
 
-    def text(self, name: str) -> str | None:
-        """Return a query parameter; None if it is missing.
-
-        Raises:
-            ApiError: 422, it is given twice.
-        """
-        values = self._query.get(name, [])
-        if len(values) > 1:
-            raise ApiError("invalid_parameter", f"{name} is given {len(values)} times; give it once")
-        return values[0] if values else None
-
-    def check_names(self, known: tuple[str, ...]) -> None:
+    def check_names(self, known: tuple[Parameter, ...]) -> None:
         """Refuse query parameters that are not `known` here: mistyped ones and those of other routes.
 
         Raises:
             ApiError: 422, with the names that are known.
         """
         for name in self._query:
-            if name not in known:
-                listed = ", ".join(known) or "none"
+            if name not in (names := [parameter.name for parameter in known]):
+                listed = ", ".join(names) or "none"
                 raise ApiError("invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
+
+    def parameter(self, parameter: Parameter) -> Any:
+        """Return the value of a query parameter, as its schema has it; its default, or None, if it is missing.
+
+        Raises:
+            ApiError: 422, it is given twice or has a value of another kind.
+        """
+        name, kind = parameter.name, parameter.schema["type"]
+        values = self._query.get(name)
+        if values is None:
+            return parameter.schema.get("default")
+        if len(values) > 1:
+            raise ApiError("invalid_parameter", f"{name} is given {len(values)} times; give it once")
+        (text,) = values
+        if kind == "boolean":
+            if text not in ("true", "false"):
+                raise ApiError("invalid_parameter", f"{name}={text[:40]} is neither true nor false")
+            return text == "true"
+        if kind == "integer":
+            limit = parameter.schema["maximum"]
+            # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
+            # because `int` raises ValueError for more than 4,300 digits.
+            if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
+                raise ApiError("invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
+            return int(text)
+        return text
 
     def prefers(self, content_type: str, other: str) -> bool:
         """True if the client prefers `content_type` to `other` by its `Accept` header (RFC 9110, 12.5.1)."""
@@ -138,31 +154,6 @@ class Request:
             return next((qualities[name] for name in names if name in qualities), 0.0)
 
         return quality_of(content_type) > quality_of(other)
-
-    def whole_number(self, name: str, default: int, limit: int) -> int:
-        """Return an integer parameter from 1 to `limit`; `default` if it is missing.
-
-        Raises:
-            ApiError: 422, any other value.
-        """
-        if (text := self.text(name)) is None:
-            return default
-        # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
-        # because `int` raises ValueError for more than 4,300 digits.
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
-            raise ApiError("invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
-        return int(text)
-
-    def flag(self, name: str) -> bool:
-        """Return a parameter that is `true` or `false`; False if it is missing.
-
-        Raises:
-            ApiError: 422, any other value.
-        """
-        text = self.text(name)
-        if text not in ("true", "false", None):
-            raise ApiError("invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
-        return text == "true"
 
     @property
     def content_type(self) -> str:
