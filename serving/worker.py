@@ -181,7 +181,7 @@ class Server(uvicorn.Server):
                 http=cast(Any, partial(Protocol, count_refused=app.count_refused)),
                 ws="none",
                 loop="uvloop",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -213,6 +213,7 @@ class Server(uvicorn.Server):
             _keep_newcomers_out(sockets or [])
             await self._quiet(self._app.options.drain_s)
         await super().shutdown(sockets)
+        self._app.stop()
 
     def _close_slow(self) -> None:
         """Close the connections whose request does not arrive, or whose answer is not taken, within the timeout."""
@@ -274,4 +275,5 @@ def _without_upgrade(data: bytes) -> bytes:
 def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool], memory: Memory) -> None:
     """Serve until SIGTERM; `is_last` is that of `Server`, `memory` the budget of all workers."""
     app, called = create_app(options, package, memory)
+    app.start()
     Server(app, called, is_last).run(sockets=[listener])

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,18 +71,16 @@ def parquet_to(path: Path) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    text, number = pa.string(), pa.float32()
     schema = pa.schema(
-        [
-            ("file", pa.string()),
-            ("class", pa.string()),
-            ("confidence", pa.float32()),
-            ("classes", pa.list_(pa.string())),
-            ("probabilities", pa.list_(pa.float32())),
-            ("error", pa.string()),
-            ("model", pa.string()),
-            ("version", pa.string()),
-            ("receipt", pa.string()),
-        ]
+        {
+            "file": text,
+            "class": text,
+            "confidence": number,
+            "classes": pa.list_(text),
+            "probabilities": pa.list_(number),
+        }
+        | dict.fromkeys(("error", "model", "version", "receipt"), text)
     )
     waiting: list[dict[str, Any]] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -101,17 +100,9 @@ def parquet_to(path: Path) -> Iterator[Write]:
 
 
 def _parquet_row(row: Row) -> dict[str, Any]:
-    return {
-        "file": row.file,
-        "class": row.class_name or None,
-        "confidence": row.confidence,
-        "classes": list(row.probabilities),
-        "probabilities": list(row.probabilities.values()),
-        "error": row.error or None,
-        "model": row.model,
-        "version": row.version,
-        "receipt": row.receipt,
-    }
+    ranked = {"classes": list(row.probabilities), "probabilities": list(row.probabilities.values())}
+    best = {"class": row.class_name or None, "confidence": row.confidence}
+    return asdict(row) | ranked | best | {"error": row.error or None}
 
 
 def check_output(path: Path) -> None:

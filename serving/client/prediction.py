@@ -184,19 +184,13 @@ class Local(Answerer):
 
     def classify(self, images: list[bytes]) -> Iterator[Row]:
         """Yield a row for each image file, which is decoded as the server does."""
-        import numpy as np
-
         from serving.http.form import Upload
-        from serving.http.inputs import decode_all
+        from serving.http.inputs import classify_files
 
         uploads = [Upload(data) for data in images]
-        decoded = decode_all(self._predictor, uploads, self._limits, cancelled=lambda: False)
-        pixels = [found for found in decoded if isinstance(found, np.ndarray)]
-        probabilities = self._predictor.probabilities(np.stack(pixels)) if pixels else None
-        ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
-        for found in decoded:
-            answer = {"probabilities": next(ranked)} if isinstance(found, np.ndarray) else {"error": str(found)}
-            yield replace(self.no_answer, **answer)
+        for answer in classify_files(self._predictor, uploads, self._limits, self._top_k, lambda: False):
+            said = {"error": str(answer)} if isinstance(answer, ImageError) else {"probabilities": answer}
+            yield replace(self.no_answer, **said)
 
     def stop(self) -> None:
         """Do nothing: a batch ends within a second."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gapgate.errors import ImageError
 from gapgate.onnx.inner_layers import FeatureMaps
@@ -22,9 +19,8 @@ from serving.description.schema import (
     Neighbours,
     Prediction,
 )
-from serving.guard.image_guard import Limits
 from serving.http.form import Upload
-from serving.http.inputs import decode, decode_all, from_tensor, read_upload, read_uploads
+from serving.http.inputs import Answer, classify_files, decode, from_tensor, rank, read_upload, read_uploads
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.http.work import Cancelled, Work
@@ -37,8 +33,6 @@ TOP_K = Parameter("top_k", "Number of classes in the answer, the most probable o
 NEIGHBOURS = Parameter("k", "Number of training images in the answer.", _TO_1000 | {"maximum": 100})
 CLASS = Parameter("class", "The class to explain; else the most probable.", {"type": "string"})
 MAPS = Parameter("feature_maps", "Whether to add what each layer computes.", {"type": "boolean", "default": False})
-CHUNK = 64
-"""Images of a batch that are classified between two checks whether the client is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +62,7 @@ class Classified:
 
     predictor: Predictor
     uploads: list[Upload]
-    ranked: list[dict[str, float]]
-    """The most probable classes of each image without an error, in order."""
-    errors: dict[int, ImageError]
-    """Index of an image that cannot be used → why."""
+    answers: Sequence[Answer]
 
 
 @route("post", "/v1/predict", "predict", Prediction, parameters=(TOP_K,), images="one")
@@ -127,25 +118,26 @@ async def classify(context: Context, request: Request, uploads: list[Upload], to
     limit, limits = request.options.max_batch, context.work.limits
     async with context.work:
         predictor = context.models.require()
-        errors: dict[int, ImageError] = {}
+        answers: Sequence[Answer]
         if uploads[0].is_tensor:
             images = from_tensor(predictor, uploads[0].data)
             if len(images) > limit:
                 raise ApiError("too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
             uploads = [Upload(b"")] * len(images)  # images of a tensor have neither file names nor errors
             if len(images) <= predictor.quick_images:
-                ranked = predictor.ranked(predictor.probabilities(images), top_k)
+                answers = predictor.ranked(predictor.probabilities(images), top_k)
             else:
-                ranked = await context.work.in_thread(
-                    request, lambda cancelled: _rank(predictor, images, top_k, cancelled)
+                answers = await context.work.in_thread(
+                    request, lambda cancelled: rank(predictor, images, top_k, cancelled)
                 )
         else:
-            ranked, errors = await context.work.in_thread(
-                request, lambda cancelled: _decode_and_rank(predictor, uploads, limits, top_k, cancelled)
+            answers = await context.work.in_thread(
+                request, lambda cancelled: classify_files(predictor, uploads, limits, top_k, cancelled)
             )
-    context.metrics.predicted(predictor, map(_best, ranked))
-    _note(request, predictor, images=len(ranked) + len(errors), failed=len(errors))
-    return Classified(predictor, uploads, ranked, errors)
+    found = [_best(answer) for answer in answers if not isinstance(answer, ImageError)]
+    context.metrics.predicted(predictor, found)
+    _note(request, predictor, images=len(answers), failed=len(answers) - len(found))
+    return Classified(predictor, uploads, answers)
 
 
 @route("post", "/v1/explain", "explain", Explanation, "image/png", parameters=(CLASS, MAPS), images="one")
@@ -163,9 +155,30 @@ async def explain(context: Context, request: Request) -> Response:
             raise ApiError("invalid_parameter", f"class={wanted[:100]} is not known; /v1/model lists the classes")
         _note(request, predictor)
         image = (await decode(context.work, request, predictor, upload))[0]
-        return await context.work.in_thread(
-            request, lambda cancelled: _explain(predictor, request, image, wanted, with_maps, cancelled)
-        )
+
+        def explained(cancelled: Cancelled) -> Response:
+            class_name, confidence = predictor.class_of(image, wanted)
+            heat = predictor.heat(image, class_name, cancelled)
+            if heat is None:  # cancelled; the client is gone, or `Work.in_thread` has answered 504
+                raise ClientGoneError
+            png = heat_png(image, heat)
+            if request.prefers("image/png", "application/json"):
+                return Response(png, content_type="image/png")
+            return json_response(
+                Explanation(
+                    class_name=class_name,
+                    confidence=confidence,
+                    method="occlusion",
+                    patch_px=heat.patch_px,
+                    stride_px=heat.stride_px,
+                    drops=heat.drops.tolist(),
+                    heat_png=_text(png),
+                    feature_maps=[_sheet(of) for of in predictor.layers.feature_maps(image)] if with_maps else None,
+                    **_signed(predictor, request),
+                )
+            )
+
+        return await context.work.in_thread(request, explained)
 
 
 @route("post", "/v1/similar", "similar", Neighbours, errors=("no_index",), parameters=(NEIGHBOURS,), images="one")
@@ -178,12 +191,35 @@ async def similar(context: Context, request: Request) -> Response:
     upload = await read_upload(request)
     async with context.work:
         predictor = context.models.require()
-        if predictor.index is None:
+        if (index := predictor.index) is None:
             raise ApiError("no_index", "this package holds no training images; package.similar_images is 0")
         _note(request, predictor)
-        image = await decode(context.work, request, predictor, upload)
-        neighbours = await context.work.in_thread(request, lambda _: _neighbours(predictor, request, image, count))
-    return json_response(neighbours)
+        image = (await decode(context.work, request, predictor, upload))[0]
+
+        def nearest(cancelled: Cancelled) -> Response:
+            class_name, confidence = predictor.class_of(image)
+            found, usual = predictor.nearest(image, count), index.usual_distance
+            neighbours = [
+                Neighbour(
+                    id=neighbour.id,
+                    class_name=predictor.class_names[neighbour.label],
+                    distance=neighbour.distance,
+                    thumbnail=_text(index.thumbnail(neighbour.row)),
+                )
+                for neighbour in found
+            ]
+            return json_response(
+                Neighbours(
+                    class_name=class_name,
+                    confidence=confidence,
+                    neighbours=neighbours,
+                    usual_distance=usual,
+                    is_far=usual is not None and found[0].distance > usual,
+                    **_signed(predictor, request),
+                )
+            )
+
+        return await context.work.in_thread(request, nearest)
 
 
 def _note(request: Request, predictor: Predictor, **more: Any) -> None:
@@ -204,98 +240,24 @@ def _best(probabilities: dict[str, float]) -> tuple[str, float]:
     return next(iter(probabilities.items()))
 
 
-def _decode_and_rank(
-    predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
-) -> tuple[list[dict[str, float]], dict[int, ImageError]]:
-    """Return the ranked probabilities of the images that can be decoded, and the errors of the others by index."""
-    decoded = decode_all(predictor, uploads, limits, cancelled)
-    errors = {index: found for index, found in enumerate(decoded) if isinstance(found, ImageError)}
-    images = [found for found in decoded if not isinstance(found, ImageError)]
-    return (_rank(predictor, np.stack(images), top_k, cancelled) if images else []), errors
-
-
-def _rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled: Cancelled) -> list[dict[str, float]]:
-    """Return the `top_k` classes of each image in (N, H, W, C) uint8; fewer if nobody waits any more."""
-    ranked: list[dict[str, float]] = []
-    for start in range(0, len(images), CHUNK):
-        if cancelled():
-            break
-        ranked += predictor.ranked(predictor.probabilities(images[start : start + CHUNK]), top_k)
-    return ranked
-
-
 def _results(request: Request, found: Classified) -> Iterator[dict[str, Any]]:
     """Yield a `BatchPrediction` or a `BatchFailure` for each upload, as a dict: to check 64 models again took 0.2 ms of
     the 6 ms of their request."""
-    answers = iter(found.ranked)
-    for index, upload in enumerate(found.uploads):
+    for index, (upload, answer) in enumerate(zip(found.uploads, found.answers, strict=True)):
         result: dict[str, Any] = {"index": index}
         if upload.filename is not None:
             result["filename"] = upload.filename
-        if index in found.errors:
-            result["error"] = ApiError("invalid_image", str(found.errors[index])).problem(request.id)
+        if isinstance(answer, ImageError):
+            result["error"] = ApiError("invalid_image", str(answer)).problem(request.id)
         else:
-            probabilities = next(answers)
-            class_name, confidence = _best(probabilities)
-            result |= {"class": class_name, "confidence": confidence, "probabilities": probabilities}
+            class_name, confidence = _best(answer)
+            result |= {"class": class_name, "confidence": confidence, "probabilities": answer}
         yield result
-
-
-def _explain(
-    predictor: Predictor,
-    request: Request,
-    image: NDArray[np.uint8],
-    wanted: str | None,
-    with_maps: bool,
-    cancelled: Cancelled,
-) -> Response:
-    class_name, probability = predictor.class_of(image, wanted)
-    heat = predictor.heat(image, class_name, cancelled)
-    if heat is None:  # cancelled; the client is gone, or `Work.in_thread` has answered 504
-        raise ClientGoneError
-    if request.prefers("image/png", "application/json"):
-        return Response(heat_png(image, heat), content_type="image/png")
-    sheets = [_sheet(found) for found in predictor.layers.feature_maps(image)] if with_maps else None
-    return json_response(
-        Explanation(
-            class_name=class_name,
-            confidence=probability,
-            method="occlusion",
-            patch_px=heat.patch_px,
-            stride_px=heat.stride_px,
-            drops=heat.drops.tolist(),
-            heat_png=_text(heat_png(image, heat)),
-            feature_maps=sheets,
-            **_signed(predictor, request),
-        )
-    )
 
 
 def _sheet(found: FeatureMaps) -> FeatureMapSheet:
     png, columns = feature_maps_png(found.maps)
     return FeatureMapSheet(layer=found.layer, shape=found.maps.shape, columns=columns, png=_text(png))
-
-
-def _neighbours(predictor: Predictor, request: Request, image: NDArray[np.uint8], count: int) -> Neighbours:
-    assert predictor.index is not None
-    class_name, confidence = predictor.class_of(image[0])
-    found, usual = predictor.nearest(image[0], count), predictor.index.usual_distance
-    return Neighbours(
-        usual_distance=usual,
-        is_far=usual is not None and found[0].distance > usual,
-        neighbours=[
-            Neighbour(
-                id=neighbour.id,
-                class_name=predictor.class_names[neighbour.label],
-                distance=neighbour.distance,
-                thumbnail=_text(predictor.index.thumbnail(neighbour.row)),
-            )
-            for neighbour in found
-        ],
-        class_name=class_name,
-        confidence=confidence,
-        **_signed(predictor, request),
-    )
 
 
 def _text(data: bytes) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 import gapgate
+from gapgate.errors import ImageError
 from serving.description.inference_schema import (
     InferenceAnswer,
     InferenceHealth,
@@ -28,7 +29,6 @@ from serving.http.request import Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.model.predictor import Predictor
 
-PROBABILITIES, CLASS = "probabilities", "class"
 JSON_LENGTH = "inference-header-content-length"
 """Header of the binary extension: the bytes of the JSON, which the binary data follow."""
 _LENGTH = struct.Struct("<I")
@@ -118,17 +118,11 @@ async def infer(context: Context, request: Request) -> Response:
     """
     shape = _named(context, request).classifier.image_shape
     body = await request.body()
-    try:
-        asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
-        uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
-    except FormError as error:
-        raise ApiError("bad_request", str(error)) from None
+    asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
+    uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
     # Again: the model may have been switched while the body came.
     predictor = _named(context, request)
     found = await classify(context, request, uploads, len(predictor.class_names))
-    if found.errors:  # the protocol has no place for the error of one image
-        index, problem = min(found.errors.items())
-        raise ApiError("invalid_image", f"image {index}: {problem}")
     return _answer(asked, found)
 
 
@@ -237,29 +231,34 @@ def _flat(data: list[Any]) -> list[Any]:
     return data
 
 
+def _binary_texts(texts: list[str]) -> bytes:
+    return b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, texts))
+
+
 def _answer(asked: _Inference, found: Classified) -> Response:
     names = found.predictor.class_names
-    rows = [[row[name] for name in names] for row in found.ranked]
-    best = [next(iter(row)) for row in found.ranked]
-    wanted = asked.outputs or [_Output(name=PROBABILITIES), _Output(name=CLASS)]
+    rows: list[list[float]] = []
+    best: list[str] = []
+    for index, answer in enumerate(found.answers):
+        if isinstance(answer, ImageError):  # the protocol has no place for the error of one image
+            raise ApiError("invalid_image", f"image {index}: {answer}")
+        rows.append([answer[name] for name in names])
+        best.append(next(iter(answer)))
+    wanted = asked.outputs or [_Output(name="probabilities"), _Output(name="class")]
     outputs: list[InferenceTensor] = []
     binary: list[bytes] = []
     for output in wanted:
-        is_class = output.name == CLASS
-        shape = [len(rows)] if is_class else [len(rows), len(names)]
-        tensor = InferenceTensor(name=output.name, datatype="BYTES" if is_class else "FP32", shape=shape)
+        is_class = output.name == "class"
+        more: dict[str, Any] = {}
         # What an output says counts before what the request says for all (Triton's binary extension).
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
-            if is_class:
-                data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
-            else:
-                # Binary data are little-endian, whatever the machine.
-                data = np.asarray(rows, "<f4").tobytes()
-            binary.append(data)
-            outputs.append(tensor.model_copy(update={"parameters": {"binary_data_size": len(data)}}))
+            # Binary data are little-endian, whatever the machine.
+            binary.append(_binary_texts(best) if is_class else np.asarray(rows, "<f4").tobytes())
+            more["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
-            flat = best if is_class else [*chain.from_iterable(rows)]
-            outputs.append(tensor.model_copy(update={"data": flat}))
+            more["data"] = best if is_class else [*chain.from_iterable(rows)]
+        kind, shape = ("BYTES", [len(rows)]) if is_class else ("FP32", [len(rows), len(names)])
+        outputs.append(InferenceTensor(name=output.name, datatype=kind, shape=shape, **more))
     predictor = found.predictor
     content = InferenceAnswer(
         model_name=predictor.model.name,

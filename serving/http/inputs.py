@@ -32,6 +32,10 @@ _REMEDIES = {
 }
 """Remedies for a client, where those of `gapgate.errors.IMAGE_REMEDIES` are about files on disk."""
 _EMPTY = "the image is empty, 0 bytes"
+Answer = dict[str, float] | ImageError
+"""The most probable classes of an image with their probabilities, in descending order; or why it cannot be used."""
+CHUNK = 64
+"""Images of a batch that are classified between two checks whether the client is still there."""
 MAX_FORM_FILES = 8
 """Most files in a form for one image."""
 INLINE_BYTES = 64 * 1024
@@ -143,6 +147,26 @@ def decode_all(
         except ImageError as error:
             decoded.append(error.advised(_REMEDIES))
     return decoded
+
+
+def classify_files(
+    predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
+) -> list[Answer]:
+    """Return the answer to each image file; some are missing or empty if nobody waits any more."""
+    decoded = decode_all(predictor, uploads, limits, cancelled)
+    images = [found for found in decoded if not isinstance(found, ImageError)]
+    ranked = iter(rank(predictor, np.stack(images), top_k, cancelled) if images else ())
+    return [found if isinstance(found, ImageError) else next(ranked, {}) for found in decoded]
+
+
+def rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled: Cancelled) -> list[dict[str, float]]:
+    """Return the `top_k` classes of each image in (N, H, W, C) uint8; fewer if nobody waits any more."""
+    ranked: list[dict[str, float]] = []
+    for start in range(0, len(images), CHUNK):
+        if cancelled():
+            break
+        ranked += predictor.ranked(predictor.probabilities(images[start : start + CHUNK]), top_k)
+    return ranked
 
 
 def _open(predictor: Predictor, upload: Upload, limits: Limits) -> Image.Image:

@@ -16,14 +16,7 @@ from starlette.types import Receive, Scope
 from gapgate.data.formats import FORMATS
 from gapgate.text import size
 from serving.description.route import Parameter
-from serving.http.form import (
-    FormError,
-    TooManyFilesError,
-    Upload,
-    parse_files,
-    parse_json_files,
-    parse_pickled_files,
-)
+from serving.http.form import Upload, parse_files, parse_json_files, parse_pickled_files
 from serving.http.responses import JSON_TYPE, ApiError
 from serving.options import Options
 
@@ -231,16 +224,11 @@ class Request:
             ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
         """
         body = await self.body()
-        try:
-            if self.content_type == JSON_TYPE:
-                return parse_json_files(body, max_files)
-            if self.content_type == PICKLE_TYPE:
-                return parse_pickled_files(body, max_files)
-            return parse_files(self.header("content-type"), body, max_files)
-        except TooManyFilesError as error:
-            raise ApiError("too_many_images", f"{error}; send fewer at a time") from None
-        except FormError as error:
-            raise ApiError("bad_request", str(error)) from None
+        if self.content_type == JSON_TYPE:
+            return parse_json_files(body, max_files)
+        if self.content_type == PICKLE_TYPE:
+            return parse_pickled_files(body, max_files)
+        return parse_files(self.header("content-type"), body, max_files)
 
 
 def _too_large(limit: int) -> ApiError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,6 @@ _API = "api/2.0/mlflow/"
 _FIRST_BYTE_S = 120.0
 """Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
 _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")  # httpx keeps the beginning of Python's own text
-_Authenticate = Callable[[httpx.Request], httpx.Request]
 
 
 class MlflowRest:
@@ -41,8 +40,10 @@ class MlflowRest:
                 "https: start `mlflow server` and give its address"
             )
         self._timeout_s = timeout_s
+        auth, headers = _credentials(parts.username, parts.password)
         self._client = httpx.Client(
-            auth=_credentials(parts.username, parts.password),
+            auth=auth,
+            headers=headers,
             follow_redirects=True,
             event_hooks={"response": [_stay]},
             # For a proxy, 127.0.0.1 is the proxy's machine.
@@ -162,16 +163,12 @@ def _stay(answer: httpx.Response) -> None:
             raise httpx.UnsupportedProtocol(text)
 
 
-def _credentials(username: str | None, password: str | None) -> httpx.BasicAuth | _Authenticate | None:
+def _credentials(username: str | None, password: str | None) -> tuple[tuple[str, str] | None, dict[str, str]]:
+    """Return user and password, or the header with a token."""
     # As in MLflow's own client: the address goes before the variables, a password before a token.
     username = unquote(username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = unquote(password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
-        return httpx.BasicAuth(username, password)
+        return (username, password), {}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-
-    def by_token(request: httpx.Request) -> httpx.Request:
-        request.headers["Authorization"] = f"Bearer {token}"
-        return request
-
-    return by_token if token else None
+    return None, {"Authorization": f"Bearer {token}"} if token else {}
