@@ -72,16 +72,9 @@ def parquet_to(path: Path) -> Iterator[Write]:
     import pyarrow.parquet as pq
 
     text, number = pa.string(), pa.float32()
-    schema = pa.schema(
-        {
-            "file": text,
-            "class": text,
-            "confidence": number,
-            "classes": pa.list_(text),
-            "probabilities": pa.list_(number),
-        }
-        | dict.fromkeys(("error", "model", "version", "receipt"), text)
-    )
+    ranked = {"classes": pa.list_(text), "probabilities": pa.list_(number)}
+    source = dict.fromkeys(("error", "model", "version", "receipt"), text)
+    schema = pa.schema({"file": text, "class": text, "confidence": number} | ranked | source)
     waiting: list[dict[str, Any]] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
 
