@@ -63,11 +63,6 @@ class WholeAnswers:
         if self._head:
             self.write(b"")
 
-    def write_eof(self) -> None:
-        """Flush, and close the sending side."""
-        self.flush()
-        self._transport.write_eof()
-
     def close(self) -> None:
         """Flush, and close the connection once all is sent."""
         self.flush()
@@ -159,7 +154,8 @@ class Protocol(HttpToolsProtocol):
             f"content-type: {response.content_type}\r\ncontent-length: {len(response.body)}\r\n"
             f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + response.body)
+        self.transport.write(head.encode())
+        self.transport.write(response.body)
         self._count_refused(self.client[0] if self.client else "", request_id, error)
         # Only the sending side closes now. A close with unread bytes makes the kernel send a reset, which can destroy
         # the answer on its way (RFC 9112, 9.6).

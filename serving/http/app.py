@@ -25,7 +25,7 @@ from serving.description.route import INFERENCE, Route
 from serving.guard.memory import Memory
 from serving.http.access import authorize
 from serving.http.endpoints import Context
-from serving.http.request import PICKLE_TYPE, Buffered, ClientGoneError, Request
+from serving.http.request import PICKLE_TYPE, ClientGoneError, Request
 from serving.http.responses import JSON_TYPE, ApiError, Response, error_response
 from serving.http.routes import ROUTES
 from serving.http.work import Work
@@ -60,7 +60,6 @@ class App:
         figures = Metrics(models)
         self.context = Context(models, Work(options, figures.in_progress, memory), figures, ROUTES)
         self.send_spans: Callable[[], None] = lambda: None
-        self._buffered = Buffered()
 
     def start(self) -> None:
         """Load the model, or begin to follow it."""
@@ -74,7 +73,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(Request(scope, receive, self.options, self._buffered), scope, send)
+            await self._serve(Request(scope, receive, self.options, self.context.work), scope, send)
         elif scope["type"] == "websocket":
             # 1008 is a violation of the server's policy (RFC 6455, 7.4.1).
             await send({"type": "websocket.close", "code": 1008})

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gapgate.errors import ImageError
 from gapgate.onnx.inner_layers import FeatureMaps
 from gapgate.onnx.occlusion import feature_maps_png, heat_png
@@ -79,12 +82,7 @@ async def predict(context: Context, request: Request) -> Response:
         # Taken once: a switch of the model during an `await` must not mix two models in one answer.
         predictor = context.models.require()
         image = await decode(context.work, request, predictor, upload)
-        # A quick network runs on the event loop: a thread would cost more than it frees (`QUICK_S`).
-        if predictor.quick_images:
-            found = predictor.probabilities(image)
-        else:
-            found = await context.work.in_thread(request, lambda _: predictor.probabilities(image))
-        probabilities = predictor.ranked(found, top_k)[0]
+        (probabilities,) = await _ranked(context, request, predictor, image, top_k)
     class_name, confidence = _best(probabilities)
     context.metrics.predicted(predictor, [(class_name, confidence)])
     _note(request, predictor, **{"class": class_name})
@@ -109,6 +107,16 @@ async def predict_batch(context: Context, request: Request) -> Response:
     return json_response({"results": list(_results(request, found)), **_signed(found.predictor, request)})
 
 
+async def _ranked(
+    context: Context, request: Request, predictor: Predictor, images: NDArray[np.uint8], top_k: int
+) -> list[dict[str, float]]:
+    """Return the `top_k` classes of each image in (N, H, W, C) uint8."""
+    # A quick network runs on the event loop: a thread would cost more than it frees (`QUICK_S`).
+    if len(images) <= predictor.quick_images:
+        return predictor.ranked(predictor.probabilities(images), top_k)
+    return await context.work.in_thread(request, lambda cancelled: rank(predictor, images, top_k, cancelled))
+
+
 async def classify(context: Context, request: Request, uploads: list[Upload], top_k: int) -> Classified:
     """Classify image files, or the images of one tensor.
 
@@ -124,12 +132,7 @@ async def classify(context: Context, request: Request, uploads: list[Upload], to
             if len(images) > limit:
                 raise ApiError("too_many_images", f"{len(images):,} images exceed {limit:,}; send fewer at a time")
             uploads = [Upload(b"")] * len(images)  # images of a tensor have neither file names nor errors
-            if len(images) <= predictor.quick_images:
-                answers = predictor.ranked(predictor.probabilities(images), top_k)
-            else:
-                answers = await context.work.in_thread(
-                    request, lambda cancelled: rank(predictor, images, top_k, cancelled)
-                )
+            answers = await _ranked(context, request, predictor, images, top_k)
         else:
             answers = await context.work.in_thread(
                 request, lambda cancelled: classify_files(predictor, uploads, limits, top_k, cancelled)

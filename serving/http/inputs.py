@@ -60,7 +60,13 @@ async def read_upload(request: Request) -> Upload:
     """
     content_type = request.content_type
     if content_type in FILES_TYPES:
-        data = _one_of(await request.files(MAX_FORM_FILES))
+        files = await request.files(MAX_FORM_FILES)
+        named = [file for file in files if file.field == "image"] or files
+        if not named:
+            raise ApiError("missing_image", _NO_FILE)
+        if len(named) > 1:
+            raise ApiError("bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
+        data = named[0].data
     elif content_type in KNOWN_IMAGE_TYPES or content_type == TENSOR_TYPE:
         data = await request.body()
     else:
@@ -94,16 +100,6 @@ def _upload(data: bytes, content_type: str) -> Upload:
     # FF D8 FF FF can be two pink pixels; after FF D8 FF of a JPEG file comes another byte.
     is_file = format_of(data) is not None and not data.startswith(b"\xff\xd8\xff\xff")
     return Upload(data, is_tensor=content_type == TENSOR_TYPE and not is_file)
-
-
-def _one_of(files: list[Upload]) -> bytes:
-    """Return the content of the file in the field `image`, or of the only file."""
-    if not files:
-        raise ApiError("missing_image", _NO_FILE)
-    named = [file for file in files if file.field == "image"] or files
-    if len(named) > 1:
-        raise ApiError("bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
-    return named[0].data
 
 
 async def decode(work: Work, request: Request, predictor: Predictor, upload: Upload) -> NDArray[np.uint8]:

@@ -6,9 +6,8 @@ import asyncio
 import re
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
@@ -19,6 +18,9 @@ from serving.description.route import Parameter
 from serving.http.form import Upload, parse_files, parse_json_files, parse_pickled_files
 from serving.http.responses import JSON_TYPE, ApiError
 from serving.options import Options
+
+if TYPE_CHECKING:
+    from serving.http.work import Work
 
 FORM_TYPE = "multipart/form-data"
 PICKLE_TYPE = "application/vnd.bentoml+pickle"
@@ -39,17 +41,10 @@ class ClientGoneError(Exception):
     """Error for a client that closed its connection; nobody reads an answer."""
 
 
-@dataclass(slots=True)
-class Buffered:
-    """Count of the bytes of unfinished uploads in one worker: many slow uploads must not fill its memory."""
-
-    used: int = 0
-
-
 class Request:
     """Headers, query and body of a request."""
 
-    def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
+    def __init__(self, scope: Scope, receive: Receive, options: Options, work: Work) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.path_parameters: dict[str, str] = {}
@@ -63,7 +58,7 @@ class Request:
         self.options = options
         self._query_string: bytes = scope["query_string"]
         self._receive = receive
-        self._buffered = buffered
+        self._work = work
         self._body_read = False
         self.received = 0
         """Bytes of the body that have arrived."""
@@ -187,7 +182,7 @@ class Request:
                 chunks.append(chunk)
                 size += len(chunk)
                 self.received = size
-                self._buffered.used += len(chunk)
+                self._work.buffered_bytes += len(chunk)
                 # A chunked body announces no length, so its bytes are counted.
                 if size > limit:
                     raise _too_large(limit)
@@ -195,11 +190,11 @@ class Request:
                     self._body_read = True
                     return b"".join(chunks)
                 # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
-                if self._buffered.used > self.options.max_buffered_bytes:
+                if self._work.buffered_bytes > self.options.max_buffered_bytes:
                     raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
         finally:
             # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
-            self._buffered.used -= size
+            self._work.buffered_bytes -= size
 
     async def drain(self, seconds: float) -> None:
         """Receive the rest of the body and throw it away, until nothing comes for `seconds`.
