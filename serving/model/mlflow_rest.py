@@ -43,7 +43,9 @@ class MlflowRest:
         auth, headers = _credentials(parts.username, parts.password)
         self._client = httpx.Client(
             auth=auth,
-            headers=headers,
+            # A compressed file would have another length than it says.
+            headers={"Accept-Encoding": "identity", **headers},
+            timeout=timeout_s,
             follow_redirects=True,
             event_hooks={"response": [_stay]},
             # For a proxy, 127.0.0.1 is the proxy's machine.
@@ -87,7 +89,7 @@ class MlflowRest:
                 # well, and each answer of a remote store has another tag.
                 headers = {"Range": f"bytes={best}-"} if best and (has_digest or tag) else {}
                 headers |= {"If-Range": tag} if headers and not has_digest else {}
-                with self._answer("get-artifact", query, headers, timeout) as answer:
+                with self._answer("get-artifact", query, headers=headers, timeout=timeout) as answer:
                     if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                         break  # there is no more than what is here
                     if answer.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -116,18 +118,9 @@ class MlflowRest:
         return max(missing, 0)
 
     @contextmanager
-    def _answer(
-        self,
-        path: str,
-        query: dict[str, str],
-        headers: dict[str, str] | None = None,
-        timeout: httpx.Timeout | None = None,
-    ) -> Iterator[httpx.Response]:
-        # A compressed file would have another length than it says.
-        headers = {"Accept-Encoding": "identity", **(headers or {})}
-        url, wait = f"{self.address}/{path}", timeout or self._timeout_s
+    def _answer(self, path: str, query: dict[str, str], **more: Any) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream("GET", url, params=query, headers=headers, timeout=wait) as answer:
+            with self._client.stream("GET", f"{self.address}/{path}", params=query, **more) as answer:
                 if answer.is_error and answer.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     raise self._refusal(answer)
                 yield answer

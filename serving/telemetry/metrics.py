@@ -124,11 +124,8 @@ def _of_processes() -> Iterable[Metric]:
     totals: dict[str, Metric] = {}
     for pid in _workers():
         for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
-            for sample in metric.samples:
-                if (total := totals.get(metric.name)) is None:
-                    totals[metric.name] = metric
-                    continue
-                (so_far,) = total.samples
+            if (total := totals.setdefault(metric.name, metric)) is not metric:
+                (so_far,), (sample,) = total.samples, metric.samples
                 merge = min if metric.name in ("process_start_time_seconds", "process_max_fds") else operator.add
                 total.samples = [so_far._replace(value=merge(so_far.value, sample.value))]
     return totals.values()
