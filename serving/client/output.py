@@ -84,18 +84,15 @@ def parquet_to(path: Path) -> Iterator[Write]:
                 waiting.clear()
 
         def write(rows: list[Row]) -> None:
-            waiting.extend(_parquet_row(row) for row in rows)
+            for row in rows:
+                best = {"class": row.class_name or None, "confidence": row.confidence, "error": row.error or None}
+                ranked = {"classes": list(row.probabilities), "probabilities": list(row.probabilities.values())}
+                waiting.append(asdict(row) | best | ranked)
             if len(waiting) >= _ROW_GROUP:
                 flush()
 
         yield write
         flush()
-
-
-def _parquet_row(row: Row) -> dict[str, Any]:
-    ranked = {"classes": list(row.probabilities), "probabilities": list(row.probabilities.values())}
-    best = {"class": row.class_name or None, "confidence": row.confidence}
-    return asdict(row) | ranked | best | {"error": row.error or None}
 
 
 def check_output(path: Path) -> None:

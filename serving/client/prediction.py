@@ -102,7 +102,8 @@ class Answerer(ABC):
         rows = []
         for file, content in zip(files, contents, strict=True):
             row = next(found) if isinstance(content, bytes) else replace(self.no_answer, error=content)
-            rows.append(replace(row, file=name_of(file)))
+            # Text that any encoding of Unicode can hold: bytes of a path that are no UTF-8 are replaced.
+            rows.append(replace(row, file=os.fsencode(file).decode(errors="replace")))
         return rows
 
 
@@ -236,11 +237,6 @@ def read(file: Path) -> bytes | str:
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         said = getattr(error, "strerror", None) or error
         return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {said}"))
-
-
-def name_of(file: Path) -> str:
-    """Return a path as text that any encoding of Unicode can hold: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(file).decode(errors="replace")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -181,8 +181,9 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
     if given.data is None:
         data = _binary(given, binary)
         return [Upload(data, is_tensor=True)] if given.datatype == "UINT8" else [*_files(given.name, data, count)]
-    flat = _flat(given.data)
-    size = math.prod(given.shape)
+    flat, size = given.data, math.prod(given.shape)
+    while flat and all(isinstance(item, list) for item in flat):  # lists of lists, row by row
+        flat = list(chain.from_iterable(flat))
     if len(flat) != size:
         raise FormError(f"{given.name} has {len(flat):,} values; its shape {given.shape} has {size:,}")
     if given.datatype == "BYTES":
@@ -224,17 +225,6 @@ def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
         raise FormError(f"{name} has {len(data) - offset:,} bytes after its {count} images")
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    # The protocol has the values flat or in lists of lists, row by row.
-    while data and all(isinstance(item, list) for item in data):
-        data = list(chain.from_iterable(data))
-    return data
-
-
-def _binary_texts(texts: list[str]) -> bytes:
-    return b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, texts))
-
-
 def _answer(asked: _Inference, found: Classified) -> Response:
     names = found.predictor.class_names
     rows: list[list[float]] = []
@@ -253,7 +243,8 @@ def _answer(asked: _Inference, found: Classified) -> Response:
         # What an output says counts before what the request says for all (Triton's binary extension).
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
             # Binary data are little-endian, whatever the machine.
-            binary.append(_binary_texts(best) if is_class else np.asarray(rows, "<f4").tobytes())
+            texts = (_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
+            binary.append(b"".join(texts) if is_class else np.asarray(rows, "<f4").tobytes())
             more["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
             more["data"] = best if is_class else [*chain.from_iterable(rows)]
