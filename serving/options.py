@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -194,6 +194,7 @@ _STANDARD = {
 }
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """True if an address is a loopback address or a name for it (RFC 6761, 6.3), in any case and with a final dot."""
     name = host.lower().removesuffix(".")

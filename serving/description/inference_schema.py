@@ -80,13 +80,9 @@ class InferenceModel(Answer):
         )
 
 
-class InferenceTensor(Answer):
+class InferenceTensor(TensorDescription):
     """An output."""
 
-    name: str
-    """Name of the tensor."""
-    datatype: str
-    """Type of its elements."""
     shape: list[int]
     """Its shape."""
     data: list[Any] | None = None

@@ -163,38 +163,30 @@ class Request:
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             raise _too_large(limit)
+        chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self.options.timeout_s):
-                return await self._whole_body(limit)
+                while not self._body_read:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    chunks.append(message.get("body", b""))
+                    self.received += len(chunks[-1])
+                    self._work.buffered_bytes += len(chunks[-1])
+                    # A chunked body announces no length, so its bytes are counted.
+                    if self.received > limit:
+                        raise _too_large(limit)
+                    self._body_read = not message.get("more_body")
+                    # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
+                    if not self._body_read and self._work.buffered_bytes > self.options.max_buffered_bytes:
+                        raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
+                return b"".join(chunks)
         except TimeoutError:
             text = f"the body did not arrive within {self.options.timeout_s:g} s; send all of its Content-Length"
             raise ApiError("upload_timeout", text) from None
-
-    async def _whole_body(self, limit: int) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            while True:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                chunk = message.get("body", b"")
-                chunks.append(chunk)
-                size += len(chunk)
-                self.received = size
-                self._work.buffered_bytes += len(chunk)
-                # A chunked body announces no length, so its bytes are counted.
-                if size > limit:
-                    raise _too_large(limit)
-                if not message.get("more_body"):
-                    self._body_read = True
-                    return b"".join(chunks)
-                # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
-                if self._work.buffered_bytes > self.options.max_buffered_bytes:
-                    raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
         finally:
-            # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
-            self._work.buffered_bytes -= size
+            # On every way out; from here on the slots of `Work` bound the memory.
+            self._work.buffered_bytes -= self.received
 
     async def drain(self, seconds: float) -> None:
         """Receive the rest of the body and throw it away, until nothing comes for `seconds`.

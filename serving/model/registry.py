@@ -176,7 +176,10 @@ class MlflowRegistry:
             GateError, ArtifactError, StorageError: as in `fetch`.
         """
         cache, folder = self._cache, self._place(resolved)
-        if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
+        if not folder.is_dir():
+            return None
+        cache.hold(folder)
+        if not _is_whole(folder, resolved.package_digest):
             return None
         check(folder, resolved.stated)
         # Checked last: without the lock, another process may have replaced the folder before it was held.

@@ -38,33 +38,19 @@ class Metrics:
 
     def __init__(self, models: Models) -> None:
         self._models = models
-        self._registry = CollectorRegistry()
-        own = self._registry
-        self._requests = Counter("gapgate_requests", "Requests answered.", ["route", "status"], registry=own)
-        self._seconds = Histogram(
-            "gapgate_request_seconds",
-            "From a request's headers to its answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self._predictions = Counter(
-            "gapgate_predictions", "Images classified, by the most probable class.", ["version", "class"], registry=own
-        )
-        self._confidence = Histogram(
-            "gapgate_confidence",
-            "Probability of the most probable class.",
-            ["version"],
-            buckets=_CONFIDENCES,
-            registry=own,
-        )
+        self._registry = own = CollectorRegistry()
+        requests = Counter("gapgate_requests", "Requests answered.", ["route", "status"], registry=own)
+        said = "From a request's headers to its answer."
+        seconds = Histogram("gapgate_request_seconds", said, ["route"], buckets=_SECONDS, registry=own)
+        said = "Images classified, by the most probable class."
+        predictions = Counter("gapgate_predictions", said, ["version", "class"], registry=own)
+        said = "Probability of the most probable class."
+        confidence = Histogram("gapgate_confidence", said, ["version"], buckets=_CONFIDENCES, registry=own)
         # livesum: a worker that ended has no request in work (`worker_ended`).
         self.in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
         # `labels(...)` checks its arguments under a lock each time; the label sets are few.
-        self._request_of = cache(self._requests.labels)
-        self._seconds_of = cache(self._seconds.labels)
-        self._prediction_of = cache(self._predictions.labels)
-        self._confidence_of = cache(self._confidence.labels)
+        self._request_of, self._seconds_of = cache(requests.labels), cache(seconds.labels)
+        self._prediction_of, self._confidence_of = cache(predictions.labels), cache(confidence.labels)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one request and its time."""
