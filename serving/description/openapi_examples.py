@@ -93,11 +93,7 @@ def samples(route: Route, card: ModelCard, url: str, with_key: bool) -> list[dic
     words = {
         "address": url + route.path.format(digest=card.receipt, name=card.name),
         "example": f"{url}/static/example.png",
-        "picture": f"curl -sS {url}/static/example.png |",
         "curl": 'curl -sS -H "X-API-Key: $GAPGATE_API_KEY"' if with_key else "curl -sS",
-        "as_png": "-H 'Content-Type: image/png' --data-binary @-",
-        "as_json": "-H 'Content-Type: application/json' --data-binary @-",
-        "as_tensor": "-H 'Content-Type: application/octet-stream' --data-binary @-",
         "image_bytes": num_bytes,
         "two_images_bytes": 2 * num_bytes,
         "python_import": "import os\n\n" if with_key else "",

@@ -152,7 +152,13 @@ def create_app(options: Options, package: Path, memory: Memory | None = None) ->
     Starlette's CORS middleware are around it.
     """
     app = App(options, package, memory or Memory())
-    called, app.send_spans = traced(app, lambda path: _template(_below(path, options.root_path) or path))
+
+    def template(path: str) -> str:
+        # Never the path itself: random paths must not make new series.
+        route, _ = _match(_below(path, options.root_path) or path)
+        return route.path if route else UNMATCHED
+
+    called, app.send_spans = traced(app, template)
     if not options.cors_origins:
         return app, called
     # Outermost: it answers preflights itself, and they are no requests to trace.
@@ -182,12 +188,6 @@ def _match(path: str) -> tuple[Route | None, dict[str, str]]:
         if found := pattern.fullmatch(path):
             return route, found.groupdict()
     return None, {}
-
-
-def _template(path: str) -> str:
-    """Return the template of a path; never the path itself: random paths must not make new series."""
-    route, _ = _match(path)
-    return route.path if route else UNMATCHED
 
 
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:

@@ -83,17 +83,10 @@ async def predict(context: Context, request: Request) -> Response:
         predictor = context.models.require()
         image = await decode(context.work, request, predictor, upload)
         (probabilities,) = await _ranked(context, request, predictor, image, top_k)
-    class_name, confidence = _best(probabilities)
-    context.metrics.predicted(predictor, [(class_name, confidence)])
-    _note(request, predictor, **{"class": class_name})
-    return json_response(
-        Prediction(
-            class_name=class_name,
-            confidence=confidence,
-            probabilities=probabilities,
-            **_signed(predictor, request),
-        )
-    )
+    best = _best(probabilities)
+    context.metrics.predicted(predictor, [best])
+    _note(request, predictor, **{"class": best[0]})
+    return json_response(_classified(probabilities) | _signed(predictor, request))
 
 
 @route("post", "/v1/predict/batch", "predictBatch", BatchAnswer, parameters=(TOP_K,), images="many")
@@ -243,6 +236,12 @@ def _best(probabilities: dict[str, float]) -> tuple[str, float]:
     return next(iter(probabilities.items()))
 
 
+def _classified(probabilities: dict[str, float]) -> dict[str, Any]:
+    """Return the fields of an answer that say what an image is."""
+    class_name, confidence = _best(probabilities)
+    return {"class": class_name, "confidence": confidence, "probabilities": probabilities}
+
+
 def _results(request: Request, found: Classified) -> Iterator[dict[str, Any]]:
     """Yield a `BatchPrediction` or a `BatchFailure` for each upload, as a dict: to check 64 models again took 0.2 ms of
     the 6 ms of their request."""
@@ -253,8 +252,7 @@ def _results(request: Request, found: Classified) -> Iterator[dict[str, Any]]:
         if isinstance(answer, ImageError):
             result["error"] = ApiError("invalid_image", str(answer)).problem(request.id)
         else:
-            class_name, confidence = _best(answer)
-            result |= {"class": class_name, "confidence": confidence, "probabilities": answer}
+            result |= _classified(answer)
         yield result
 
 
