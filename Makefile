@@ -35,9 +35,9 @@ demo: $(if $(wildcard .venv/.installed),install,.venv/.demo)  ## install, run th
 	$(BIN)/gapgate run
 	$(BIN)/python -m cli.demo
 
-# Three processes for two cores: a quarter of the time tests wait, for a server, a browser or a container.
+# Four processes for two cores: half of the time tests wait, for a server, a browser, a container or a core.
 test: check  ## install and pass all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-cluster: install  ## the tests on the cluster of kubectl's context, with KF_PIPELINES_ENDPOINT=URL of its Kubeflow Pipelines
 	$(BIN)/python -m pytest tests/cluster -rA --capture=fd

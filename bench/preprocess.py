@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gapgate.cpu_quota import available_cpus
+from gapgate.process.cpu_quota import available_cpus
 
 SIZES_PX = (64, 224)
 BATCH_SIZE = 256

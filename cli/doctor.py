@@ -66,7 +66,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from gapgate.cpu_quota import available_cpus
+    from gapgate.process.cpu_quota import available_cpus
 
     # In a process of its own, since the command line imports no torch.
     asked = subprocess.run([sys.executable, "-m", "gapgate.training.device"], capture_output=True, text=True)

@@ -171,7 +171,7 @@ def _serve(
     has_keys: bool,
 ) -> None:
     """Start the server, print its addresses, and print its log until it ends."""
-    from gapgate.child_server import Relay
+    from gapgate.process.child_server import Relay
     from serving.run import serve as start
 
     relay = Relay()

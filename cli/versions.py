@@ -57,7 +57,7 @@ def _local(prefix: str) -> Found | None:
 
 
 def _registered(prefix: str) -> Found:
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
     from components.platform.workspace import has_store, receipts_dir, tracking_uri
 
     where = f"{receipts_dir()} and {tracking_uri()}"
@@ -90,7 +90,7 @@ def _from_service(url: str, key: str, digest: str) -> Found:
 
 def models(name: ModelName = "") -> None:
     """List registered versions with aliases and verdicts."""
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
 
     close_killed_runs()
     registry = Registry()
@@ -122,7 +122,7 @@ def promote(
     name: ModelName = DEFAULT_MODEL,
 ) -> None:
     """Make a version the champion; the certificate in its package must have passed."""
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
 
     registry = Registry()
     with tempfile.TemporaryDirectory(prefix="gapgate-promote-") as folder:
@@ -135,7 +135,7 @@ def promote(
 
 def rollback(name: ModelName = DEFAULT_MODEL) -> None:
     """Make the previous champion the champion again."""
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
 
     was, now = Registry().rollback(name)
     Console().print(f"champion of {escape(name)} is version {now.version} again (was {was.version})")

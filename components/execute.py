@@ -24,10 +24,11 @@ from components.platform.step_log import StepLog
 from components.platform.tracking.mlflow_tables import table_tag
 from components.platform.tracking.spool import Spool
 from components.tries import AtOnce, Patient
-from gapgate import artifacts, fork_server
+from gapgate import artifacts
 from gapgate.artifacts import Artifact
-from gapgate.descendants import end_with
 from gapgate.errors import GapgateError, SettingsError, TrackingError, fault_of_machine
+from gapgate.process import fork_server
+from gapgate.process.descendants import end_with
 from gapgate.settings import parse
 from gapgate.settings.base import Section
 from gapgate.settings.sections import DataSettings

@@ -18,8 +18,8 @@ from typing import Any
 import gapgate
 from components import promotion
 from components.facts import Facts
+from components.platform.registry.mlflow_registry import Registry, Version
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_registry import Registry, Version
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits

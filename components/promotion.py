@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.platform.tracking import mlflow_registry as registries
-from components.platform.tracking.mlflow_registry import Registry, Version
+from components.platform.registry import mlflow_registry as registries
+from components.platform.registry.mlflow_registry import Registry, Version
 from gapgate import artifacts
 from gapgate.artifacts import Artifact
 from gapgate.data.splits import Splits

@@ -10,9 +10,10 @@ from typing import Any
 
 from components import promotion
 from components.facts import Facts
+from components.platform.registry import mlflow_model
+from components.platform.registry.mlflow_registry import RECEIPT_TAG, Registry, Version
 from components.platform.run_context import DRAINED_VARIABLE, RunContext
-from components.platform.tracking import mlflow_model, mlflow_runs
-from components.platform.tracking.mlflow_registry import RECEIPT_TAG, Registry, Version
+from components.platform.tracking import mlflow_runs
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts
 from gapgate.artifacts import Artifact

@@ -15,7 +15,7 @@ def __getattr__(name: str) -> object:
     if name == "errors":
         return importlib.import_module("gapgate.errors")
     if name in __all__:
-        importlib.import_module("gapgate.own_packages").refuse_namesakes()
+        importlib.import_module("gapgate.process.own_packages").refuse_namesakes()
         return getattr(importlib.import_module("pipelines.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

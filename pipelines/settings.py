@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gapgate.errors import DataError
 from gapgate.settings import load
-from gapgate.settings.sections import Settings
+from gapgate.settings.sections import DataSettings, Settings
 
 
 def settings_file(params: Path | None) -> Path | None:
@@ -28,24 +29,33 @@ def settings_here(params: Path | None, overrides: Sequence[str] | None) -> Setti
 
 
 def with_source(settings: Settings, source: str | None) -> Settings:
-    """Settings with a source, if one is named.
+    """Settings with a source, if one is named. A mistyped path is an error here, before any step starts.
 
     Raises:
-        DataError: there is no such source.
+        DataError: there is no such source, or nothing is pinned where none is named.
     """
-    if source is None:
-        return settings
-    from gapgate.data.sources import BUILTINS
-    from gapgate.errors import DataError
+    if source is not None:
+        try:
+            source.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{source!r} is no name in UTF-8; rename it, or go into the folder and name `.`") from None
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+    _refuse_missing(settings.data)
+    return settings
 
-    try:
-        source.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{source!r} is no name in UTF-8; rename it, or go into the folder and name `.`") from None
-    # Checked here, so that a mistyped path is an error before any step starts.
-    if source not in BUILTINS and not Path(source).exists():
-        raise DataError(f"no such folder or file: {source}; name one, or a built-in data set ({', '.join(BUILTINS)})")
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"source": source})})
+
+def _refuse_missing(data: DataSettings) -> None:
+    if data.source:
+        from components.platform.data.source_files import origin_of
+        from gapgate.data.sources import BUILTINS
+
+        if data.source not in BUILTINS:
+            origin_of(data.source)
+    # Another revision, or a repository elsewhere, has its pin in git, where ingest looks for it.
+    elif not data.revision and (root := Path(data.repository)).is_dir() and not (root / data.path).exists():
+        from components.platform.data.dvc_data import pinned
+
+        pinned(root, data.path)
 
 
 def with_experiment(settings: Settings, experiment: str) -> Settings:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gapgate import child_server
 from gapgate.errors import ServeError
 from gapgate.evidence.sealed.archive import unpack
+from gapgate.process import child_server
 from serving.http.access import check_address
 from serving.listening import listen, listen_on_path
 from serving.options import Options

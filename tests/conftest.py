@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gapgate import fork_server
+from gapgate.process import fork_server
 from pipelines.local.runner import IMPORTED
 
-# Three workers share two cores: a thread of OpenMP that waits for its team must not spin, since the one it waits for
+# Four workers share two cores: a thread of OpenMP that waits for its team must not spin, since the one it waits for
 # may need its core. It cost the tests that train 14 % of processor time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from gapgate import child_server
+from gapgate.process import child_server
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

@@ -22,7 +22,7 @@ import psutil
 
 from bench.abuse.raw_client import ask
 from bench.http_load import get
-from gapgate.cpu_quota import cgroups
+from gapgate.process.cpu_quota import cgroups
 from serving.run import Server, serve
 
 

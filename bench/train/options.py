@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import fashion_mnist
 from bench.environments import OUT
 from bench.train.inputs import write_inputs
-from gapgate.cpu_quota import available_cpus
+from gapgate.process.cpu_quota import available_cpus
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:

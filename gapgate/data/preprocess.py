@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from gapgate.cpu_quota import available_cpus
 from gapgate.data.decoding import Decoder, decode_all, prepare_workers
 from gapgate.data.depth import dark_colours, highest_of, white_of
 from gapgate.data.image_table import Index
@@ -27,6 +26,7 @@ from gapgate.data.splits import SPLIT_NAMES, Splits
 from gapgate.data.splits_files import write_splits
 from gapgate.data.transform import Transform
 from gapgate.errors import DataError, StorageError
+from gapgate.process.cpu_quota import available_cpus
 from gapgate.settings.sections import PreprocessSettings, Reading
 from gapgate.tracking import NullTracker, Tracker
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from gapgate.artifacts import MANIFEST, read_json, write_json
-from gapgate.cpu_quota import available_cpus
 from gapgate.data import set_aside
 from gapgate.data.leaks import alike
 from gapgate.data.splits import SPLIT_NAMES, SplitName, Splits
@@ -32,6 +31,7 @@ from gapgate.evidence.tables import write_tables
 from gapgate.onnx.classifier import Classifier, logit_scale, shape_text
 from gapgate.onnx.inner_layers_export import open_embedding
 from gapgate.onnx.opened_model import OpenedModel
+from gapgate.process.cpu_quota import available_cpus
 from gapgate.settings.sections import EvaluateSettings
 from gapgate.tracking import NullTracker, Tracker
 

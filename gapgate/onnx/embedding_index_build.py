@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gapgate.artifacts import write_json
-from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import Splits
 from gapgate.data.tiles import picture
 from gapgate.onnx.embedding_index import MAX_DIMENSIONS, USUAL, USUAL_SHARE, Projection, unit_vectors
 from gapgate.onnx.inner_layers import InnerLayers
+from gapgate.process.cpu_quota import available_cpus
 
 _SEED = 0
 _BLOCK_ROWS = 1000  # 12.5 MB of embeddings of 3,136 values

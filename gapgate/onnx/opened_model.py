@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from gapgate.cpu_quota import available_cpus
 from gapgate.onnx.classifier import Classifier
+from gapgate.process.cpu_quota import available_cpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gapgate.errors import AcceleratorError
-from gapgate.memory_limit import available_bytes
+from gapgate.process.memory_limit import available_bytes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gapgate import cpu_quota
 from gapgate.data.splits import Splits
 from gapgate.errors import SettingsError
 from gapgate.network import architecture, backbones, modules
 from gapgate.network.modules import set_generator
+from gapgate.process import cpu_quota
 from gapgate.settings.sections import TrainSettings
 from gapgate.training import batches
 from gapgate.training import device as devices

@@ -15,7 +15,7 @@ from gapgate.files import whole_file
 from serving.model.registry import ModelUri
 
 if TYPE_CHECKING:
-    from components.platform.tracking.mlflow_registry import Registry, Version
+    from components.platform.registry.mlflow_registry import Registry, Version
 
 _BENTO = "artifacts/*/package/bento/model.bento"
 _CHAMPION = "champion"
@@ -38,8 +38,8 @@ def bento_of(uri: ModelUri) -> Path:
         RegistryError: there is no such version, or it has no Bento.
         ArtifactError, GateError: as `champion_bento`.
     """
+    from components.platform.registry.mlflow_registry import Registry
     from components.platform.run_context import RunContext
-    from components.platform.tracking.mlflow_registry import Registry
     from components.platform.workspace import has_store
 
     registry = Registry() if has_store() else None  # a look would make an empty store

@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.platform.registry.mlflow_registry import CHAMPION, Registry
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_registry import CHAMPION, Registry
 from components.platform.workspace import bentos_dir, features_dir, runs_dir, trials_dir
 from pipelines.local.resume import pending_runs
 

@@ -17,10 +17,11 @@ from components.catalog import STEPS
 from components.platform.run_context import DRAINED_VARIABLE, PARENT_VARIABLE, RunContext
 from components.platform.tracking import mlflow_experiments, mlflow_runs
 from components.platform.tracking.spool import Reader, Spool
-from gapgate import artifacts, fork_server, own_packages
-from gapgate.descendants import children, kill_descendants
+from gapgate import artifacts
 from gapgate.errors import GapgateError, StorageError, fault_of_machine, storage_errors
 from gapgate.files import sync
+from gapgate.process import fork_server, own_packages
+from gapgate.process.descendants import children, kill_descendants
 from gapgate.settings.sections import Settings
 from gapgate.text import printable, redacted, shortened
 from gapgate.variables import environment

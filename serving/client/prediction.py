@@ -167,7 +167,7 @@ class Local(Answerer):
             ArtifactError, GateError: as in `serving.model.predictor.Predictor.load`.
             SettingsError: an option in the environment has an invalid value.
         """
-        from gapgate.cpu_quota import available_cpus
+        from gapgate.process.cpu_quota import available_cpus
         from serving.model.predictor import Predictor
 
         self.threads = min(available_cpus(), 8)

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from gapgate.errors import ImageError, ImageFault
-from gapgate.memory_limit import available_bytes
+from gapgate.process.memory_limit import available_bytes
 from serving.http.responses import ApiError
 
 SMALL_BYTES = 32 * 2**20

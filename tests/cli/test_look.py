@@ -209,8 +209,8 @@ def test_mistakes_of_similar_are_one_line(call, photo, tmp_path):
         assert "\n" not in printed
 
 
-def test_the_champion_answers_from_its_bento_and_a_mistake_has_exit_code_2(tmp_path, photo):
-    workspace = Workspace(tmp_path)
+def test_the_champion_answers_from_its_bento_and_a_mistake_has_exit_code_2(tmp_path, photo, empty_store):
+    workspace = Workspace(tmp_path).with_store(empty_store)
     code = "from tests.cli import registered as r; r.register('r1', r.packaged.linear_model())"
     registered = subprocess.run(
         [sys.executable, "-c", code], env=workspace.environment(), capture_output=True, text=True

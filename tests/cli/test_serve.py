@@ -16,9 +16,9 @@ from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, empty_store):
     """With two registered versions."""
-    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace = Workspace(tmp_path_factory.mktemp("workspace")).with_store(empty_store)
     command = [sys.executable, "-m", "tests.cli.registered"]
     made = subprocess.run(command, cwd=ROOT, env=workspace.environment(), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr

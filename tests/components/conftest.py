@@ -16,7 +16,7 @@ from tests.serving.registry_server import RegistryServer
 if TYPE_CHECKING:
     import onnx
 
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
     from gapgate.evidence.sealed.certificate import Verdict
     from tests.components.releases import Made
     from tests.pipelines.kubeflow.kfp_server import KfpServer
@@ -61,7 +61,7 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 
 @pytest.fixture
 def registry(home: Path) -> Registry:
-    from components.platform.tracking.mlflow_registry import Registry
+    from components.platform.registry.mlflow_registry import Registry
 
     return Registry()
 

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from components import package, promotion
 from components.catalog import STEPS
 from components.execute import execute, load
-from components.platform.tracking.mlflow_registry import Registry, Version
+from components.platform.registry.mlflow_registry import Registry, Version
 from gapgate.artifacts import RUN_VARIABLE, Artifact
 from gapgate.data.splits import Splits
 from gapgate.evidence.sealed.certificate import Verdict

@@ -23,10 +23,11 @@ from components.platform.step_log import ending_in
 from components.platform.tracking import mlflow_runs
 from components.platform.tracking.spool import Spool
 from components.tries import AtOnce
-from gapgate import artifacts, child_server, fork_server
+from gapgate import artifacts
 from gapgate.artifacts import RUN_VARIABLE
 from gapgate.errors import DataError, RemoteAwayError, TrackingError
 from gapgate.evidence.advice import in_lines
+from gapgate.process import child_server, fork_server
 from gapgate.settings.sections import DataSettings, PreprocessSettings
 from gapgate.tracking import NullTracker
 from tests.golden.stored import SCHEMA_1

@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 from components.execute import execute
+from components.platform.registry.mlflow_registry import CHAMPION, PREVIOUS, Registry
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
-from components.platform.tracking.mlflow_registry import CHAMPION, PREVIOUS, Registry
 from components.promotion import DECISION_TAG
 from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, RegistryError
@@ -30,7 +30,7 @@ PACKAGE = """
 import os, signal, sys
 from components import promotion
 from components.execute import execute
-from components.platform.tracking.mlflow_registry import Registry
+from components.platform.registry.mlflow_registry import Registry
 place, folder = sys.argv[1], sys.argv[2]
 owner, name = {
     "before the alias": (Registry, "promote"),

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.platform.registry.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from components.platform.registry.promotion_lock import TICKET
 from components.platform.tracking.mlflow_client import client
-from components.platform.tracking.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
-from components.platform.tracking.promotion_lock import TICKET
 from components.promotion import DECISION_TAG
 from tests.components import releases
 from tests.components.releases import NAME, Made

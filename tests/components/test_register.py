@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 from cli.versions import receipt
+from components.platform.registry.mlflow_registry import Registry
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
-from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
 from components.platform.workspace import receipts_dir
 from gapgate import artifacts

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gapgate import child_server
+from gapgate.process import child_server
 
 INGEST = """
 import json, sys

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gapgate import fork_server
+from gapgate.process import fork_server
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cli import app
-from gapgate import fork_server
+from gapgate.process import fork_server
 from gapgate.settings import load
 from tests.documentation.blocks import NEEDS, ROOT, Block, blocks, languages
 from tests.documentation.forked import write_command

@@ -1,8 +1,6 @@
-import shutil
-
 import pytest
 
-from gapgate import fork_server
+from gapgate.process import fork_server
 from tests.end_to_end.workspace import ROOT, Workspace
 
 
@@ -15,10 +13,7 @@ def new_workspace(tmp_path):
 @pytest.fixture
 def workspace(new_workspace, empty_store):
     """A workspace whose tracking store is empty."""
-    home = new_workspace.folder / ".gapgate"
-    home.mkdir()
-    shutil.copyfile(empty_store, home / "mlflow.db")
-    return new_workspace
+    return new_workspace.with_store(empty_store)
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,10 @@ from tests.end_to_end.workspace import QUICK
 from tests.infra import postgres
 
 RUN = """
-import json, sys
+import json, os, sys
 from kfp import components, local
 
+os.environ["_KFP_RUNTIME"] = "true"  # as KFP's images set it: a step imports neither the compiler nor the clients
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
 components.load_component_from_file(sys.argv[1])(**json.loads(sys.argv[3]))
 """

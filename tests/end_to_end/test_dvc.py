@@ -13,16 +13,18 @@ import yaml
 from mlflow import MlflowClient
 
 from components.platform.tracking.mlflow_charts import VIEW_QUERY, view
-from gapgate import child_server
+from gapgate.process import child_server
+from tests.end_to_end.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "serving" / "http" / "static" / "example.png"
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tmp_path_factory, empty_store):
     """A git repository with this project's data.dvc, dvc.yaml and quick settings, reproduced once."""
     root = tmp_path_factory.mktemp("repository")
+    Workspace(root).with_store(empty_store)
     for name in ("data.dvc", "dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))

@@ -57,9 +57,9 @@ def wait_until(holds, timeout_s):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, empty_store):
     """The run's folder, after two epochs on digits."""
-    workspace = Workspace(tmp_path_factory.mktemp("tensorboard"))
+    workspace = Workspace(tmp_path_factory.mktemp("tensorboard")).with_store(empty_store)
     settings = ("--set", "train.epochs=2", "--set", "tracking.tensorboard=true")
     done = workspace.gapgate("run", "digits", *QUICK, *settings)
     assert done.returncode in (0, 3), done.stdout + done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from gapgate.child_server import free_port
+from gapgate.process.child_server import free_port
 from tests.components.conftest import home  # noqa: F401
 from tests.faults.faulty_server import Proxy, proxy
 from tests.faults.kills import durations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.catalog import STEPS
-from gapgate.descendants import children
+from gapgate.process.descendants import children
 from tests.faults.settings import SEED
 from tests.faults.workspaces import FaultWorkspace
 

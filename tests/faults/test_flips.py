@@ -18,7 +18,7 @@ from cli.versions import promote, receipt
 from cli.workspace import sync
 from components.catalog import STEPS
 from components.execute import load
-from components.platform.tracking.mlflow_registry import Registry
+from components.platform.registry.mlflow_registry import Registry
 from components.platform.tracking.spool import Reader
 from gapgate.errors import GapgateError
 from gapgate.evidence.sealed.package import opened

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gapgate.child_server import free_port
+from gapgate.process.child_server import free_port
 
 _PASSWORD = "p%40ss"
 """As an address has it: with a character that must be escaped."""

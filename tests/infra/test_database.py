@@ -15,7 +15,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from gapgate import child_server
+from gapgate.process import child_server
 from tests.infra.postgres import Postgres, running
 from tests.infra.rendered import Object, environment, of_kind, one
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gapgate import artifacts, child_server
+from gapgate import artifacts
 from gapgate.evidence.sealed import seal
 from gapgate.evidence.sealed.package import ARCHIVE_TAG
 from gapgate.evidence.sealed.receipt import Receipt
+from gapgate.process import child_server
 
 ALIAS = "champion"
 

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from bentoml.exceptions import BentoMLException
 
-from gapgate import child_server
 from gapgate.artifacts import Artifact
 from gapgate.evidence.sealed.archive import unpack
+from gapgate.process import child_server
 from serving.description.bentoml_schema import schema
 from serving.http.form import FormError, TooManyFilesError, parse_pickled_files
 from serving.http.routes import ROUTES

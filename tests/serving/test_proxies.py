@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from gapgate.artifacts import Artifact
-from gapgate.child_server import free_port
+from gapgate.process.child_server import free_port
 from serving.run import Server, serve
 from tests.serving.packaged import picture
 from tests.waiting import wait_for

@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from gapgate import child_server
 from gapgate.artifacts import Artifact
 from gapgate.errors import ArtifactError, ServeError
+from gapgate.process import child_server
 from serving.run import Server, serve, unpack
 from tests.serving.packaged import picture
 

@@ -59,6 +59,20 @@ def pin_of(root: Path, path: str = "data") -> Pin | None:
         raise DataError(f"{file} is not a DVC file; write it again with `gapgate data add SOURCE`") from None
 
 
+def pinned(root: Path, path: str = "data") -> Pin:
+    """The pin in `<path>.dvc` of the folder `root`.
+
+    Raises:
+        DataError: there is no such file, or it is not a DVC file of one folder.
+    """
+    if (pin := pin_of(root, path)) is None:
+        file = root / f"{path}.dvc"
+        raise DataError(
+            f"{file} is not there; name a source, as `gapgate run FOLDER`, or pin one: `gapgate data add FOLDER`"
+        )
+    return pin
+
+
 def stage(source: str, target: Path, *, link: bool, reading: Reading = Reading()) -> list[dict[str, str]]:  # noqa: B008
     """Write the files of a source into the empty folder `target`: a built-in by name, a folder, or a single file (a
     table brings the images that it names). Hidden files stay behind. With `link`, files are hard links where the disk

@@ -25,6 +25,7 @@ from components.platform.data.dvc_data import (
     first_of,
     no_repository,
     pin_of,
+    pinned,
     stage,
     wrong_content,
 )
@@ -102,9 +103,7 @@ def add(
             # After the rename: DVC pins what lies at its final place.
             repo.add(str(root / path))
         _note_source(root / f"{path}.dvc", source if source in BUILTINS else "")
-    pin = pin_of(root, path)
-    assert pin is not None
-    return pin
+    return pinned(root, path)
 
 
 def restore(root: Path, path: str = "data", *, force: bool = False) -> Pin:
@@ -114,11 +113,7 @@ def restore(root: Path, path: str = "data", *, force: bool = False) -> Pin:
     Raises:
         DataError: nothing is pinned, the pinned files cannot be had, or files would go that are kept nowhere.
     """
-    pin, data = pin_of(root, path), root / path
-    if pin is None:
-        raise DataError(
-            f"{data}.dvc is not there; name a source, as `gapgate run FOLDER`, or pin one: `gapgate data add FOLDER`"
-        )
+    pin, data = pinned(root, path), root / path
     with _alone(root, path):
         # A repeated `restore` costs one read of the files and no write.
         if data.exists() and hashes_of(data, pin.algorithm).value == pin.hash:

@@ -1,1 +1,1 @@
-"""MLflow: the spool of what a run reports, its runs, the registry, and TensorBoard's files."""
+"""MLflow: the spool of what a run reports, its runs, and TensorBoard's files."""

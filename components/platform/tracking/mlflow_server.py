@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from components.platform.workspace import artifacts_dir, tracking_uri
-from gapgate import child_server
 from gapgate.errors import ServeError
+from gapgate.process import child_server
 
 _PR_SET_PDEATHSIG = 1
 # Linux ends the server when the process that started it ends, also by SIGKILL; other systems go without.

@@ -17,12 +17,12 @@ from torch import nn
 from xxhash import xxh3_64_hexdigest
 
 from gapgate import artifacts
-from gapgate.cpu_quota import available_cpus
 from gapgate.data.splits import Splits
 from gapgate.network import backbones, modules
 from gapgate.network.backbones import Backbone
 from gapgate.network.export import export_onnx
 from gapgate.onnx.classifier import Classifier
+from gapgate.process.cpu_quota import available_cpus
 from gapgate.tracking import Tracker
 
 BATCH_SIZE = 16

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.platform.registry.mlflow_registry import Registry
 from components.platform.run_context import RunContext
-from components.platform.tracking.mlflow_registry import Registry
 from gapgate.artifacts import read_json
 from gapgate.errors import ArtifactError, RegistryError
 from gapgate.evidence.sealed.archive import unpack_model

@@ -12,9 +12,9 @@ import pytest
 import typer
 
 from cli.workspace import sync
+from components.platform.registry.mlflow_registry import Registry
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_runs
-from components.platform.tracking.mlflow_registry import Registry
 from components.platform.tracking.spool import Spool
 from gapgate import summed_json
 from gapgate.artifacts import read_json, write_json

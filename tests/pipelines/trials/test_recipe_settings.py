@@ -1,5 +1,6 @@
 """Each recipe is a whole settings file and runs: 256 made images of its own size, one epoch, evaluation and gate."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,10 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, empty_store):
     """One for all recipes: what two of them share (the data, the store of the runs) is made once."""
     folder = tmp_path_factory.mktemp("recipes")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAPGATE_HOME", str(folder / "home"))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")

@@ -1,6 +1,7 @@
 """The tables of docs/recipes.md and the recipes' heads say what was measured, which is not measured again."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from pipelines.trials.recipe_table import PAGE, ablation_table, head, recipes_ta
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def workspace(tmp_path_factory, empty_store):
+    home = tmp_path_factory.mktemp("recipes")
+    shutil.copyfile(empty_store, home / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAPGATE_HOME", str(tmp_path_factory.mktemp("recipes")))
+        patch.setenv("GAPGATE_HOME", str(home))
         patch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow itself sets it; this is undone
         yield
 

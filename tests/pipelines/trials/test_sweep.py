@@ -22,9 +22,9 @@ def planned(*overs, seeds=1):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, empty_store):
     """A workspace with one sweep of four cells, and what it printed."""
-    workspace = Workspace(tmp_path_factory.mktemp("sweep"))
+    workspace = Workspace(tmp_path_factory.mktemp("sweep")).with_store(empty_store)
     done = workspace.gapgate(*GRID, *QUICK)
     assert done.returncode == 0, done.stdout + done.stderr
     return workspace, done.stdout

@@ -1,5 +1,7 @@
 """Trials share what they have in common, are MLflow runs, and leave nothing that `clean` or `sync` cannot mend."""
 
+import shutil
+
 import pytest
 
 from components.platform.tracking import mlflow_client, mlflow_runs
@@ -13,7 +15,9 @@ from pipelines.trials.trial import run_trial
 
 
 @pytest.fixture(autouse=True)
-def workspace(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch, empty_store):
+    (tmp_path / "home").mkdir()
+    shutil.copyfile(empty_store, tmp_path / "home" / "mlflow.db")
     monkeypatch.setenv("GAPGATE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow itself sets it; this is undone
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gapgate.data.picture.opening import read_header
 from gapgate.errors import ImageError
-from gapgate.memory_limit import available_bytes
+from gapgate.process.memory_limit import available_bytes
 from serving.guard.memory import SMALL_BYTES, Memory, bytes_to_decode
 from serving.http.responses import ApiError
 

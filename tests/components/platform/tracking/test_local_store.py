@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from components.platform.run_context import RunContext
 from components.platform.tracking import mlflow_client, mlflow_experiments, mlflow_runs
-from components.platform.tracking.mlflow_registry import Registry
+from components.platform.registry.mlflow_registry import Registry
 from pipelines.local.bentos import champion_bento
 from tests.components import releases
 registry = Registry()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from gapgate.cpu_quota import available_cpus
+from gapgate.process.cpu_quota import available_cpus
 
 
 @pytest.fixture

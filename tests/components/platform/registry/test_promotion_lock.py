@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
-from components.platform.tracking import promotion_lock as locks
+from components.platform.registry import promotion_lock as locks
+from components.platform.registry.promotion_lock import TICKET, Held, promotion_lock
 from components.platform.tracking.mlflow_client import client
-from components.platform.tracking.promotion_lock import TICKET, Held, promotion_lock
 from gapgate.errors import TrackingError
 
 NAME = "animals"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.platform.registry.promotion_lock import Held, promotion_lock
 from components.platform.tracking.mlflow_client import away_errors, client, without_retries
-from components.platform.tracking.promotion_lock import Held, promotion_lock
 from gapgate.artifacts import read_json, sha256_file
 from gapgate.errors import GateError, RegistryError, TrackingError
 from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG, RUN_DIGEST_TAG, Passed, Stated, opened

@@ -30,7 +30,7 @@ MODEL_FILE = "model.onnx"
 _CODE = "gapgate.zip"
 _EXAMPLE = "input_example.json"
 _PACKAGES = ("mlflow", "numpy", "onnxruntime", "pillow", "pydantic")
-_ROOMS = ("", "data", "data/picture", "onnx", "settings")
+_ROOMS = ("", "data", "data/picture", "onnx", "process", "settings")
 """Folders of the package with the modules that an answer needs, and few others."""
 
 

@@ -14,11 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
-from components.platform.tracking.mlflow_model import write_model
-from gapgate import artifacts, child_server
+from components.platform.registry.mlflow_model import write_model
+from gapgate import artifacts
 from gapgate.data.splits import Splits
 from gapgate.data.transform import Transform
 from gapgate.onnx.classifier import Classifier, softmax
+from gapgate.process import child_server
 from tests.serving import packaged
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # importing mlflow.pyfunc

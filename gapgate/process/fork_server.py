@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gapgate.descendants import end_with
+from gapgate.process.descendants import end_with
 
 VARIABLE = "GAPGATE_FORK_SERVER"
 """Environment variable with the server's address, for `call`."""

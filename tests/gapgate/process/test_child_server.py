@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gapgate import child_server
 from gapgate.errors import ServeError
+from gapgate.process import child_server
 from tests.waiting import wait_for
 
 STUBBORN = """

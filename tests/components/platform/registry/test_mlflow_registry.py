@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from components.platform.registry.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from components.platform.tracking.mlflow_client import client
 from components.platform.tracking.mlflow_experiments import experiment_id
-from components.platform.tracking.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from gapgate.artifacts import read_json, write_json
 from gapgate.errors import ArtifactError, GateError, RegistryError, TrackingError
 from gapgate.evidence.sealed.package import ARCHIVE_TAG, DIGEST_TAG

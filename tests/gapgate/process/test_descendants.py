@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gapgate.descendants import children
+from gapgate.process.descendants import children
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfd_open is a call of Linux")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfd_ope
 CHILD = """
 import subprocess, sys, time
 from pathlib import Path
-from gapgate.descendants import end_with
+from gapgate.process.descendants import end_with
 folder = Path(sys.argv[2])
 end_with(int(sys.argv[1]), lambda: (folder / "last").touch())
 grandchild = subprocess.Popen(["sleep", "600"])

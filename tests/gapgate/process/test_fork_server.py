@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gapgate import fork_server
-from gapgate.descendants import children
+from gapgate.process import fork_server
+from gapgate.process.descendants import children
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a system without such a server")
@@ -36,7 +36,7 @@ def stay(path):
 """
 CALLER = """
 import sys
-from gapgate import fork_server
+from gapgate.process import fork_server
 fork_server.call("called:stay", {"path": sys.argv[1]}, needs="called")
 """
 
@@ -134,8 +134,8 @@ def test_a_call_without_a_server_calls_nothing(server, tmp_path):
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_ends_with_the_process_that_started_it(tmp_path, end):
-    program = "import os, time\nfrom gapgate import fork_server\nfrom gapgate.descendants import children\n"
-    program += "with fork_server.running([]):\n print(*children(os.getpid()), flush=True)\n time.sleep(60)"
+    program = "import os, time\nfrom gapgate.process import descendants, fork_server\n"
+    program += "with fork_server.running([]):\n print(*descendants.children(os.getpid()), flush=True)\n time.sleep(60)"
     owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert owner.stdout
     server = int(owner.stdout.readline())

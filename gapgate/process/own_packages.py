@@ -13,7 +13,7 @@ from pathlib import Path
 from gapgate.errors import SettingsError
 from gapgate.variables import environment
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _NAMES = ("components", "pipelines", "serving")
 """Packages that the Python API imports; the command line, whose `cli` nothing imports, is not among them."""
 

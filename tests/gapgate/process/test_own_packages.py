@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gapgate.own_packages import first_in_children
+from gapgate.process.own_packages import first_in_children
 
 PROGRAM = """
 import gapgate
