@@ -6,6 +6,7 @@ import hashlib
 import json
 import mimetypes
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,14 @@ def _file(request: Request, name: str) -> Response:
     found = _files().get(name)
     if found is None:
         raise ApiError("not_found", f"there is no {request.path[:100]}; /docs lists the routes")
-    body, content_type, tag = found
-    # A browser may keep the file, and asks each time whether it is still valid (RFC 9111, 5.2.2.4).
-    headers = {**_HEADERS, "ETag": tag, "Cache-Control": "no-cache"}
     # A list of tags, or a weak one (W/ before it, from a proxy that compresses), counts as well (RFC 9110, 13.1.2).
-    if tag in request.header("if-none-match"):
-        return Response(b"", 304, content_type, headers)
-    return Response(body, content_type=content_type, headers=headers)
+    is_valid = found.headers["ETag"] in request.header("if-none-match")
+    return replace(found, body=b"", status=304) if is_valid else found
 
 
 @cache
-def _files() -> dict[str, tuple[bytes, str, str]]:
-    """Return name → (content, content type, entity tag) of all static files.
+def _files() -> dict[str, Response]:
+    """Return all static files by their names.
 
     A name is looked up here and never joined to a path, so no other file can be asked for.
     """
@@ -112,5 +109,7 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
         body = path.read_bytes()
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         charset = "; charset=utf-8" if kind.startswith("text/") else ""
-        files[path.name] = (body, kind + charset, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+        # A browser may keep the file, and asks each time whether it is still valid (RFC 9111, 5.2.2.4).
+        tagged = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"', "Cache-Control": "no-cache"}
+        files[path.name] = Response(body, content_type=kind + charset, headers=_HEADERS | tagged)
     return files

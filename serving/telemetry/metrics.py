@@ -33,7 +33,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
-class Metrics:
+class Metrics(Collector):
     """The series of one worker."""
 
     def __init__(self, models: Models) -> None:
@@ -73,20 +73,12 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         now = CollectorRegistry()
-        now.register(_Now(self._models))
+        now.register(self)
         return bytes(generate_latest(registry) + generate_latest(now))
 
-
-class _Now(Collector):
-    """Series that are made when asked for: those of the processes, and of the model of the worker that answers.
-
-    Another worker may be a poll behind, and a sum over models would mean nothing.
-    """
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
     def collect(self) -> Iterator[Metric]:
+        """Yield the series that are made when asked for: those of the processes, and of the model of the worker that
+        answers. Another worker may be a poll behind, and a sum over models would mean nothing."""
         yield from _of_processes()
         predictor = self._models.current
         info = GaugeMetricFamily("gapgate_model_info", "The model that answers.", labels=["name", "version", "receipt"])
