@@ -160,19 +160,18 @@ async def explain(context: Context, request: Request) -> Response:
             png = heat_png(image, heat)
             if request.prefers("image/png", "application/json"):
                 return Response(png, content_type="image/png")
-            return json_response(
-                Explanation(
-                    class_name=class_name,
-                    confidence=confidence,
-                    method="occlusion",
-                    patch_px=heat.patch_px,
-                    stride_px=heat.stride_px,
-                    drops=heat.drops.tolist(),
-                    heat_png=_text(png),
-                    feature_maps=[_sheet(of) for of in predictor.layers.feature_maps(image)] if with_maps else None,
-                    **_signed(predictor, request),
-                )
+            answer = Explanation(
+                class_name=class_name,
+                confidence=confidence,
+                method="occlusion",
+                patch_px=heat.patch_px,
+                stride_px=heat.stride_px,
+                drops=heat.drops.tolist(),
+                heat_png=_text(png),
+                feature_maps=[_sheet(of) for of in predictor.layers.feature_maps(image)] if with_maps else None,
+                **_signed(predictor, request),
             )
+            return json_response(answer)
 
         return await context.work.in_thread(request, explained)
 
@@ -204,16 +203,15 @@ async def similar(context: Context, request: Request) -> Response:
                 )
                 for neighbour in found
             ]
-            return json_response(
-                Neighbours(
-                    class_name=class_name,
-                    confidence=confidence,
-                    neighbours=neighbours,
-                    usual_distance=usual,
-                    is_far=usual is not None and found[0].distance > usual,
-                    **_signed(predictor, request),
-                )
+            answer = Neighbours(
+                class_name=class_name,
+                confidence=confidence,
+                neighbours=neighbours,
+                usual_distance=usual,
+                is_far=usual is not None and found[0].distance > usual,
+                **_signed(predictor, request),
             )
+            return json_response(answer)
 
         return await context.work.in_thread(request, nearest)
 
