@@ -178,10 +178,18 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
         raise ApiError("missing_image", f"{given.name} holds no image")
     if count > limit:
         raise ApiError("too_many_images", f"{count:,} images exceed {limit:,}; send fewer at a time")
+    size = math.prod(given.shape)
     if given.data is None:
-        data = _binary(given, binary)
-        return [Upload(data, is_tensor=True)] if given.datatype == "UINT8" else [*_files(given.name, data, count)]
-    flat, size = given.data, math.prod(given.shape)
+        # All of the binary data: a request has one input.
+        if given.parameters.get("binary_data_size") != len(binary):
+            missing = f"`data` nor a `binary_data_size` of the {len(binary):,} bytes after the JSON"
+            raise FormError(f"{given.name} has neither {missing}")
+        if given.datatype == "BYTES":
+            return [*_files(given.name, binary, count)]
+        if len(binary) != size:
+            raise FormError(f"{given.name} has {len(binary):,} bytes; its shape {given.shape} has {size:,}")
+        return [Upload(binary, is_tensor=True)]
+    flat = given.data
     while flat and all(isinstance(item, list) for item in flat):  # lists of lists, row by row
         flat = list(chain.from_iterable(flat))
     if len(flat) != size:
@@ -192,18 +200,6 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
         return [Upload(bytes(flat), is_tensor=True)]  # raises for what is no whole number from 0 to 255
     except (ValueError, TypeError):
         raise FormError(f"{given.name} has a value that is no whole number from 0 to 255") from None
-
-
-def _binary(given: _Input, binary: bytes) -> bytes:
-    # All of it: a request has one input.
-    size = given.parameters.get("binary_data_size")
-    if size != len(binary):
-        raise FormError(
-            f"{given.name} has neither `data` nor a `binary_data_size` of the {len(binary):,} bytes after the JSON"
-        )
-    if given.datatype == "UINT8" and size != math.prod(given.shape):
-        raise FormError(f"{given.name} has {size:,} bytes; its shape {given.shape} has {math.prod(given.shape):,}")
-    return binary
 
 
 def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
