@@ -15,6 +15,7 @@ INFERENCE = "/v2"
 """Begin of the paths of the Open Inference Protocol."""
 MODEL_ERRORS = ("starting", "refused")
 """Errors of a route that needs the model."""
+READY_ERRORS = (*MODEL_ERRORS, "not_ready")
 _IMAGE_ERRORS = (
     "wrong_shape", "missing_image", "bad_request", "body_too_large", "too_many_images", "invalid_parameter",
     "overloaded", "upload_timeout", "timeout", *MODEL_ERRORS,

@@ -22,7 +22,7 @@ from serving.description.inference_schema import (
     InferenceServer,
     InferenceTensor,
 )
-from serving.description.route import MODEL_ERRORS, route
+from serving.description.route import MODEL_ERRORS, READY_ERRORS, route
 from serving.http.endpoints import Classified, Context, classify
 from serving.http.form import FormError, Upload, decode_base64, parse_json
 from serving.http.request import Request
@@ -74,7 +74,7 @@ async def live(context: Context, request: Request) -> Response:
     return json_response(InferenceHealth(live=True))
 
 
-@route("get", "/v2/health/ready", "inferenceReady", InferenceHealth, errors=(*MODEL_ERRORS, "not_ready"), is_open=True)
+@route("get", "/v2/health/ready", "inferenceReady", InferenceHealth, errors=READY_ERRORS, is_open=True)
 async def ready(context: Context, request: Request) -> Response:
     """Is the model ready? (Open Inference Protocol)
 
@@ -95,10 +95,7 @@ async def model(context: Context, request: Request) -> Response:
     return json_response(InferenceModel.of(predictor.model.name, predictor.model.version, shape, num_classes))
 
 
-_NOT_READY = (*MODEL_ERRORS, "not_found", "not_ready")
-
-
-@route("get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, errors=_NOT_READY)
+@route("get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, errors=(*READY_ERRORS, "not_found"))
 async def model_ready(context: Context, request: Request) -> Response:
     """Is this model ready? (Open Inference Protocol)
 

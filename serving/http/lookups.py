@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from urllib.parse import quote
 
-from serving.description.route import MODEL_ERRORS, route
+from serving.description.route import MODEL_ERRORS, READY_ERRORS, route
 from serving.description.schema import Gap, Health, InputContract, ModelCard, ReceiptAnswer
 from serving.http.endpoints import Context
 from serving.http.request import FORM_TYPE, TENSOR_TYPE, Request
@@ -97,7 +97,7 @@ health = replace(live, path="/healthz", name="health", is_described=False)
 """The same under the path that BentoML's tools ask."""
 
 
-@route("get", "/readyz", "ready", Health, errors=(*MODEL_ERRORS, "not_ready"), is_open=True)
+@route("get", "/readyz", "ready", Health, errors=READY_ERRORS, is_open=True)
 async def ready(context: Context, request: Request) -> Response:
     """Is the model ready?
 
