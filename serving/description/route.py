@@ -47,13 +47,14 @@ class Route:
     """A route; one that answers GET answers HEAD too."""
 
     respond: Handler
-    """Handler; the first paragraph of its docstring is the summary, the rest the description."""
     method: str
     path: str
     name: str
     """Name of the route, its `operationId` in OpenAPI."""
+    summary: str
+    description: str
     answers: tuple[type[Answer] | str, ...]
-    """What an answer with status 200 may be: a model, sent as JSON, or the content type of anything else."""
+    """Forms of an answer with status 200: a model, sent as JSON, or the content type of anything else."""
     own_errors: tuple[str, ...] = ()
     """Codes in `serving.http.responses.ERRORS` of the errors that come neither with the images nor to every route."""
     parameters: tuple[Parameter, ...] = ()
@@ -65,14 +66,6 @@ class Route:
     """True if it answers 304 when the entity tag in `If-None-Match` is still valid."""
     is_described: bool = True
     """True if OpenAPI describes it; parts of the pages are left out."""
-
-    @property
-    def summary(self) -> str:
-        return (getdoc(self.respond) or "").partition("\n\n")[0].removesuffix(".")
-
-    @property
-    def description(self) -> str:
-        return " ".join((getdoc(self.respond) or "").partition("\n\n")[2].split())
 
     @property
     def is_inference(self) -> bool:
@@ -100,7 +93,14 @@ class Route:
 
 
 def route(
-    method: str, path: str, name: str, *answers: type[Answer] | str, errors: tuple[str, ...] = (), **more: Any
+    method: str, path: str, name: str, *answers: type[Answer] | str, summary: str = "", **more: Any
 ) -> Callable[[Handler], Route]:
-    """Make a `Route` of the handler below."""
-    return lambda respond: Route(respond, method, path, name, answers, errors, **more)
+    """Make a `Route` of the handler below. The first paragraph of its docstring is the summary, unless one is given,
+    and the rest is the description."""
+
+    def made(respond: Handler) -> Route:
+        first, _, rest = (getdoc(respond) or "").partition("\n\n")
+        said = summary or first.removesuffix(".")
+        return Route(respond, method, path, name, said, " ".join(rest.split()), answers, **more)
+
+    return made

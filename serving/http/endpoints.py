@@ -176,7 +176,7 @@ async def explain(context: Context, request: Request) -> Response:
         return await context.work.in_thread(request, explained)
 
 
-@route("post", "/v1/similar", "similar", Neighbours, errors=("no_index",), parameters=(NEIGHBOURS,), images="one")
+@route("post", "/v1/similar", "similar", Neighbours, own_errors=("no_index",), parameters=(NEIGHBOURS,), images="one")
 async def similar(context: Context, request: Request) -> Response:
     """Find similar training images.
 

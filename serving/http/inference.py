@@ -65,18 +65,24 @@ async def server(context: Context, request: Request) -> Response:
     return json_response(InferenceServer(name="gapgate", version=gapgate.__version__, extensions=extensions))
 
 
-@route("get", "/v2/health/live", "inferenceLive", InferenceHealth, is_open=True)
+@route(
+    "get", "/v2/health/live", "inferenceLive", InferenceHealth, is_open=True,
+    summary="Is the process alive? (Open Inference Protocol)",
+)  # fmt: skip
 async def live(context: Context, request: Request) -> Response:
-    """Is the process alive? (Open Inference Protocol)
+    """Answer with 200 as long as the process lives.
 
     For KServe's clients; the same as `/livez`.
     """
     return json_response(InferenceHealth(live=True))
 
 
-@route("get", "/v2/health/ready", "inferenceReady", InferenceHealth, errors=READY_ERRORS, is_open=True)
+@route(
+    "get", "/v2/health/ready", "inferenceReady", InferenceHealth, own_errors=READY_ERRORS, is_open=True,
+    summary="Is the model ready? (Open Inference Protocol)",
+)  # fmt: skip
 async def ready(context: Context, request: Request) -> Response:
-    """Is the model ready? (Open Inference Protocol)
+    """Answer with 200 if the model is ready.
 
     For KServe's clients; the same as `/readyz`.
     """
@@ -84,7 +90,7 @@ async def ready(context: Context, request: Request) -> Response:
     return json_response(InferenceHealth(ready=True))
 
 
-@route("get", "/v2/models/{name}", "inferenceModel", InferenceModel, errors=(*MODEL_ERRORS, "not_found"))
+@route("get", "/v2/models/{name}", "inferenceModel", InferenceModel, own_errors=(*MODEL_ERRORS, "not_found"))
 async def model(context: Context, request: Request) -> Response:
     """Describe the model (Open Inference Protocol).
 
@@ -95,9 +101,12 @@ async def model(context: Context, request: Request) -> Response:
     return json_response(InferenceModel.of(predictor.model.name, predictor.model.version, shape, num_classes))
 
 
-@route("get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, errors=(*READY_ERRORS, "not_found"))
+@route(
+    "get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, own_errors=(*READY_ERRORS, "not_found"),
+    summary="Is this model ready? (Open Inference Protocol)",
+)  # fmt: skip
 async def model_ready(context: Context, request: Request) -> Response:
-    """Is this model ready? (Open Inference Protocol)
+    """Answer with 200 if the model of this name is ready.
 
     For KServe's clients.
     """
@@ -105,7 +114,9 @@ async def model_ready(context: Context, request: Request) -> Response:
     return json_response(InferenceHealth(name=_named(context, request).model.name, ready=True))
 
 
-@route("post", "/v2/models/{name}/infer", "inferenceInfer", InferenceAnswer, errors=("not_found",), images="tensors")
+@route(
+    "post", "/v2/models/{name}/infer", "inferenceInfer", InferenceAnswer, own_errors=("not_found",), images="tensors"
+)
 async def infer(context: Context, request: Request) -> Response:
     """Classify images (Open Inference Protocol).
 

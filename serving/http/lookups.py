@@ -20,7 +20,7 @@ _REPORT = "report/report.html"
 """Place of the report among a run's artifacts: `gapgate.report.note.REPORT`, which a Bento does not hold."""
 
 
-@route("get", "/v1/model", "model", ModelCard, errors=MODEL_ERRORS)
+@route("get", "/v1/model", "model", ModelCard, own_errors=MODEL_ERRORS)
 async def model_card(context: Context, request: Request) -> Response:
     """Read the model card.
 
@@ -63,7 +63,7 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
     )
 
 
-@route("get", "/v1/receipts/{digest}", "receipt", ReceiptAnswer, errors=(*MODEL_ERRORS, "not_found"))
+@route("get", "/v1/receipts/{digest}", "receipt", ReceiptAnswer, own_errors=(*MODEL_ERRORS, "not_found"))
 async def receipt(context: Context, request: Request) -> Response:
     """Resolve a receipt.
 
@@ -84,9 +84,9 @@ async def receipt(context: Context, request: Request) -> Response:
     return json_response(found)
 
 
-@route("get", "/livez", "live", Health, is_open=True)
+@route("get", "/livez", "live", Health, summary="Is the process alive?", is_open=True)
 async def live(context: Context, request: Request) -> Response:
-    """Is the process alive?
+    """Answer with 200 as long as the process lives.
 
     For a supervisor.
     """
@@ -97,9 +97,9 @@ health = replace(live, path="/healthz", name="health", is_described=False)
 """The same under the path that BentoML's tools ask."""
 
 
-@route("get", "/readyz", "ready", Health, errors=READY_ERRORS, is_open=True)
+@route("get", "/readyz", "ready", Health, summary="Is the model ready?", own_errors=READY_ERRORS, is_open=True)
 async def ready(context: Context, request: Request) -> Response:
-    """Is the model ready?
+    """Answer with 200 if the model is ready.
 
     Ready once the model has reproduced the logits of the golden images in its package.
     """

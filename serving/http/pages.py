@@ -40,13 +40,13 @@ async def index(context: Context, request: Request) -> Response:
     return _file(request, "index.html")
 
 
-@route("get", "/static/{file}", "static", "*/*", errors=("not_found",), is_open=True, is_described=False)
+@route("get", "/static/{file}", "static", "*/*", own_errors=("not_found",), is_open=True, is_described=False)
 async def static(context: Context, request: Request) -> Response:
     """Get a part of the pages: a script, a style sheet or an icon."""
     return _file(request, request.path_parameters["file"])
 
 
-@route("get", "/docs", "docs", "text/html", errors=MODEL_ERRORS, is_open=True)
+@route("get", "/docs", "docs", "text/html", own_errors=MODEL_ERRORS, is_open=True)
 async def docs(context: Context, request: Request) -> Response:
     """Read this description.
 
@@ -56,7 +56,7 @@ async def docs(context: Context, request: Request) -> Response:
     return Response(page.encode(), content_type=_HTML, headers=_HEADERS)
 
 
-@route("get", "/docs.json", "openapi", JSON_TYPE, errors=MODEL_ERRORS, is_open=True)
+@route("get", "/docs.json", "openapi", JSON_TYPE, own_errors=MODEL_ERRORS, is_open=True)
 async def openapi(context: Context, request: Request) -> Response:
     """Get this description.
 
