@@ -31,6 +31,8 @@ KEEP_ALIVE_S = 65
 could meet a closed connection."""
 MAX_HEADER_BYTES = 64 * 1024
 """Most bytes of a request line with its headers; httptools itself sets no limit."""
+_HEADERS_TOO_LARGE = ApiError("headers_too_large", f"address and headers exceed {MAX_HEADER_BYTES:,} bytes")
+_NOT_HTTP = ApiError("bad_request", "this is not HTTP that the server can read")
 _QUIET_S = 0.2
 """Seconds without a new request after which a draining server ends."""
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -109,8 +111,7 @@ class Protocol(HttpToolsProtocol):
         if self._header_bytes is not None:
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
-                text = f"the headers exceed {MAX_HEADER_BYTES:,} bytes"
-                self._refuse(ApiError("headers_too_large", text))
+                self._refuse(_HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self._header_bytes = None
@@ -130,7 +131,8 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(ApiError("bad_request", "this is not HTTP that the server can read"))
+        # The parser takes no address of 64 KiB, and says so before the bytes of its headers are counted.
+        self._refuse(_HEADERS_TOO_LARGE if len(self.url) >= MAX_HEADER_BYTES else _NOT_HTTP)
 
     def _refuse(self, error: ApiError) -> None:
         """Send an error and take nothing more. The client has `LINGER_S` to read it, then the connection closes."""

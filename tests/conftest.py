@@ -22,6 +22,36 @@ if hasattr(signal, "SIGHUP"):  # after `nohup` too
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+TOGETHER = (
+    ("tests/docker/",),
+    ("tests/serving/",),
+    ("tests/components/",),
+    ("tests/end_to_end/test_run.py", "tests/end_to_end/test_python_api.py"),
+)
+"""Tests that share images, a server or a run of a session, by the beginnings of their paths; what takes longest first.
+Spread over four processes they would make these four times, a minute and a half of processor time, and wait for each
+other's images."""
+
+
+@pytest.hookimpl(optionalhook=True)  # the mutation run leaves xdist out
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile` tests of `TOGETHER` go to one process, as those of a file do."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return next((places[0] for places in TOGETHER if nodeid.startswith(places)), super()._split_scope(nodeid))
+
+    return Together(config, log) if config.option.dist == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items):
+    """First what one process does for minutes, or the others would have nothing left to do beside it."""
+    items.sort(
+        key=lambda item: next((n for n, places in enumerate(TOGETHER) if item.nodeid.startswith(places)), len(TOGETHER))
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def imported_steps():
     """One server with the modules of the steps for all runs of a session, where each run would start its own: 6 s of

@@ -5,9 +5,10 @@ A step receives its own section and nothing else, so that changing a setting re-
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gapgate.network.architecture import Layer, check_name
 from gapgate.settings.base import Count, Fraction, Section
@@ -103,6 +104,15 @@ class PreprocessSettings(Section):
         if self.test_fraction + self.val_fraction >= 1:
             raise ValueError("test_fraction + val_fraction must stay below 1, or nothing is left to train on")
         return self
+
+    @field_validator("groups")
+    @classmethod
+    def _is_expression(cls, groups: str) -> str:
+        try:
+            re.compile(groups)
+        except re.error as error:
+            raise ValueError(f"{groups!r} is no regular expression ({error}); mend it, or use auto or none") from None
+        return groups
 
 
 class AugmentSettings(Section):

@@ -49,9 +49,11 @@ def package_dir(unpacked: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[RegistryServer]:
     """A real MLflow server."""
-    running = RegistryServer(tmp_path_factory.mktemp("mlflow"))
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copyfile(empty_store, folder / "server.db")
+    running = RegistryServer(folder)
     try:
         running.start()
         yield running

@@ -186,6 +186,13 @@ def test_headers_without_end_are_refused(running: Victim, line: bytes) -> None:
     assert grown.peak_mb < 10
 
 
+def test_an_address_of_64_kib_is_too_large(running: Victim) -> None:
+    with Connection(running.url) as connection:
+        address = b"/v1/model?x=" + b"a" * 65_536
+        connection.send(b"GET " + address + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert_is_error(connection.answer(), 431, "headers_too_large")
+
+
 def test_headers_after_a_large_body_are_counted_for_themselves(running: Victim) -> None:
     with Connection(running.url) as connection:
         for _ in range(3):

@@ -39,7 +39,7 @@ def bind(index: Index, reader: Reader, images_file: Path, rule: str) -> Bonds:
     """Set the column `bond` and fill the table `near` of a decoded index, by `preprocess.groups`.
 
     Raises:
-        SettingsError: the rule is no regular expression, or matches no image.
+        SettingsError: a rule matches no image.
     """
     if rule == "none":
         return Bonds(0, 0, None)

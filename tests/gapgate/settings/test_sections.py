@@ -70,6 +70,7 @@ def test_off_is_a_word_and_false_is_not():
         ("augment.operations=[{type: rotate, max_degrees: 400}]", ["operations.0.max_degrees=400", "180"]),
         ("preprocess.size_px=4", ["preprocess.size_px=4", "limit 8"]),
         ("preprocess.test_fraction=0.95", ["test_fraction + val_fraction", "below 1"]),
+        ("preprocess.groups=(a", ["preprocess.groups: '(a' is no regular expression", "unterminated", "mend it"]),
         ("gate.max_gap_points=.nan", ["gate.max_gap_points=NaN", "finite"]),
         ("registry.model_name=a b", ["registry.model_name=a b", "pattern"]),
         ("train.epochs", ["--set train.epochs", "train.epochs=3"]),

@@ -67,11 +67,6 @@ def test_an_image_in_whose_name_the_rule_finds_no_group_stands_alone():
     assert groups.named(rows(["p1_a.png", "p1_b.png", "x.png", "y.png"]), r"(p\d+)?") == {0: "p1", 1: "p1"}
 
 
-def test_a_broken_rule_is_one_line():
-    with pytest.raises(SettingsError, match=r"preprocess\.groups='\(' is no regular expression"):
-        groups.named([], "(")
-
-
 def test_a_rule_that_matches_no_image_is_told_with_one_of_them():
     with pytest.raises(SettingsError, match=r"matches no image, such as cat/p1_a\.png; mend it"):
         groups.named(rows(["cat/p1_a.png", "cat/p2.png"]), r"^(p\d+)")
