@@ -23,7 +23,7 @@ from serving.description.schema import (
     Prediction,
 )
 from serving.http.form import Upload
-from serving.http.inputs import Answer, classify_files, decode, from_tensor, rank, read_upload, read_uploads
+from serving.http.inputs import Outcome, classify_files, decode, from_tensor, rank, read_upload, read_uploads
 from serving.http.request import ClientGoneError, Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.http.work import Cancelled, Work
@@ -65,7 +65,7 @@ class Classified:
 
     predictor: Predictor
     uploads: list[Upload]
-    answers: Sequence[Answer]
+    answers: Sequence[Outcome]
 
 
 @route("post", "/v1/predict", "predict", Prediction, parameters=(TOP_K,), images="one")
@@ -119,7 +119,7 @@ async def classify(context: Context, request: Request, uploads: list[Upload], to
     limit, limits = request.options.max_batch, context.work.limits
     async with context.work:
         predictor = context.models.require()
-        answers: Sequence[Answer]
+        answers: Sequence[Outcome]
         if uploads[0].is_tensor:
             images = from_tensor(predictor, uploads[0].data)
             if len(images) > limit:

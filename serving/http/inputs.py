@@ -32,7 +32,7 @@ _REMEDIES = {
 }
 """Remedies for a client, where those of `gapgate.errors.IMAGE_REMEDIES` are about files on disk."""
 _EMPTY = "the image is empty, 0 bytes"
-Answer = dict[str, float] | ImageError
+Outcome = dict[str, float] | ImageError
 """The most probable classes of an image with their probabilities, in descending order; or why it cannot be used."""
 CHUNK = 64
 """Images of a batch that are classified between two checks whether the client is still there."""
@@ -147,7 +147,7 @@ def decode_all(
 
 def classify_files(
     predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
-) -> list[Answer]:
+) -> list[Outcome]:
     """Return the answer to each image file; some are missing or empty if nobody waits any more."""
     decoded = decode_all(predictor, uploads, limits, cancelled)
     images = [found for found in decoded if not isinstance(found, ImageError)]
