@@ -1,5 +1,6 @@
 """What a submission hands over: exact version of the data and GPUs; and whether a run has the same data already."""
 
+import gc
 import subprocess
 
 import pytest
@@ -126,12 +127,15 @@ def test_the_newest_run_that_has_a_result_of_this_model_decides(repository):
     assert same_data([run_of("other", other, url), newest], wanted) is None
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_commit_that_is_gone_is_of_other_data_and_a_wanted_one_must_be_there(repository):
     url = repository.as_uri()
     gone = "0" * 40
     assert same_data([run_of("r1", gone, url)], settings_of(url, commit(repository, "v2"))) is None
     with pytest.raises(DataError):
         same_data([run_of("r1", commit(repository, "v2"), url)], settings_of(url, gone))
+    # DVC leaves a clone open that lacks a commit (3.67): closed here, it is no warning of a later test.
+    gc.collect()
 
 
 def test_a_source_has_no_commit_to_compare():
