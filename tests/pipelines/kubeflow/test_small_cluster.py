@@ -9,9 +9,11 @@ import yaml
 from gapgate.errors import SettingsError
 from pipelines.kubeflow.cluster_settings import ClusterSettings
 from pipelines.kubeflow.kubernetes_api import amount
-from pipelines.kubeflow.small_cluster import fitted
+from pipelines.kubeflow.small_cluster import fitted, main
+from tests.pipelines.kubeflow.kubernetes_server import kubernetes, node, pod
 
-CONTENT = yaml.safe_load((Path(__file__).parents[3] / "infra/pipeline.yaml").read_text())
+PIPELINE = Path(__file__).parents[3] / "infra/pipeline.yaml"
+CONTENT = yaml.safe_load(PIPELINE.read_text())
 GIB = 2**30
 
 
@@ -36,6 +38,42 @@ def test_on_a_large_node_and_for_all_else_the_settings_stay():
     for kept in ("cpu_limit", "timeout_s", "retries", "tolerations", "labels", "optional_secrets"):
         assert getattr(small.place("train"), kept) == getattr(own.place("train"), kept)
     assert small.workspace == own.workspace
+
+
+def test_a_step_asks_for_three_quarters_and_shares_a_quarter_of_its_limit():
+    train = ClusterSettings.model_validate(fitted(CONTENT, {"cpu": Decimal(2), "memory": Decimal(4 * GIB)})).place(
+        "train"
+    )
+    assert (train.cpu_request, train.memory_request, train.memory_limit) == ("1500m", "3072Mi", "3072Mi")
+    assert train.shared_memory == "768Mi"
+
+
+def test_the_settings_are_printed_for_the_node_with_most_cores_as_it_is_between_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    nodes = [node("memory", cpu="2", memory="64Gi"), node("cores", cpu="4", memory="8Gi")]
+    pods = [pod("mysql", on="cores", cpu="1", memory="1Gi"), pod("train", on="cores", run="r1", cpu="2", memory="6Gi")]
+    with kubernetes(tmp_path, nodes, pods) as config:
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        assert main([str(PIPELINE), "0.2.0-abc"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        f"# By infra/up: {PIPELINE} with what fits on cores, which has cpu 3, memory 7.0 GiB free.\n"
+    )
+    found = yaml.safe_load(printed)
+    assert found["images"] == {"step": "gapgate/step:0.2.0-abc", "train": "gapgate/train:0.2.0-abc"}
+    assert found["steps"]["train"]["cpu_request"] == "2000m"  # as asked; 2250 would fit
+    assert found["steps"]["train"]["memory_request"] == "5376Mi"  # three quarters of 7 GiB
+
+
+def test_without_a_cluster_nothing_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    assert main([str(PIPELINE), "0.2.0-abc"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (
+        "",
+        "error: the cluster's nodes cannot be listed; `kubectl get nodes` says why\n",
+    )
 
 
 def test_a_node_without_room_is_told():
