@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -129,17 +129,15 @@ class Options(BaseModel):
             options = cls.model_validate({name: value for name, value in given.items() if value})
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][0])
-            raise SettingsError(
-                f"{variable(name)}={given[name]}: {first['msg'].removeprefix('Value error, ')}"
-            ) from None
+            name, said = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{variable(name)}={given[name]}: {said}") from None
+        keys = variable("api_keys")
         if not all(_SHA256.fullmatch(key) for key in options.api_keys):
-            name = variable("api_keys")
             raise SettingsError(
-                f"{name} holds a value that is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one"
+                f"{keys} holds a value that is no SHA-256 in hex; `printf %s KEY | sha256sum` makes one"
             )
         if options.api_keys and options.allow_anonymous:
-            both = f"{variable('api_keys')} and {variable('allow_anonymous')}"
+            both = f"{keys} and {variable('allow_anonymous')}"
             raise SettingsError(f"{both} are set; with the second nobody needs a key: unset one")
         # Computed now, so that a wrong name of a format ends the start and not the first request.
         _ = options.served
@@ -150,15 +148,11 @@ def _check_formats(served: tuple[Format, ...]) -> None:
     """Refuse formats that need what is not here."""
     from gapgate.data.picture.opening import has_heic, silence_libtiff
 
-    for form in served:
-        if form.name == "HEIC" and not has_heic():
-            raise SettingsError(
-                f"{variable('formats')} names heic, which needs pillow-heif; install it, or leave heic out"
-            )
-        if form.name == "TIFF" and not silence_libtiff():
-            raise SettingsError(
-                f"{variable('formats')} names tiff, which would fill the log with this Pillow; leave tiff out"
-            )
+    names, said = {form.name for form in served}, f"{variable('formats')} names"
+    if "HEIC" in names and not has_heic():
+        raise SettingsError(f"{said} heic, which needs pillow-heif; install it, or leave heic out")
+    if "TIFF" in names and not silence_libtiff():
+        raise SettingsError(f"{said} tiff, which would fill the log with this Pillow; leave tiff out")
 
 
 def variable(name: str) -> str:
@@ -190,20 +184,17 @@ def table() -> list[tuple[str, str, str]]:
             meaning += f" One of {', '.join(get_args(field.annotation))}."
         default = "" if field.default in ("", ()) else str(field.default).lower()
         rows.append((variable(name), default, meaning))
-    return [*rows, *_STANDARD]
+    return [*rows, *((name, "", meaning) for name, meaning in _STANDARD.items())]
 
 
-_STANDARD = [
-    ("MLFLOW_TRACKING_URI", "", "Address of the registry's MLflow server, for `GAPGATE_MODEL`."),
-    (
-        "MLFLOW_TRACKING_TOKEN",
-        "",
-        "Token for the registry; or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-    ),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "", "Address that OpenTelemetry spans are sent to over HTTP. Empty: no spans."),
-]
+_STANDARD = {
+    "MLFLOW_TRACKING_URI": "Address of the registry's MLflow server, for `GAPGATE_MODEL`.",
+    "MLFLOW_TRACKING_TOKEN": "Token for the registry; or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Address that OpenTelemetry spans are sent to over HTTP. Empty: no spans.",
+}
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """True if an address is a loopback address or a name for it (RFC 6761, 6.3), in any case and with a final dot."""
     name = host.lower().removesuffix(".")

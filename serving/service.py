@@ -12,8 +12,6 @@ and whose timeout keeps a timer for a minute after each request.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Sequence
 from functools import cached_property
 from http import HTTPStatus
@@ -29,7 +27,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.description.bentoml_schema import DESCRIPTION, declared, method_name
 from serving.description.route import Route
 from serving.http.app import create_app
-from serving.http.request import PICKLE_TYPE
 from serving.http.routes import ROUTES
 from serving.options import Options
 from serving.telemetry.privacy import QUIET
@@ -100,8 +97,6 @@ class EveryRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            if (b"content-type", PICKLE_TYPE.encode()) in scope.get("headers", ()):
-                send = _pickling(send)
             return await self._called(scope, receive, send)
 
         # Both have a lifespan, but a server sends one: BentoML answers it, and ours follows its answers.
@@ -113,29 +108,6 @@ class EveryRoute:
             await send(message)
 
         await self._bentoml(scope, receive, starting)
-
-
-def _pickling(send: Send) -> Send:
-    """Return a `send` that pickles a JSON answer: another service of the same Bento (`bentoml.depends`) asks so."""
-    begin: Message = {}
-
-    async def pickled(message: Message) -> None:
-        nonlocal begin
-        # Held until the body has come, whose length changes.
-        if message["type"] == "http.response.start":
-            begin = message
-            return
-        if begin:
-            headers = dict(begin["headers"])
-            if begin["status"] == HTTPStatus.OK and headers[b"content-type"] == b"application/json":
-                body = pickle.dumps(json.loads(message["body"]))
-                headers |= {b"content-type": PICKLE_TYPE.encode(), b"content-length": str(len(body)).encode()}
-                message = {**message, "body": body}
-            await send({**begin, "headers": list(headers.items())})
-            begin = {}
-        await send(message)
-
-    return pickled
 
 
 GapgateService.add_asgi_middleware(EveryRoute)

@@ -65,11 +65,6 @@ class WholeAnswers:
         if self._head:
             self.write(b"")
 
-    def write_eof(self) -> None:
-        """Flush, and close the sending side."""
-        self.flush()
-        self._transport.write_eof()
-
     def close(self) -> None:
         """Flush, and close the connection once all is sent."""
         self.flush()
@@ -161,7 +156,8 @@ class Protocol(HttpToolsProtocol):
             f"content-type: {response.content_type}\r\ncontent-length: {len(response.body)}\r\n"
             f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + response.body)
+        self.transport.write(head.encode())
+        self.transport.write(response.body)
         self._count_refused(self.client[0] if self.client else "", request_id, error)
         # Only the sending side closes now. A close with unread bytes makes the kernel send a reset, which can destroy
         # the answer on its way (RFC 9112, 9.6).
@@ -183,7 +179,7 @@ class Server(uvicorn.Server):
                 http=cast(Any, partial(Protocol, count_refused=app.count_refused)),
                 ws="none",
                 loop="uvloop",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -215,6 +211,7 @@ class Server(uvicorn.Server):
             _keep_newcomers_out(sockets or [])
             await self._quiet(self._app.options.drain_s)
         await super().shutdown(sockets)
+        self._app.stop()
 
     def _close_slow(self) -> None:
         """Close the connections whose request does not arrive, or whose answer is not taken, within the timeout."""
@@ -276,4 +273,5 @@ def _without_upgrade(data: bytes) -> bytes:
 def run(options: Options, package: Path, listener: socket.socket, is_last: Callable[[], bool], memory: Memory) -> None:
     """Serve until SIGTERM; `is_last` is that of `Server`, `memory` the budget of all workers."""
     app, called = create_app(options, package, memory)
+    app.start()
     Server(app, called, is_last).run(sockets=[listener])

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,19 +71,10 @@ def parquet_to(path: Path) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("file", pa.string()),
-            ("class", pa.string()),
-            ("confidence", pa.float32()),
-            ("classes", pa.list_(pa.string())),
-            ("probabilities", pa.list_(pa.float32())),
-            ("error", pa.string()),
-            ("model", pa.string()),
-            ("version", pa.string()),
-            ("receipt", pa.string()),
-        ]
-    )
+    text, number = pa.string(), pa.float32()
+    ranked = {"classes": pa.list_(text), "probabilities": pa.list_(number)}
+    source = dict.fromkeys(("error", "model", "version", "receipt"), text)
+    schema = pa.schema({"file": text, "class": text, "confidence": number} | ranked | source)
     waiting: list[dict[str, Any]] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
 
@@ -92,26 +84,15 @@ def parquet_to(path: Path) -> Iterator[Write]:
                 waiting.clear()
 
         def write(rows: list[Row]) -> None:
-            waiting.extend(_parquet_row(row) for row in rows)
+            for row in rows:
+                best = {"class": row.class_name or None, "confidence": row.confidence, "error": row.error or None}
+                ranked = {"classes": list(row.probabilities), "probabilities": list(row.probabilities.values())}
+                waiting.append(asdict(row) | best | ranked)
             if len(waiting) >= _ROW_GROUP:
                 flush()
 
         yield write
         flush()
-
-
-def _parquet_row(row: Row) -> dict[str, Any]:
-    return {
-        "file": row.file,
-        "class": row.class_name or None,
-        "confidence": row.confidence,
-        "classes": list(row.probabilities),
-        "probabilities": list(row.probabilities.values()),
-        "error": row.error or None,
-        "model": row.model,
-        "version": row.version,
-        "receipt": row.receipt,
-    }
 
 
 def check_output(path: Path) -> None:

@@ -102,7 +102,8 @@ class Answerer(ABC):
         rows = []
         for file, content in zip(files, contents, strict=True):
             row = next(found) if isinstance(content, bytes) else replace(self.no_answer, error=content)
-            rows.append(replace(row, file=name_of(file)))
+            # Text that any encoding of Unicode can hold: bytes of a path that are no UTF-8 are replaced.
+            rows.append(replace(row, file=os.fsencode(file).decode(errors="replace")))
         return rows
 
 
@@ -184,19 +185,13 @@ class Local(Answerer):
 
     def classify(self, images: list[bytes]) -> Iterator[Row]:
         """Yield a row for each image file, which is decoded as the server does."""
-        import numpy as np
-
         from serving.http.form import Upload
-        from serving.http.inputs import decode_all
+        from serving.http.inputs import classify_files
 
         uploads = [Upload(data) for data in images]
-        decoded = decode_all(self._predictor, uploads, self._limits, cancelled=lambda: False)
-        pixels = [found for found in decoded if isinstance(found, np.ndarray)]
-        probabilities = self._predictor.probabilities(np.stack(pixels)) if pixels else None
-        ranked = iter(() if probabilities is None else self._predictor.ranked(probabilities, self._top_k))
-        for found in decoded:
-            answer = {"probabilities": next(ranked)} if isinstance(found, np.ndarray) else {"error": str(found)}
-            yield replace(self.no_answer, **answer)
+        for answer in classify_files(self._predictor, uploads, self._limits, self._top_k, lambda: False):
+            said = {"error": str(answer)} if isinstance(answer, ImageError) else {"probabilities": answer}
+            yield replace(self.no_answer, **said)
 
     def stop(self) -> None:
         """Do nothing: a batch ends within a second."""
@@ -242,11 +237,6 @@ def read(file: Path) -> bytes | str:
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         said = getattr(error, "strerror", None) or error
         return str(ImageError(ImageFault.UNREADABLE, f"cannot be read: {said}"))
-
-
-def name_of(file: Path) -> str:
-    """Return a path as text that any encoding of Unicode can hold: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(file).decode(errors="replace")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.description.schema import Answer, Problem
+from serving.description.schema import Answer
 
 
 class InferenceError(Answer):
@@ -16,11 +16,6 @@ class InferenceError(Answer):
     """A stable word for programs, such as `invalid_image`."""
     request_id: str
     """The request's `X-Request-ID`; a new one if it had none."""
-
-    @classmethod
-    def of(cls, problem: Problem) -> InferenceError:
-        """Return a problem in the form of the Open Inference Protocol."""
-        return cls(error=problem.message, code=problem.code, request_id=problem.request_id)
 
 
 class InferenceHealth(Answer):
@@ -85,13 +80,9 @@ class InferenceModel(Answer):
         )
 
 
-class InferenceTensor(Answer):
+class InferenceTensor(TensorDescription):
     """An output."""
 
-    name: str
-    """Name of the tensor."""
-    datatype: str
-    """Type of its elements."""
     shape: list[int]
     """Its shape."""
     data: list[Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -74,127 +75,104 @@ def _paths(routes: tuple[Route, ...], card: ModelCard, url: str, keys_required: 
 
 
 def _parameters(route: Route, card: ModelCard, secret: bool) -> list[Json]:
-    parameters = [
-        _query(name, {"type": "integer", "minimum": 1, "maximum": limit, "default": default}, text)
-        for name, limit, default, text in route.numbers
-    ]
     # With keys the page is open all the same, and names of classes and of the model can be confidential.
-    string: Json = {"type": "string"}
-    classes = string if secret else string | {"enum": card.classes}
-    further = {
-        "class": (classes, "The class to explain; else the most probable."),
-        "feature_maps": ({"type": "boolean", "default": False}, "Whether to add what each layer computes."),
-    }
-    parameters += [_query(name, *further[name]) for name in route.further_parameters]
-    if "{digest}" in route.path:
-        digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
-        parameters.append(_in_path("digest", digest, "The `receipt` of a prediction.", card.receipt))
-    if "{name}" in route.path:
-        name = string if secret else string | {"enum": [card.name]}
-        parameters.append(_in_path("name", name, "Name of the model, as `/v1/model` gives it.", card.name))
+    known: Json = {} if secret else {"class": {"enum": card.classes}, "name": {"enum": [card.name]}}
+    parameters = [
+        {
+            "name": each.name,
+            "in": "query",
+            "required": False,
+            "schema": {**each.schema, **known.get(each.name, {})},
+            "description": each.meaning,
+        }
+        for each in route.parameters
+    ]
+    for name, schema, meaning, value in (
+        ("digest", {"pattern": "^sha256:[0-9a-f]{64}$"}, "The `receipt` of a prediction.", card.receipt),
+        ("name", known.get("name", {}), "Name of the model, as `/v1/model` gives it.", card.name),
+    ):
+        if f"{{{name}}}" in route.path:
+            about = {"schema": {"type": "string", **schema}, "description": meaning, "example": value}
+            parameters.append({"name": name, "in": "path", "required": True, **about})
     return parameters
-
-
-def _in_path(name: str, schema: Json, description: str, example: str) -> Json:
-    shown = {"schema": schema, "description": description, "example": example}
-    return {"name": name, "in": "path", "required": True, **shown}
-
-
-def _query(name: str, schema: Json, description: str) -> Json:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
 
 def _bodies(route: Route, card: ModelCard) -> Json:
     """Return content type → description of the body."""
-    num_bytes = card.input.height * card.input.width * card.input.channels
-    pixels = f"{card.input.height} x {card.input.width} x {card.input.channels} uint8 values, row by row"
+    shape = [card.input.height, card.input.width, card.input.channels]
+    num_bytes, most = math.prod(shape), card.input.max_batch
+    if route.images == "tensors":
+        return {JSON_TYPE: {"schema": _inference([1, *shape])}}
+    pixels = f"{' x '.join(map(str, shape))} uint8 values, row by row"
     if route.images == "one":
         types = [name for name in card.input.content_types if name.startswith("image/")]
-        form = _form("image", BINARY | {"description": "The image file."})
-        form["encoding"] = {"image": {"contentType": ", ".join(types)}}
-        tensor = BINARY | {"description": f"{num_bytes:,} bytes: {pixels}.", "minLength": num_bytes}
-        base64 = _form("image", _BASE64 | {"description": "The image file."})
-        return {
-            **{name: {"schema": BINARY} for name in types},
-            FORM_TYPE: form,
-            JSON_TYPE: base64,
-            TENSOR_TYPE: {"schema": tensor},
-        }
-    if route.images == "tensors":
-        return {JSON_TYPE: {"schema": _inference(card, num_bytes)}}
-    many = {"minItems": 1, "maxItems": card.input.max_batch}
-    files = {"type": "array", "items": BINARY, **many}
-    texts = {"type": "array", "items": _BASE64, **many, "description": "The image files."}
-    text = f"n x {num_bytes:,} bytes: n images of {pixels}; n is at most {card.input.max_batch:,}."
+        file = {"description": "The image file."}
+        form = _object(image=BINARY | file), _object(image=_BASE64 | file)
+        encoding = {"encoding": {"image": {"contentType": ", ".join(types)}}}
+        bytes_said = f"{num_bytes:,} bytes: {pixels}."
+    else:
+        types, encoding = [], {}
+        files = _array(BINARY, 1, most) | {"description": "The image files; the name of each field is free."}
+        texts = _array(_BASE64, 1, most) | {"description": "The image files."}
+        form = _object(images=files), _object(images=texts)
+        bytes_said = f"n x {num_bytes:,} bytes: n images of {pixels}; n is at most {most:,}."
     return {
-        FORM_TYPE: _form("images", files | {"description": "The image files; the name of each field is free."}),
-        JSON_TYPE: _form("images", texts),
-        TENSOR_TYPE: {"schema": BINARY | {"description": text, "minLength": num_bytes}},
+        **{name: {"schema": BINARY} for name in types},
+        FORM_TYPE: {"schema": form[0], **encoding},
+        JSON_TYPE: {"schema": form[1]},
+        TENSOR_TYPE: {"schema": BINARY | {"description": bytes_said, "minLength": num_bytes}},
     }
 
 
-def _inference(card: ModelCard, num_bytes: int) -> Json:
-    """Return the schema of a request for inference with one image."""
-    shape = [1, card.input.height, card.input.width, card.input.channels]
-    image = {
-        "name": {"type": "string"},
-        "datatype": {"const": "UINT8"},
-        # Not the whole list as one `const`: generators of clients refuse the document for it.
-        "shape": {
-            "type": "array",
-            "prefixItems": [{"type": "integer", "const": size} for size in shape],
-            "minItems": len(shape),
-            "maxItems": len(shape),
-        },
-        "data": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": 255},
-            "minItems": num_bytes,
-            "maxItems": num_bytes,
-        },
-    }
-    output = {"name": {"enum": ["probabilities", "class"]}}
+def _inference(shape: list[int]) -> Json:
+    """Return the schema of a request for inference with one image, (1, H, W, C)."""
+    size, rank = math.prod(shape), len(shape)
+    # Not the whole list as one `const`: generators of clients refuse the document for it.
+    sizes = [{"type": "integer", "const": size} for size in shape]
+    image = _object(
+        name={"type": "string"},
+        datatype={"const": "UINT8"},
+        shape={"type": "array", "prefixItems": sizes, "minItems": rank, "maxItems": rank},
+        data=_array({"type": "integer", "minimum": 0, "maximum": 255}, size, size),
+    )
+    output = _object(name={"enum": ["probabilities", "class"]})
+    inputs = {"type": "array", "minItems": 1, "maxItems": 1, "items": image, "description": "The images."}
+    outputs = {"type": "array", "maxItems": 2, "items": output, "description": "The outputs to answer with; none: all."}
     return {
         "type": "object",
-        "description": f"One input; here an image as {num_bytes:,} numbers, {shape} in one list.",
+        "description": f"One input; here an image as {size:,} numbers, {shape} in one list.",
         "properties": {
             "id": {"type": "string", "description": "Text that the answer repeats."},
-            "inputs": {
-                "type": "array",
-                "minItems": 1,
-                "maxItems": 1,
-                "items": {"type": "object", "properties": image, "required": list(image)},
-                "description": "The images.",
-            },
-            "outputs": {
-                "type": "array",
-                "maxItems": 2,
-                "items": {"type": "object", "properties": output, "required": list(output)},
-                "description": "The outputs to answer with; none: all.",
-            },
+            "inputs": inputs,
+            "outputs": outputs,
         },
         "required": ["inputs"],
     }
 
 
-def _form(field: str, schema: Json) -> Json:
-    return {"schema": {"type": "object", "properties": {field: schema}, "required": [field]}}
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _array(items: Json, least: int, most: int) -> Json:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
 def _responses(route: Route, card: ModelCard) -> Json:
     content: Json = {}
-    for content_type, model in route.answers.items():
-        if model:
-            content[content_type] = {"schema": _reference(model), "example": example(model, route.name, card)}
+    for answer in route.answers:
+        if isinstance(answer, str):
+            content[answer] = {"schema": {"type": "object" if answer == JSON_TYPE else "string"}}
         else:
-            content[content_type] = {"schema": {"type": "object" if content_type == JSON_TYPE else "string"}}
+            content[JSON_TYPE] = {"schema": _reference(answer), "example": example(route, card)}
     responses: Json = {"200": {"description": route.summary, "headers": _headers(200), "content": content}}
     if route.is_tagged:
         responses["304"] = {"description": "Not changed since the `ETag` in `If-None-Match`", "headers": _headers(304)}
     # OpenAPI has one response for each status; several codes of a status are a list in its description, which
     # `serving.description.docs` takes apart again.
-    for code in sorted(route.errors, key=lambda code: ERRORS[code][0]):
-        status, meaning = ERRORS[code]
+    for code, (status, meaning) in ERRORS.items():
+        if code not in route.errors:
+            continue
         phrase = HTTPStatus(status).phrase
         response = responses.setdefault(str(status), {"description": phrase, "headers": _headers(status)})
         response["description"] += f"\n- `{code}`: {meaning}"
@@ -223,7 +201,7 @@ class _Untitled(GenerateJsonSchema):
 @cache
 def _schemas(routes: tuple[Route, ...]) -> Json:
     models: set[type[Answer]] = {ErrorAnswer, InferenceError}
-    models |= {model for route in routes if route.is_described for model in route.answers.values() if model}
+    models |= {answer for route in routes for answer in route.answers if not isinstance(answer, str)}
     _, found = models_json_schema(
         # Sorted: a set has another order in each process, and equal servers have equal descriptions.
         [(model, "serialization") for model in sorted(models, key=lambda model: model.__name__)],
@@ -240,11 +218,7 @@ _HEADERS: Json = {
         "required": True,
         "schema": {"type": "string"},
     },
-    "Retry-After": {
-        "description": "Seconds to wait.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 0},
-    },
+    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "`Bearer`", "required": True, "schema": {"type": "string"}},
     "Accept-Post": {"description": "The accepted content types.", "required": True, "schema": {"type": "string"}},
 }

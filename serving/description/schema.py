@@ -227,13 +227,9 @@ class Gate(Answer):
     """The images that the figures stand on, in words: a test split, or the folds of a cross-validation."""
 
 
-class ModelCard(Answer):
+class ModelCard(ModelVersion):
     """The model that answers, its input and its measured quality."""
 
-    name: str
-    """Name of the registered model."""
-    version: str
-    """Version of the registered model."""
     receipt: Digest
     """Digest of the model's receipt."""
     package: Digest

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import logging
 import re
-from functools import lru_cache
 
 from gapgate.errors import ServeError
 from serving.http.request import Request
@@ -30,9 +29,14 @@ def authorize(request: Request) -> None:
         return
     if not options.api_keys:
         # A proxy on this machine has the loopback address too; its headers show that the client is elsewhere. A page
-        # whose name was rebound to 127.0.0.1 comes from here, but the browser sends that name as `Host`.
-        host = _PORT.sub("", request.header("host"))
-        if not _came_by_proxy(request) and _is_here(request.client_host) and _is_here(host):
+        # whose name was rebound to 127.0.0.1 comes from here, but the browser sends that name as `Host`. A Unix socket
+        # has no address. HTTP/1.0 is what nginx speaks to servers unless told otherwise: its plain `proxy_pass` adds no
+        # header at all.
+        by_proxy = request.http_version == "1.0" or any(
+            name in _PROXY_HEADERS or name.startswith((b"x-forwarded", b"x-original-")) for name in request.headers
+        )
+        both = request.client_host, _PORT.sub("", request.header("host"))
+        if not by_proxy and all(not host or is_loopback(host) for host in both):
             return
         message = f"only this machine is answered, and no proxy, while {variable('api_keys')} is not set"
         raise ApiError("loopback_only", message)
@@ -71,20 +75,6 @@ def warn_of_proxies(options: Options) -> None:
             "machine that speaks HTTP/1.1 and adds no header looks like you; set %s before you put one in front",
             variable("api_keys"),
         )
-
-
-def _came_by_proxy(request: Request) -> bool:
-    """True if a request has the header of a proxy, or is of HTTP/1.0, which nginx speaks to servers unless told
-    otherwise: its plain `proxy_pass` adds no header at all."""
-    return request.http_version == "1.0" or any(
-        name in _PROXY_HEADERS or name.startswith((b"x-forwarded", b"x-original-")) for name in request.headers
-    )
-
-
-@lru_cache(maxsize=64)
-def _is_here(host: str) -> bool:
-    """True if an address or a name is that of this machine; an empty one is, as of a Unix socket."""
-    return not host or is_loopback(host)
 
 
 _PORT = re.compile(r"(?<=[^:]):[0-9]+$")

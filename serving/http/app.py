@@ -7,10 +7,13 @@ here, because Starlette's routing and its two middlewares took a third of the ti
 
 from __future__ import annotations
 
+import json
 import logging
+import pickle
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
@@ -22,8 +25,8 @@ from serving.description.route import INFERENCE, Route
 from serving.guard.memory import Memory
 from serving.http.access import authorize
 from serving.http.endpoints import Context
-from serving.http.request import Buffered, ClientGoneError, Request
-from serving.http.responses import ApiError, Response, error_response
+from serving.http.request import PICKLE_TYPE, ClientGoneError, Request
+from serving.http.responses import JSON_TYPE, ApiError, Response, error_response
 from serving.http.routes import ROUTES
 from serving.http.work import Work
 from serving.model.models import Models
@@ -47,7 +50,7 @@ _PATTERNS = [
 
 
 class App:
-    """The application of one worker process."""
+    """The application of one worker process; whoever runs it calls `start` and `stop`."""
 
     def __init__(self, options: Options, package: Path, memory: Memory) -> None:
         """Make the parts of the application; `package` is the folder of the Bento's own model, `memory` that of all
@@ -57,7 +60,6 @@ class App:
         figures = Metrics(models)
         self.context = Context(models, Work(options, figures.in_progress, memory), figures, ROUTES)
         self.send_spans: Callable[[], None] = lambda: None
-        self._buffered = Buffered()
 
     def start(self) -> None:
         """Load the model, or begin to follow it."""
@@ -71,9 +73,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(Request(scope, receive, self.options, self._buffered), scope, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._serve(Request(scope, receive, self.options, self.context.work), scope, send)
         elif scope["type"] == "websocket":
             # 1008 is a violation of the server's policy (RFC 6455, 7.4.1).
             await send({"type": "websocket.close", "code": 1008})
@@ -114,7 +114,11 @@ class App:
         if not route.is_open:
             authorize(request)
             request.check_names(route.parameters)
-        return await route.respond(self.context, request)
+        response = await route.respond(self.context, request)
+        if request.content_type == PICKLE_TYPE and response.content_type == JSON_TYPE:
+            body = pickle.dumps(json.loads(response.body))  # another service of a Bento reads what it sends
+            response = replace(response, body=body, content_type=PICKLE_TYPE)
+        return response
 
     def _count(self, request: Request, template: str, status: int, sent: int, begun: float) -> None:
         seconds = time.perf_counter() - begun
@@ -140,15 +144,6 @@ class App:
             extra = {"client": client_host, "request_id": request_id, "status": error.status, "error": error.code}
             logger.info("refused before its path was read", extra=extra)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Follow the lifespan protocol of ASGI: start and stop with the server."""
-        await receive()
-        self.start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
-
 
 def create_app(options: Options, package: Path, memory: Memory | None = None) -> tuple[App, ASGIApp]:
     """Return the application and the callable for an ASGI server.
@@ -157,7 +152,13 @@ def create_app(options: Options, package: Path, memory: Memory | None = None) ->
     Starlette's CORS middleware are around it.
     """
     app = App(options, package, memory or Memory())
-    called, app.send_spans = traced(app, lambda path: _template(_below(path, options.root_path) or path))
+
+    def template(path: str) -> str:
+        # Never the path itself: random paths must not make new series.
+        route, _ = _match(_below(path, options.root_path) or path)
+        return route.path if route else UNMATCHED
+
+    called, app.send_spans = traced(app, template)
     if not options.cors_origins:
         return app, called
     # Outermost: it answers preflights itself, and they are no requests to trace.
@@ -187,12 +188,6 @@ def _match(path: str) -> tuple[Route | None, dict[str, str]]:
         if found := pattern.fullmatch(path):
             return route, found.groupdict()
     return None, {}
-
-
-def _template(path: str) -> str:
-    """Return the template of a path; never the path itself: random paths must not make new series."""
-    route, _ = _match(path)
-    return route.path if route else UNMATCHED
 
 
 async def _write(send: Send, response: Response, request: Request, *, close: bool) -> None:

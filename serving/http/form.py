@@ -16,6 +16,8 @@ from urllib.parse import unquote
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 from pydantic_core import from_json
 
+from serving.http.responses import ApiError
+
 IMAGE_FIELDS = ("image", "images")
 """Names of the fields that hold images: in a form a part of such a name is a file, whatever else it lacks."""
 MAX_FIELDS = 64
@@ -31,15 +33,18 @@ _PICKLED |= {"BINBYTES", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "STOP"}
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,")  # RFC 2397
 
 
-class FormError(ValueError):
-    """Error for a body that cannot be parsed; its text gives the reason."""
+class FormError(ApiError):
+    """400: a body that cannot be parsed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_request", message)
 
 
-class TooManyFilesError(FormError):
-    """Error for a body with more files than the caller takes."""
+class TooManyFilesError(ApiError):
+    """413: more files than the caller takes."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"more than {limit:,} images came")
+        super().__init__("too_many_images", f"more than {limit:,} images came; send fewer at a time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ def parse_files(content_type: str, body: bytes, max_files: int) -> list[Upload]:
     Other fields are left out.
 
     Raises:
-        FormError: the form has no boundary, no end or a malformed part, or more than `max_files` files.
+        FormError: the form has no boundary, no end or a malformed part.
+        TooManyFilesError: it has more than `max_files` files.
     """
     # Some clients capitalise `Boundary`; the value is case-sensitive.
     boundary = parse_options_header(content_type)[1].get("boundary", "")
@@ -101,7 +107,8 @@ def parse_json_files(body: bytes, max_files: int) -> list[Upload]:
     """Return the files of `{"image": BASE64}` or `{"images": [BASE64, ...]}`; each may be a `data:` URL.
 
     Raises:
-        FormError: the body is no such JSON, a value is no base64, or there are more than `max_files` files.
+        FormError: the body is no such JSON, or a value is no base64.
+        TooManyFilesError: there are more than `max_files` files.
     """
     content = parse_json(body, max_values=2 * max_files + MAX_FIELDS)
     if not isinstance(content, dict) or len(named := [name for name in IMAGE_FIELDS if name in content]) != 1:
@@ -121,7 +128,8 @@ def parse_pickled_files(body: bytes, max_files: int) -> list[Upload]:
     The pickle is read as a row of tokens and never run: nothing but texts and bytes in a dict or a list is taken.
 
     Raises:
-        FormError: the pickle holds anything else, or more than `max_files` files.
+        FormError: the pickle holds anything else.
+        TooManyFilesError: it holds more than `max_files` files.
     """
     files: list[Upload] = []
     field = ""

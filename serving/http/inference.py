@@ -1,4 +1,4 @@
-"""Handlers of the Open Inference Protocol, version 2, which KServe, Triton and their clients speak: the same images and
+"""Routes of the Open Inference Protocol, version 2, which KServe, Triton and their clients speak: the same images and
 limits as `/v1`, in tensors as JSON or with the binary extension."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 import gapgate
+from gapgate.errors import ImageError
 from serving.description.inference_schema import (
     InferenceAnswer,
     InferenceHealth,
@@ -21,14 +22,13 @@ from serving.description.inference_schema import (
     InferenceServer,
     InferenceTensor,
 )
+from serving.description.route import MODEL_ERRORS, READY_ERRORS, route
 from serving.http.endpoints import Classified, Context, classify
 from serving.http.form import FormError, Upload, decode_base64, parse_json
-from serving.http.probes import require_ready
 from serving.http.request import Request
 from serving.http.responses import ApiError, Response, json_response
 from serving.model.predictor import Predictor
 
-PROBABILITIES, CLASS = "probabilities", "class"
 JSON_LENGTH = "inference-header-content-length"
 """Header of the binary extension: the bytes of the JSON, which the binary data follow."""
 _LENGTH = struct.Struct("<I")
@@ -55,51 +55,82 @@ class _Inference(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-async def live(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/health/live`."""
-    return json_response(InferenceHealth(live=True))
-
-
-async def ready(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/health/ready`."""
-    require_ready(context)
-    return json_response(InferenceHealth(ready=True))
-
-
+@route("get", "/v2", "inferenceServer", InferenceServer)
 async def server(context: Context, request: Request) -> Response:
-    """Answer `GET /v2`."""
+    """Describe the server (Open Inference Protocol).
+
+    As KServe and Triton do.
+    """
     extensions = ["binary_tensor_data"]
     return json_response(InferenceServer(name="gapgate", version=gapgate.__version__, extensions=extensions))
 
 
+@route(
+    "get", "/v2/health/live", "inferenceLive", InferenceHealth, is_open=True,
+    summary="Is the process alive? (Open Inference Protocol)",
+)  # fmt: skip
+async def live(context: Context, request: Request) -> Response:
+    """Answer with 200 as long as the process lives.
+
+    For KServe's clients; the same as `/livez`.
+    """
+    return json_response(InferenceHealth(live=True))
+
+
+@route(
+    "get", "/v2/health/ready", "inferenceReady", InferenceHealth, own_errors=READY_ERRORS, is_open=True,
+    summary="Is the model ready? (Open Inference Protocol)",
+)  # fmt: skip
+async def ready(context: Context, request: Request) -> Response:
+    """Answer with 200 if the model is ready.
+
+    For KServe's clients; the same as `/readyz`.
+    """
+    context.require_ready()
+    return json_response(InferenceHealth(ready=True))
+
+
+@route("get", "/v2/models/{name}", "inferenceModel", InferenceModel, own_errors=(*MODEL_ERRORS, "not_found"))
 async def model(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/models/{name}`."""
+    """Describe the model (Open Inference Protocol).
+
+    Name and shape of its input and outputs.
+    """
     predictor = _named(context, request)
     shape, num_classes = predictor.classifier.image_shape, len(predictor.class_names)
     return json_response(InferenceModel.of(predictor.model.name, predictor.model.version, shape, num_classes))
 
 
+@route(
+    "get", "/v2/models/{name}/ready", "inferenceModelReady", InferenceHealth, own_errors=(*READY_ERRORS, "not_found"),
+    summary="Is this model ready? (Open Inference Protocol)",
+)  # fmt: skip
 async def model_ready(context: Context, request: Request) -> Response:
-    """Answer `GET /v2/models/{name}/ready`."""
-    require_ready(context)
+    """Answer with 200 if the model of this name is ready.
+
+    For KServe's clients.
+    """
+    context.require_ready()
     return json_response(InferenceHealth(name=_named(context, request).model.name, ready=True))
 
 
+@route(
+    "post", "/v2/models/{name}/infer", "inferenceInfer", InferenceAnswer, own_errors=("not_found",), images="tensors"
+)
 async def infer(context: Context, request: Request) -> Response:
-    """Answer `POST /v2/models/{name}/infer`."""
+    """Classify images (Open Inference Protocol).
+
+    One input: the images as `UINT8` of shape [n, height, width, channels], or image files as `BYTES` of shape [n]: in
+    JSON as base64, with the header `Inference-Header-Content-Length` as binary data after the JSON. An image that
+    cannot be read fails the request.
+    """
     shape = _named(context, request).classifier.image_shape
     body = await request.body()
-    try:
-        asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
-        uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
-    except FormError as error:
-        raise ApiError("bad_request", str(error)) from None
+    asked, binary = _parse(request, body, max_values=request.options.max_batch * math.prod(shape) + 1024)
+    uploads = _uploads(asked.inputs[0], binary, shape, request.options.max_batch)
     # Again: the model may have been switched while the body came.
     predictor = _named(context, request)
     found = await classify(context, request, uploads, len(predictor.class_names))
-    if found.errors:  # the protocol has no place for the error of one image
-        index, problem = min(found.errors.items())
-        raise ApiError("invalid_image", f"image {index}: {problem}")
     return _answer(asked, found)
 
 
@@ -155,11 +186,20 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
         raise ApiError("missing_image", f"{given.name} holds no image")
     if count > limit:
         raise ApiError("too_many_images", f"{count:,} images exceed {limit:,}; send fewer at a time")
-    if given.data is None:
-        data = _binary(given, binary)
-        return [Upload(data, is_tensor=True)] if given.datatype == "UINT8" else [*_files(given.name, data, count)]
-    flat = _flat(given.data)
     size = math.prod(given.shape)
+    if given.data is None:
+        # All of the binary data: a request has one input.
+        if given.parameters.get("binary_data_size") != len(binary):
+            missing = f"`data` nor a `binary_data_size` of the {len(binary):,} bytes after the JSON"
+            raise FormError(f"{given.name} has neither {missing}")
+        if given.datatype == "BYTES":
+            return [*_files(given.name, binary, count)]
+        if len(binary) != size:
+            raise FormError(f"{given.name} has {len(binary):,} bytes; its shape {given.shape} has {size:,}")
+        return [Upload(binary, is_tensor=True)]
+    flat = given.data
+    while flat and all(isinstance(item, list) for item in flat):  # lists of lists, row by row
+        flat = list(chain.from_iterable(flat))
     if len(flat) != size:
         raise FormError(f"{given.name} has {len(flat):,} values; its shape {given.shape} has {size:,}")
     if given.datatype == "BYTES":
@@ -168,18 +208,6 @@ def _uploads(given: _Input, binary: bytes, image_shape: tuple[int, ...], limit: 
         return [Upload(bytes(flat), is_tensor=True)]  # raises for what is no whole number from 0 to 255
     except (ValueError, TypeError):
         raise FormError(f"{given.name} has a value that is no whole number from 0 to 255") from None
-
-
-def _binary(given: _Input, binary: bytes) -> bytes:
-    # All of it: a request has one input.
-    size = given.parameters.get("binary_data_size")
-    if size != len(binary):
-        raise FormError(
-            f"{given.name} has neither `data` nor a `binary_data_size` of the {len(binary):,} bytes after the JSON"
-        )
-    if given.datatype == "UINT8" and size != math.prod(given.shape):
-        raise FormError(f"{given.name} has {size:,} bytes; its shape {given.shape} has {math.prod(given.shape):,}")
-    return binary
 
 
 def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
@@ -201,36 +229,31 @@ def _files(name: str, data: bytes, count: int) -> Iterator[Upload]:
         raise FormError(f"{name} has {len(data) - offset:,} bytes after its {count} images")
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    # The protocol has the values flat or in lists of lists, row by row.
-    while data and all(isinstance(item, list) for item in data):
-        data = list(chain.from_iterable(data))
-    return data
-
-
 def _answer(asked: _Inference, found: Classified) -> Response:
     names = found.predictor.class_names
-    rows = [[row[name] for name in names] for row in found.ranked]
-    best = [next(iter(row)) for row in found.ranked]
-    wanted = asked.outputs or [_Output(name=PROBABILITIES), _Output(name=CLASS)]
+    rows: list[list[float]] = []
+    best: list[str] = []
+    for index, answer in enumerate(found.answers):
+        if isinstance(answer, ImageError):  # the protocol has no place for the error of one image
+            raise ApiError("invalid_image", f"image {index}: {answer}")
+        rows.append([answer[name] for name in names])
+        best.append(next(iter(answer)))
+    wanted = asked.outputs or [_Output(name="probabilities"), _Output(name="class")]
     outputs: list[InferenceTensor] = []
     binary: list[bytes] = []
     for output in wanted:
-        is_class = output.name == CLASS
-        shape = [len(rows)] if is_class else [len(rows), len(names)]
-        tensor = InferenceTensor(name=output.name, datatype="BYTES" if is_class else "FP32", shape=shape)
+        is_class = output.name == "class"
+        more: dict[str, Any] = {}
         # What an output says counts before what the request says for all (Triton's binary extension).
         if output.parameters.get("binary_data", asked.parameters.get("binary_data_output")) is True:
-            if is_class:
-                data = b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
-            else:
-                # Binary data are little-endian, whatever the machine.
-                data = np.asarray(rows, "<f4").tobytes()
-            binary.append(data)
-            outputs.append(tensor.model_copy(update={"parameters": {"binary_data_size": len(data)}}))
+            # Binary data are little-endian, whatever the machine.
+            texts = (_LENGTH.pack(len(text)) + text for text in map(str.encode, best))
+            binary.append(b"".join(texts) if is_class else np.asarray(rows, "<f4").tobytes())
+            more["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
-            flat = best if is_class else [*chain.from_iterable(rows)]
-            outputs.append(tensor.model_copy(update={"data": flat}))
+            more["data"] = best if is_class else [*chain.from_iterable(rows)]
+        kind, shape = ("BYTES", [len(rows)]) if is_class else ("FP32", [len(rows), len(names)])
+        outputs.append(InferenceTensor(name=output.name, datatype=kind, shape=shape, **more))
     predictor = found.predictor
     content = InferenceAnswer(
         model_name=predictor.model.name,

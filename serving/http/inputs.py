@@ -32,6 +32,10 @@ _REMEDIES = {
 }
 """Remedies for a client, where those of `gapgate.errors.IMAGE_REMEDIES` are about files on disk."""
 _EMPTY = "the image is empty, 0 bytes"
+Outcome = dict[str, float] | ImageError
+"""The most probable classes of an image with their probabilities, in descending order; or why it cannot be used."""
+CHUNK = 64
+"""Images of a batch that are classified between two checks whether the client is still there."""
 MAX_FORM_FILES = 8
 """Most files in a form for one image."""
 INLINE_BYTES = 64 * 1024
@@ -56,7 +60,13 @@ async def read_upload(request: Request) -> Upload:
     """
     content_type = request.content_type
     if content_type in FILES_TYPES:
-        data = _one_of(await request.files(MAX_FORM_FILES))
+        files = await request.files(MAX_FORM_FILES)
+        named = [file for file in files if file.field == "image"] or files
+        if not named:
+            raise ApiError("missing_image", _NO_FILE)
+        if len(named) > 1:
+            raise ApiError("bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
+        data = named[0].data
     elif content_type in KNOWN_IMAGE_TYPES or content_type == TENSOR_TYPE:
         data = await request.body()
     else:
@@ -90,16 +100,6 @@ def _upload(data: bytes, content_type: str) -> Upload:
     # FF D8 FF FF can be two pink pixels; after FF D8 FF of a JPEG file comes another byte.
     is_file = format_of(data) is not None and not data.startswith(b"\xff\xd8\xff\xff")
     return Upload(data, is_tensor=content_type == TENSOR_TYPE and not is_file)
-
-
-def _one_of(files: list[Upload]) -> bytes:
-    """Return the content of the file in the field `image`, or of the only file."""
-    if not files:
-        raise ApiError("missing_image", _NO_FILE)
-    named = [file for file in files if file.field == "image"] or files
-    if len(named) > 1:
-        raise ApiError("bad_request", f"{len(named)} images came; send one, or all to /v1/predict/batch")
-    return named[0].data
 
 
 async def decode(work: Work, request: Request, predictor: Predictor, upload: Upload) -> NDArray[np.uint8]:
@@ -143,6 +143,26 @@ def decode_all(
         except ImageError as error:
             decoded.append(error.advised(_REMEDIES))
     return decoded
+
+
+def classify_files(
+    predictor: Predictor, uploads: list[Upload], limits: Limits, top_k: int, cancelled: Cancelled
+) -> list[Outcome]:
+    """Return the answer to each image file; some are missing or empty if nobody waits any more."""
+    decoded = decode_all(predictor, uploads, limits, cancelled)
+    images = [found for found in decoded if not isinstance(found, ImageError)]
+    ranked = iter(rank(predictor, np.stack(images), top_k, cancelled) if images else ())
+    return [found if isinstance(found, ImageError) else next(ranked, {}) for found in decoded]
+
+
+def rank(predictor: Predictor, images: NDArray[np.uint8], top_k: int, cancelled: Cancelled) -> list[dict[str, float]]:
+    """Return the `top_k` classes of each image in (N, H, W, C) uint8; fewer if nobody waits any more."""
+    ranked: list[dict[str, float]] = []
+    for start in range(0, len(images), CHUNK):
+        if cancelled():
+            break
+        ranked += predictor.ranked(predictor.probabilities(images[start : start + CHUNK]), top_k)
+    return ranked
 
 
 def _open(predictor: Predictor, upload: Upload, limits: Limits) -> Image.Image:

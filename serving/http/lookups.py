@@ -1,24 +1,31 @@
-"""Handlers of the routes for the evidence behind the answers: the model card and the receipt."""
+"""Routes that tell of the model and its evidence, and whether the server is alive and ready, and its figures."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from urllib.parse import quote
 
-from serving.description.schema import Gap, InputContract, ModelCard
+from serving.description.route import MODEL_ERRORS, READY_ERRORS, route
+from serving.description.schema import Gap, Health, InputContract, ModelCard, ReceiptAnswer
 from serving.http.endpoints import Context
 from serving.http.request import FORM_TYPE, TENSOR_TYPE, Request
 from serving.http.responses import JSON_TYPE, ApiError, Response, json_response
 from serving.model.predictor import Predictor
 from serving.options import Options
+from serving.telemetry.metrics import CONTENT_TYPE
 
 _REPORT = "report/report.html"
 """Place of the report among a run's artifacts: `gapgate.report.note.REPORT`, which a Bento does not hold."""
 
 
+@route("get", "/v1/model", "model", ModelCard, own_errors=MODEL_ERRORS)
 async def model_card(context: Context, request: Request) -> Response:
-    """Answer `GET /v1/model`."""
+    """Read the model card.
+
+    Classes, what an image may be, accuracy, overfitting gap and gate verdict.
+    """
     return json_response(card(context.models.require(), request.options))
 
 
@@ -56,8 +63,14 @@ def card(predictor: Predictor, options: Options) -> ModelCard:
     )
 
 
+@route("get", "/v1/receipts/{digest}", "receipt", ReceiptAnswer, own_errors=(*MODEL_ERRORS, "not_found"))
 async def receipt(context: Context, request: Request) -> Response:
-    """Answer `GET /v1/receipts/{digest}`."""
+    """Resolve a receipt.
+
+    The data, code, settings and evidence behind the predictions that carry this digest, and the chain of artifacts from
+    the data set to the certificate. Anyone can recompute each digest: the sha256 of the JSON with sorted keys and
+    without spaces, of a lineage entry without its own `digest`.
+    """
     predictor = context.models.require()
     # The prefix may be left out.
     hexadecimal = request.path_parameters["digest"].removeprefix("sha256:")
@@ -69,3 +82,35 @@ async def receipt(context: Context, request: Request) -> Response:
         report = f"{base}/get-artifact?run_uuid={run}&path={_REPORT}"
         found = found.model_copy(update={"run_url": f"{base}/#/runs/{run}", "report_url": report})
     return json_response(found)
+
+
+@route("get", "/livez", "live", Health, summary="Is the process alive?", is_open=True)
+async def live(context: Context, request: Request) -> Response:
+    """Answer with 200 as long as the process lives.
+
+    For a supervisor.
+    """
+    return json_response(Health(status="live"))
+
+
+health = replace(live, path="/healthz", name="health", is_described=False)
+"""The same under the path that BentoML's tools ask."""
+
+
+@route("get", "/readyz", "ready", Health, summary="Is the model ready?", own_errors=READY_ERRORS, is_open=True)
+async def ready(context: Context, request: Request) -> Response:
+    """Answer with 200 if the model is ready.
+
+    Ready once the model has reproduced the logits of the golden images in its package.
+    """
+    context.require_ready()
+    return json_response(Health(status="ready"))
+
+
+@route("get", "/metrics", "metrics", "text/plain")
+async def metrics(context: Context, request: Request) -> Response:
+    """Read the metrics.
+
+    Counters and histograms in the text format of Prometheus.
+    """
+    return Response(context.metrics.text(), content_type=CONTENT_TYPE)

@@ -6,25 +6,21 @@ import asyncio
 import re
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope
 
 from gapgate.data.formats import FORMATS
 from gapgate.text import size
-from serving.http.form import (
-    FormError,
-    TooManyFilesError,
-    Upload,
-    parse_files,
-    parse_json_files,
-    parse_pickled_files,
-)
+from serving.description.route import Parameter
+from serving.http.form import Upload, parse_files, parse_json_files, parse_pickled_files
 from serving.http.responses import JSON_TYPE, ApiError
 from serving.options import Options
+
+if TYPE_CHECKING:
+    from serving.http.work import Work
 
 FORM_TYPE = "multipart/form-data"
 PICKLE_TYPE = "application/vnd.bentoml+pickle"
@@ -45,17 +41,10 @@ class ClientGoneError(Exception):
     """Error for a client that closed its connection; nobody reads an answer."""
 
 
-@dataclass(slots=True)
-class Buffered:
-    """Count of the bytes of unfinished uploads in one worker: many slow uploads must not fill its memory."""
-
-    used: int = 0
-
-
 class Request:
     """Headers, query and body of a request."""
 
-    def __init__(self, scope: Scope, receive: Receive, options: Options, buffered: Buffered) -> None:
+    def __init__(self, scope: Scope, receive: Receive, options: Options, work: Work) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.path_parameters: dict[str, str] = {}
@@ -69,7 +58,7 @@ class Request:
         self.options = options
         self._query_string: bytes = scope["query_string"]
         self._receive = receive
-        self._buffered = buffered
+        self._work = work
         self._body_read = False
         self.received = 0
         """Bytes of the body that have arrived."""
@@ -102,27 +91,42 @@ class Request:
             message = f"the query string cannot be read; send at most {MAX_PARAMETERS} parameters, in UTF-8"
             raise ApiError("invalid_parameter", message) from None
 
-    def text(self, name: str) -> str | None:
-        """Return a query parameter; None if it is missing.
-
-        Raises:
-            ApiError: 422, it is given twice.
-        """
-        values = self._query.get(name, [])
-        if len(values) > 1:
-            raise ApiError("invalid_parameter", f"{name} is given {len(values)} times; give it once")
-        return values[0] if values else None
-
-    def check_names(self, known: tuple[str, ...]) -> None:
+    def check_names(self, known: tuple[Parameter, ...]) -> None:
         """Refuse query parameters that are not `known` here: mistyped ones and those of other routes.
 
         Raises:
             ApiError: 422, with the names that are known.
         """
         for name in self._query:
-            if name not in known:
-                listed = ", ".join(known) or "none"
+            if name not in (names := [parameter.name for parameter in known]):
+                listed = ", ".join(names) or "none"
                 raise ApiError("invalid_parameter", f"{name[:40]} is no parameter here; there are: {listed}")
+
+    def parameter(self, parameter: Parameter) -> Any:
+        """Return the value of a query parameter, as its schema has it; its default, or None, if it is missing.
+
+        Raises:
+            ApiError: 422, it is given twice or has a value of another kind.
+        """
+        name, kind = parameter.name, parameter.schema["type"]
+        values = self._query.get(name)
+        if values is None:
+            return parameter.schema.get("default")
+        if len(values) > 1:
+            raise ApiError("invalid_parameter", f"{name} is given {len(values)} times; give it once")
+        (text,) = values
+        if kind == "boolean":
+            if text not in ("true", "false"):
+                raise ApiError("invalid_parameter", f"{name}={text[:40]} is neither true nor false")
+            return text == "true"
+        if kind == "integer":
+            limit = parameter.schema["maximum"]
+            # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
+            # because `int` raises ValueError for more than 4,300 digits.
+            if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
+                raise ApiError("invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
+            return int(text)
+        return text
 
     def prefers(self, content_type: str, other: str) -> bool:
         """True if the client prefers `content_type` to `other` by its `Accept` header (RFC 9110, 12.5.1)."""
@@ -138,31 +142,6 @@ class Request:
             return next((qualities[name] for name in names if name in qualities), 0.0)
 
         return quality_of(content_type) > quality_of(other)
-
-    def whole_number(self, name: str, default: int, limit: int) -> int:
-        """Return an integer parameter from 1 to `limit`; `default` if it is missing.
-
-        Raises:
-            ApiError: 422, any other value.
-        """
-        if (text := self.text(name)) is None:
-            return default
-        # `int` alone would take signs, spaces, underscores and digits of other scripts. The length comes first,
-        # because `int` raises ValueError for more than 4,300 digits.
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= limit):
-            raise ApiError("invalid_parameter", f"{name}={text[:40]} is no whole number from 1 to {limit}")
-        return int(text)
-
-    def flag(self, name: str) -> bool:
-        """Return a parameter that is `true` or `false`; False if it is missing.
-
-        Raises:
-            ApiError: 422, any other value.
-        """
-        text = self.text(name)
-        if text not in ("true", "false", None):
-            raise ApiError("invalid_parameter", f"{name}={str(text)[:40]} is neither true nor false")
-        return text == "true"
 
     @property
     def content_type(self) -> str:
@@ -184,38 +163,30 @@ class Request:
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             raise _too_large(limit)
+        chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self.options.timeout_s):
-                return await self._whole_body(limit)
+                while not self._body_read:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    chunks.append(message.get("body", b""))
+                    self.received += len(chunks[-1])
+                    self._work.buffered_bytes += len(chunks[-1])
+                    # A chunked body announces no length, so its bytes are counted.
+                    if self.received > limit:
+                        raise _too_large(limit)
+                    self._body_read = not message.get("more_body")
+                    # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
+                    if not self._body_read and self._work.buffered_bytes > self.options.max_buffered_bytes:
+                        raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
+                return b"".join(chunks)
         except TimeoutError:
             text = f"the body did not arrive within {self.options.timeout_s:g} s; send all of its Content-Length"
             raise ApiError("upload_timeout", text) from None
-
-    async def _whole_body(self, limit: int) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            while True:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                chunk = message.get("body", b"")
-                chunks.append(chunk)
-                size += len(chunk)
-                self.received = size
-                self._buffered.used += len(chunk)
-                # A chunked body announces no length, so its bytes are counted.
-                if size > limit:
-                    raise _too_large(limit)
-                if not message.get("more_body"):
-                    self._body_read = True
-                    return b"".join(chunks)
-                # Only for a body that is not complete: one that is complete frees its bytes by being worked on.
-                if self._buffered.used > self.options.max_buffered_bytes:
-                    raise ApiError("overloaded", "too many uploads at once; try again later", {"Retry-After": "1"})
         finally:
-            # On every way out, a timeout too; from here on the slots of `Work` bound the memory.
-            self._buffered.used -= size
+            # On every way out; from here on the slots of `Work` bound the memory.
+            self._work.buffered_bytes -= self.received
 
     async def drain(self, seconds: float) -> None:
         """Receive the rest of the body and throw it away, until nothing comes for `seconds`.
@@ -240,16 +211,11 @@ class Request:
             ApiError: 400, the form cannot be parsed; 413, it has too many files; and those of `body`.
         """
         body = await self.body()
-        try:
-            if self.content_type == JSON_TYPE:
-                return parse_json_files(body, max_files)
-            if self.content_type == PICKLE_TYPE:
-                return parse_pickled_files(body, max_files)
-            return parse_files(self.header("content-type"), body, max_files)
-        except TooManyFilesError as error:
-            raise ApiError("too_many_images", f"{error}; send fewer at a time") from None
-        except FormError as error:
-            raise ApiError("bad_request", str(error)) from None
+        if self.content_type == JSON_TYPE:
+            return parse_json_files(body, max_files)
+        if self.content_type == PICKLE_TYPE:
+            return parse_pickled_files(body, max_files)
+        return parse_files(self.header("content-type"), body, max_files)
 
 
 def _too_large(limit: int) -> ApiError:

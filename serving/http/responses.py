@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from serving.description.inference_schema import InferenceError
-from serving.description.schema import ErrorAnswer, Problem
+from serving.description.schema import Answer, ErrorAnswer, Problem
 
 JSON_TYPE = "application/json"
 ERRORS: dict[str, tuple[int, str]] = {
@@ -74,6 +74,8 @@ def json_response(content: BaseModel | Mapping[str, Any]) -> Response:
 
 def error_response(error: ApiError, request_id: str, *, inference: bool = False) -> Response:
     """Return a JSON response for an error, with `inference` in the form of the Open Inference Protocol."""
-    problem = error.problem(request_id)
-    answer = InferenceError.of(problem) if inference else ErrorAnswer(error=problem)
+    if inference:
+        answer: Answer = InferenceError(error=error.message, code=error.code, request_id=request_id)
+    else:
+        answer = ErrorAnswer(error=error.problem(request_id))
     return Response(answer.model_dump_json().encode() + b"\n", error.status, headers=error.headers)

@@ -33,6 +33,8 @@ class Work:
         # No lock: only the event loop counts.
         self.in_progress = 0
         self._gauge = in_progress
+        self.buffered_bytes = 0
+        """Bytes of unfinished uploads: many slow ones must not fill the memory."""
         self.last_request = 0.0
         """Time at which the newest request came, on `time.perf_counter`."""
         self.draining = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,6 @@ _API = "api/2.0/mlflow/"
 _FIRST_BYTE_S = 120.0
 """Longest wait for more of a file. Of a remote store, MLflow's server takes the whole file before it sends a byte."""
 _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")  # httpx keeps the beginning of Python's own text
-_Authenticate = Callable[[httpx.Request], httpx.Request]
 
 
 class MlflowRest:
@@ -41,8 +40,12 @@ class MlflowRest:
                 "https: start `mlflow server` and give its address"
             )
         self._timeout_s = timeout_s
+        auth, headers = _credentials(parts.username, parts.password)
         self._client = httpx.Client(
-            auth=_credentials(parts.username, parts.password),
+            auth=auth,
+            # A compressed file would have another length than it says.
+            headers={"Accept-Encoding": "identity", **headers},
+            timeout=timeout_s,
             follow_redirects=True,
             event_hooks={"response": [_stay]},
             # For a proxy, 127.0.0.1 is the proxy's machine.
@@ -86,7 +89,7 @@ class MlflowRest:
                 # well, and each answer of a remote store has another tag.
                 headers = {"Range": f"bytes={best}-"} if best and (has_digest or tag) else {}
                 headers |= {"If-Range": tag} if headers and not has_digest else {}
-                with self._answer("get-artifact", query, headers, timeout) as answer:
+                with self._answer("get-artifact", query, headers=headers, timeout=timeout) as answer:
                     if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                         break  # there is no more than what is here
                     if answer.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -115,18 +118,9 @@ class MlflowRest:
         return max(missing, 0)
 
     @contextmanager
-    def _answer(
-        self,
-        path: str,
-        query: dict[str, str],
-        headers: dict[str, str] | None = None,
-        timeout: httpx.Timeout | None = None,
-    ) -> Iterator[httpx.Response]:
-        # A compressed file would have another length than it says.
-        headers = {"Accept-Encoding": "identity", **(headers or {})}
-        url, wait = f"{self.address}/{path}", timeout or self._timeout_s
+    def _answer(self, path: str, query: dict[str, str], **more: Any) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream("GET", url, params=query, headers=headers, timeout=wait) as answer:
+            with self._client.stream("GET", f"{self.address}/{path}", params=query, **more) as answer:
                 if answer.is_error and answer.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     raise self._refusal(answer)
                 yield answer
@@ -162,16 +156,12 @@ def _stay(answer: httpx.Response) -> None:
             raise httpx.UnsupportedProtocol(text)
 
 
-def _credentials(username: str | None, password: str | None) -> httpx.BasicAuth | _Authenticate | None:
+def _credentials(username: str | None, password: str | None) -> tuple[tuple[str, str] | None, dict[str, str]]:
+    """Return user and password, or the header with a token."""
     # As in MLflow's own client: the address goes before the variables, a password before a token.
     username = unquote(username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = unquote(password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
-        return httpx.BasicAuth(username, password)
+        return (username, password), {}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-
-    def by_token(request: httpx.Request) -> httpx.Request:
-        request.headers["Authorization"] = f"Bearer {token}"
-        return request
-
-    return by_token if token else None
+    return None, {"Authorization": f"Bearer {token}"} if token else {}

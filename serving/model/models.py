@@ -12,7 +12,7 @@ from serving.description.schema import ReceiptAnswer
 from serving.http.responses import ApiError
 from serving.model.predictor import Predictor
 from serving.model.registry import MlflowRegistry, ModelUri
-from serving.model.watcher import Watcher
+from serving.model.watcher import Watcher, reason_of
 from serving.options import Options
 
 logger = logging.getLogger("gapgate.serving")
@@ -65,9 +65,9 @@ class Models:
             self.switch(Predictor.load(self._package))
             logger.info("serving %s", self._package, extra={"package": self.require().digest})
         except Exception as error:  # a damaged graph makes ONNX Runtime raise its own; the server tells it at /readyz
-            is_ours = isinstance(error, GapgateError)
-            self._code, self._problem = "refused", str(error) if is_ours else f"{type(error).__name__}: {error}"
-            logger.error("the package is refused: %s", self._problem, exc_info=None if is_ours else error)
+            self._code, self._problem = "refused", reason_of(error)
+            trace = None if isinstance(error, GapgateError) else error
+            logger.error("the package is refused: %s", self._problem, exc_info=trace)
 
     def stop(self) -> None:
         """Stop to follow the registry."""

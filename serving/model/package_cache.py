@@ -38,7 +38,7 @@ class PackageCache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the exclusive lock of this cache; `replacing`, `prune` and in general `hold` need it."""
+        """Hold the exclusive lock of this cache; `replacing` and `prune` need it."""
         with storage_errors(self._root):
             for folder in (self._root.parent, self._root):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +93,12 @@ class PackageCache:
         shutil.rmtree(place, ignore_errors=True)
 
     def hold(self, folder: Path) -> None:
-        """Mark `folder` as used now, and hold it until `keep` or the end of this process."""
+        """Mark `folder` as used now, and hold it until `keep` or the end of this process.
+
+        Without the lock, another process may remove or replace the folder until it is held. Then verify its files
+        first, and call `holds` afterwards.
+        """
+        self._check_owner()
         os.utime(folder)  # `prune` removes the package used longest ago
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(held, fcntl.LOCK_SH)
@@ -101,18 +106,6 @@ class PackageCache:
         # may be on a folder that `replacing` has removed since.
         self._let_go(folder)
         self._held[folder] = held
-
-    def hold_found(self, folder: Path) -> bool:
-        """Hold a folder without the lock, which another process keeps for a whole download; False if it is not there.
-
-        Until it is held, another process may remove or replace the folder. So afterwards verify its files first, and
-        then call `holds`.
-        """
-        if not folder.is_dir():
-            return False
-        self._check_owner()
-        self.hold(folder)
-        return True
 
     def holds(self, folder: Path) -> bool:
         """True if the folder that this process holds is still the one at its path."""

@@ -138,11 +138,18 @@ class MlflowRegistry:
         else:
             answer = self._rest.get("model-versions/get", name=uri.name, version=uri.version)
         try:
-            return self._complete(answer["model_version"])
+            found = answer["model_version"]
+            # Behind a log-in each request costs MLflow a quarter of a second, for every process that follows. So the
+            # data of the run from before stand while they are young and nothing was missing in them.
+            if self._known and self._known[0] == found and time.monotonic() < self._known[2]:
+                return self._known[1]
+            resolved = self._resolved(found)
         except (KeyError, TypeError, AttributeError):
             raise TrackingError(
                 f"{self._rest.address} does not answer as MLflow does; is it an MLflow server?"
             ) from None
+        self._known = None if resolved.awaited else (found, resolved, time.monotonic() + self._refresh_s)
+        return resolved
 
     def fetch(self, resolved: Resolved) -> Path:
         """Return the folder of a version's package, verified file by file; download it if the cache lacks it.
@@ -176,7 +183,10 @@ class MlflowRegistry:
             GateError, ArtifactError, StorageError: as in `fetch`.
         """
         cache, folder = self._cache, self._place(resolved)
-        if not (cache.hold_found(folder) and _is_whole(folder, resolved.package_digest)):
+        if not folder.is_dir():
+            return None
+        cache.hold(folder)
+        if not _is_whole(folder, resolved.package_digest):
             return None
         check(folder, resolved.stated)
         # Checked last: without the lock, another process may have replaced the folder before it was held.
@@ -197,16 +207,6 @@ class MlflowRegistry:
         except ValidationError:
             return None
         return found if found.name == self.uri.name and self.uri.version in ("", found.version) else None
-
-    def _complete(self, found: dict[str, Any]) -> Resolved:
-        """The data of a version; those of its run from before, while they are young and nothing was missing in them."""
-        now = time.monotonic()
-        # Behind a log-in each request costs MLflow a quarter of a second, for every process that follows.
-        if self._known and self._known[0] == found and now < self._known[2]:
-            return self._known[1]
-        resolved = self._resolved(found)
-        self._known = None if resolved.awaited else (found, resolved, now + self._refresh_s)
-        return resolved
 
     def _resolved(self, found: dict[str, Any]) -> Resolved:
         """Collect the data of a version: its own tags, and the artifacts of its run."""

@@ -87,14 +87,12 @@ class Watcher(Generic[Model]):
         try:
             awaited = self._follow(self._registry.resolve())
             self._note(awaited, logging.INFO)
-        except TrackingError as error:
-            self._note(str(error), away=True)
-        except (RegistryError, StorageError) as error:
-            self._note(str(error))
+        except (TrackingError, RegistryError, StorageError) as error:
+            self._note(str(error), away=isinstance(error, TrackingError))
         except (OSError, MemoryError) as error:
-            self._note(f"{_reason(error)}; it is tried again")
+            self._note(f"{reason_of(error)}; it is tried again")
         except Exception as error:  # a thread that ended unseen would follow nothing for ever
-            self._note(_reason(error), trace=True)
+            self._note(reason_of(error), trace=True)
         # Still no model, for example at a start with a refused version: an older one is better than none. Here the
         # package may be downloaded again, which `serve_last` does not do.
         if self._current() is None and not self._stopped.is_set():
@@ -133,7 +131,7 @@ class Watcher(Generic[Model]):
         except (RegistryError, TrackingError):
             return  # `problem` says it already, and the next poll tries again
         except _PASSING as error:
-            self._hinder(last, _reason(error))
+            self._hinder(last, reason_of(error))
         except Exception as error:
             self._unusable = last
             self._refuse(last, error)
@@ -165,7 +163,7 @@ class Watcher(Generic[Model]):
     def _refuse(self, resolved: Resolved, error: Exception) -> None:
         """Log a refusal and keep its reason. An error of another library gets a traceback: a damaged graph makes ONNX
         Runtime raise its own."""
-        is_ours, reason = isinstance(error, GapgateError), _reason(error)
+        is_ours, reason = isinstance(error, GapgateError), reason_of(error)
         refusal = f"{resolved} is refused: {reason}"
         # Both texts: the named version may be refused, and then the one that was followed last as well.
         self.refused = f"{self.refused}; {refusal}" if self.refused else refusal
@@ -184,7 +182,8 @@ class Watcher(Generic[Model]):
         self._is_away, self.problem = away, problem
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error in one line; one of another library has its type before it."""
     is_ours = isinstance(error, GapgateError)
     return " ".join((str(error) if is_ours else f"{type(error).__name__}: {error}").split())
 

@@ -33,38 +33,24 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
-class Metrics:
+class Metrics(Collector):
     """The series of one worker."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
-        self._registry = CollectorRegistry()
-        own = self._registry
-        self._requests = Counter("gapgate_requests", "Requests answered.", ["route", "status"], registry=own)
-        self._seconds = Histogram(
-            "gapgate_request_seconds",
-            "From a request's headers to its answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self._predictions = Counter(
-            "gapgate_predictions", "Images classified, by the most probable class.", ["version", "class"], registry=own
-        )
-        self._confidence = Histogram(
-            "gapgate_confidence",
-            "Probability of the most probable class.",
-            ["version"],
-            buckets=_CONFIDENCES,
-            registry=own,
-        )
+        self._registry = own = CollectorRegistry()
+        requests = Counter("gapgate_requests", "Requests answered.", ["route", "status"], registry=own)
+        said = "From a request's headers to its answer."
+        seconds = Histogram("gapgate_request_seconds", said, ["route"], buckets=_SECONDS, registry=own)
+        said = "Images classified, by the most probable class."
+        predictions = Counter("gapgate_predictions", said, ["version", "class"], registry=own)
+        said = "Probability of the most probable class."
+        confidence = Histogram("gapgate_confidence", said, ["version"], buckets=_CONFIDENCES, registry=own)
         # livesum: a worker that ended has no request in work (`worker_ended`).
         self.in_progress = Gauge("gapgate_in_progress", "Requests in work.", registry=own, multiprocess_mode="livesum")
         # `labels(...)` checks its arguments under a lock each time; the label sets are few.
-        self._request_of = cache(self._requests.labels)
-        self._seconds_of = cache(self._seconds.labels)
-        self._prediction_of = cache(self._predictions.labels)
-        self._confidence_of = cache(self._confidence.labels)
+        self._request_of, self._seconds_of = cache(requests.labels), cache(seconds.labels)
+        self._prediction_of, self._confidence_of = cache(predictions.labels), cache(confidence.labels)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one request and its time."""
@@ -87,20 +73,12 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         now = CollectorRegistry()
-        now.register(_Now(self._models))
+        now.register(self)
         return bytes(generate_latest(registry) + generate_latest(now))
 
-
-class _Now(Collector):
-    """Series that are made when asked for: those of the processes, and of the model of the worker that answers.
-
-    Another worker may be a poll behind, and a sum over models would mean nothing.
-    """
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
     def collect(self) -> Iterator[Metric]:
+        """Yield the series that are made when asked for: those of the processes, and of the model of the worker that
+        answers. Another worker may be a poll behind, and a sum over models would mean nothing."""
         yield from _of_processes()
         predictor = self._models.current
         info = GaugeMetricFamily("gapgate_model_info", "The model that answers.", labels=["name", "version", "receipt"])
@@ -124,11 +102,8 @@ def _of_processes() -> Iterable[Metric]:
     totals: dict[str, Metric] = {}
     for pid in _workers():
         for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
-            for sample in metric.samples:
-                if (total := totals.get(metric.name)) is None:
-                    totals[metric.name] = metric
-                    continue
-                (so_far,) = total.samples
+            if (total := totals.setdefault(metric.name, metric)) is not metric:
+                (so_far,), (sample,) = total.samples, metric.samples
                 merge = min if metric.name in ("process_start_time_seconds", "process_max_fds") else operator.add
                 total.samples = [so_far._replace(value=merge(so_far.value, sample.value))]
     return totals.values()
