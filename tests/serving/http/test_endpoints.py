@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from gapgate.errors import ImageError, ImageFault
 from gapgate.onnx.embedding_index import Neighbour
 from serving.description.schema import ModelVersion
-from serving.http import endpoints
+from serving.http import endpoints, inputs
 from serving.http.form import Upload
 
 NAMES = ("ant", "bee", "cat")
@@ -41,7 +43,18 @@ class Predictor:
         return [{NAMES[value % 3]: float(value), "k": float(top_k)} for value in found.tolist()]
 
 
-REQUEST: Any = SimpleNamespace(id="q1")
+REQUEST: Any = SimpleNamespace(id="q1", notes={}, parameter=lambda parameter: 2)
+
+
+class Work:
+    """Work that is done at once."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def in_thread(self, request: Any, call: Any) -> Any:
+        return call(lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -49,46 +62,57 @@ REQUEST: Any = SimpleNamespace(id="q1")
     [(0.25, (0.26, 0.5), True), (0.25, (0.25, 0.5), False), (0.25, (0.1, 0.9), False), (None, (0.9, 0.95), False)],
 )
 def test_an_image_is_far_where_its_nearest_neighbour_is_beyond_the_usual_distance(
-    usual: float | None, distances: tuple[float, ...], is_far: bool
+    monkeypatch: pytest.MonkeyPatch, usual: float | None, distances: tuple[float, ...], is_far: bool
 ) -> None:
-    image = np.full((1, 2, 2, 1), 4, np.uint8)
-    found: Any = endpoints._neighbours(Predictor(distances, usual), REQUEST, image, 2)  # type: ignore[arg-type]
-    assert (found.is_far, found.usual_distance) == (is_far, usual)
-    assert (found.class_name, found.confidence) == ("bee", 0.5)
-    assert [(one.id, one.class_name, one.distance) for one in found.neighbours] == [
+    async def decode(*_: Any) -> np.ndarray:
+        return np.full((1, 2, 2, 1), 4, np.uint8)
+
+    async def read_upload(request: Any) -> Upload:
+        return Upload(b"")
+
+    monkeypatch.setattr(endpoints, "decode", decode)
+    monkeypatch.setattr(endpoints, "read_upload", read_upload)
+    context: Any = SimpleNamespace(
+        work=Work(), models=SimpleNamespace(require=lambda: Predictor(distances, usual)), metrics=None, routes=()
+    )
+    found = json.loads(asyncio.run(endpoints.similar.respond(context, REQUEST)).body)
+    assert (found["is_far"], found.get("usual_distance")) == (is_far, usual)
+    assert (found["class"], found["confidence"]) == ("bee", 0.5)
+    assert [(one["id"], one["class"], one["distance"]) for one in found["neighbours"]] == [
         ("i0", "ant", distances[0]),
         ("i1", "bee", distances[1]),
     ]
-    assert [one.thumbnail for one in found.neighbours] == ["dGh1bWJuYWlsIDEw", "dGh1bWJuYWlsIDEx"]
+    assert [one["thumbnail"] for one in found["neighbours"]] == ["dGh1bWJuYWlsIDEw", "dGh1bWJuYWlsIDEx"]
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
 def test_images_of_a_batch_are_ranked_chunk_by_chunk_in_their_order(count: int) -> None:
     images = (np.arange(count) % 256).astype(np.uint8)[:, None, None, None]
-    found = endpoints._rank(Predictor(), images, 2, lambda: False)  # type: ignore[arg-type]
+    found = inputs.rank(Predictor(), images, 2, lambda: False)  # type: ignore[arg-type]
     assert [next(iter(row.values())) for row in found] == list(range(count))
 
 
 def test_a_batch_is_left_where_nobody_waits_any_more() -> None:
     asked = iter([False, True])
     images = np.zeros((200, 1, 1, 1), np.uint8)
-    assert len(endpoints._rank(Predictor(), images, 2, lambda: next(asked))) == endpoints.CHUNK  # type: ignore[arg-type]
+    assert len(inputs.rank(Predictor(), images, 2, lambda: next(asked))) == inputs.CHUNK  # type: ignore[arg-type]
 
 
-def test_an_error_stands_at_the_place_of_its_image_and_the_answers_at_those_of_theirs() -> None:
+def test_an_error_stands_at_the_place_of_its_image_and_the_answers_at_those_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     error = ImageError(ImageFault.EMPTY, "empty")
-    found = endpoints.Classified(
-        Predictor(),  # type: ignore[arg-type]
-        [Upload(b"", filename=name) for name in ("a.png", None, "c.png", "d.png")],
-        [{"bee": 0.75, "ant": 0.25}, {"cat": 0.5, "ant": 0.5}],
-        {0: error, 2: error},
-    )
+    decoded = [error, np.full((1, 1, 1), 7, np.uint8), error, np.full((1, 1, 1), 5, np.uint8)]
+    monkeypatch.setattr(inputs, "decode_all", lambda *_: decoded)
+    uploads = [Upload(b"", filename=name) for name in ("a.png", None, "c.png", "d.png")]
+    answers: Any = inputs.classify_files(Predictor(), uploads, None, 2, lambda: False)  # type: ignore[arg-type]
+    assert answers == [error, {"bee": 7.0, "k": 2.0}, error, {"cat": 5.0, "k": 2.0}]
+    found = endpoints.Classified(Predictor(), uploads, answers)  # type: ignore[arg-type]
     results = list(endpoints._results(REQUEST, found))
     assert [(one["index"], one.get("filename"), one.get("class"), one.get("confidence")) for one in results] == [
         (0, "a.png", None, None),
-        (1, None, "bee", 0.75),
+        (1, None, "bee", 7.0),
         (2, "c.png", None, None),
-        (3, "d.png", "cat", 0.5),
+        (3, "d.png", "cat", 5.0),
     ]
     assert ["error" in one for one in results] == [True, False, True, False]
-    assert results[1]["probabilities"] == {"bee": 0.75, "ant": 0.25}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from serving.http import inputs
 from serving.http.form import Upload
-from serving.http.request import TENSOR_TYPE
+from serving.http.request import FORM_TYPE, TENSOR_TYPE
 from serving.http.responses import ApiError
 from tests.serving.packaged import picture
 
@@ -48,15 +49,16 @@ def test_bytes_of_no_declared_type_that_begin_like_an_image_file_are_one(
 
 
 def test_the_image_of_a_form_is_in_the_field_of_that_name_or_the_only_file() -> None:
-    def uploads(*fields: str) -> list[Upload]:
-        return [Upload(f"{at} {field}".encode(), field=field) for at, field in enumerate(fields)]
+    def read(*fields: str) -> bytes:
+        async def files(max_files: int) -> list[Upload]:
+            return [Upload(f"{at} {field}".encode(), field=field) for at, field in enumerate(fields)]
 
-    assert inputs._one_of(uploads("photo")) == b"0 photo"
-    assert inputs._one_of(uploads("mask", "image", "other")) == b"1 image"
-    for fields, said in (
-        (("image", "image"), "2 images came"),
-        (("a", "b", "c"), "3 images came"),
-        ((), "no image came"),
-    ):
+        request: Any = SimpleNamespace(content_type=FORM_TYPE, files=files)
+        return asyncio.run(inputs.read_upload(request)).data
+
+    assert read("photo") == b"0 photo"
+    assert read("mask", "image", "other") == b"1 image"
+    wrong = [(("image", "image"), "2 images came"), (("a", "b", "c"), "3 images came"), ((), "no image came")]
+    for fields, said in wrong:
         with pytest.raises(ApiError, match=said):
-            inputs._one_of(uploads(*fields))
+            read(*fields)
