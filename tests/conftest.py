@@ -5,6 +5,7 @@ import gzip
 import os
 import signal
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def imported_steps():
     """One server with the modules of the steps for all runs of a session, where each run would start its own: 6 s of
-    processor time. `digits_run` in tests/end_to_end has its own."""
-    with fork_server.running(IMPORTED):
+    processor time. `digits_run` in tests/end_to_end has its own, and each mutant would be a session."""
+    with nullcontext() if "GAPGATE_MUTANTS" in os.environ else fork_server.running(IMPORTED):
         yield
 
 

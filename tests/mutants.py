@@ -257,7 +257,7 @@ def warm_up() -> None:
             (COPY / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, COPY / name)
     os.chdir(COPY)
-    os.environ["PYTHONPATH"] = str(COPY)
+    os.environ |= {"PYTHONPATH": str(COPY), "GAPGATE_MUTANTS": "1"}
     sys.path[:] = [str(COPY), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.")]:
         del sys.modules[name]
