@@ -53,6 +53,40 @@ def test_a_layer_says_what_it_does_how_large_it_is_and_how_its_figures_come_abou
     assert (logits.name, logits.size) == ("dense", "5")
 
 
+def test_kernels_and_maps_that_are_not_square_have_height_width_and_channels_in_this_order(tmp_path):
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, (3, 5), bias=False),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d((4, 3)),
+        torch.nn.Conv2d(4, 8, 1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Conv2d(8, 5, 1),
+        torch.nn.Flatten(),
+    )
+    export_onnx(network, (6, 10, 2), [0.4] * 2, [0.2] * 2, tmp_path / "model.onnx")
+    stages = graph_layers(onnx.load(tmp_path / "model.onnx"))
+    assert [(stage.name, stage.size) for stage in stages] == [
+        ("1 convolution", "4×6×4"),
+        ("2 ReLU", "4×6×4"),
+        ("3 max pool", "1×2×4"),
+        ("4 convolution", "1×2×8"),
+        ("global average pool", "1×1×8"),
+        ("convolution", "1×1×5"),  # no map to show, so no number
+        ("flatten", "5"),
+    ]
+    first, _, pool, second, _, last, _ = stages
+    assert first.does == "4 filters of 3×5×2, each slid over the maps"
+    assert first.size_words == ("height (6 − 3) / 1 + 1 = 4", "width (10 − 5) / 1 + 1 = 6")
+    assert (first.num_weights, first.weights_words) == (120, "3·5·2·4")
+    assert pool.does == "the largest of each 4×3"
+    assert pool.size_words == ("height (4 − 4) / 4 + 1 = 1", "width (6 − 3) / 3 + 1 = 2")
+    assert second.does == "8 filters of 1×1×4, each slid over the maps"
+    assert [(stage.num_weights, stage.weights_words) for stage in (second, last)] == [
+        (40, "1·1·4·8 + 8"),
+        (45, "1·1·8·5 + 5"),
+    ]
+
+
 class Mirrored(torch.nn.Module):
     """The mean of the answers for an image and its mirror image."""
 
