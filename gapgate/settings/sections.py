@@ -6,12 +6,14 @@ A step receives its own section and nothing else, so that changing a setting re-
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from gapgate.network.architecture import Layer, check_name
 from gapgate.settings.base import Count, Fraction, Section
+from gapgate.text import shortened
 from gapgate.training.augmentation.policy import Operation, Rotate, Scale, Translate
 
 ONNX = ".onnx"
@@ -109,9 +111,14 @@ class PreprocessSettings(Section):
     @classmethod
     def _is_expression(cls, groups: str) -> str:
         try:
-            re.compile(groups)
-        except re.error as error:
-            raise ValueError(f"{groups!r} is no regular expression ({error}); mend it, or use auto or none") from None
+            with warnings.catch_warnings():
+                # Of `[[`, which a later Python may read in another way, with a line of this file: no use to its reader.
+                warnings.simplefilter("ignore", FutureWarning)
+                re.compile(groups)
+        # The last two are for numbers of repetitions and for depths that Python's parser does not take.
+        except (re.error, OverflowError, RecursionError) as error:
+            said = f"{shortened(groups, 200)!r} is no regular expression ({error})"
+            raise ValueError(f"{said}; mend it, or use auto or none") from None
         return groups
 
 

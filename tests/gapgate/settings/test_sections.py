@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,10 @@ def test_off_is_a_word_and_false_is_not():
         ("preprocess.size_px=4", ["preprocess.size_px=4", "limit 8"]),
         ("preprocess.test_fraction=0.95", ["test_fraction + val_fraction", "below 1"]),
         ("preprocess.groups=(a", ["preprocess.groups: '(a' is no regular expression", "unterminated", "mend it"]),
+        (
+            "preprocess.groups='a{99999999999}'",
+            ["'a{99999999999}' is no regular expression", "large"],
+        ),
         ("gate.max_gap_points=.nan", ["gate.max_gap_points=NaN", "finite"]),
         ("registry.model_name=a b", ["registry.model_name=a b", "pattern"]),
         ("train.epochs", ["--set train.epochs", "train.epochs=3"]),
@@ -90,6 +95,15 @@ def test_a_wrong_setting_names_its_path_value_and_limit_in_one_line(override, wo
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_an_expression_of_any_depth_and_one_that_python_warns_of_end_in_one_line_or_none():
+    with pytest.raises(SettingsError, match="is no regular expression") as caught:
+        load(None, [f"preprocess.groups={'(' * 5000}a{')' * 5000}"])
+    assert len(str(caught.value)) < 400
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(None, ["preprocess.groups='[[:alpha:]]'"]).preprocess.groups == "[[:alpha:]]"
 
 
 @pytest.mark.parametrize(
